@@ -1,0 +1,145 @@
+"""Checks of constructor arguments: every message names the argument, the value, the rule and the cure."""
+
+import difflib
+import operator
+from collections.abc import Collection, Iterable
+from typing import Any
+
+PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
+
+
+class ArgumentError(ValueError):
+    """A convolution argument has a value the operator cannot use.
+
+    A ``ValueError`` of its own, so that the command-line tools can tell a mistake in a config from a defect.
+
+    Example:
+        >>> issubclass(ArgumentError, ValueError)
+        True
+    """
+
+
+class ArgumentTypeError(TypeError):
+    """A convolution argument has a type the operator cannot use, or is unknown.
+
+    Example:
+        >>> issubclass(ArgumentTypeError, TypeError)
+        True
+    """
+
+
+def integer(value: Any, name: str, minimum: int) -> int:
+    """Return ``value`` as an ``int`` of at least ``minimum``.
+
+    Raises:
+        TypeError: if it is not an integer (booleans are refused).
+        ValueError: if it is smaller than ``minimum``.
+
+    Example:
+        >>> integer(3, 'groups', 1)
+        3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise ArgumentTypeError(f'{name} must be an integer >= {minimum}, got {value!r} ({type(value).__name__})')
+    if number < minimum:
+        raise ArgumentError(f'{name} must be >= {minimum}, got {number}')
+    return number
+
+
+def integers(value: Any, dims: int, name: str, minimum: int) -> tuple[int, ...]:
+    """Return ``value``, one integer or one for each spatial axis, as a tuple of ``dims`` integers.
+
+    Raises:
+        TypeError: if an element is not an integer.
+        ValueError: if an element is smaller than ``minimum`` or their number is not ``dims``.
+
+    Example:
+        >>> integers(3, 2, 'kernel_size', 1), integers((1, 2), 2, 'stride', 1)
+        ((3, 3), (1, 2))
+    """
+    if not isinstance(value, Iterable):
+        return (integer(value, name, minimum),) * dims
+    values = tuple(integer(v, name, minimum) for v in value)
+    if len(values) != dims:
+        raise ArgumentError(
+            f'{name} must be one integer or {dims} of them, got {value!r}; use {name}={values[:1] * dims}'
+        )
+    return values
+
+
+def padding_argument(value: Any, dims: int, stride: tuple[int, ...]) -> str | tuple[int, ...]:
+    """Check ``padding`` as ``nn.Conv2d`` takes it: ``'same'``, ``'valid'`` or integers >= 0.
+
+    Raises:
+        ValueError: for another string, or ``'same'`` with a stride.
+
+    Example:
+        >>> padding_argument(1, 2, (1, 1)), padding_argument('same', 2, (1, 1))
+        ((1, 1), 'same')
+    """
+    if not isinstance(value, str):
+        return integers(value, dims, 'padding', 0)
+    if value not in ('same', 'valid'):
+        raise ArgumentError(f"padding must be 'same', 'valid', one integer or {dims} integers, got {value!r}")
+    if value == 'same' and any(s != 1 for s in stride):
+        raise ArgumentError(f"padding='same' needs stride 1, got stride={stride}; give the padding as integers")
+    return value
+
+
+def one_of(value: Any, name: str, choices: Collection) -> Any:
+    """Return ``value`` if it is one of ``choices`` of the same type, else raise naming the nearest.
+
+    Raises:
+        ValueError: if it is not one of ``choices``.
+
+    Example:
+        >>> one_of('zeros', 'padding_mode', PADDING_MODES)
+        'zeros'
+    """
+    if any(type(value) is type(choice) and value == choice for choice in choices):
+        return value
+    hint = _nearest(value, choices)
+    raise ArgumentError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}{hint}')
+
+
+def boolean(value: Any, name: str) -> bool:
+    """Return ``value`` if it is ``True`` or ``False``.
+
+    Raises:
+        TypeError: otherwise.
+
+    Example:
+        >>> boolean(True, 'skip')
+        True
+    """
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f'{name} must be True or False, got {value!r} ({type(value).__name__})')
+    return value
+
+
+def reject_unknown(owner: str, unknown: Iterable[str], known: Collection[str]) -> None:
+    """Raise for the first argument name that ``owner`` does not have, naming the nearest it has.
+
+    Raises:
+        TypeError: if ``unknown`` is not empty.
+
+    Example:
+        >>> reject_unknown('CoCConv', [], ['association'])
+    """
+    for name in unknown:
+        raise ArgumentTypeError(
+            f'{owner} has no argument {name!r}{_nearest(name, known)} Its arguments are: {", ".join(known)}'
+        )
+
+
+def _nearest(value: Any, choices: Collection) -> str:
+    matches = (
+        difflib.get_close_matches(value, [c for c in choices if isinstance(c, str)], n=1)
+        if isinstance(value, str)
+        else []
+    )
+    return f'; did you mean {matches[0]!r}?' if matches else '.'

@@ -1,0 +1,127 @@
+"""Operators whose kernel is computed from parameters, and nothing else: y = conv2d(x, kernel(), bias)."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+
+class FoldError(RuntimeError):
+    """An operator has no equal plain convolution, or cannot be replaced where it stands.
+
+    Example:
+        >>> raise FoldError('KervConv2d with a gaussian kernel is no convolution')
+        Traceback (most recent call last):
+        ...
+        mmkerv.ops.generated.FoldError: KervConv2d with a gaussian kernel is no convolution
+    """
+
+
+class GeneratedKernel:
+    r"""Mixin for a convolution by a generated kernel: forward, folding, and reuse inside ``frozen_kernels``.
+
+    :math:`y = \mathrm{conv2d}(x, K(\theta), b)`, with x (N, C, H, W) and K (O, I/g, kH, kW) independent of x.
+
+    An operator derives from it and from :class:`mmkerv.ops.base.Conv2d`, and implements ``_kernel``.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> issubclass(CoCConv2d, GeneratedKernel)
+        True
+    """
+
+    # The kernel inside `frozen_kernels`, and how many such blocks are open: never pickled or copied.
+    _frozen_kernel: Tensor | None = None
+    _frozen_blocks = 0
+
+    def _kernel(self) -> Tensor:
+        """Compute the kernel in the widest type of float32 and the parameters', autocast being off."""
+        raise NotImplementedError(f'{type(self).__name__} must implement _kernel')
+
+    def kernel(self) -> Tensor:
+        """Compute the kernel, (O, I/g, kH, kW), in the type of the parameters.
+
+        It is computed in float32 at least, autocast or not, at every call.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d(4, 8, 3).kernel().shape
+            torch.Size([8, 4, 3, 3])
+        """
+        with _full_precision(self._parameter().device):
+            return self._kernel().to(self._parameter().dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
+
+        Raises:
+            RuntimeError: in training with gradients inside ``frozen_kernels``, where the parameters would get none.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
+            torch.Size([2, 8, 5, 5])
+        """
+        kernel = self._frozen_kernel
+        if kernel is None:
+            kernel = self.kernel()
+        elif self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
+            raise RuntimeError(
+                f'{type(self).__name__} was trained inside frozen_kernels, where its parameters get no gradient. '
+                'Train outside the block, or call model.eval() or torch.no_grad() in it.'
+            )
+        return self._convolve(x, kernel)
+
+    @torch.no_grad()
+    def to_conv2d(self) -> nn.Conv2d:
+        """Return the plain convolution that computes the same, with parameters of its own.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> op, x = CoCConv2d(4, 8, 3), torch.randn(1, 4, 5, 5)
+            >>> bool(torch.equal(op.to_conv2d()(x), op(x)))
+            True
+        """
+        kernel = self.kernel()
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            bias=self.bias is not None,
+            padding_mode=self.padding_mode,
+            device='meta',
+        )
+        conv.weight = nn.Parameter(kernel.detach().clone(), requires_grad=self._parameter().requires_grad)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
+        return conv.train(self.training)
+
+    def _parameter(self) -> Tensor:
+        """Return the parameter whose type, device and ``requires_grad`` stand for the layer's."""
+        return self.weight
+
+    def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
+        super()._apply(fn, *args, **kwargs)
+        if self._frozen_kernel is not None:
+            self._frozen_kernel = fn(self._frozen_kernel)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if self._frozen_kernel is not None:
+            raise RuntimeError(
+                f'cannot load {prefix!r} inside frozen_kernels: its kernel would be stale. Leave the block first.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k not in ('_frozen_kernel', '_frozen_blocks')}
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """Switch autocast off, where the device has it."""
+    return nullcontext() if device.type in ('meta', 'mps') else torch.autocast(device.type, enabled=False)

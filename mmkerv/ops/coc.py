@@ -172,8 +172,8 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         return tuple(s.dilation for s in self.super_kernel)
 
     def _kernel(self) -> Tensor:
-        options, dtype = self.options, torch.promote_types(self.weight.dtype, torch.float32)
-        layers = self.super_layers
+        options, layers = self.options, self.super_layers
+        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
         super_weights = [layer.weight.to(dtype) for layer in layers]
         if options.super_standardize:
             super_weights = [standardized(w) for w in super_weights]

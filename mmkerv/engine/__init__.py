@@ -1,0 +1,19 @@
+"""What mmengine's runner needs for these operators: safe reading, whole writing, hooks, folding. Needs mmengine."""
+
+from .atomic import atomic_path, install_atomic_writes
+from .checkpoint_match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
+from .frozen_kernels_hook import FrozenKernelsHook
+from .loading import UnsafeCheckpointError, install_safe_loading, safe_load
+
+__all__ = [
+    'CheckpointMatchHook',
+    'CheckpointMismatchError',
+    'FrozenKernelsHook',
+    'UnsafeCheckpointError',
+    'atomic_path',
+    'install_atomic_writes',
+    'install_safe_loading',
+    'match_checkpoint',
+    'require_match',
+    'safe_load',
+]

@@ -1,0 +1,251 @@
+"""Placement: which convolutions of a built network become operators, and the replacement itself."""
+
+import copy
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from mmkerv import ops
+from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError, boolean, integer, integers, reject_unknown
+from mmkerv.utils import log
+
+# Names that host libraries give to the stages of a backbone; those of the second pattern count from 0.
+_STAGE_FROM_1 = re.compile(r'(?:^|\.)(?:layer|stage)(\d+)(?:\.|$)')
+_STAGE_FROM_0 = re.compile(r'(?:^|\.)(?:layers|stages)\.(\d+)(?:\.|$)')
+
+
+class Where(NamedTuple):
+    """Which convolutions are replaced; all conditions must hold.
+
+    Args:
+        stem: whether those before the first stage are.
+        stages: numbers of the stages whose convolutions are, the first being 1; ``None`` is every stage, and what
+            belongs to no stage after the stem (necks, heads, transitions).
+        kernel_sizes: ``'>1'`` every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
+        depthwise: whether depthwise ones are (as many groups as input channels, more than one).
+        names: regular expressions; one of them must be found in the convolution's name. ``None`` is any name.
+
+    Example:
+        >>> Where.of({'stages': (3, 4), 'depthwise': False})
+        Where(stem=True, stages=(3, 4), kernel_sizes='>1', depthwise=False, names=None)
+    """
+
+    stem: bool = True
+    stages: tuple[int, ...] | None = None
+    kernel_sizes: str | tuple[tuple[int, int], ...] = '>1'
+    depthwise: bool = True
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, where: 'Where | dict | None') -> 'Where':
+        """Check a config's ``where``.
+
+        Raises:
+            ValueError: for an unusable value.
+            TypeError: for an unknown key or a value of the wrong type.
+
+        Example:
+            >>> Where.of(None).kernel_sizes
+            '>1'
+        """
+        if where is not None and not isinstance(where, (dict, Where)):
+            raise ArgumentTypeError(f'where must be a dict with some of {cls._fields}, got {where!r}')
+        given = where._asdict() if isinstance(where, Where) else dict(where or {})
+        reject_unknown('where', [key for key in given if key not in cls._fields], cls._fields)
+        rule = cls(**given)
+        boolean(rule.stem, 'where.stem')
+        boolean(rule.depthwise, 'where.depthwise')
+        stages, sizes, names = rule.stages, rule.kernel_sizes, rule.names
+        if stages is not None:
+            stages = tuple(integer(s, 'where.stages', 1) for s in _sequence(stages, 'stages'))
+        if sizes not in ('>1', 'all'):
+            sizes = tuple(integers(s, 2, 'where.kernel_sizes', 1) for s in _sequence(sizes, 'kernel_sizes'))
+        if names is not None:
+            names = tuple(_sequence([names] if isinstance(names, str) else names, 'names'))
+            for name in names:
+                _check_pattern(name)
+        return cls(rule.stem, stages, sizes, rule.depthwise, names)
+
+    def selects(self, name: str, conv: nn.Conv2d, stage: int | None) -> bool:
+        """Whether ``conv``, called ``name`` and lying in ``stage`` (0 the stem, ``None`` none), is replaced.
+
+        Example:
+            >>> Where(stages=(1,)).selects('layer2.0.conv1', nn.Conv2d(8, 8, 3), 2)
+            False
+        """
+        if stage == 0:
+            placed = self.stem
+        else:
+            placed = self.stages is None or stage in self.stages
+        if self.kernel_sizes == '>1':
+            sized = max(conv.kernel_size) > 1
+        else:
+            sized = self.kernel_sizes == 'all' or conv.kernel_size in self.kernel_sizes
+        dense = conv.groups == 1 or conv.groups != conv.in_channels
+        named = self.names is None or any(re.search(pattern, name) for pattern in self.names)
+        return placed and sized and named and (dense or self.depthwise)
+
+
+def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None) -> nn.Module:
+    """Replace convolutions of a built, possibly trained network by an operator, in place.
+
+    Weights and biases are kept: the operator takes over the very parameters, so optimizers and shared parameters stay
+    right, and an operator that starts as the identity computes what the network computed. Only exact ``nn.Conv2d`` and
+    mmcv's wrapper of it are replaced; other kinds (deformable, weight-standardised, parametrized, with hooks) are kept.
+    A module that stands in several places stays shared. One line says what was replaced and what was kept.
+
+    Args:
+        model: network of any library, torchvision and timm included.
+        conv_cfg: as in OpenMMLab's configs: ``dict(type='CoCConv', ...)``; the type is a name or the class.
+        where: which convolutions, see :class:`Where`.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        ValueError: if nothing is replaced, if the model has no stages but ``where`` names some, or if the operator
+            cannot take a selected convolution; nothing has been replaced then.
+        TypeError: for an unknown key of ``where`` or of ``conv_cfg``.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        >>> type(convert(model, dict(type='CoCConv'))[0]).__name__
+        'CoCConv2d'
+    """
+    rule = Where.of(where)
+    operator, options, label = _operator(conv_cfg)
+    places = _convolutions(model)
+    stages = _stages(places, rule)
+    replaced: dict[nn.Module, nn.Module] = {}
+    for name, conv in places.items():
+        if conv in replaced or not _is_plain(conv) or not rule.selects(name, conv, stages[name]):
+            continue
+        new = _replacement(name, conv, operator, options)
+        if type(new) is not nn.Conv2d:
+            replaced[conv] = new
+    kinds = list(dict.fromkeys(places.values()))
+    kept = [conv for conv in kinds if conv not in replaced]
+    if not replaced:
+        raise ArgumentError(
+            f'no convolution was replaced by {label}: the model has {_sizes(kept) or "none"}, and '
+            f'where={rule._asdict()} '
+            'selects none of them; relax where, or convert another part of the model'
+        )
+    for parent in list(model.modules()):
+        for child_name, child in list(parent._modules.items()):
+            if child in replaced:
+                setattr(parent, child_name, replaced[child])
+    log(
+        f'mmkerv: {len(replaced)} of {len(kinds)} convolutions -> {label} ({_sizes(replaced)}); '
+        f'kept {len(kept)}' + (f' ({_sizes(kept)})' if kept else '')
+    )
+    return model
+
+
+def _sequence(value: Any, key: str) -> Iterable:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ArgumentTypeError(f'where.{key} must be a sequence, got {value!r}; write ({value!r},)')
+    return value
+
+
+def _check_pattern(pattern: Any) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ArgumentError(f'where.names must be regular expressions, got {pattern!r}: {error}') from error
+
+
+def _operator(conv_cfg: dict) -> tuple[Any, dict, str]:
+    """Return the callable that ``conv_cfg`` names, its options, and the name for the log."""
+    if not isinstance(conv_cfg, dict) or 'type' not in conv_cfg:
+        raise ArgumentTypeError(
+            f"conv_cfg must be a dict with a 'type', such as dict(type='CoCConv'), got {conv_cfg!r}"
+        )
+    options = copy.deepcopy(dict(conv_cfg))
+    kind = options.pop('type')
+    if not isinstance(kind, str):
+        return kind, options, kind.__name__
+    name = kind.removeprefix('mmkerv.')
+    if hasattr(ops, name) and name in ops.__all__:
+        return getattr(ops, name), options, name
+    known = [n for n in ops.__all__ if 'Conv' in n]
+    raise ArgumentError(
+        f'conv_cfg type {kind!r} is no operator of mmkerv; use one of {", ".join(known)}, or pass the class'
+    )
+
+
+def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    if isinstance(model, nn.Conv2d):
+        raise ArgumentError(
+            'convert replaces convolutions inside a model, got a single Conv2d; build the operator directly'
+        )
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    kind = type(conv)
+    wrapper = kind.__name__ == 'Conv2d' and kind.__module__ == 'mmcv.cnn.bricks.wrappers'
+    hooked = conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks
+    return (kind is nn.Conv2d or wrapper) and not hooked and isinstance(conv.weight, nn.Parameter)
+
+
+def _stages(places: dict[str, nn.Conv2d], rule: Where) -> dict[str, int | None]:
+    """Stage of each convolution: its number, 0 before the first stage, ``None`` outside."""
+    numbers = {name: _stage_number(name) for name in places}
+    first = next((i for i, n in enumerate(numbers.values()) if n is not None), None)
+    if first is None:
+        if rule.stages is not None or not rule.stem:
+            raise ArgumentError(
+                'where.stem and where.stages need a model whose stages are called layer1, stage1, layers.0 or '
+                'stages.0; '
+                f'this one has convolutions such as {list(places)[:3]}; select them with where.names'
+            )
+        return numbers
+    return {name: 0 if i < first else number for i, (name, number) in enumerate(numbers.items())}
+
+
+def _stage_number(name: str) -> int | None:
+    if match := _STAGE_FROM_1.search(name):
+        return int(match[1])
+    match = _STAGE_FROM_0.search(name)
+    return int(match[1]) + 1 if match else None
+
+
+def _replacement(name: str, conv: nn.Conv2d, operator: Any, options: dict) -> nn.Module:
+    geometry = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation', 'groups', 'padding_mode')}
+    try:
+        # The operator's own start must come from the caller's random numbers, its weight's discarded start must not.
+        with torch.random.fork_rng(devices=[]):
+            new = operator(
+                conv.in_channels,
+                conv.out_channels,
+                conv.kernel_size,
+                bias=conv.bias is not None,
+                device='cpu',
+                **geometry,
+                **options,
+            )
+    except (ValueError, TypeError) as error:
+        raise type(error)(f'{name} ({_size(conv)}): {error}; where can leave this layer out') from error
+    if type(new) is nn.Conv2d:
+        return new
+    if hasattr(new, 'reset_operator_parameters'):
+        new.reset_operator_parameters()
+    new.to(device=conv.weight.device, dtype=conv.weight.dtype).requires_grad_(conv.weight.requires_grad)
+    new.weight, new.bias = conv.weight, conv.bias
+    return new.train(conv.training)
+
+
+def _size(conv: nn.Conv2d) -> str:
+    size = 'x'.join(map(str, conv.kernel_size))
+    return size if _is_plain(conv) else f'{size} {type(conv).__name__}'
+
+
+def _sizes(convs: Iterable[nn.Conv2d]) -> str:
+    counts = Counter((-math.prod(conv.kernel_size), _size(conv)) for conv in convs)
+    return ', '.join(f'{size}: {count}' for (_, size), count in sorted(counts.items()))

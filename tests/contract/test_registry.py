@@ -1,0 +1,90 @@
+"""Every way a config may name an operator, in every scope, and the package configs."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+pytest.importorskip('mmengine')
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+
+import mmkerv
+from mmkerv.ops import CoCConv, CoCConv2d
+
+HOSTS = ['mmdet', 'mmseg', 'mmpretrain']
+
+
+@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('kind', ['CoCConv', 'mmkerv.CoCConv', CoCConv], ids=str)
+def test_conv_cfg_in_every_scope(host, kind):
+    pytest.importorskip(host)
+    from mmcv.cnn import ConvModule, build_conv_layer
+
+    init_default_scope(host)
+    conv = build_conv_layer({'type': kind, 'association': 3}, 3, 8, 3, padding=1)
+    assert type(conv) is CoCConv2d and conv.options.association == 3
+    assert type(build_conv_layer({'type': kind}, 8, 8, 1)) is torch.nn.Conv2d
+    module = ConvModule(3, 8, 3, padding=1, conv_cfg={'type': kind}, norm_cfg={'type': 'BN'})
+    assert type(module.conv) is CoCConv2d and module.conv.bias is None
+    assert module(torch.randn(2, 3, 5, 5)).shape == (2, 8, 5, 5)
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_no_import_is_needed_with_the_scope_in_the_type(host):
+    """In a fresh interpreter, as upstream's own tools are."""
+    pytest.importorskip(host)
+    code = f"""
+        import sys
+        from mmengine.registry import init_default_scope
+        init_default_scope({host!r})
+        from mmcv.cnn import build_conv_layer
+        assert 'mmkerv' not in sys.modules
+        print(type(build_conv_layer(dict(type='mmkerv.CoCConv'), 3, 8, 3)).__name__)
+    """
+    run = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], capture_output=True, text=True)
+    assert run.stdout.strip().endswith('CoCConv2d'), run.stderr
+
+
+def test_import_does_not_import_the_libraries():
+    large = ['mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmkerv.models']
+    code = f'import sys, mmkerv; print([m for m in {large} if m in sys.modules])'
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert run.stdout.strip() == '[]', run.stdout + run.stderr
+
+
+def test_package_configs_resolve(tmp_path):
+    pytest.importorskip('mmdet')
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmkerv::retinanet_r50_coc.py'\n")
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert cfg.model.backbone.conv_cfg.type == 'mmkerv.CoCConv' and cfg.model.type == 'RetinaNet'
+
+
+def test_mmseg_configs_resolve(tmp_path):
+    pytest.importorskip('mmseg')
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'\n")
+    assert Config.fromfile(tmp_path / 'mine.py').model.type == 'EncoderDecoder'
+
+
+def test_an_unknown_package_is_still_refused(tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmnothing::a/b.py'\n")
+    with pytest.raises(AssertionError, match='mmnothing'):
+        Config.fromfile(tmp_path / 'mine.py')
+
+
+def test_backbone_without_a_scope_is_an_error():
+    instances = DefaultScope._instance_dict.copy()
+    DefaultScope._instance_dict.clear()
+    try:
+        with pytest.raises(ValueError, match='default_scope'):
+            MODELS.build({'type': 'mmkerv.ResNet', 'depth': 18})
+    finally:
+        DefaultScope._instance_dict.update(instances)
+
+
+@pytest.mark.parametrize('name', mmkerv.registry.OPERATORS)
+def test_operators_stand_in_the_root_and_in_the_scope(name):
+    assert MODELS.get(name) is mmkerv.registry.MODELS.get(name) is getattr(mmkerv.ops, name)

@@ -1,0 +1,172 @@
+"""`mmkerv.convert` and the rule of what is replaced. Needs torch and torchvision alone."""
+
+import copy
+import logging
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import mmkerv
+from mmkerv.models import placement
+from mmkerv.ops import CoCConv, CoCConv2d
+
+COC = {'type': 'CoCConv'}
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    found = []
+    monkeypatch.setattr(placement, 'log', lambda message, level=logging.INFO: found.append(message))
+    return found
+
+
+def resnet(depth=18):
+    torch.manual_seed(0)
+    return getattr(torchvision.models, f'resnet{depth}')(num_classes=7).eval()
+
+
+def replaced(model):
+    return [name for name, m in model.named_modules() if isinstance(m, CoCConv2d)]
+
+
+def test_resnet50_is_converted_and_says_so(lines):
+    model = resnet(50)
+    x = torch.randn(1, 3, 64, 64)
+    expected, keys, ids = model(x), set(model.state_dict()), {id(p) for p in model.parameters()}
+    assert mmkerv.convert(model, COC) is model
+    assert lines == ['mmkerv: 17 of 53 convolutions -> CoCConv (7x7: 1, 3x3: 16); kept 36 (1x1: 36)']
+    assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert keys == {k for k in model.state_dict() if 'super_layers' not in k}
+    assert ids <= {id(p) for p in model.parameters()}, 'the very parameters are kept'
+    report = mmkerv.ops.switch_to_deploy(model)
+    assert len(report.replaced) == 17 and set(model.state_dict()) == keys
+    assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ('where', 'names'),
+    [
+        ({'stem': True, 'stages': ()}, ['conv1']),
+        ({'stem': False, 'stages': (4,)}, ['layer4.0.conv1', 'layer4.0.conv2', 'layer4.1.conv1', 'layer4.1.conv2']),
+        ({'kernel_sizes': (7,)}, ['conv1']),
+        ({'kernel_sizes': [(7, 7)]}, ['conv1']),
+        ({'names': r'layer1\.0'}, ['layer1.0.conv1', 'layer1.0.conv2']),
+        ({'names': ['^conv1$', r'layer2\..*conv2'], 'stem': True}, ['conv1', 'layer2.0.conv2', 'layer2.1.conv2']),
+    ],
+    ids=str,
+)
+def test_where_selects(where, names):
+    assert replaced(mmkerv.convert(resnet(), COC, where)) == names
+
+
+def test_all_sizes_keep_1x1_plain_unless_asked():
+    assert len(replaced(mmkerv.convert(resnet(), COC, {'kernel_sizes': 'all'}))) == 17
+    assert len(replaced(mmkerv.convert(resnet(), {**COC, 'replace_1x1': True}, {'kernel_sizes': 'all'}))) == 20
+
+
+def test_depthwise_can_be_left_out():
+    model = torchvision.models.mobilenet_v2().eval()
+    assert len(replaced(mmkerv.convert(copy.deepcopy(model), COC))) == 18
+    assert replaced(mmkerv.convert(model, COC, {'depthwise': False})) == ['features.0.0']
+
+
+def test_identity_start_changes_no_prediction_of_a_depthwise_net():
+    torch.manual_seed(0)
+    model, x = torchvision.models.mobilenet_v2(num_classes=5).eval(), torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    assert torch.allclose(mmkerv.convert(model, COC)(x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['CoCConv', 'mmkerv.CoCConv', CoCConv, CoCConv2d], ids=str)
+def test_the_type_may_be_a_name_or_a_class(kind):
+    assert len(replaced(mmkerv.convert(resnet(), {'type': kind}))) == 17
+
+
+def test_options_reach_the_operator():
+    model = mmkerv.convert(resnet(), {'type': 'CoCConv', 'association': 3, 'super_init': 'kaiming'})
+    assert model.conv1.options.association == 3
+    assert not torch.equal(model.conv1.kernel(), model.conv1.weight)
+    first, second = (model.layer1[i].conv1.super_layers[0].weight for i in (0, 1))
+    assert not torch.equal(first, second), 'every operator has a start of its own'
+
+
+def test_random_numbers_of_the_caller_are_untouched():
+    torch.manual_seed(0)
+    plain = resnet()
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    mmkerv.convert(resnet(), COC)
+    assert torch.equal(torch.rand(1), expected)
+    assert plain is not None
+
+
+def test_other_kinds_of_convolution_are_kept_and_listed(lines):
+    class Special(nn.Conv2d):
+        pass
+
+    hooked, tied = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+    hooked.register_forward_hook(lambda *_: None)
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3))
+    model = nn.Sequential(Special(4, 4, 3), hooked, normed, nn.Conv1d(4, 4, 3), tied)
+    mmkerv.convert(model, COC)
+    assert replaced(model) == ['4']
+    assert '1 of 4 convolutions' in lines[0] and '3x3 Special: 1' in lines[0]
+
+
+def test_shared_modules_and_parameters_stay_shared():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    tied = nn.Conv2d(4, 4, 3, padding=1)
+    tied.weight = conv.weight
+    model = nn.Sequential(conv, nn.Sequential(conv), tied)
+    mmkerv.convert(model, COC)
+    assert model[0] is model[1][0] and model[2] is not model[0]
+    assert model[2].weight is model[0].weight
+
+
+def test_type_device_mode_and_frozen_state_are_kept():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).double().eval()
+    model[0].requires_grad_(False)
+    mmkerv.convert(model, COC)
+    assert all(p.dtype == torch.float64 for p in model.parameters()) and not model[0].training
+    assert not any(p.requires_grad for p in model[0].parameters())
+    assert all(p.requires_grad for p in model[1].parameters())
+
+
+@pytest.mark.parametrize(
+    ('conv_cfg', 'where', 'message'),
+    [
+        (COC, {'kernel_sizes': (11,)}, 'no convolution was replaced'),
+        (COC, {'names': 'head'}, 'no convolution was replaced'),
+        (COC, {'names': '('}, 'regular expressions'),
+        (COC, {'stage': (1,)}, "did you mean 'stages'"),
+        (COC, {'stages': 3}, 'sequence'),
+        (COC, {'stages': (0,)}, 'where.stages'),
+        (COC, {'stem': 1}, 'where.stem'),
+        (COC, {'kernel_sizes': '>3'}, 'kernel_sizes'),
+        (COC, 'stem', 'where must be a dict'),
+        ({'type': 'CocConv'}, None, 'no operator'),
+        ({'association': 2}, None, "with a 'type'"),
+        ({'type': 'CoCConv', 'association': 0}, None, 'conv1 .7x7.: association'),
+        ({'type': 'CoCConv', 'asociation': 0}, None, "did you mean 'association'"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_named_and_nothing_is_replaced(conv_cfg, where, message):
+    model = resnet()
+    with pytest.raises((ValueError, TypeError), match=message):
+        mmkerv.convert(model, conv_cfg, where)
+    assert replaced(model) == []
+
+
+def test_even_kernels_are_named_with_the_cure():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 2))
+    with pytest.raises(ValueError, match=r'1 \(2x2\): kernel_size must be odd.*where can leave'):
+        mmkerv.convert(model, COC)
+    assert replaced(mmkerv.convert(model, COC, {'kernel_sizes': (3,)})) == ['0']
+
+
+def test_stages_need_a_model_that_has_some():
+    with pytest.raises(ValueError, match=r'where\.names'):
+        mmkerv.convert(nn.Sequential(nn.Conv2d(3, 4, 3)), COC, {'stages': (1,)})

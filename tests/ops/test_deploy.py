@@ -1,0 +1,91 @@
+"""Folding whole models."""
+
+import copy
+
+import pytest
+import torch
+from ops.contract import relative
+from torch import nn
+
+from mmkerv.ops import CoCConv2d, FoldError, switch_to_deploy
+from mmkerv.ops.base import Conv2d
+
+
+def block(*args, **kwargs) -> CoCConv2d:
+    return CoCConv2d(*args, padding=1, super_init='kaiming', **kwargs)
+
+
+class Shared(nn.Module):
+    """One operator under three names, at two depths."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = block(4, 4, 3)
+        self.again = self.first
+        self.inner = nn.Sequential(nn.ReLU(), self.first)
+
+    def forward(self, x):
+        return self.inner(self.again(self.first(x)))
+
+
+def test_folds_a_tree_and_keeps_the_names():
+    torch.manual_seed(0)
+    model = nn.Sequential(block(3, 8, 3), nn.Sequential(nn.ReLU(), block(8, 6, 3, groups=2)), nn.Conv2d(6, 2, 1)).eval()
+    x, keys = torch.randn(2, 3, 7, 7), set(model.state_dict())
+    expected = model(x)
+    report = switch_to_deploy(model)
+    assert report.replaced == ['0', '1.1'] and report.kept == {}
+    assert set(model.state_dict()) == {k for k in keys if 'super_layers' not in k}
+    assert not any(isinstance(m, Conv2d) for m in model.modules())
+    assert relative(model(x), expected) < 1e-6
+
+
+def test_a_wrong_fold_would_be_seen(monkeypatch):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(block(3, 8, 3)), torch.randn(1, 3, 5, 5)
+    expected = model(x)
+    monkeypatch.setattr(CoCConv2d, 'kernel', lambda self: self.weight)
+    switch_to_deploy(model)
+    assert relative(model(x), expected) > 0.05
+
+
+def test_shared_operators_stay_shared():
+    torch.manual_seed(0)
+    model = Shared().eval()
+    x = torch.randn(1, 4, 5, 5)
+    expected = model(x)
+    assert sorted(switch_to_deploy(model).replaced) == ['again', 'first', 'inner.1']
+    assert model.first is model.again is model.inner[1]
+    assert relative(model(x), expected) < 1e-6
+
+
+def test_operators_with_hooks_are_kept_and_named():
+    model = nn.Sequential(block(3, 8, 3), block(8, 8, 3))
+    model[0].register_forward_hook(lambda *_: None)
+    report = switch_to_deploy(model)
+    assert report.replaced == ['1'] and 'hooks' in report.kept['0']
+    assert '0: CoCConv2d has hooks' in str(report)
+
+
+def test_operators_without_an_equal_convolution_are_kept(monkeypatch):
+    def refuse(self):
+        raise FoldError('no convolution computes this')
+
+    monkeypatch.setattr(CoCConv2d, 'to_conv2d', refuse)
+    assert switch_to_deploy(nn.Sequential(block(3, 8, 3))).kept == {'0': 'no convolution computes this'}
+
+
+def test_a_single_operator_cannot_replace_itself():
+    with pytest.raises(ValueError, match='to_conv2d'):
+        switch_to_deploy(block(3, 8, 3))
+
+
+def test_nothing_to_fold_is_no_error():
+    assert switch_to_deploy(nn.Sequential(nn.Conv2d(3, 3, 3))) == ([], {})
+
+
+def test_folding_a_copy_leaves_the_original():
+    model = nn.Sequential(block(3, 8, 3))
+    folded = copy.deepcopy(model)
+    switch_to_deploy(folded)
+    assert isinstance(model[0], CoCConv2d) and type(folded[0]) is nn.Conv2d

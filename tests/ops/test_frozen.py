@@ -1,0 +1,138 @@
+"""Explicit reuse of generated kernels."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from mmkerv.ops import CoCConv2d, frozen_kernels
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    first, second = (CoCConv2d(4, 4, 3, padding=1, super_init='kaiming') for _ in range(2))
+    return nn.Sequential(first, nn.ReLU(), second, first).eval()
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Names of the operators whose kernel was computed, in order."""
+    calls, original = [], CoCConv2d._kernel
+    monkeypatch.setattr(CoCConv2d, '_kernel', lambda self: calls.append(id(self)) or original(self))
+    return calls
+
+
+def test_each_kernel_is_computed_once(model, computed):
+    x = torch.randn(1, 4, 6, 6)
+    expected = model(x)
+    computed.clear()
+    with frozen_kernels(model) as same, torch.no_grad():
+        assert same is model
+        assert all(torch.equal(model(x), expected) for _ in range(3))
+    assert len(computed) == 2
+    model(x)
+    assert len(computed) == 5
+
+
+def test_outside_the_block_new_parameters_count_at_once(model):
+    x = torch.randn(1, 4, 6, 6)
+    with frozen_kernels(model), torch.no_grad():
+        frozen = model(x)
+    for p in model.parameters():
+        p.data.mul_(0.5)
+    assert not torch.equal(model(x), frozen)
+
+
+def test_a_block_after_an_inplace_swap_uses_the_new_parameters(model):
+    x = torch.randn(1, 4, 6, 6)
+    for factor in (2.0, 0.25):
+        for p in model.parameters():
+            p.data.mul_(factor)
+        with frozen_kernels(model), torch.no_grad():
+            assert torch.allclose(model(x), model(x))
+            inside = model(x)
+        assert torch.allclose(inside, model(x))
+
+
+def test_training_inside_is_refused(model):
+    with frozen_kernels(model), pytest.raises(RuntimeError, match='Train outside the block'):
+        model.train()(torch.randn(1, 4, 6, 6))
+    model.train()(torch.randn(1, 4, 6, 6)).sum().backward()
+
+
+def test_gradients_of_the_input_pass(model):
+    x = torch.randn(1, 4, 6, 6, requires_grad=True)
+    with torch.inference_mode(), frozen_kernels(model), torch.inference_mode(False):
+        model(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_blocks_nest(model, computed):
+    with frozen_kernels(model):
+        with frozen_kernels(model):
+            pass
+        model(torch.randn(1, 4, 6, 6))
+    assert len(computed) == 2
+    assert model[0]._frozen_kernel is None
+
+
+def test_an_exception_closes_the_block(model):
+    with pytest.raises(ZeroDivisionError), frozen_kernels(model):
+        raise ZeroDivisionError
+    assert model[0]._frozen_kernel is None
+
+
+def test_copies_and_pickles_are_not_frozen(model):
+    with frozen_kernels(model):
+        copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        assert model[0]._frozen_kernel is not None
+    for other in copies:
+        assert other[0]._frozen_kernel is None and not other[0]._frozen_blocks
+        assert '_frozen_kernel' not in other.state_dict()
+
+
+def test_loading_inside_is_refused(model):
+    state = model.state_dict()
+    with frozen_kernels(model), pytest.raises(RuntimeError, match='stale'):
+        model.load_state_dict(state)
+    model.load_state_dict(state)
+
+
+def test_the_frozen_kernel_follows_the_model(model):
+    with frozen_kernels(model), torch.no_grad():
+        assert model.double()(torch.randn(1, 4, 6, 6, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_threads_share_one_model(model, computed):
+    x, results, start = torch.randn(1, 4, 6, 6), [], threading.Barrier(8)
+    expected = model(x).detach()
+    computed.clear()
+
+    def work():
+        start.wait()
+        for _ in range(5):
+            with frozen_kernels(model), torch.no_grad():
+                results.append(torch.equal(model(x), expected))
+
+    with frozen_kernels(model):
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    assert results == [True] * 40 and len(computed) == 2
+    assert model[0]._frozen_kernel is None and model[0]._frozen_blocks == 0
+
+
+def test_compiles_inside_the_block(model):
+    torch._dynamo.reset()
+    compiled, x = torch.compile(model, fullgraph=True, backend='aot_eager'), torch.randn(1, 4, 6, 6)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.allclose(compiled(x), expected, atol=1e-6)
+        with frozen_kernels(model):
+            assert torch.allclose(compiled(x), expected, atol=1e-6)
+        model[0].weight.mul_(2)
+        assert torch.allclose(compiled(x), model(x), atol=1e-6)

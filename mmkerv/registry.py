@@ -5,8 +5,9 @@ mmkerv is imported, because the operators also stand in mmengine's root; the cla
 """
 
 from importlib import metadata
+from pathlib import Path
 
-from mmengine.config import config as mmengine_config
+from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -27,8 +28,9 @@ for _name in OPERATORS:
 def allow_package_configs() -> None:
     """Make ``_base_ = 'mmkerv::...'`` and ``'mmseg::...'`` resolve.
 
-    mmengine knows neither mmkerv nor that mmsegmentation may be installed as ``onedl-mmsegmentation``, and it refuses a
-    config that lies at the top of a package's ``configs``, as ours do.
+    mmengine does not know that mmsegmentation may be installed as ``onedl-mmsegmentation``. Of mmkerv it knows
+    nothing; it would refuse configs at the top of a package's ``configs``, as ours are, and mark what they define with
+    the scope ``mmkerv``, where the host library's transforms and models are not found.
 
     Example:
         >>> allow_package_configs()
@@ -40,16 +42,36 @@ def allow_package_configs() -> None:
         metadata.distribution(MODULE2PACKAGE['mmseg'])
     except metadata.PackageNotFoundError:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
-    upstream = mmengine_config._get_package_and_cfg_path
+    upstream = Config._get_cfg_path
     if getattr(upstream, 'knows_mmkerv', False):
         return
 
-    def package_and_path(cfg_path: str) -> tuple[str, str]:
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         package, _, path = cfg_path.partition('::')
-        return (package, path) if package == 'mmkerv' and path else upstream(cfg_path)
+        return (str(package_config(path)), None) if package == 'mmkerv' and path else upstream(cfg_path, filename)
 
-    package_and_path.knows_mmkerv = True
-    mmengine_config._get_package_and_cfg_path = package_and_path
+    get_cfg_path.knows_mmkerv = True
+    Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+def package_config(path: str) -> Path:
+    """Return the file of a config that is installed with mmkerv, or lies in the checkout it is imported from.
+
+    Args:
+        path: relative to ``configs``.
+
+    Raises:
+        FileNotFoundError: if there is none.
+
+    Example:
+        >>> package_config('retinanet_r50.py').name
+        'retinanet_r50.py'
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
+        if (folder / path).is_file():
+            return folder / path
+    raise FileNotFoundError(f'mmkerv has no config {path!r} in {package / ".mim" / "configs"}; look there for its name')
 
 
 allow_package_configs()

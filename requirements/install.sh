@@ -28,7 +28,8 @@ if ! "$environment/bin/python" -c '' 2>/dev/null; then
     requirements/uv.sh venv --quiet --clear --python "$versions" "$environment" || fail \
         "$environment could not be made with a Python $versions" 'install one, or put it first on PATH'
 fi
-"$environment/bin/python" -c "import os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')" 2>/dev/null || fail \
+"$environment/bin/python" -c "import os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')" \
+    2>/dev/null || fail \
     "the Python of $environment has no header files (Python.h), which compiling mmcv needs" \
     'install them: apt-get install python3-dev | dnf install python3-devel'
 
@@ -44,6 +45,10 @@ heartbeat=$!
 trap 'kill "$heartbeat"' EXIT
 
 export VIRTUAL_ENV="$PWD/$environment"
-requirements/uv.sh pip install --requirements "requirements/$distribution.txt"
-requirements/uv.sh pip install --no-deps --editable .
+install() {
+    requirements/uv.sh pip install "$@" --requirements "requirements/$distribution.txt" &&
+        requirements/uv.sh pip install "$@" --no-deps --editable .
+}
+# The cache comes first, as it is: behind some mirrors uv takes the source of mmcv for a new one and compiles it anew.
+install --offline --quiet 2>/dev/null || install
 echo "$environment is ready after $((SECONDS - start)) s."

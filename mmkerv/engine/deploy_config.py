@@ -31,7 +31,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
         {'type': 'ResNet', 'conv_cfg': None}
     """
     result = copy.deepcopy(cfg)
-    result.model = _plain(result.model, kept)
+    result.model = _plain(result.model, kept, cfg.get('default_scope'))
     if _mentions_mmkerv(result.model):
         return result
     imports = result.get('custom_imports')
@@ -44,7 +44,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     return result
 
 
-def _plain(node: Any, kept: tuple[str, ...]) -> Any:
+def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     if isinstance(node, dict):
         for key, value in node.items():
             folds = (
@@ -52,14 +52,14 @@ def _plain(node: Any, kept: tuple[str, ...]) -> Any:
                 and isinstance(value, dict)
                 and _operator(value.get('type')) not in (None, *kept)
             )
-            node[key] = None if folds else _plain(value, kept)
+            node[key] = None if folds else _plain(value, kept, scope)
         family = str(node.get('type')).removeprefix('mmkerv.')
         if str(node.get('type')).startswith('mmkerv.') and family in VARIANTS and node.get('conv_cfg') is None:
-            node['type'] = f'{find_host(family, node.pop("host", None))}.{family}'
+            node['type'] = f'{find_host(family, node.pop("host", None) or scope)}.{family}'
             for key in ('conv_cfg', 'where'):
                 node.pop(key, None)
     elif isinstance(node, (list, tuple)):
-        return type(node)(_plain(item, kept) for item in node)
+        return type(node)(_plain(item, kept, scope) for item in node)
     return node
 
 

@@ -123,10 +123,9 @@ def fold_checkpoint(
         )
     meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'} if 'state_dict' in loaded else {}
     meta['cfg'] = plain_cfg.pretty_text
-    with atomic_path(out) as temporary:
-        torch.save({'meta': meta, 'state_dict': plain.state_dict()}, temporary)
-    with atomic_path(Path(out).with_suffix('.py')) as temporary:
-        temporary.write_text(plain_cfg.pretty_text)
+    with atomic_path(out) as weights, atomic_path(Path(out).with_suffix('.py')) as config:
+        torch.save({'meta': meta, 'state_dict': plain.state_dict()}, weights)
+        config.write_text(plain_cfg.pretty_text)
     return FoldResult(report, error, associations, count)
 
 
@@ -147,10 +146,22 @@ def association_strength(model: nn.Module) -> list[float]:
 def raw_outputs(model: nn.Module, inputs: Tensor, samples: list | None = None) -> list[Tensor]:
     """Return every tensor a model of the three libraries gives before post-processing, for inputs (N, C, H, W).
 
+    The second stage of a two-stage detector gets fixed regions: the first stage sorts its own by score, so that a
+    difference in the last digit would have other regions compared.
+
     Example:
         >>> raw_outputs(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
     """
-    return list(_tensors(model(inputs, samples, mode='tensor')))
+    if not (hasattr(model, 'roi_head') and hasattr(getattr(model, 'rpn_head', None), 'forward_single')):
+        return list(_tensors(model(inputs, samples, mode='tensor')))
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(64, 2, 2, generator=generator).to(inputs) * inputs.new_tensor(inputs.shape[:1:-1])
+    regions = InstanceData(bboxes=torch.cat([corners.amin(1), corners.amax(1)], 1))
+    features = model.extract_feat(inputs)
+    second = model.roi_head.forward(features, [regions] * len(inputs), samples)
+    return list(_tensors([features, model.rpn_head(features), second]))
 
 
 def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:

@@ -20,7 +20,7 @@ def upstream(tool: str) -> Path:
 
 def test_three_iterations_train_and_evaluate(trained):
     log = (trained / 'log.txt').read_text()
-    assert 'Epoch(train) [1][3/3]' in log and 'nan' not in log.lower()
+    assert 'Epoch(train) [1][3/3]' in log and 'loss: nan' not in log
     assert 'Evaluating bbox' in log
     assert (trained / 'epoch_1.pth').is_file() and not list(trained.glob('**/*.tmp'))
 

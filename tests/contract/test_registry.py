@@ -60,6 +60,7 @@ def test_package_configs_resolve(tmp_path):
     pytest.importorskip('mmdet')
     (tmp_path / 'mine.py').write_text("_base_ = 'mmkerv::retinanet_r50_coc.py'\n")
     cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert "'_scope_': 'mmkerv'" not in str(cfg._cfg_dict), "the host's transforms and models are not in our scope"
     assert cfg.model.backbone.conv_cfg.type == 'mmkerv.CoCConv' and cfg.model.type == 'RetinaNet'
 
 
@@ -67,6 +68,12 @@ def test_mmseg_configs_resolve(tmp_path):
     pytest.importorskip('mmseg')
     (tmp_path / 'mine.py').write_text("_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'\n")
     assert Config.fromfile(tmp_path / 'mine.py').model.type == 'EncoderDecoder'
+
+
+def test_a_config_that_is_not_there_is_named(tmp_path):
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmkerv::retinanet.py'\n")
+    with pytest.raises(FileNotFoundError, match=r"mmkerv has no config 'retinanet\.py'"):
+        Config.fromfile(tmp_path / 'mine.py')
 
 
 def test_an_unknown_package_is_still_refused(tmp_path):

@@ -1,0 +1,72 @@
+# `make` lists the targets. `make demo` and `make test` set the environment up by themselves.
+
+PY := .venv/bin/python
+# Tests of the second distribution: the fast ones of these folders.
+OPENMMLAB_TESTS ?= tests/contract tests/ops tests/test_env.py
+# Test processes; some tests start processes of their own.
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+ifndef MMKERV_DATA
+ifneq ($(wildcard ../shared/data),)
+export MMKERV_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: help setup setup-openmmlab demo test test-openmmlab lint format bench pins clean
+.DELETE_ON_ERROR:
+
+# The test processes share the cores.
+test test-openmmlab: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready  ## build .venv (onedl distribution); compiles mmcv once, about 7 minutes on 2 cores
+
+setup-openmmlab: .venv-openmmlab/.ready  ## build .venv-openmmlab (openmmlab distribution); compiles mmcv once
+
+.venv/.ready: requirements/onedl.txt requirements/install.sh requirements/uv.sh pyproject.toml setup.py
+	@requirements/install.sh onedl .venv '>=3.10,<3.14'
+	@touch $@
+
+# torch 2.1 has no wheels for Python 3.12.
+.venv-openmmlab/.ready: requirements/openmmlab.txt requirements/install.sh requirements/uv.sh pyproject.toml setup.py
+	@requirements/install.sh openmmlab .venv-openmmlab '>=3.10,<3.12'
+	@touch $@
+
+demo: .venv/.ready  ## write data, train, evaluate, fold, evaluate again: at most 8 minutes on 2 cores
+	$(PY) tools/demo.py
+
+test: lint  ## lint, doctests and all tests; skips are listed by reason
+	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-openmmlab: .venv-openmmlab/.ready  ## contract tests and three training iterations with the openmmlab distribution
+	.venv-openmmlab/bin/python -m pytest -n $(JOBS) -m 'not slow' $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
+
+lint: .venv/.ready  ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: .venv/.ready  ## let ruff repair what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: .venv/.ready  ## run every script of benchmarks/
+	@if ! ls benchmarks/*.py >/dev/null 2>&1; then echo 'benchmarks/ has no script: nothing to run'; exit 0; fi; \
+	for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" || exit; done
+
+# Without the cache: behind some mirrors, looking at mmcv anew would cost uv the wheel it has compiled.
+# Left out: the CUDA packages, which torch pins itself and which differ between platforms, and what is never installed.
+pins:  ## compile requirements/*.txt anew from requirements/*.in
+	@set -e; for name in onedl openmmlab; do \
+		echo "requirements/$$name.in -> requirements/$$name.txt"; \
+		requirements/uv.sh pip compile --quiet --no-cache --universal --python-version 3.10 --no-header --no-annotate \
+			requirements/$$name.in > requirements/$$name.txt.new; \
+		grep -vE "^(nvidia-|cuda-|triton)|sys_platform == 'never'" requirements/$$name.txt.new > requirements/$$name.txt; \
+		rm requirements/$$name.txt.new; \
+	done
+
+clean:  ## remove build output and caches; environments, data and work_dirs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +

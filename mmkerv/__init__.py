@@ -1,0 +1,28 @@
+"""New convolutions for every mmdetection, mmsegmentation and mmpretrain model, by one line of config.
+
+Importing it registers the operators where mmengine is installed; ``mmkerv.ops`` needs torch alone.
+"""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from mmkerv.env import warn_untested
+from mmkerv.version import __version__
+
+if TYPE_CHECKING:
+    from mmkerv.models.placement import convert
+
+__all__ = ['__version__', 'convert']
+
+warn_untested()
+
+if find_spec('mmengine') is not None:
+    import mmkerv.registry
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'convert':
+        from mmkerv.models.placement import convert
+
+        return convert
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,226 @@
+"""What mmkerv runs on, what is wrong with it and how to cure it: `python -m mmkerv.env`.
+
+The exit status of the command is 1 if a library is missing, unusable or mixed with the other distribution's, else 0.
+"""
+
+import argparse
+import importlib
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmkerv import cures, distributions
+from mmkerv.cures import Problem
+from mmkerv.distributions import LIBRARIES, TESTED, Package, distribution, warn_untested
+from mmkerv.version import __version__
+
+__all__ = [
+    'Environment',
+    'InstallationError',
+    'Problem',
+    'collect_env',
+    'distribution',
+    'mmcv_ops',
+    'problems',
+    'require',
+    'warn_untested',
+]
+
+
+class InstallationError(ImportError):
+    """A library is missing, unusable, or mixed with the other distribution's; the message holds the cure."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions and devices, as `collect_env` finds them; None stands for what is not installed.
+
+    Args:
+        python: Version of the interpreter.
+        executable: Path of the interpreter.
+        platform: Operating system and machine.
+        distribution: `onedl`, `openmmlab`, `mixture` or `none`.
+        packages: The installed packages of OpenMMLab.
+        torch: Version of torch.
+        torchvision: Version of torchvision.
+        numpy: Version of numpy.
+        cuda: CUDA version of torch; None for a CPU build, too.
+        devices: Names of the visible GPUs.
+        mmcv_ops: What `mmcv_ops` says.
+    """
+
+    python: str
+    executable: str
+    platform: str
+    distribution: str
+    packages: tuple[Package, ...]
+    torch: str | None
+    torchvision: str | None
+    numpy: str | None
+    cuda: str | None
+    devices: tuple[str, ...]
+    mmcv_ops: str
+
+    def __str__(self) -> str:
+        gpus = ', '.join(self.devices) or 'no GPU visible'
+        lines = [
+            ('mmkerv', __version__),
+            ('python', f'{self.python} ({self.executable})'),
+            ('platform', self.platform),
+            ('torch', f'{self.torch}, CUDA {self.cuda or "not built in"}, {gpus}' if self.torch else None),
+            ('torchvision', self.torchvision),
+            ('numpy', self.numpy),
+            ('distribution', self.distribution),
+        ]
+        for library in LIBRARIES:
+            found = [
+                f'{package} (tested)' if package.is_tested else f'{package} (not tested; {package.tested} is)'
+                for package in self.packages
+                if package.library == library
+            ]
+            if not found and distributions.importable(library):
+                found = [f'from {find_spec(library).origin}, of no installed package']
+            lines.append((f'  {library}', ' and '.join(found)))
+        lines.append(('mmcv operators', self.mmcv_ops))
+        return '\n'.join(f'{name:<16}{value or "not installed"}' for name, value in lines)
+
+
+def mmcv_ops() -> str:
+    """Say whether mmcv's compiled operators work: `available`, or the reason why not.
+
+    Their file is looked for first; only where it exists torch and mmcv are imported, to see that it fits them.
+
+    Example:
+        >>> isinstance(mmcv_ops(), str)
+        True
+    """
+    if not distributions.importable('mmcv'):
+        return 'not installed'
+    folder = Path(find_spec('mmcv').origin).parent
+    if not any((folder / f'_ext{suffix}').exists() for suffix in EXTENSION_SUFFIXES):
+        return 'missing: mmcv was built without them'
+    try:
+        # The operators are linked to torch's libraries, which its import loads.
+        importlib.import_module('torch')
+        importlib.import_module('mmcv._ext')
+    except ImportError as error:
+        return f'unusable: {error}'
+    return 'available'
+
+
+def collect_env() -> Environment:
+    """Collect versions and devices; imports torch and mmcv if they are installed.
+
+    Example:
+        >>> collect_env().executable == sys.executable
+        True
+    """
+    cuda, devices = None, ()
+    if distributions.importable('torch'):
+        import torch
+
+        cuda = torch.version.cuda
+        devices = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return Environment(
+        python=platform.python_version(),
+        executable=sys.executable,
+        platform=platform.platform(),
+        distribution=distribution(),
+        packages=tuple(distributions.installed_packages()),
+        torch=distributions.version('torch'),
+        torchvision=distributions.version('torchvision'),
+        numpy=distributions.version('numpy'),
+        cuda=cuda,
+        devices=devices,
+        mmcv_ops=mmcv_ops(),
+    )
+
+
+def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
+    """List what stops `libraries` from working, each with its cure; an empty list is good news.
+
+    Args:
+        *libraries: Import names out of `LIBRARIES`, all by default; what they build on, mmengine and mmcv, is added.
+        compiled_ops: Whether mmcv's compiled operators are needed, as detection and segmentation do.
+
+    Raises:
+        ValueError: If a name is not one of `LIBRARIES`.
+
+    Example:
+        >>> for problem in problems('mmdet'):
+        ...     print(problem.what, problem.cure)
+    """
+    unknown = [library for library in libraries if library not in LIBRARIES]
+    if unknown:
+        raise ValueError(f'libraries must be out of {", ".join(LIBRARIES)}, got {", ".join(map(repr, unknown))}')
+    needed = set(libraries or LIBRARIES)
+    needed |= {'mmcv', 'mmengine'} if needed != {'mmengine'} else set()
+    packages, family = distributions.installed_packages(), distribution()
+
+    found = []
+    if not distributions.importable('torch'):
+        found.append(Problem('torch is not installed', cures.install_torch(family if family in TESTED else 'onedl')))
+    if family == 'mixture':
+        return [*found, cures.mixture(packages)]
+    missing = [library for library in LIBRARIES if library in needed and not distributions.importable(library)]
+    found += cures.missing_libraries(missing, packages)
+    companions = cures.openmmlab_companions() if family == 'openmmlab' else []
+    found += companions
+    # Where any of these is at fault, mmcv fails as a consequence and needs no cure of its own.
+    sound = distributions.importable('torch') and not companions and not {'mmcv', 'mmengine'} & set(missing)
+    if compiled_ops and 'mmcv' in needed and sound and (state := mmcv_ops()) != 'available':
+        found.append(cures.unusable_mmcv(state, packages))
+    return found
+
+
+def require(*libraries: str, compiled_ops: bool = True) -> None:
+    """Raise one clear error if `libraries` cannot work here; tools call it before they import anything large.
+
+    Args:
+        *libraries: As in `problems`.
+        compiled_ops: As in `problems`.
+
+    Raises:
+        InstallationError: If something is missing, unusable or mixed. The message holds the command that cures it.
+        ValueError: If a name is not one of `LIBRARIES`.
+
+    Example:
+        >>> try:
+        ...     require('mmdet')
+        ... except InstallationError as error:
+        ...     print(error)
+    """
+    found = problems(*libraries, compiled_ops=compiled_ops)
+    if found:
+        raise InstallationError('\n'.join(map(str, found)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the environment and its problems; return the exit status.
+
+    Example:
+        >>> status = main(['mmengine'])
+        mmkerv...
+    """
+    parser = argparse.ArgumentParser(
+        prog='python -m mmkerv.env', description='Print what mmkerv runs on, what is wrong with it and how to cure it.'
+    )
+    parser.add_argument('libraries', nargs='*', metavar='LIBRARY', help=f'what is needed: {", ".join(LIBRARIES)} (all)')
+    try:
+        found = problems(*parser.parse_args(argv).libraries)
+    except ValueError as error:
+        parser.error(str(error))
+    print(collect_env())
+    for problem in found:
+        print(f'\nproblem: {problem}')
+    if not found:
+        print('\nno problem found')
+    return 1 if found else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

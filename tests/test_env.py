@@ -1,0 +1,274 @@
+import os
+import re
+import subprocess
+import sys
+import warnings
+from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mmkerv import cures, distributions, env
+from mmkerv.distributions import LIBRARIES, TESTED, TORCH
+from mmkerv.version import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+ONEDL, OPENMMLAB = dict(TESTED['onedl'].values()), dict(TESTED['openmmlab'].values())
+MODERN = {'torch': '2.11.0', 'numpy': '2.4.6'}
+# Modules that are found where nothing is wrong.
+SOUND = (*LIBRARIES, 'torch', 'pip', 'pkg_resources', 'ftfy', 'regex')
+CLASSIC = {'torch': '2.1.2+cpu', 'numpy': '1.26.4'}
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Replace the installed packages and importable modules by given ones; mmcv's folder is a real, empty one."""
+
+    def install(packages, modules=SOUND, ops=True):
+        def version(name):
+            if name not in packages:
+                raise metadata.PackageNotFoundError(name)
+            return packages[name]
+
+        def find_spec(name):
+            return SimpleNamespace(origin=str(tmp_path / name / '__init__.py')) if name in modules else None
+
+        monkeypatch.setattr(distributions.metadata, 'version', version)
+        for module in (distributions, env):
+            monkeypatch.setattr(module, 'find_spec', find_spec)
+        (tmp_path / 'mmcv').mkdir(exist_ok=True)
+        if ops:
+            (tmp_path / 'mmcv' / f'_ext{EXTENSION_SUFFIXES[0]}').touch()
+        monkeypatch.setattr(env.importlib, 'import_module', lambda name: None)
+
+    distributions.warn_untested.cache_clear()
+    yield install
+    distributions.warn_untested.cache_clear()
+
+
+@pytest.mark.parametrize(
+    'packages, expected',
+    [
+        ({}, 'none'),
+        (ONEDL, 'onedl'),
+        (OPENMMLAB, 'openmmlab'),
+        ({'onedl-mmengine': '0.10.12'}, 'onedl'),
+        ({'mmcv-lite': '2.1.0'}, 'openmmlab'),
+        (ONEDL | {'mmdet': '3.3.0'}, 'mixture'),
+        ({'onedl-mmcv': '2.3.6', 'mmcv-lite': '2.1.0'}, 'mixture'),
+    ],
+)
+def test_distribution(fake, packages, expected):
+    fake(packages)
+    assert distributions.distribution() == expected
+
+
+@pytest.mark.parametrize('packages', [ONEDL | MODERN, OPENMMLAB | CLASSIC])
+def test_complete_distribution_has_no_problem(fake, packages):
+    fake(packages)
+    assert env.problems() == []
+    env.require(*LIBRARIES)
+
+
+def test_none_names_both_distributions_and_their_commands(fake):
+    fake(MODERN, modules=('torch', 'pip'))
+    (problem,) = env.problems()
+    for library in LIBRARIES:
+        assert library in problem.what
+        for family in TESTED:
+            assert '=='.join(TESTED[family][library]) in problem.cure
+    with pytest.raises(env.InstallationError, match=r'mmdet.*Two distributions'):
+        env.require('mmdet')
+
+
+def test_missing_torch_is_named_and_hides_its_consequences(fake):
+    fake(ONEDL, modules=(*LIBRARIES, 'pip'), ops=False)
+    (problem,) = env.problems()
+    assert problem.what == 'torch is not installed'
+    assert f'torch=={TORCH["onedl"]["torch"]}' in problem.cure
+
+
+def test_missing_library_is_taken_from_the_installed_distribution(fake):
+    packages = {name: version for name, version in (OPENMMLAB | CLASSIC).items() if name != 'mmsegmentation'}
+    fake(packages, modules=[module for module in SOUND if module != 'mmseg'])
+    (problem,) = env.problems('mmseg')
+    assert 'mmseg' in problem.what and 'mmdet' not in problem.what
+    assert problem.cure == f'{sys.executable} -m pip install mmsegmentation==1.2.2'
+    assert env.problems('mmdet') == []
+
+
+@pytest.mark.parametrize(
+    'packages, kept, dropped', [(ONEDL | MODERN | {'mmdet': '3.3.0'}, 'onedl', 'openmmlab'),
+                                (OPENMMLAB | CLASSIC | {'onedl-mmcv': '2.3.6'}, 'openmmlab', 'onedl')]
+)  # fmt: skip
+def test_mixture_removes_both_and_restores_the_one_that_suits_torch(fake, packages, kept, dropped):
+    fake(packages)
+    (problem,) = env.problems('mmdet')
+    remove, *install = problem.cure.split(' && ')
+    assert 'uninstall -y' in remove
+    assert {name for name in packages if name in ONEDL | OPENMMLAB} <= set(remove.split())
+    assert (
+        '=='.join(TESTED[kept]['mmdet']) in install[-1]
+        and '=='.join(TESTED[dropped]['mmdet']) not in install[-1].split()
+    )
+    with pytest.raises(env.InstallationError, match='mixed'):
+        env.require('mmdet')
+
+
+@pytest.mark.parametrize('family, lite', [('onedl', 'onedl-mmcv-lite'), ('openmmlab', 'mmcv-lite'), ('onedl', None)])
+def test_mmcv_without_operators(fake, family, lite):
+    packages = dict(TESTED[family].values()) | (MODERN if family == 'onedl' else CLASSIC)
+    name, version = TESTED[family]['mmcv']
+    if lite:
+        packages[lite] = packages.pop(name)
+    fake(packages, ops=False)
+    (problem,) = env.problems('mmdet')
+    assert 'compiled operators of mmcv are missing' in problem.what
+    assert (f'uninstall -y {lite} ' in problem.cure) == bool(lite)
+    last = problem.cure.split(' && ')[-1]
+    assert {'--force-reinstall', '--no-build-isolation', '--no-cache-dir', f'{name}=={version}'} <= set(last.split())
+    assert env.problems('mmpretrain', compiled_ops=False) == []
+    with pytest.raises(env.InstallationError, match='compiled operators'):
+        env.require('mmdet')
+
+
+@pytest.mark.parametrize(
+    'message, cure',
+    [
+        ('undefined symbol: _ZN3c10', '--no-build-isolation'),
+        ('libGL.so.1: cannot open shared object file', 'opencv-python-headless'),
+        ("No module named 'yapf'", 'pip install onedl-mmcv==2.3.6'),
+    ],
+)
+def test_mmcv_whose_operators_do_not_load(fake, monkeypatch, message, cure):
+    def import_module(name):
+        if name == 'mmcv._ext':
+            raise ImportError(message)
+
+    fake(ONEDL | MODERN)
+    monkeypatch.setattr(env.importlib, 'import_module', import_module)
+    (problem,) = env.problems('mmdet')
+    assert message in problem.what and cure in problem.cure
+
+
+def test_package_whose_files_are_gone_is_installed_again(fake):
+    fake(ONEDL | MODERN, modules=('torch', 'pip', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain'))
+    (problem,) = env.problems()
+    assert 'files are gone: mmdet' in problem.what
+    assert problem.cure.endswith('install --force-reinstall --no-deps onedl-mmdetection==3.5.1')
+
+
+def test_companions_of_openmmlab(fake):
+    fake(OPENMMLAB | {'torch': '2.1.2', 'numpy': '2.0.0'}, modules=(*LIBRARIES, 'torch', 'pip'), ops=False)
+    cured = [problem.cure.split(' install ')[1] for problem in env.problems()]
+    assert cured == ["'numpy<2'", "'setuptools<81'", 'ftfy', 'regex']
+
+
+def test_cure_without_pip_uses_uv(fake):
+    fake({}, modules=())
+    assert cures.pip('uninstall', '-y', 'mmcv') == f'uv pip uninstall --python {sys.executable} mmcv'
+
+
+def test_checkout_without_package_counts_as_installed(fake):
+    fake(MODERN)
+    assert env.problems('mmdet') == []
+    assert distributions.distribution() == 'none'
+    assert 'of no installed package' in str(env.collect_env())
+
+
+@pytest.mark.parametrize('check', [env.problems, env.require])
+def test_unknown_library(check):
+    with pytest.raises(ValueError, match=r"out of mmengine, mmcv.*got 'mmcls'"):
+        check('mmdet', 'mmcls')
+
+
+@pytest.mark.parametrize(
+    'packages, expected',
+    [
+        (ONEDL | {'onedl-mmcv': '2.4.0'}, r'not tested with onedl-mmcv 2\.4\.0 \(tested: onedl-mmcv 2\.3\.6\)$'),
+        ({'mmcv-lite': '2.1.0'}, r'mmcv-lite 2\.1\.0 \(tested: mmcv 2\.1\.0\)'),
+        (ONEDL | {'mmcv': '2.1.0'}, r'mixed.*python -m mmkerv\.env'),
+    ],
+)
+def test_untested_versions_warn_once(fake, packages, expected):
+    fake(packages)
+    with pytest.warns(UserWarning, match=expected) as record:
+        distributions.warn_untested()
+        distributions.warn_untested()
+    assert len(record) == 1
+
+
+@pytest.mark.parametrize('packages', [{}, ONEDL, OPENMMLAB, OPENMMLAB | {'mmcv': '2.1.0+cu121'}])
+def test_tested_versions_do_not_warn(fake, packages):
+    fake(packages)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        distributions.warn_untested()
+
+
+def test_this_environment():
+    if distributions.distribution() == 'none':
+        pytest.skip('no OpenMMLab library installed')
+    assert env.problems() == []
+    found = env.collect_env()
+    assert found.distribution in TESTED
+    assert {(package.name, package.version) for package in found.packages} == set(TESTED[found.distribution].values())
+    assert found.mmcv_ops == 'available'
+    assert found.torch.partition('+')[0] == TORCH[found.distribution]['torch']
+
+
+def test_main_reports_and_fails_on_a_problem(fake, capsys):
+    fake(ONEDL | MODERN)
+    assert env.main([]) == 0
+    report = capsys.readouterr().out
+    assert f'mmkerv          {__version__}' in report and 'onedl-mmdetection 3.5.1 (tested)' in report
+    assert report.endswith('no problem found\n')
+    fake(ONEDL | MODERN | {'mmdet': '3.3.0'})
+    assert env.main([]) == 1
+    assert re.search(r'problem: .*mixed.*\n  cure: .*uninstall', capsys.readouterr().out)
+    with pytest.raises(SystemExit) as exit_info:
+        env.main(['mmcls'])
+    assert exit_info.value.code == 2
+
+
+def run_python(*arguments, path):
+    return subprocess.run(
+        [sys.executable, '-S', *arguments], capture_output=True, text=True, env=os.environ | {'PYTHONPATH': str(path)}
+    )
+
+
+def test_command_without_any_library():
+    # -S hides site-packages
+    done = run_python('-W', 'error', '-m', 'mmkerv.env', path=ROOT)
+    assert done.returncode == 1, done.stderr
+    assert 'distribution    none' in done.stdout and 'torch is not installed' in done.stdout
+
+
+def test_command_with_real_metadata_of_both(tmp_path):
+    for name, version in (('onedl-mmcv', '2.3.6'), ('mmcv', '2.1.0')):
+        folder = tmp_path / f'{name.replace("-", "_")}-{version}.dist-info'
+        folder.mkdir()
+        (folder / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+    done = run_python('-m', 'mmkerv.env', path=f'{ROOT}{os.pathsep}{tmp_path}')
+    assert done.returncode == 1, done.stderr
+    assert 'distribution    mixture' in done.stdout
+    assert 'onedl-mmcv 2.3.6 (tested) and mmcv 2.1.0 (tested)' in done.stdout
+
+
+@pytest.mark.parametrize('module', ['mmkerv.env', 'mmkerv.distributions'])
+def test_import_loads_no_library(module):
+    code = f'import sys, {module}; print([name for name in {LIBRARIES[1:]} if name in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == '[]\n', done.stderr
+
+
+@pytest.mark.parametrize('family', TESTED)
+def test_pins_and_extras_agree_with_the_table(family):
+    pins = dict(TESTED[family].values()) | TORCH[family]
+    for file in (ROOT / 'requirements' / f'{family}.in', ROOT / 'requirements' / f'{family}.txt'):
+        found = dict(re.findall(r'^([\w-]+)==([\w.]+)', file.read_text(), re.MULTILINE))
+        assert {name: found.get(name) for name in pins} == pins, file.name
+    extra = re.search(rf'^{family} = \[(.*?)^\]', (ROOT / 'pyproject.toml').read_text(), re.MULTILINE | re.DOTALL)[1]
+    assert dict(re.findall(r'"([\w-]+)>=([\w.]+)', extra)) == dict(TESTED[family].values())

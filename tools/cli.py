@@ -1,0 +1,101 @@
+"""What the tools share on the command line. It imports nothing large, so that ``-h`` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class LazyDictAction(argparse.Action):
+    """mmengine's ``DictAction``, imported when the flag is used."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None):
+        """Parse ``key=value`` pairs as mmengine does."""
+        from mmengine.config import DictAction
+
+        for value in values:
+            if '=' not in value:
+                parser.error(f'--cfg-options takes key=value pairs, got {value!r}')
+        DictAction(self.option_strings, self.dest)(parser, namespace, values, option)
+
+
+def runner_arguments(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags of OpenMMLab's train.py and test.py that both have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/NAME_OF_CONFIG')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # torchrun sets LOCAL_RANK; the older launcher passes one of these.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_cfg_options(parser)
+    add_trust(parser)
+    return parser
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cfg-options``."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=LazyDictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config, such as optim_wrapper.optimizer.lr=0.02 or key="[a,b]"; '
+        'data_root=DIR moves every data set',
+    )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='read checkpoints with the unrestricted unpickler, which runs whatever they say',
+    )
+
+
+def export_rank(args: argparse.Namespace) -> None:
+    """Tell mmengine the local rank if the launcher did not."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool: a mistake of the user's ends in one message and exit status 1, a defect in a traceback."""
+    try:
+        main()
+    except Exception as error:
+        message = _user_message(error)
+        if message is None:
+            raise
+        sys.exit(f'error: {message}')
+
+
+def _user_message(error: BaseException) -> str | None:
+    """Return the message if the error says what the user can mend, else ``None``."""
+    from mmkerv.env import InstallationError
+    from mmkerv.ops import arguments
+
+    mistakes = [
+        InstallationError,
+        arguments.ArgumentError,
+        arguments.ArgumentTypeError,
+        FileNotFoundError,
+        PermissionError,
+        ConnectionError,
+    ]
+    if 'mmengine' in sys.modules:
+        from mmkerv.engine import CheckpointMismatchError, UnsafeCheckpointError
+        from mmkerv.engine.configuration import ConfigError
+        from mmkerv.engine.fold import FoldCheckError
+
+        mistakes += [CheckpointMismatchError, UnsafeCheckpointError, ConfigError, FoldCheckError]
+    if isinstance(error, tuple(mistakes)):
+        return str(error)
+    if isinstance(error, KeyError) and 'Cannot find None in registry' in str(error):
+        return (
+            f"{error.args[0]}: a conv_cfg names a type that nobody registered. Use type='mmkerv.CoCConv', or "
+            "custom_imports=dict(imports=['mmkerv'], allow_failed_imports=False) with type='CoCConv'"
+        )
+    return None

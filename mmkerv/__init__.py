@@ -3,10 +3,11 @@
 Importing it registers the operators where mmengine is installed; ``mmkerv.ops`` needs torch alone.
 """
 
+import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mmkerv.env import warn_untested
+from mmkerv.distributions import warn_untested
 from mmkerv.version import __version__
 
 if TYPE_CHECKING:
@@ -17,7 +18,13 @@ __all__ = ['__version__', 'convert']
 warn_untested()
 
 if find_spec('mmengine') is not None:
-    import mmkerv.registry
+    try:
+        import mmkerv.registry
+    except ImportError as error:
+        # The operators and the doctor must work where mmengine does not.
+        warnings.warn(
+            f'mmkerv registered nothing: mmengine cannot be imported ({error}); see python -m mmkerv.env', stacklevel=2
+        )
 
 
 def __getattr__(name: str) -> Any:

@@ -77,14 +77,7 @@ def _user_message(error: BaseException) -> str | None:
     from mmkerv.env import InstallationError
     from mmkerv.ops import arguments
 
-    mistakes = [
-        InstallationError,
-        arguments.ArgumentError,
-        arguments.ArgumentTypeError,
-        FileNotFoundError,
-        PermissionError,
-        ConnectionError,
-    ]
+    mistakes = [InstallationError, arguments.ArgumentError, arguments.ArgumentTypeError, OSError]
     if 'mmengine' in sys.modules:
         from mmkerv.engine import CheckpointMismatchError, UnsafeCheckpointError
         from mmkerv.engine.configuration import ConfigError
@@ -92,7 +85,8 @@ def _user_message(error: BaseException) -> str | None:
 
         mistakes += [CheckpointMismatchError, UnsafeCheckpointError, ConfigError, FoldCheckError]
     if isinstance(error, tuple(mistakes)):
-        return str(error)
+        # What a worker of a data loader met comes with the traceback of that process; its last line says what it was.
+        return str(error).strip().splitlines()[-1] if str(error).startswith('Caught ') else str(error)
     if isinstance(error, KeyError) and 'Cannot find None in registry' in str(error):
         return (
             f"{error.args[0]}: a conv_cfg names a type that nobody registered. Use type='mmkerv.CoCConv', or "

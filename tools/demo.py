@@ -61,9 +61,8 @@ def main() -> None:
     comparison = compare(args.config, weights, folded, images, dict(option.split('=', 1) for option in options))
     print('\n' + table(before, after, comparison))
     print(f'\ntrained   {weights}\nfolded    {folded}\nconfig    {folded.with_suffix(".py")}')
-    print(
-        f'logs      {work / "train"}\ndata      {args.data}\nwall time {time.monotonic() - start:.0f} s, seed {args.seed}'
-    )
+    print(f'logs      {work / "train"}\ndata      {args.data}')
+    print(f'wall time {time.monotonic() - start:.0f} s, seed {args.seed}')
     report = {'seed': args.seed, 'before': before, 'after': after, **comparison._asdict()}
     (work / 'demo.json').write_text(json.dumps(report, indent=2))
 

@@ -35,7 +35,7 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     from pathlib import Path
 
-    from mmkerv.engine import configuration, evaluation
+    from mmkerv.engine import configuration, evaluation, launch
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
@@ -50,7 +50,8 @@ def main() -> None:
         evaluation.augment_test(cfg)
     configuration.set_loader_defaults(cfg, not args.no_pin_memory)
     configuration.prepare(cfg, args, ('test',), strict=True)
-    evaluation.evaluate(cfg, args.out, args.out_item or 'pred')
+    with launch.process_group(cfg):
+        evaluation.evaluate(cfg, args.out, args.out_item or 'pred')
 
 
 if __name__ == '__main__':

@@ -31,7 +31,7 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     from pathlib import Path
 
-    from mmkerv.engine import configuration
+    from mmkerv.engine import configuration, launch
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if args.no_validate:
@@ -52,7 +52,8 @@ def main() -> None:
     configuration.set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
     configuration.prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
-    configuration.build_runner(cfg).train()
+    with launch.process_group(cfg):
+        configuration.build_runner(cfg).train()
 
 
 if __name__ == '__main__':

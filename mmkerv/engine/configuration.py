@@ -9,8 +9,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkerv import ops
 from mmkerv.engine.atomic import install_atomic_writes
+from mmkerv.engine.deploy_config import operator_name
 from mmkerv.engine.loading import install_safe_loading
+from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError
 from mmkerv.utils import log
 
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointMatchHook')
@@ -37,6 +40,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ConfigError: if an option does not fit the config, or an operator does not take its arguments.
 
     Example:
         >>> load_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP
@@ -47,7 +51,14 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     cfg = Config.fromfile(path)
     options = options or {}
     old = cfg.get('data_root')
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit {path!r}: {error.args[0]}. '
+            'Change the keys, or write the change into a config that inherits from this one'
+        ) from error
+    check_operators(cfg.get('model'), 'model')
     if old and 'data_root' in options:
         new = str(options['data_root']).rstrip('/') + '/'
         for key in list(cfg):
@@ -119,6 +130,38 @@ def check_data(cfg: Config, phase: str) -> None:
                     'where it '
                     f'is with --cfg-options data_root=DIR (or {place}.{key}=...)'
                 )
+
+
+def check_operators(node: Any, place: str) -> None:
+    """Check the arguments of every operator that a part of a config names, before anything is built.
+
+    Args:
+        node: that part.
+        place: its dotted key.
+
+    Raises:
+        ConfigError: naming the key, the argument and the rule.
+
+    Example:
+        >>> check_operators({'backbone': {'conv_cfg': {'type': 'CoCConv', 'association': 3}}}, 'model')
+    """
+    if isinstance(node, (list, tuple)):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        name = operator_name(value.get('type')) if str(key).endswith('conv_cfg') and isinstance(value, dict) else None
+        if name is None:
+            check_operators(value, f'{place}.{key}')
+            continue
+        try:
+            # A 1x1 convolution is the smallest that has its arguments checked.
+            getattr(ops, name)(1, 1, 1, **{k: v for k, v in value.items() if k != 'type'})
+        except (ArgumentError, ArgumentTypeError) as error:
+            raise ConfigError(
+                f'{place}.{key}: {error}. Change the config, or give another value with --cfg-options '
+                f'{place}.{key}.ARGUMENT=VALUE'
+            ) from error
 
 
 def set_loader_defaults(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:

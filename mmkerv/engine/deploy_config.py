@@ -40,7 +40,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
         if not imports.imports:
             result.pop('custom_imports')
     if result.get('custom_hooks'):
-        result.custom_hooks = [h for h in result.custom_hooks if not str(h.get('type')).startswith('mmkerv.')]
+        result.custom_hooks = [h for h in result.custom_hooks if _name(h.get('type'), ('mmkerv',)) is None]
     return result
 
 
@@ -50,11 +50,11 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
             folds = (
                 key.endswith('conv_cfg')
                 and isinstance(value, dict)
-                and _operator(value.get('type')) not in (None, *kept)
+                and operator_name(value.get('type')) not in (None, *kept)
             )
             node[key] = None if folds else _plain(value, kept, scope)
-        family = str(node.get('type')).removeprefix('mmkerv.')
-        if str(node.get('type')).startswith('mmkerv.') and family in VARIANTS and node.get('conv_cfg') is None:
+        family = _name(node.get('type'), ('mmkerv',))
+        if family in VARIANTS and node.get('conv_cfg') is None:
             node['type'] = f'{find_host(family, node.pop("host", None) or scope)}.{family}'
             for key in ('conv_cfg', 'where'):
                 node.pop(key, None)
@@ -63,17 +63,29 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     return node
 
 
-def _operator(kind: Any) -> str | None:
-    """Name of the operator of mmkerv that a config's type means, or ``None``."""
+def operator_name(kind: Any) -> str | None:
+    """Return the name of the operator of mmkerv that a config's type means, a name or a class, or ``None``.
+
+    Example:
+        >>> operator_name('mmkerv.CoCConv'), operator_name('ConvWS')
+        ('CoCConv', None)
+    """
     from mmkerv.registry import OPERATORS
 
-    name = kind.removeprefix('mmkerv.') if isinstance(kind, str) else getattr(kind, '__name__', None)
+    name = (_name(kind, ('', 'mmkerv')) or '').removesuffix('2d')
     return name if name in OPERATORS else None
+
+
+def _name(kind: Any, packages: tuple[str, ...]) -> str | None:
+    """Name of what a config's type means, a class or a dotted name, if it stands in one of the packages."""
+    path = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__name__", "")}'
+    package, _, name = path.rpartition('.')
+    return name if package.partition('.')[0] in packages else None
 
 
 def _mentions_mmkerv(node: Any) -> bool:
     if isinstance(node, dict):
-        return _operator(node.get('type')) is not None or any(
+        return operator_name(node.get('type')) is not None or any(
             str(v).startswith('mmkerv.') if isinstance(v, str) else _mentions_mmkerv(v) for v in node.values()
         )
     return isinstance(node, (list, tuple)) and any(map(_mentions_mmkerv, node))

@@ -24,6 +24,8 @@ def published(checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no
         >>> published({'state_dict': {'a': 1}, 'optimizer': {}}, ['state_dict'])
         {'state_dict': {'a': 1}}
     """
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f'the checkpoint holds a {type(checkpoint).__name__}; give one that a runner saved')
     if no_ema:
         if 'ema_state_dict' not in checkpoint:
             raise ConfigError('--no-ema: the checkpoint has no ema_state_dict, its weights are raw; leave the flag out')
@@ -31,7 +33,8 @@ def published(checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no
         checkpoint = {**checkpoint, 'state_dict': raw}
     missing = [key for key in keys if key not in checkpoint]
     if missing:
-        raise ConfigError(f'--save-keys: the checkpoint has no {", ".join(missing)}; it has {", ".join(checkpoint)}')
+        has = ', '.join(list(map(str, checkpoint))[:8])
+        raise ConfigError(f'--save-keys: the checkpoint has no {", ".join(missing)}; it has {has or "nothing"}')
     return {key: checkpoint[key] for key in keys}
 
 

@@ -49,8 +49,13 @@ class GeneratedKernel:
             >>> CoCConv2d(4, 8, 3).kernel().shape
             torch.Size([8, 4, 3, 3])
         """
-        with _full_precision(self._parameter().device):
-            return self._kernel().to(self._parameter().dtype)
+        parameter = self._parameter()
+        with _full_precision(parameter.device):
+            kernel = self._kernel().to(parameter.dtype)
+        # The kernel's layout in memory decides that of the output, and mmcv's compiled operators (RoIAlign) read what
+        # comes in as contiguous, whatever it is.
+        channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
+        return kernel.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').

@@ -53,7 +53,7 @@ def choose_eight(source: Path, target: Path) -> None:
     target.write_text(json.dumps(data))
 
 
-def write_overfit_config(coco: Path, folder: Path, size: int = 192, iterations: int = 150) -> Path:
+def write_overfit_config(coco: Path, folder: Path, size: int = 192, iterations: int = 80) -> Path:
     """Write the eight images' annotations and the config that learns them; returns the config."""
     annotations = folder / 'eight.json'
     choose_eight(coco / 'annotations' / 'instances_train2017.json', annotations)

@@ -278,6 +278,18 @@ def test_folded_checkpoint_is_not_folded_again_under_the_old_config(folded, tmp_
         assert max(fold_checkpoint(*arguments, shape=SIZE).associations) == 0
 
 
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('share', ['ci', 'co', 'cico', None])
+def test_outputs_lie_in_memory_as_a_plain_convolutions(share, layout):
+    """mmcv's RoIAlign reads its input as contiguous, whatever it is."""
+    operator = CoCConv2d(8, 16, 3, share=share, super_init='kaiming').to(memory_format=layout)
+    plain = nn.Conv2d(8, 16, 3).to(memory_format=layout)
+    x = torch.randn(2, 8, 6, 6).to(memory_format=layout)
+    for conv in (operator, operator.to_conv2d()):
+        assert conv(x).stride() == plain(x).stride()
+    assert operator.kernel().stride() == operator.to_conv2d().weight.stride() == plain.weight.stride()
+
+
 NAN = torch.tensor([1.0, float('nan')])
 
 

@@ -4,6 +4,7 @@ Importing it registers the operators where mmengine is installed; ``mmkerv.ops``
 """
 
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,9 @@ if find_spec('mmengine') is not None:
 
 
 def __getattr__(name: str) -> Any:
+    # Imported on first use: these need torch, which takes seconds.
     if name == 'convert':
-        from mmkerv.models.placement import convert
-
-        return convert
+        return import_module('mmkerv.models.placement').convert
+    if name in ('ops', 'models', 'engine'):
+        return import_module(f'mmkerv.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

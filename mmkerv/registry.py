@@ -4,8 +4,10 @@ Three ways lead to an operator: ``type='mmkerv.CoCConv'`` needs no import; ``typ
 mmkerv is imported, because the operators also stand in mmengine's root; the class itself works anywhere.
 """
 
-from importlib import metadata
+from collections.abc import Callable
+from importlib import import_module, metadata
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
@@ -13,16 +15,37 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
-from mmkerv import ops
-
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkerv', locations=['mmkerv.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmkerv.engine'])
 
 OPERATORS = ('CoCConv',)
 
+
+def operator_builder(name: str) -> Callable[..., Any]:
+    """Return a function that builds an operator of :mod:`mmkerv.ops` and imports torch only then.
+
+    mmengine searches its root without importing anything, so the names must stand there as soon as mmkerv is imported.
+
+    Args:
+        name: one of ``OPERATORS``.
+
+    Example:
+        >>> type(operator_builder('CoCConv')(3, 8, 3)).__name__
+        'CoCConv2d'
+    """
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module('mmkerv.ops'), name)(*args, **kwargs)
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f'Build :class:`mmkerv.ops.{name}`.'
+    return build
+
+
 for _name in OPERATORS:
+    _build = operator_builder(_name)
     for _registry in (MODELS, MMENGINE_MODELS):
-        _registry.register_module(name=_name, module=getattr(ops, _name))
+        _registry.register_module(name=_name, module=_build)
 
 
 def allow_package_configs() -> None:

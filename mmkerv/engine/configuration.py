@@ -54,9 +54,10 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError) as error:
+        given, reason = ' '.join(f'{k}={v}' for k, v in options.items()), str(error.args[0]).rstrip('.')
         raise ConfigError(
-            f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit {path!r}: {error.args[0]}. '
-            'Change the keys, or write the change into a config that inherits from this one'
+            f'--cfg-options {given} does not fit {path!r}: {reason}. Change the keys, or write the change into a '
+            'config that inherits from this one'
         ) from error
     check_operators(cfg.get('model'), 'model')
     if old and 'data_root' in options:

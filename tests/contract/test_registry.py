@@ -49,8 +49,8 @@ def test_no_import_is_needed_with_the_scope_in_the_type(host):
     assert run.stdout.strip().endswith('CoCConv2d'), run.stderr
 
 
-def test_import_does_not_import_the_libraries():
-    large = ['mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmkerv.models']
+def test_import_imports_neither_torch_nor_the_libraries():
+    large = ['torch', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mmkerv.models']
     code = f'import sys, mmkerv; print([m for m in {large} if m in sys.modules])'
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert run.stdout.strip() == '[]', run.stdout + run.stderr
@@ -94,4 +94,7 @@ def test_backbone_without_a_scope_is_an_error():
 
 @pytest.mark.parametrize('name', mmkerv.registry.OPERATORS)
 def test_operators_stand_in_the_root_and_in_the_scope(name):
-    assert MODELS.get(name) is mmkerv.registry.MODELS.get(name) is getattr(mmkerv.ops, name)
+    assert MODELS.get(name) is mmkerv.registry.MODELS.get(name)
+    torch.manual_seed(0)
+    built = MODELS.get(name)(4, 8, 3, padding=1)
+    assert type(built) is type(getattr(mmkerv.ops, name)(4, 8, 3))

@@ -36,7 +36,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get('skipped', ()):
         # A skip's longrepr is (file, line, reason); its reason starts with the word, which would only repeat the title.
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        reasons[reason.removeprefix('Skipped: ')] += 1
+        # xdoctest gives no reason of its own.
+        reason = reason.removeprefix('Skipped: ')
+        reasons[
+            'docstring example that needs a checkpoint or a data set (+SKIP)' if reason == 'Skipped' else reason
+        ] += 1
     if reasons:
         terminalreporter.section('skipped, by reason')
         for reason, count in reasons.most_common():

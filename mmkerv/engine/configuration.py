@@ -108,7 +108,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def check_data(cfg: Config, phase: str) -> None:
-    """Check that the folders and annotation files of a phase's data sets exist.
+    """Check that the folders and annotation files of a phase's data sets exist, where they are local.
 
     Raises:
         ConfigError: naming the phase, the path and the option that changes it.
@@ -118,18 +118,18 @@ def check_data(cfg: Config, phase: str) -> None:
     """
     loader = cfg.get(f'{phase}_dataloader')
     for place, dataset in _datasets(loader, f'{phase}_dataloader'):
-        root = dataset.get('data_root') or ''
+        root, annotations = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+        if dataset.get('backend_args') or '://' in f'{root}{annotations}':
+            continue
         files = [('data_root', root, Path(root).is_dir())] if root else []
-        annotations = dataset.get('ann_file')
         if isinstance(annotations, str) and annotations:
             path = Path(root, annotations)
             files.append(('ann_file', str(path), path.is_file()))
         for key, path, exists in files:
-            if '://' not in path and not exists:
+            if not exists:
                 raise ConfigError(
                     f'{place}.{key}: {path!r} does not exist (seen from {Path.cwd()}). Put the data there, or say '
-                    'where it '
-                    f'is with --cfg-options data_root=DIR (or {place}.{key}=...)'
+                    f'where it is with --cfg-options data_root=DIR (or {place}.{key}=...)'
                 )
 
 

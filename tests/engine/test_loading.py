@@ -3,38 +3,15 @@ import io
 import random
 import warnings
 
-import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import pytest
 import torch
-from bombs import BOMBS, HISTORY, NUMPY, build, call, dictionary, execute, getattr_of, hidden, legacy, write
-from engine.tiny_runner import tiny_runner
+from bombs import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, hidden, write
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
 
-from mmkerv.engine import UnsafeCheckpointError, install_safe_loading, safe_load
+from mmkerv.engine import UnsafeCheckpointError, safe_load
 
 FORMATS = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory):
-    """A checkpoint of a runner with averaged weights, and the runner."""
-    runner = tiny_runner(tmp_path_factory.mktemp('trained'), custom_hooks=[{'type': 'EMAHook'}])
-    runner.train()
-    runner.message_hub.update_info('numbers', {'f': np.float64(0.5), 'i': np.int64(3), 'b': np.bool_(True)})
-    runner.message_hub.update_info('arrays', [np.arange(3), np.ones((2, 2), np.float16), np.array(['a', 'bc'])])
-    meta = {'dataset_meta': {'classes': ('a', 'b'), 'palette': [(0, 1, 2)], 'ids': {1, 2}, 'mean': np.float32(0.1)}}
-    runner.save_checkpoint(runner.work_dir, 'it.pth', meta=meta)
-    return runner
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    """Give back what ``install_safe_loading`` replaces."""
-    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes)
-    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', mmengine_checkpoint.load_from_http)
-    return install_safe_loading
 
 
 def assert_equal(one, other):
@@ -210,93 +187,3 @@ def test_what_is_refused_is_named(tmp_path):
     with pytest.raises(UnsafeCheckpointError, match=r'it names torch\.nn\.modules\.linear\.Linear'):
         safe_load(tmp_path / 'it.pth')
     assert isinstance(safe_load(tmp_path / 'it.pth', trust=True)['meta']['model'], torch.nn.Linear)
-
-
-@pytest.mark.parametrize('trust', [False, True])
-def test_runner_reads_local_files_safely(tmp_path, installed, trust):
-    target = tmp_path / 'target'
-    file = write(tmp_path / 'bomb.pth', hidden('meta', execute(target)))
-    installed(trust)
-    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
-        CheckpointLoader.load_checkpoint(str(file), 'cpu')
-    assert target.exists() == trust
-
-
-@pytest.mark.parametrize(
-    'address',
-    [
-        'https://example.org/bomb.pth',
-        'http://example.org/bomb.pth',
-        'torchvision://resnet18',
-        'open-mmlab://detectron2/resnet50_caffe',
-        'openmmlab://detectron2/resnet50_caffe',
-        'mmcls://resnet50',
-    ],
-)
-@pytest.mark.parametrize('trust', [False, True])
-def test_runner_reads_downloads_safely(tmp_path, monkeypatch, installed, address, trust):
-    target, downloaded = tmp_path / 'target', []
-
-    def download(url, file, *args, **kwargs):
-        downloaded.append(url)
-        write(file, hidden('state_dict', execute(target)))
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    installed(trust)
-    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'\.pth'):
-        CheckpointLoader.load_checkpoint(address, 'cpu')
-    assert target.exists() == trust and len(downloaded) == 1 and downloaded[0].startswith('http')
-    target.unlink(missing_ok=True)
-    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError):
-        CheckpointLoader.load_checkpoint(address, 'cpu')
-    assert target.exists() == trust and len(downloaded) == 1, 'the second time it lies in the cache'
-
-
-def test_runner_reads_its_users_own_model_zoo_safely(tmp_path, monkeypatch, installed):
-    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
-    (tmp_path / 'open_mmlab.json').write_text('{"mine": "bomb.pth"}')
-    write(tmp_path / 'bomb.pth', hidden('state_dict', execute(tmp_path / 'target')))
-    installed()
-    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
-        CheckpointLoader.load_checkpoint('open-mmlab://mine', 'cpu')
-    assert not (tmp_path / 'target').exists()
-
-
-@pytest.mark.parametrize('address', ['s3://bucket/bomb.pth', 'open-mmlab:s3://bucket/bomb.pth', 'pavi://bomb.pth'])
-def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, installed, address):
-    bomb = legacy(hidden('meta', execute(tmp_path / 'target')))
-    monkeypatch.setattr('mmkerv.engine.loading.read_bytes', lambda name: {address: bomb}[name])
-    installed()
-    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
-        CheckpointLoader.load_checkpoint(address, 'cpu')
-    assert not (tmp_path / 'target').exists()
-
-
-def test_failed_download_says_what_to_do(tmp_path, monkeypatch, installed):
-    def download(*args, **kwargs):
-        raise OSError('no route to host')
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
-    installed()
-    with pytest.raises(ConnectionError, match=r'example\.org/a\.pth.*no route to host.*path of a file'):
-        CheckpointLoader.load_checkpoint('https://example.org/a.pth', 'cpu')
-
-
-@pytest.mark.parametrize('trust', [False, True])
-def test_config_in_a_checkpoint_is_not_run_on_resume(trained, tmp_path, installed, trust):
-    target = tmp_path / 'target'
-    checkpoint = safe_load(f'{trained.work_dir}/it.pth')
-    checkpoint['meta'].update(epoch=1, iter=2, config=f'open({str(target)!r}, "w").close()')
-    torch.save(checkpoint, tmp_path / 'it.pth')
-    installed(trust)
-    runner = tiny_runner(
-        tmp_path / 'run',
-        load_from=str(tmp_path / 'it.pth'),
-        resume=True,
-        train_cfg=dict(by_epoch=True, max_epochs=2),
-    )
-    runner.train()
-    assert (runner.epoch, runner.iter) == (2, 4)
-    assert target.exists() == trust

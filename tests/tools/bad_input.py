@@ -1,0 +1,157 @@
+"""Configs, and commands that must end in one message."""
+
+TRAIN, TEST = 'tools/train.py', 'tools/test.py'
+FOLD, PUBLISH = 'tools/model_converters/reparameterize_model.py', 'tools/model_converters/publish_model.py'
+
+# A classifier that is built in no time.
+CONFIG = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmkerv'], allow_failed_imports=False)
+data_root = {data!r}
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, base_channels=8, stem_channels=8, conv_cfg=dict(type='CoCConv'),
+                  init_cfg=dict(type='Pretrained', checkpoint={weights!r}, prefix='backbone.')),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', in_channels=64, num_classes=3),
+)
+train_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root=data_root,
+                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]),
+)
+val_dataloader = test_dataloader = train_dataloader
+val_evaluator = test_evaluator = dict(type='Accuracy')
+train_cfg = dict(by_epoch=True, max_epochs=1)
+val_cfg = dict()
+test_cfg = dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+# Its head takes a kernel size, and a super kernel has no centre for an even one.
+EVEN = """
+default_scope = 'mmseg'
+data_root = {data!r}
+model = dict(
+    type='EncoderDecoder',
+    backbone=dict(type='ResNetV1c', depth=18, base_channels=8),
+    decode_head=dict(type='FCNHead', in_channels=64, in_index=3, channels=8, num_classes=2, kernel_size=2,
+                     conv_cfg=dict(type='mmkerv.CoCConv', dilate=True)),
+)
+train_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='BaseSegDataset', data_root=data_root, pipeline=[]),
+)
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+
+OPTIONS = '--cfg-options'
+CONV = 'model.backbone.conv_cfg'
+# Tool, arguments ({name} is a file, {out} the output folder), what the message says.
+BAD_INPUT = {
+    'unknown argument': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.asociation=3'),
+        (f'{CONV}: ', "'asociation'", "did you mean 'association'?", 'Its arguments are: ', f'{CONV}.ARGUMENT=VALUE'),
+    ),
+    'association < 1': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.association=0'),
+        (f'{CONV}: association must be >= 1, got 0', f'{OPTIONS} {CONV}.ARGUMENT=VALUE'),
+    ),
+    'odd kernel_plus': (
+        (FOLD, '{config.py}', '{good.pth}', '{out}/deploy.pth', OPTIONS, f'{CONV}.kernel_plus=3'),
+        (f'{CONV}: kernel_plus must be even, got 3; use 2 or 4',),
+    ),
+    'even kernel with dilate': (
+        (TRAIN, '{even.py}', '--work-dir', '{out}'),
+        ('kernel_size must be odd', 'got 2', 'use an odd size, or keep this layer a plain Conv2d'),
+    ),
+    'unregistered operator': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.type=CoCConf'),
+        ('Cannot find', 'registry', "Use type='mmkerv.CoCConv'"),
+    ),
+    'missing data root': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'data_root={absent}'),
+        ('train_dataloader.dataset.data_root: ', "'{absent}' does not exist", '--cfg-options data_root=DIR'),
+    ),
+    'missing checkpoint to test': (
+        (TEST, '{config.py}', '{absent.pth}', '--work-dir', '{out}'),
+        ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
+    ),
+    'missing checkpoint to resume': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', '--resume', '{absent.pth}'),
+        ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
+    ),
+    'missing checkpoint of the backbone': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'model.backbone.init_cfg.checkpoint={absent.pth}'),
+        ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
+    ),
+    'missing checkpoint to fold': (
+        (FOLD, '{config.py}', '{absent.pth}', '{out}/deploy.pth'),
+        ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
+    ),
+    'missing checkpoint to publish': (
+        (PUBLISH, '{absent.pth}', '{out}/published.pth'),
+        ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
+    ),
+    'missing config to train': (
+        (TRAIN, '{absent}', '--work-dir', '{out}'),
+        ("config '{absent}' does not exist; give the path of a config file",),
+    ),
+    'checkpoint of another network to test': (
+        (TEST, '{config.py}', '{other.pth}', '--work-dir', '{out}'),
+        ("checkpoint '{other.pth}' is not of the network of the config", 'missing (backbone.conv1', 'Give the config'),
+    ),
+    'checkpoint of another network to resume': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', '--resume', '{other.pth}'),
+        ("checkpoint '{other.pth}' is not of the network of the config", '1 unexpected (fc.weight)', 'Give the config'),
+    ),
+    'checkpoint of another network to start from': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'load_from={other.pth}'),
+        ("checkpoint '{other.pth}' shares no parameter with the network of the config", 'Leave load_from out'),
+    ),
+    'checkpoint of another network to fold': (
+        (FOLD, '{config.py}', '{other.pth}', '{out}/deploy.pth'),
+        ("checkpoint '{other.pth}' is not of the network of the config", 'Give the config it was trained with'),
+    ),
+    'list to publish': ((PUBLISH, '{list.pth}', '{out}/published.pth'), ('the checkpoint holds a list',)),
+    'pair without =': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'data_root'),
+        ("--cfg-options takes key=value pairs, got 'data_root'",),
+    ),
+    'pair into a string': (
+        (FOLD, '{config.py}', '{good.pth}', '{out}/deploy.pth', OPTIONS, 'model.type.name=A'),
+        ('--cfg-options model.type.name=A does not fit', '{config.py}', 'Change the keys'),
+    ),
+    'wrong suffix of predictions': (
+        (TEST, '{config.py}', '{good.pth}', '--work-dir', '{out}', '--out', '{out}/a.txt'),
+        ("--out must end in .pkl for pred, got '{out}/a.txt'",),
+    ),
+    'wrong suffix of the folded network': (
+        (FOLD, '{config.py}', '{good.pth}', '{out}/deploy.onnx'),
+        ("save_path must end in .pth, got '{out}/deploy.onnx'",),
+    ),
+    'nothing to hold what --out-item says': (
+        (TEST, '{config.py}', '{good.pth}', '--out-item', 'metrics'),
+        ('--out-item says what --out holds: give --out FILE too',),
+    ),
+    'file as work folder': (
+        (TEST, '{config.py}', '{good.pth}', '--work-dir', '{file}'),
+        ('{file}',),
+    ),
+    'unknown keys to publish': (
+        (PUBLISH, '{good.pth}', '{out}/published.pth', '--save-keys', 'meta', 'optimiser'),
+        ('--save-keys: the checkpoint has no optimiser; it has meta, message_hub, state_dict, optimizer',),
+    ),
+    'text to test': (
+        (TEST, '{config.py}', '{text.pth}', '--work-dir', '{out}'),
+        ("checkpoint '{text.pth}' was not read: it is damaged", '--trust-checkpoint'),
+    ),
+}
+
+BOMBED = {
+    'test': (TEST, '{config.py}', '{bomb.pth}', '--work-dir', '{out}'),
+    'resume': (TRAIN, '{config.py}', '--work-dir', '{out}', '--resume', '{bomb.pth}'),
+    'backbone': (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'model.backbone.init_cfg.checkpoint={bomb.pth}'),
+    'fold': (FOLD, '{config.py}', '{bomb.pth}', '{out}/deploy.pth'),
+    'publish': (PUBLISH, '{bomb.pth}', '{out}/published.pth'),
+}

@@ -128,7 +128,7 @@ def install_safe_loading(trust: bool = False) -> None:
 
 def _reason(error: Exception) -> str:
     """The one line of torch's long message that says what was found."""
-    text = str(error).strip() or type(error).__name__
+    text = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
     found = re.search(r'GLOBAL (\S+)', text)
     return f'it names {found[1]}' if found else text.splitlines()[0].split('. ')[0]
 

@@ -203,20 +203,25 @@ def test_hook_names_the_file_that_auto_resume_found(tmp_path):
         loaded_by(tmp_path, None, True, resume=True)
 
 
-def test_hook_checks_the_raw_weights_that_resume_loads(tmp_path):
+@pytest.mark.parametrize('fits', [True, False])
+def test_hook_checks_the_raw_weights_that_resume_loads(tmp_path, fits):
     """With EMAHook a checkpoint's state_dict holds the averaged weights and ema_state_dict the raw ones."""
-    first = tiny_runner(tmp_path, custom_hooks=[dict(type='EMAHook'), dict(type=HOOK)])
+    hooks = [dict(type='EMAHook'), dict(type=HOOK)]
+    first = tiny_runner(tmp_path, custom_hooks=hooks)
     first.train()
-    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    file = str(tmp_path / 'epoch_1.pth')
+    saved = torch.load(file, weights_only=False)
     raw = first.model.conv.weight.detach().clone()
+    assert torch.equal(raw, saved['ema_state_dict']['module.conv.weight'])
     assert not torch.equal(raw, saved['state_dict']['conv.weight'])
-    second = tiny_runner(
-        tmp_path,
-        model=TinyModel(),
-        custom_hooks=[dict(type='EMAHook'), dict(type=HOOK)],
-        load_from=str(tmp_path / 'epoch_1.pth'),
-        resume=True,
-    )
+    if not fits:
+        saved['ema_state_dict']['module.conv.weight'] = torch.ones(8, 3, 5, 5)
+        torch.save(saved, file)
+    second = tiny_runner(tmp_path, model=TinyModel(), custom_hooks=hooks, load_from=file, resume=True)
     second.call_hook('before_run')
-    second.load_checkpoint(str(tmp_path / 'epoch_1.pth'))
-    assert torch.equal(second.model.conv.weight, raw)
+    if fits:
+        second.load_checkpoint(file)
+        assert torch.equal(second.model.conv.weight, raw)
+    else:
+        with pytest.raises(CheckpointMismatchError, match=r'of another shape \(conv\.weight\)'):
+            second.load_checkpoint(file)

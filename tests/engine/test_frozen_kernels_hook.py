@@ -26,10 +26,9 @@ def computed(monkeypatch):
     return calls
 
 
-def moving(**options) -> TinyModel:
+def moving() -> TinyModel:
     """A network whose super layers have left the identity."""
-    model = TinyModel(super_init='kaiming', **options)
-    return model
+    return TinyModel(super_init='kaiming')
 
 
 def is_frozen(model) -> bool:
@@ -81,6 +80,24 @@ def test_validation_sees_the_weights_it_should(tmp_path, hooks):
         raw = runner.model(RandomImages().images).tolist()
     averaged = EMA in hooks
     assert (max(abs(a - b) for a, b in zip(raw, metric.seen[-1])) > 1e-3) == averaged
+
+
+@ORDERS
+def test_after_the_evaluation_other_hooks_see_the_weights_of_the_training(tmp_path, hooks):
+    seen = []
+
+    class Look(Hook):
+        priority = 'BELOW_NORMAL'
+
+        def after_val_epoch(self, runner, metrics=None):
+            fresh = copy.deepcopy(runner.model).eval()
+            with torch.no_grad():
+                seen.append([model(RandomImages().images) for model in (runner.model.eval(), fresh)])
+
+    tiny_runner(tmp_path, moving(), custom_hooks=[*hooks, Look()], **epochs(2)).train()
+    assert len(seen) == 2
+    for used, fresh in seen:
+        torch.testing.assert_close(used, fresh, rtol=1e-5, atol=1e-6)
 
 
 @ORDERS

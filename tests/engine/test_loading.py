@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from bombs import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, hidden, write
+from bombs import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, hidden, write
 from mmengine.logging import HistoryBuffer
 
 from mmkerv.engine import UnsafeCheckpointError, safe_load
@@ -130,16 +130,28 @@ def test_torchscript_archive_runs_only_if_trusted(tmp_path, trust):
     [
         # A class is filled in: every HistoryBuffer of the process would have another `update`.
         build(HISTORY, b'N' + dictionary(update=HISTORY) + b'\x86'),
+        # So is a function.
+        build(glob('torch._utils', '_rebuild_tensor_v2'), b'N' + dictionary(polluted=b'N') + b'\x86'),
         # A function that getattr gave is called: it changes the class.
         call(getattr_of(HISTORY, 'register_statistics'), HISTORY),
     ],
-    ids=['class', 'method'],
+    ids=['class', 'function', 'method'],
 )
-def test_classes_are_not_changed(tmp_path, opcodes, zipped):
+def test_classes_and_functions_are_not_changed(tmp_path, opcodes, zipped):
     update, statistics = HistoryBuffer.update, dict(HistoryBuffer._statistics_methods)
     with pytest.raises(UnsafeCheckpointError):
         safe_load(write(tmp_path / 'it.pth', opcodes, zipped))
     assert HistoryBuffer.update is update and HistoryBuffer._statistics_methods == statistics
+    assert not hasattr(torch._utils._rebuild_tensor_v2, 'polluted')
+
+
+@FORMATS
+def test_getattr_gives_the_statistics_of_a_history_and_nothing_else(tmp_path, zipped):
+    file = write(tmp_path / 'it.pth', dictionary(a=getattr_of(HISTORY, 'mean')), zipped)
+    assert safe_load(file) == {'a': HistoryBuffer.mean}
+    for owner, name in ((HISTORY, '__init__'), (glob('collections', 'OrderedDict'), 'keys')):
+        with pytest.raises(UnsafeCheckpointError, match=rf'getattr\(<class .*, {name!r}\) is not allowed'):
+            safe_load(write(tmp_path / 'it.pth', getattr_of(owner, name), zipped))
 
 
 @pytest.mark.parametrize(

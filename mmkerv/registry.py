@@ -13,12 +13,18 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkerv', locations=['mmkerv.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmkerv.engine'])
+OPTIM_WRAPPERS = Registry(
+    'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkerv', locations=['mmkerv.engine.cpu_amp']
+)
+TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmkerv', locations=['mmkerv.datasets.crops'])
 
-OPERATORS = ('CoCConv',)
+OPERATORS = ('CoCConv', 'KervConv', 'KervConv1d', 'KervConv3d')
 
 
 def operator_builder(name: str) -> Callable[..., Any]:

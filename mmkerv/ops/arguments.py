@@ -1,8 +1,10 @@
 """Checks of constructor arguments: every message names the argument, the value, the rule and the cure."""
 
 import difflib
+import math
 import operator
 from collections.abc import Collection, Iterable
+from numbers import Real
 from typing import Any
 
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
@@ -47,6 +49,26 @@ def integer(value: Any, name: str, minimum: int) -> int:
         raise ArgumentTypeError(f'{name} must be an integer >= {minimum}, got {value!r} ({type(value).__name__})')
     if number < minimum:
         raise ArgumentError(f'{name} must be >= {minimum}, got {number}')
+    return number
+
+
+def real(value: Any, name: str, minimum: float, *, above: bool = False) -> float:
+    """Return ``value`` as a finite ``float`` that is at least ``minimum``, or above it.
+
+    Raises:
+        TypeError: if it is no real number (booleans are refused).
+        ValueError: if it is too small, infinite or NaN.
+
+    Example:
+        >>> real(2, 'balance', 0)
+        2.0
+    """
+    rule = f'{">" if above else ">="} {minimum:g}'
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentTypeError(f'{name} must be a number {rule}, got {value!r} ({type(value).__name__})')
+    number = float(value)
+    if not math.isfinite(number) or number < minimum or (above and number == minimum):
+        raise ArgumentError(f'{name} must be {rule}, got {value!r}')
     return number
 
 

@@ -1,4 +1,4 @@
-"""What every 2-D operator shares with ``nn.Conv2d``: arguments, attributes, initialisation, padding, printing."""
+"""What every operator shares with ``nn.Conv1d``, ``2d``, ``3d``: arguments, attributes, initialisation, padding."""
 
 import math
 from typing import Any
@@ -6,26 +6,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
+from torch.nn.modules.utils import _ntuple
 
 from . import arguments
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-# mmengine's initialisers match a layer by its class name and the names of its direct bases. The direct base of each
-# operator is therefore called `Conv2d`: a host network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` treats the
-# operator's `weight` as that of a plain convolution. It is not an `nn.Conv2d`: mmcv's `fuse_conv_bn`,
-# `efficient_conv_bn_eval` and FLOP tables take `weight` for the kernel of every `nn.Conv2d`, and would corrupt it.
-class Conv2d(nn.Module):
-    r"""Base class of the 2-D operators: the arguments and attributes of ``torch.nn.Conv2d``, but no forward.
+class ConvNd(nn.Module):
+    r"""Base class of all operators: the arguments and attributes of torch's convolutions, but no forward.
 
-    :math:`y = \mathrm{op}(x; W, b)` with x of shape (N, C, H, W) and y of shape (N, O, H', W').
+    :math:`y = \mathrm{op}(x; W, b)` with x of shape (N, C, *spatial) and y of shape (N, O, *spatial').
 
     Args:
         in_channels: channels C of the input, >= 1.
         out_channels: channels O of the output, >= 1.
-        kernel_size: height and width of the kernel, one integer or two.
+        kernel_size: extent of the kernel, one integer or one for each spatial axis.
         stride: step of the window.
         padding: zeros (or what ``padding_mode`` says) added on each side, or ``'same'`` or ``'valid'``.
         dilation: distance of the kernel's taps.
@@ -44,17 +41,18 @@ class Conv2d(nn.Module):
         torch.Size([8, 3, 3, 3])
     """
 
+    dims: int
     transposed = False
-    output_padding = (0, 0)
+    output_padding: tuple[int, ...]
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = 'zeros',
@@ -71,10 +69,10 @@ class Conv2d(nn.Module):
                 raise arguments.ArgumentError(
                     f'{name} must be divisible by groups, got {name}={channels} and groups={self.groups}'
                 )
-        self.kernel_size = arguments.integers(kernel_size, 2, 'kernel_size', 1)
-        self.stride = arguments.integers(stride, 2, 'stride', 1)
-        self.padding = arguments.padding_argument(padding, 2, self.stride)
-        self.dilation = arguments.integers(dilation, 2, 'dilation', 1)
+        self.kernel_size = arguments.integers(kernel_size, self.dims, 'kernel_size', 1)
+        self.stride = arguments.integers(stride, self.dims, 'stride', 1)
+        self.padding = arguments.padding_argument(padding, self.dims, self.stride)
+        self.dilation = arguments.integers(dilation, self.dims, 'dilation', 1)
         self.padding_mode = arguments.one_of(padding_mode, 'padding_mode', arguments.PADDING_MODES)
         factory = {'device': device, 'dtype': dtype}
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -83,7 +81,7 @@ class Conv2d(nn.Module):
             self.bias = nn.Parameter(torch.empty(self.out_channels, **factory))
         else:
             self.register_parameter('bias', None)
-        Conv2d.reset_parameters(self)
+        ConvNd.reset_parameters(self)
 
     def reset_parameters(self) -> None:
         """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, with the same random numbers.
@@ -107,32 +105,128 @@ class Conv2d(nn.Module):
             'or leave efficient_conv_bn_eval off.'
         )
 
-    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Return the input, padded unless the convolution can do it itself, and the padding left to it."""
         # Host libraries rewrite stride, padding and dilation of built layers, so all three are read at each call.
-        if self.padding == 'valid':
-            return x, (0, 0)
-        if self.padding == 'same':
-            total = [d * (k - 1) for d, k in zip(_pair(self.dilation), self.kernel_size)]
-            sides = [(t // 2, t - t // 2) for t in total]
-        else:
-            sides = [(p, p) for p in _pair(self.padding)]
-        (top, bottom), (left, right) = sides
-        if self.padding_mode == 'zeros' and top == bottom and left == right:
-            return x, (top, left)
-        mode = 'constant' if self.padding_mode == 'zeros' else self.padding_mode
-        return F.pad(x, (left, right, top, bottom), mode=mode), (0, 0)
+        return pad(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
 
     def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Plain convolution of ``x`` with ``kernel``, with this layer's geometry and bias."""
         x, padding = self._pad(x)
-        return F.conv2d(x, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+        return CONVOLUTIONS[self.dims](x, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    @torch.no_grad()
+    def _plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        """Return torch's convolution of this geometry with copies of ``weight`` and ``bias``."""
+        plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1]
+        conv = plain(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            bias=bias is not None,
+            padding_mode=self.padding_mode,
+            device='meta',
+        )
+        learns = self._parameter().requires_grad
+        conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=learns)
+        if bias is not None:
+            conv.bias = nn.Parameter(
+                bias.detach().clone(), requires_grad=learns if self.bias is None else self.bias.requires_grad
+            )
+        return conv.train(self.training)
+
+    def _parameter(self) -> Tensor:
+        """Return the parameter whose type, device and ``requires_grad`` stand for the layer's."""
+        return self.weight
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
+        own = {f'{prefix}{name}': p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
+        if f'{prefix}weight' in state_dict and not any(key in state_dict for key in own):
+            state_dict.update(own)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Return the arguments as ``nn.Conv2d`` prints them.
+        """Return the arguments as torch's convolutions print them.
 
         Example:
             >>> Conv2d(3, 8, 3, padding=1, bias=False).extra_repr()
             '3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False'
         """
         return nn.Conv2d.extra_repr(self)
+
+
+class Conv1d(ConvNd):
+    """Base class of the 1-D operators.
+
+    Example:
+        >>> Conv1d(3, 8, 5).weight.shape
+        torch.Size([8, 3, 5])
+    """
+
+    dims = 1
+    output_padding = (0,)
+
+
+# mmengine's initialisers match a layer by its class name and the names of its direct bases. The direct base of each
+# operator is therefore called `Conv2d`: a host network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` treats the
+# operator's `weight` as that of a plain convolution. It is not an `nn.Conv2d`: mmcv's `fuse_conv_bn`,
+# `efficient_conv_bn_eval` and FLOP tables take `weight` for the kernel of every `nn.Conv2d`, and would corrupt it.
+class Conv2d(ConvNd):
+    """Base class of the 2-D operators.
+
+    Example:
+        >>> Conv2d(3, 8, (3, 5)).weight.shape
+        torch.Size([8, 3, 3, 5])
+    """
+
+    dims = 2
+    output_padding = (0, 0)
+
+
+class Conv3d(ConvNd):
+    """Base class of the 3-D operators.
+
+    Example:
+        >>> Conv3d(3, 8, 3).weight.shape
+        torch.Size([8, 3, 3, 3, 3])
+    """
+
+    dims = 3
+    output_padding = (0, 0, 0)
+
+
+def pad(
+    x: Tensor,
+    kernel_size: tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    padding_mode: str = 'zeros',
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad ``x`` (N, C, *spatial), unless the convolution can do it itself.
+
+    Returns:
+        The input, and the padding left to the convolution.
+
+    Example:
+        >>> x, left = pad(torch.ones(1, 1, 4), (4,), 'same', 1)
+        >>> tuple(x.shape), left
+        ((1, 1, 7), (0,))
+    """
+    dims = len(kernel_size)
+    if padding == 'valid':
+        return x, (0,) * dims
+    if padding == 'same':
+        total = [d * (k - 1) for d, k in zip(_ntuple(dims)(dilation), kernel_size)]
+        sides = [(t // 2, t - t // 2) for t in total]
+    else:
+        sides = [(p, p) for p in _ntuple(dims)(padding)]
+    if padding_mode == 'zeros' and all(before == after for before, after in sides):
+        return x, tuple(before for before, _ in sides)
+    mode = 'constant' if padding_mode == 'zeros' else padding_mode
+    # F.pad takes the last axis first.
+    return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims

@@ -194,13 +194,6 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             return F.layer_norm(kernel, kernel.shape[1:], *affine, eps=LAYER_NORM_EPS)
         return standardized(kernel) if options.standardize else kernel
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
-        own = {f'{prefix}{name}': p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
-        if f'{prefix}weight' in state_dict and not any(key in state_dict for key in own):
-            state_dict.update(own)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def extra_repr(self) -> str:
         """Return ``nn.Conv2d``'s arguments, the options that are not the default, and how the super layers start.
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .base import Conv2d
+from .base import ConvNd
 from .generated import FoldError
 
 
@@ -46,16 +46,16 @@ def switch_to_deploy(model: nn.Module) -> DeployReport:
         >>> switch_to_deploy(model).replaced, type(model[0])
         (['0'], <class 'torch.nn.modules.conv.Conv2d'>)
     """
-    if isinstance(model, Conv2d):
+    if isinstance(model, ConvNd):
         raise ValueError(
             f'switch_to_deploy replaces operators inside a model, got a single {type(model).__name__}; use its '
-            'to_conv2d()'
+            f'to_conv{model.dims}d()'
         )
     folded: dict[nn.Module, nn.Module] = {}
     report = DeployReport([], {})
     for parent_name, parent in list(model.named_modules()):
         for child_name, child in list(parent._modules.items()):
-            if not isinstance(child, Conv2d):
+            if not isinstance(child, ConvNd):
                 continue
             name = f'{parent_name}.{child_name}' if parent_name else child_name
             try:
@@ -68,9 +68,10 @@ def switch_to_deploy(model: nn.Module) -> DeployReport:
     return report
 
 
-def _fold(operator: Conv2d) -> nn.Module:
+def _fold(operator: ConvNd) -> nn.Module:
     if operator._forward_hooks or operator._forward_pre_hooks or operator._backward_hooks:
         raise FoldError(f'{type(operator).__name__} has hooks that folding would lose; remove them first')
-    if not hasattr(operator, 'to_conv2d'):
+    fold = getattr(operator, f'to_conv{operator.dims}d', None)
+    if fold is None:
         raise FoldError(f'{type(operator).__name__} has no equal plain convolution')
-    return operator.to_conv2d()
+    return fold()

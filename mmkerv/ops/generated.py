@@ -1,10 +1,11 @@
 """Operators whose kernel is computed from parameters, and nothing else: y = conv2d(x, kernel(), bias)."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+
+from .precision import full_precision
 
 
 class FoldError(RuntimeError):
@@ -50,7 +51,7 @@ class GeneratedKernel:
             torch.Size([8, 4, 3, 3])
         """
         parameter = self._parameter()
-        with _full_precision(parameter.device):
+        with full_precision(parameter.device):
             kernel = self._kernel().to(parameter.dtype)
         # The kernel's layout in memory decides that of the output, and mmcv's compiled operators (RoIAlign) read what
         # comes in as contiguous, whatever it is.
@@ -88,27 +89,7 @@ class GeneratedKernel:
             >>> bool(torch.equal(op.to_conv2d()(x), op(x)))
             True
         """
-        kernel = self.kernel()
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            bias=self.bias is not None,
-            padding_mode=self.padding_mode,
-            device='meta',
-        )
-        conv.weight = nn.Parameter(kernel.detach().clone(), requires_grad=self._parameter().requires_grad)
-        if self.bias is not None:
-            conv.bias = nn.Parameter(self.bias.detach().clone(), requires_grad=self.bias.requires_grad)
-        return conv.train(self.training)
-
-    def _parameter(self) -> Tensor:
-        """Return the parameter whose type, device and ``requires_grad`` stand for the layer's."""
-        return self.weight
+        return self._plain(self.kernel(), self.bias)
 
     def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
         super()._apply(fn, *args, **kwargs)
@@ -125,8 +106,3 @@ class GeneratedKernel:
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k not in ('_frozen_kernel', '_frozen_blocks')}
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager:
-    """Switch autocast off, where the device has it."""
-    return nullcontext() if device.type in ('meta', 'mps') else torch.autocast(device.type, enabled=False)

@@ -1,0 +1,160 @@
+"""The type operators compute in: which one autocast asks for, and convolutions in true float32."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from .base import CONVOLUTIONS
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Switch autocast off, where the device has it.
+
+    Example:
+        >>> with torch.autocast('cpu', torch.bfloat16), full_precision(torch.device('cpu')):
+        ...     torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype
+        torch.float32
+    """
+    return nullcontext() if device.type in ('meta', 'mps') else torch.autocast(device.type, enabled=False)
+
+
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """Return the type that autocast computes convolutions in on ``device``, or ``None`` where it is off.
+
+    Example:
+        >>> with torch.autocast('cpu', torch.bfloat16):
+        ...     autocast_type(torch.device('cpu'))
+        torch.bfloat16
+    """
+    if device.type not in ('cpu', 'cuda'):
+        return None
+    if hasattr(torch, 'get_autocast_dtype'):
+        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    # torch before 2.4
+    if device.type == 'cpu':
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def exact_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: tuple[int, ...] = (1,),
+    padding: tuple[int, ...] = (0,),
+    dilation: tuple[int, ...] = (1,),
+    groups: int = 1,
+) -> Tensor:
+    r"""Convolve in float32 (or float64), without autocast and without TensorFloat-32: :math:`y = x * w + b`.
+
+    A squared distance is a small difference of such large sums, so their rounding must be that of float32.
+
+    Args:
+        x: (N, C, *spatial), float32 or float64.
+        weight: (O, C/groups, *kernel), of the same type.
+        bias: (O,) or ``None``.
+        stride: step of the window, one integer for each axis, or one for all.
+        padding: zeros on each side, likewise.
+        dilation: distance of the kernel's taps, likewise.
+        groups: blocks of channels.
+
+    Example:
+        >>> exact_convolution(torch.ones(1, 1, 4), torch.ones(2, 1, 3)).shape
+        torch.Size([1, 2, 2])
+    """
+    dims = weight.dim() - 2
+    stride, padding, dilation = (list(a) * dims if len(a) == 1 else list(a) for a in (stride, padding, dilation))
+    with full_precision(x.device):
+        if x.is_cuda and x.dtype == torch.float32:
+            return without_tf32(x, weight, bias, stride, padding, dilation, groups)
+        return CONVOLUTIONS[dims](x, weight, bias, stride, padding, dilation, groups)
+
+
+def _ieee() -> AbstractContextManager:
+    cudnn = torch.backends.cudnn
+    # Left out, an argument would not keep its setting but take a default of its own: cuDNN off, for one.
+    return cudnn.flags(
+        enabled=cudnn.enabled,
+        benchmark=cudnn.benchmark,
+        benchmark_limit=cudnn.benchmark_limit,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    with _ieee():
+        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    dims = weight.dim() - 2
+    with _ieee():
+        grads = torch.ops.aten.convolution_backward(
+            grad, x, weight, [len(weight)], stride, padding, dilation, False, [0] * dims, groups, mask
+        )
+    return tuple(grad.new_empty(0) if g is None else g for g in grads)
+
+
+def _setup(ctx, inputs: tuple, output: Tensor) -> None:
+    x, weight, bias, *geometry = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.geometry, ctx.has_bias = geometry, bias is not None
+
+
+def _backward_by(function: Callable) -> Callable:
+    def backward(ctx, grad: Tensor) -> tuple:
+        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
+        grads = function(grad, *ctx.saved_tensors, *ctx.geometry, mask)
+        return (*(g if wanted else None for g, wanted in zip(grads, mask)), None, None, None, None)
+
+    return backward
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry) -> Tensor:
+        return _convolution(x, weight, bias, *geometry)
+
+    setup_context = staticmethod(_setup)
+    backward = staticmethod(torch.autograd.function.once_differentiable(_backward_by(_convolution_backward)))
+
+
+if hasattr(torch.library, 'custom_op'):
+    # An operator of its own is one node for torch.compile, which otherwise cannot follow a change of cuDNN's flags.
+    without_tf32 = torch.library.custom_op('mmkerv::convolution', _convolution, mutates_args=())
+    _without_tf32_backward = torch.library.custom_op(
+        'mmkerv::convolution_backward', _convolution_backward, mutates_args=()
+    )
+
+    @without_tf32.register_fake
+    def _(x, weight, bias, stride, padding, dilation, groups):
+        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
+
+    @_without_tf32_backward.register_fake
+    def _(grad, x, weight, stride, padding, dilation, groups, mask):
+        shapes = (x.shape, weight.shape, weight.shape[:1])
+        return tuple(grad.new_empty(shape if wanted else 0) for shape, wanted in zip(shapes, mask))
+
+    without_tf32.register_autograd(_backward_by(_without_tf32_backward), setup_context=_setup)
+else:
+    without_tf32 = _Convolution.apply

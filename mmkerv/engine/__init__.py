@@ -3,12 +3,15 @@
 from .atomic import atomic_path, install_atomic_writes
 from .checkpoint_match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
 from .frozen_kernels_hook import FrozenKernelsHook
+from .kervolution_guard import KervolutionGuardHook, KervolutionOverflowError
 from .loading import UnsafeCheckpointError, install_safe_loading, safe_load
 
 __all__ = [
     'CheckpointMatchHook',
     'CheckpointMismatchError',
     'FrozenKernelsHook',
+    'KervolutionGuardHook',
+    'KervolutionOverflowError',
     'UnsafeCheckpointError',
     'atomic_path',
     'install_atomic_writes',

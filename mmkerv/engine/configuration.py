@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -16,6 +17,7 @@ from mmkerv.engine.loading import install_safe_loading
 from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError
 from mmkerv.utils import log
 
+CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointMatchHook')
 
 
@@ -190,24 +192,28 @@ def set_loader_defaults(cfg: Config, pin_memory: bool = True, persistent_workers
 
 
 def use_amp(cfg: Config) -> None:
-    """Train in automatic mixed precision with a dynamic loss scale.
+    """Train in automatic mixed precision: on a GPU with a dynamic loss scale, without one in bfloat16.
 
     Raises:
         ConfigError: if the config's optimizer wrapper has no mixed-precision form.
 
     Example:
         >>> cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper'))); use_amp(cfg)
-        >>> cfg.optim_wrapper.type
+        >>> cfg.optim_wrapper.type.removeprefix('mmkerv.Cpu')
         'AmpOptimWrapper'
     """
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if wrapper == 'AmpOptimWrapper':
+    if wrapper in ('AmpOptimWrapper', CPU_AMP):
         log('mmkerv: mixed precision is already on in the config')
         return
     if wrapper != 'OptimWrapper':
         raise ConfigError(
             f"--amp needs optim_wrapper.type='OptimWrapper', got {wrapper!r}; set the precision in the config"
         )
+    if get_device() == 'cpu':
+        log('mmkerv: no GPU: mixed precision is bfloat16 on the CPU')
+        cfg.optim_wrapper.type = CPU_AMP
+        return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 

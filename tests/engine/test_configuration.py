@@ -136,11 +136,19 @@ def test_prepare_adds_what_both_tools_need(tmp_path, monkeypatch, strict):
     assert [h for h in cfg.custom_hooks if h['type'] == own['type']] == [own], "a config's own hook wins"
 
 
-def test_mixed_precision():
+@pytest.mark.parametrize(
+    ('device', 'expected'),
+    [
+        ('cuda', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
+        ('cpu', dict(type='mmkerv.CpuAmpOptimWrapper')),
+    ],
+)
+def test_mixed_precision(monkeypatch, device, expected):
+    monkeypatch.setattr(configuration, 'get_device', lambda: device)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
     use_amp(cfg)
     use_amp(cfg)
-    assert cfg.optim_wrapper.to_dict() == dict(type='AmpOptimWrapper', loss_scale='dynamic')
+    assert cfg.optim_wrapper.to_dict() == expected
     with pytest.raises(ConfigError, match=r"--amp needs optim_wrapper\.type='OptimWrapper', got 'ApexOptimWrapper'"):
         use_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
 

@@ -1,0 +1,38 @@
+"""Mixed precision without a GPU, which mmengine's ``AmpOptimWrapper`` refuses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmkerv.registry import OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class CpuAmpOptimWrapper(OptimWrapper):
+    """Train under bfloat16 autocast on the CPU. bfloat16 has the range of float32, so the loss needs no scale.
+
+    What ``--amp`` takes where there is no GPU; takes the arguments of mmengine's ``OptimWrapper``.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> wrapper = CpuAmpOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1))
+        >>> with wrapper.optim_context(layer):
+        ...     layer(torch.ones(1, 2)).dtype
+        torch.bfloat16
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Open autocast for the forward pass.
+
+        Example:
+            >>> layer = nn.Linear(2, 2)
+            >>> with CpuAmpOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1)).optim_context(layer):
+            ...     torch.is_autocast_cpu_enabled()
+            True
+        """
+        with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
+            yield

@@ -7,6 +7,15 @@ from .placement import Where, convert
 __all__ = ['Where', 'convert']
 
 if find_spec('mmengine') is not None:
+    from .converted import Converted
+    from .densenet_cifar import DenseNetCifar
     from .resnet import ResNet
+    from .resnet_cifar import ResNetCifar
 
-    __all__ += ['ResNet']
+    __all__ += ['Converted', 'DenseNetCifar', 'ResNet', 'ResNetCifar']
+
+    if find_spec('mmcv') is not None:
+        from .googlenet_cifar import GoogLeNetCifar
+        from .lenet import LeNet5Kerv
+
+        __all__ += ['GoogLeNetCifar', 'LeNet5Kerv']

@@ -1,0 +1,77 @@
+"""``mmkerv.CornerCrop``: one of the five crops of ten-crop testing."""
+
+from mmcv.transforms import BaseTransform
+
+from mmkerv.ops.arguments import ArgumentError, integers, one_of
+from mmkerv.registry import TRANSFORMS
+
+# Share of the free rows and columns that lie before the crop, in halves.
+POSITIONS = {
+    'top-left': (0, 0),
+    'top-right': (0, 2),
+    'bottom-left': (2, 0),
+    'bottom-right': (2, 2),
+    'center': (1, 1),
+}
+
+
+@TRANSFORMS.register_module()
+class CornerCrop(BaseTransform):
+    """Cut a corner or the centre out of the image; changes the keys ``img`` and ``img_shape`` of the results.
+
+    Ten-crop testing is the mean of the scores of the five crops and their mirror images: five of these, each followed
+    by ``RandomFlip`` with probability 0 and 1, inside ``TestTimeAug``.
+
+    Args:
+        crop_size: height and width of the crop, one integer or two.
+        position: ``'top-left'``, ``'top-right'``, ``'bottom-left'``, ``'bottom-right'`` or ``'center'``.
+
+    Raises:
+        ValueError: for another position, or an image smaller than the crop.
+        TypeError: if a size is not an integer.
+
+    Source: ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012, section 4.1. The corners are
+        those of the image as it comes, which need not be square.
+
+    Example:
+        >>> import numpy as np
+        >>> results = {'img': np.arange(12).reshape(3, 4)}
+        >>> CornerCrop(2, 'top-right')(results)['img'].tolist()
+        [[2, 3], [6, 7]]
+    """
+
+    def __init__(self, crop_size: int | tuple[int, int], position: str):
+        self.crop_size = integers(crop_size, 2, 'crop_size', 1)
+        self.position = one_of(position, 'position', POSITIONS)
+
+    def transform(self, results: dict) -> dict:
+        """Return the results with the crop for the image.
+
+        Args:
+            results: with the key ``img``, (H, W) or (H, W, C).
+
+        Example:
+            >>> import numpy as np
+            >>> CornerCrop(2, 'center').transform({'img': np.zeros((4, 4, 3))})['img_shape']
+            (2, 2)
+        """
+        image = results['img']
+        free = [have - want for have, want in zip(image.shape, self.crop_size)]
+        if min(free) < 0:
+            raise ArgumentError(
+                f'crop_size must fit the image, got {self.crop_size} for one of {image.shape[:2]}; '
+                'resize it first (ResizeEdge)'
+            )
+        top, left = (space * share // 2 for space, share in zip(free, POSITIONS[self.position]))
+        results['img'] = image[top : top + self.crop_size[0], left : left + self.crop_size[1]]
+        results['img_shape'] = self.crop_size
+        return results
+
+    def __repr__(self) -> str:
+        """Return the arguments.
+
+        Example:
+            >>> CornerCrop(224, 'center')
+            CornerCrop(crop_size=(224, 224), position='center')
+        """
+        return f'{type(self).__name__}(crop_size={self.crop_size}, position={self.position!r})'

@@ -1,0 +1,54 @@
+"""``mmkerv.Converted``: any backbone of the host library, converted, where upstream has no ``conv_cfg``."""
+
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import nn
+
+from mmkerv.models.placement import Where, convert
+from mmkerv.ops.arguments import ArgumentTypeError
+from mmkerv.registry import MODELS
+
+
+@MODELS.register_module()
+class Converted:
+    """A backbone (or neck, or head) of the current default scope, with ``conv_cfg`` placed by ``where``.
+
+    It is for networks that take no ``conv_cfg`` of their own, such as mmpretrain's DenseNet.
+
+    Args:
+        backbone: config of the network, with a ``type`` of the default scope.
+        conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
+        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+
+    Raises:
+        TypeError: if ``backbone`` is no config of a network.
+        ValueError: if ``where`` selects nothing.
+
+    Returns the very network that ``backbone`` builds; the keys of its state dict are upstream's.
+
+    Example:
+        >>> densenet, first = dict(type='DenseNet', arch='121'), dict(stages=())
+        >>> net = Converted(densenet, conv_cfg=dict(type='KervConv'), where=first)  # doctest: +SKIP
+    """
+
+    def __new__(cls, backbone: dict, conv_cfg: dict | None = None, where: Where | dict | None = None) -> nn.Module:
+        """Build the network and convert it."""
+        if not isinstance(backbone, dict) or 'type' not in backbone:
+            raise ArgumentTypeError(
+                f"backbone must be a dict with a 'type', such as dict(type='DenseNet', arch='121'), got {backbone!r}"
+            )
+        return place(ROOT_MODELS.build(backbone), conv_cfg, where)
+
+
+def place(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -> nn.Module:
+    """Convert ``model`` in place if there is an operator; ``where`` is checked in any case.
+
+    Raises:
+        ValueError: if ``where`` selects nothing.
+        TypeError: for an unknown key of ``where``.
+
+    Example:
+        >>> place(nn.Sequential(nn.Conv2d(3, 8, 3)), dict(type='CoCConv'), None)[0].kernel_size
+        (3, 3)
+    """
+    rule = Where.of(where)
+    return model if conv_cfg is None else convert(model, conv_cfg, rule)

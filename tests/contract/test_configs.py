@@ -1,8 +1,9 @@
-"""Every config of the repository parses, builds and takes a training step on small synthetic input."""
+"""Every config of the repository parses, builds, takes a training step on small input, and is the paper's."""
 
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,13 +11,23 @@ pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
 
 from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from mmkerv.engine.configuration import load_config
 from mmkerv.engine.deploy_config import deploy_config
-from mmkerv.ops import CoCConv2d, switch_to_deploy
+from mmkerv.ops import CoCConv2d, KervConv2d, switch_to_deploy
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
+CLASSIFIERS = [p for p in CONFIGS if any(data in p.stem for data in ('mnist', 'cifar', 'imagenet'))]
+OPERATORS = {'_coc': CoCConv2d, '_kerv': KervConv2d}
+every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
+# Those with operators inherit the data of those without.
+every_data_set = pytest.mark.parametrize(
+    'path', [p for p in CLASSIFIERS if '_kerv' not in p.stem], ids=lambda p: p.stem
+)
 
 
 def without_downloads(node):
@@ -33,35 +44,122 @@ def without_downloads(node):
     return node
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
-def test_config_builds_and_trains_a_step(path):
-    cfg = Config.fromfile(path)
+def build(cfg):
     pytest.importorskip(cfg.default_scope)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
-    model = MODELS.build(without_downloads(copy.deepcopy(cfg.model)))
+    config = without_downloads(copy.deepcopy(cfg.model))
+    if cfg.get('data_preprocessor'):
+        # As the runner does.
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model = MODELS.build(config)
     model.init_weights()
-    operators = [m for m in model.modules() if isinstance(m, CoCConv2d)]
-    assert bool(operators) == ('_coc' in path.stem)
-    from mmdet.testing import demo_mm_inputs
+    return model
 
-    batch = model.data_preprocessor(demo_mm_inputs(2, [[3, 64, 64]] * 2, num_classes=3), True)
+
+def small_batch(path, cfg):
+    """Two images such as the data loader gives, as small as the network takes them."""
+    if cfg.default_scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+
+        return demo_mm_inputs(2, [[3, 64, 64]] * 2, num_classes=3)
+    from mmpretrain.structures import DataSample
+
+    shape = (1, 28, 28) if 'mnist' in path.stem else (3, 32, 32)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (2, *shape), generator=generator, dtype=torch.uint8)
+    return {'inputs': images, 'data_samples': [DataSample().set_gt_label(label) for label in (3, 7)]}
+
+
+def check_weight_decay(path, cfg, model, optimizer):
+    """Learned hyperparameters of kervolution are not decayed, everything else is."""
+    learned = {n for n, _ in model.named_parameters() if n.rpartition('.')[2] in ('balance', 'gamma')}
+    assert bool(learned) == ("'learnable': True" in str(cfg.model.to_dict()))
+    if '_kerv' in path.stem:
+        # A hyperparameter that a user makes learnable later must be right too.
+        assert all(cfg.optim_wrapper.paramwise_cfg.custom_keys[key].decay_mult == 0 for key in ('balance', 'gamma'))
+    decayed = cfg.optim_wrapper.optimizer.get('weight_decay', 0)
+    decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert decay[id(parameter)] == (0 if name in learned else decayed), name
+
+
+@every_config
+def test_config_builds_and_trains_a_step(path):
+    cfg = Config.fromfile(path)
+    model = build(cfg)
+    for mark, kind in OPERATORS.items():
+        assert any(isinstance(m, kind) for m in model.modules()) == (mark in path.stem), mark
+    operators = [m for m in model.modules() if isinstance(m, tuple(OPERATORS.values()))]
+    optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)).optimizer
+    check_weight_decay(path, cfg, model, optimizer)
+
+    batch = model.data_preprocessor(small_batch(path, cfg), True)
     model.train()
     loss, _ = model.parse_losses(model(**batch, mode='loss'))
     loss.backward()
     assert torch.isfinite(loss)
     assert all(p.grad is not None for op in operators for p in op.parameters() if p.requires_grad)
+    optimizer.step()
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
 
-    switch_to_deploy(model)
-    plain = MODELS.build(without_downloads(deploy_config(cfg).model))
-    plain.load_state_dict(model.state_dict())
+    if '_kerv' not in path.stem:
+        switch_to_deploy(model)
+        plain = MODELS.build(without_downloads(deploy_config(cfg).model))
+        plain.load_state_dict(model.state_dict())
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
+@every_config
 def test_config_says_what_it_is(path):
     assert path.read_text().startswith('# '), (
         'a config begins with a comment: table, row and published figure, or its purpose'
     )
+
+
+@every_config
+def test_data_root_moves_every_data_set(path):
+    cfg = load_config(str(path), {'data_root': '/elsewhere'})
+    roots = [loader.dataset.data_root for key, loader in cfg.items() if key.endswith('_dataloader')]
+    assert len(roots) == 3 and all(root.startswith('/elsewhere') for root in roots)
+
+
+@every_data_set
+def test_pipelines_give_what_the_network_takes(path):
+    pytest.importorskip('mmpretrain')
+    cfg = Config.fromfile(path)
+    init_default_scope('mmpretrain')
+    size, shape = (300, 280, 3), (3, 224, 224)
+    if 'mnist' in path.stem:
+        size, shape = (28, 28), (1, 28, 28)
+    elif 'cifar' in path.stem:
+        size, shape = (32, 32, 3), (3, 32, 32)
+    image = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        steps = [step for step in cfg[key].dataset.pipeline if step.type != 'LoadImageFromFile']
+        packed = Compose(steps)({'img': image, 'img_shape': size[:2], 'ori_shape': size[:2], 'gt_label': 3})
+        assert packed['inputs'].shape == shape and packed['data_samples'].gt_label.item() == 3
+
+
+@pytest.mark.parametrize('name', ['resnet110_cifar10plus', 'resnet32_cifar10_folder'])
+def test_augmentation_pads_by_reflection(name):
+    pytest.importorskip('mmpretrain')
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    init_default_scope('mmpretrain')
+    steps = [step for step in cfg.train_dataloader.dataset.pipeline if step.type != 'LoadImageFromFile']
+    train = Compose(steps)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode='reflect')
+    views = {
+        view.tobytes()
+        for top in range(9)
+        for left in range(9)
+        for crop in [padded[top : top + 32, left : left + 32]]
+        for view in (crop, crop[:, ::-1])
+    }
+    np.random.seed(0)
+    found = {train({'img': image, 'gt_label': 0})['inputs'].permute(1, 2, 0).numpy().tobytes() for _ in range(60)}
+    assert found <= views and len(found) > 30
 
 
 def test_main_job_is_the_papers_schedule():
@@ -76,3 +174,57 @@ def test_main_job_is_the_papers_schedule():
     kinds = [t.type for t in pipeline]
     assert kinds == ['LoadImageFromFile', 'LoadAnnotations', 'Resize', 'RandomFlip', 'PackDetInputs']
     assert cfg.model.backbone.conv_cfg.type == 'mmkerv.CoCConv' and cfg.model.backbone.depth == 50
+
+
+# Sections 5.1 and 5.2: epochs, milestones, weight decay, batch of all devices, kernel of the first convolution.
+CIFAR = (200, [75, 125, 150], 5e-4, 128, {'degree': 3, 'learnable': True})
+DENSE = (300, [150, 225], 1e-4, 64, {'degree': 3, 'learnable': True})
+IMAGENET = (100, [30, 60, 90], 1e-4, 256, {'degree': 3, 'balance': 2.0})
+RUNS = {
+    **{f'{net}_{{}}{data}': CIFAR for net, data in [('resnet110', 'cifar10'), ('resnet110', 'cifar100')]},
+    **{f'{net}_{{}}cifar{n}plus': CIFAR for net in ('resnet110', 'googlenet') for n in (10, 100)},
+    **{f'densenet40_{{}}cifar{n}plus': DENSE for n in (10, 100)},
+    'resnet32_{}cifar10plus': CIFAR,
+    **{f'resnet{depth}_{{}}imagenet': IMAGENET for depth in (18, 34, 50, 101)},
+}
+
+
+@pytest.mark.parametrize('operator', ['', 'kerv_'], ids=['plain', 'kerv'])
+@pytest.mark.parametrize('name', RUNS)
+def test_classification_runs_are_the_papers(name, operator):
+    pytest.importorskip('mmpretrain')
+    epochs, milestones, weight_decay, batch, kernel = RUNS[name]
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name.format(operator)}.py')
+    optimizer, schedule = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    if 'resnet110' in name:
+        warmup, schedule = schedule
+        assert (warmup.type, warmup.factor, warmup.end, warmup.by_epoch) == ('ConstantLR', 0.1, 400, False)
+    assert (optimizer.type, optimizer.lr, optimizer.momentum) == ('SGD', 0.1, 0.9)
+    assert optimizer.weight_decay == weight_decay
+    assert (schedule.milestones, schedule.gamma, cfg.train_cfg.max_epochs) == (milestones, 0.1, epochs)
+    devices = 4 if 'imagenet' in name else 1
+    assert cfg.train_dataloader.batch_size * devices == cfg.auto_scale_lr.base_batch_size == batch
+    classes = 1000 if 'imagenet' in name else int(name.removesuffix('plus').rpartition('cifar')[2])
+    assert cfg.model.head.num_classes == classes == cfg.data_preprocessor.num_classes
+    backbone = cfg.model.backbone
+    if operator:
+        assert backbone.conv_cfg == {'type': 'mmkerv.KervConv', 'kernel': 'polynomial', **kernel}
+        model = build(cfg)
+        (first,) = [name for name, m in model.named_modules() if isinstance(m, KervConv2d)]
+        others = [name for name, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, KervConv2d))]
+        assert first == others[0]
+    else:
+        assert 'conv_cfg' not in backbone
+
+
+@pytest.mark.parametrize('degree', [3, 5])
+@pytest.mark.parametrize('balance', [0.0, 1.0, None])
+def test_tables_4_and_5_differ_in_degree_and_balance(degree, balance):
+    pytest.importorskip('mmpretrain')
+    name = 'kerv' if balance is None and degree == 3 else f'kerv_d{degree}'
+    name += '' if balance is None else f'_c{balance:.0f}'
+    cfg = Config.fromfile(ROOT / 'configs' / f'resnet32_{name}_cifar10plus.py')
+    (first,) = [m for m in build(cfg).modules() if isinstance(m, KervConv2d)]
+    assert (first.degree, isinstance(first.balance, torch.nn.Parameter)) == (degree, balance is None)
+    assert float(first.balance) == (1.0 if balance is None else balance)
+    assert cfg.model.backbone.depth == 32 and cfg.train_cfg.max_epochs == 200

@@ -1,0 +1,15 @@
+# Kervolutional Neural Networks, section 4.4: no activations, average pooling, "gaussian-polynomial". Published:
+# 99.11.
+# All else as configs/lenet5_mnist.py.
+_base_ = './lenet5_mnist.py'
+
+model = dict(
+    backbone=dict(
+        layers=(
+            dict(type='mmkerv.KervConv', kernel='gaussian', gamma=1.0),
+            dict(type='mmkerv.KervConv', degree=3, balance=1.0),
+        ),
+        act_cfg=None,
+        pool='avg',
+    )
+)

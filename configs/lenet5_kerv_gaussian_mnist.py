@@ -1,0 +1,13 @@
+# Kervolutional Neural Networks, section 4.1, Figure 2 (a) and (b): Gaussian kervolution, gamma 1. Published: 98 %
+# more than twice as fast as the CNN.
+# All else as configs/lenet5_mnist.py.
+_base_ = './lenet5_mnist.py'
+
+model = dict(
+    backbone=dict(
+        layers=(
+            dict(type='mmkerv.KervConv', kernel='gaussian', gamma=1.0),
+            dict(type='mmkerv.KervConv', kernel='gaussian', gamma=1.0),
+        )
+    )
+)

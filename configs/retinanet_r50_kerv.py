@@ -1,0 +1,22 @@
+# RetinaNet-R50 on COCO 2017 with a polynomial kervolution (degree 3, balance 2, the ImageNet setting of Kervolutional
+# Neural Networks, CVPR 2019, section 5.2) as its first convolution. No published figure: the paper has no detection.
+# Schedule and data as configs/retinanet_r50.py.
+#
+# A plain checkpoint knows nothing of the stem's cubic response: the stem and the batch statistics are learned, so that
+# torchvision's weights are no more than a start. Better is a backbone of configs/resnet50_kerv_imagenet.py:
+#   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
+# The guard stops a run whose response overflows, and says where.
+_base_ = './retinanet_r50.py'
+
+model = dict(
+    backbone=dict(
+        type='mmkerv.ResNet',
+        conv_cfg=dict(type='mmkerv.KervConv', degree=3, balance=2.0),
+        where=dict(stages=()),
+        frozen_stages=-1,
+        norm_eval=False,
+    )
+)
+custom_hooks = [dict(type='mmkerv.KervolutionGuardHook')]
+# For learnable=True: a balance is not decayed.
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(balance=dict(decay_mult=0.0), gamma=dict(decay_mult=0.0))))

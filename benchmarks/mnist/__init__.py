@@ -1,0 +1,1 @@
+"""The parts of benchmarks/mnist_study.py."""

@@ -1,0 +1,179 @@
+"""The runs of the study as data, and the pool that trains what is missing."""
+
+import json
+import multiprocessing
+import os
+import re
+import traceback
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mnist.data import load
+from mnist.training import Setting, train
+
+# Paper: best accuracy (%), where section 4 or Table 1 gives one. The legends of Figure 2 are not in the text.
+RUNS = {
+    'lenet5': 99.17,
+    'lenet5_kerv': None,
+    'lenet5_kerv_gaussian': None,
+    'lenet5_kerv_sigmoid': None,
+    'lenet5_kerv_learnable': 99.20,
+    'lenet5_kerv_conv': None,
+    'lenet5_conv_kerv': None,
+    'lenet5_linear': 92.22,
+    'lenet5_kerv_linear': 99.11,
+    'lenet5_kerv_gaussian_linear': 99.11,
+    'lenet5_kerv_l2': 99.19,
+    'lenet5_kerv_euclidean': None,
+    'lenet5_kerv_d2_c05': None,
+    'lenet5_kerv_d2': None,
+    'lenet5_kerv_c05': None,
+    'lenet5_kerv_l1': 99.05,
+    'lenet5_kerv_manhattan': None,
+}
+LITERAL = Setting()
+# The setting that the search found: a norm for all, and filters that start as patches for kernels of a distance.
+FOUND = Setting('01', 'BN')
+FOUND_FOR_DISTANCES = Setting('01', 'BN', 'patches', 'auto')
+DOT = ('lenet5', 'lenet5_kerv', 'lenet5_kerv_sigmoid')
+LINEAR = ('lenet5_linear', 'lenet5_kerv_linear', 'lenet5_kerv_gaussian_linear')
+PLACES = ('lenet5_kerv_learnable', 'lenet5_kerv_conv', 'lenet5_conv_kerv')
+OTHERS = ('lenet5_kerv_d2_c05', 'lenet5_kerv_d2', 'lenet5_kerv_c05', 'lenet5_kerv_euclidean')
+# In this order, with the setting found or the paper's words alone. A run of an L1 norm takes as long as six others.
+PARTS = (
+    (False, (*DOT, 'lenet5_kerv_gaussian', *LINEAR, *PLACES)),
+    (True, (*DOT, 'lenet5_kerv_gaussian', 'lenet5_kerv_l2', 'lenet5_kerv_gaussian_linear')),
+    (False, ('lenet5_kerv_l2', 'lenet5_kerv_l1')),
+    (True, ('lenet5_kerv_l1',)),
+    (False, OTHERS),
+    (True, (*LINEAR, *PLACES, *OTHERS, 'lenet5_kerv_manhattan')),
+    (False, ('lenet5_kerv_manhattan',)),
+)
+DISTANCES = ('gaussian', 'l2', 'euclidean', 'l1', 'manhattan')
+
+
+class Job(NamedTuple):
+    """One training run: what, how, from which seed, how long (None: as the config says), and how often evaluated."""
+
+    config: str
+    setting: Setting
+    seed: int
+    epochs: int | None = None
+    every: int = 100
+    limit: int | None = None
+
+    def path(self, folder: Path) -> Path:
+        """Where its record lies."""
+        setting = re.sub(r'[^\w.]+', '-', str(self.setting))
+        return folder / f'{self.config}__{setting}__seed{self.seed}.json'
+
+
+def distance_kernel(config: str) -> str | None:
+    """Name of the kernel of a distance in a config's name, or None."""
+    return next((kernel for kernel in DISTANCES if f'_{kernel}' in config), None)
+
+
+def search_jobs(limit: int | None = None) -> Iterator[Job]:
+    """Settings for every kernel, one seed, three epochs: scale and norm for all, init and gamma for distances."""
+    for kernel in (
+        '',
+        '_kerv',
+        '_kerv_gaussian',
+        '_kerv_euclidean',
+        '_kerv_l2',
+        '_kerv_sigmoid',
+        '_kerv_manhattan',
+        '_kerv_l1',
+    ):
+        radial = distance_kernel(kernel)
+        # A run of an L1 norm takes as long as eight others: it has the choices that matter for l2.
+        inits = ('torch',) if not radial else ('patches',) if radial in ('l1', 'manhattan') else ('torch', 'patches')
+        for scale in ('01',) if radial else ('01', 'std'):
+            for norm in (None, 'BN'):
+                for init in inits:
+                    for gamma in (1.0, 'auto') if radial == 'gaussian' else (None,):
+                        yield Job(f'lenet5{kernel}', Setting(scale, norm, init, gamma), 0, 3, 1200, limit)
+
+
+def run_jobs(seeds: int, epochs: int | None = None, limit: int | None = None) -> list[Job]:
+    """Every run of the study, the most telling first: with the paper's words alone, and with the setting found."""
+    jobs = [
+        Job(config, found(config) if searched else LITERAL, seed, epochs, 100, limit)
+        for searched, part in PARTS
+        for config in part
+        for seed in range(seeds)
+    ]
+    return list(dict.fromkeys(jobs))
+
+
+def found(config: str) -> Setting:
+    """The setting that the search found for a config."""
+    kernel = distance_kernel(config)
+    setting = FOUND_FOR_DISTANCES if kernel else FOUND
+    return setting if kernel == 'gaussian' else setting._replace(gamma=None)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Read the records that ``folder`` holds."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))]
+
+
+def complete(jobs: Iterable[Job], folder: Path, data: Path, workers: int, device: str, tell=print) -> None:
+    """Train each job whose record is missing, in ``workers`` processes of one thread each.
+
+    A record is written when its run is over, so a study that was interrupted goes on with the runs that were not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = list(jobs)
+    missing = [job for job in jobs if not job.path(folder).exists()]
+    tell(f'{folder}: {len(jobs) - len(missing)} of {len(jobs)} runs are there, {len(missing)} to go')
+    failures = []
+    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _one_thread) as pool:
+        futures = {pool.submit(_run, job, folder, data, device): job for job in missing}
+        for count, future in enumerate(as_completed(futures), 1):
+            try:
+                tell(f'[{count}/{len(missing)}] {future.result()}')
+            # The other runs go on; the study fails at its end.
+            except Exception as error:
+                failures.append(f'{futures[future].config}: {error}')
+                tell(f'[{count}/{len(missing)}] failed: {"".join(traceback.format_exception(error))}')
+    if failures:
+        raise RuntimeError(f'{len(failures)} runs failed: ' + '; '.join(failures))
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@cache
+def _data(folder: Path, scale: str, limit: int | None, device: str) -> dict:
+    return {
+        split: (images.to(device), labels.to(device)) for split, (images, labels) in load(folder, scale, limit).items()
+    }
+
+
+def _run(job: Job, folder: Path, data: Path, device: str) -> str:
+    record, model = train(
+        job.config,
+        job.setting,
+        job.seed,
+        _data(data, job.setting.scale, job.limit, device),
+        epochs=job.epochs,
+        every=job.every,
+        tell=lambda line: None,
+    )
+    path = job.path(folder)
+    partial = path.with_suffix(f'.{os.getpid()}.part')
+    torch.save(model.state_dict(), path.with_suffix('.pt'))
+    partial.write_text(json.dumps(record))
+    partial.replace(path)
+    reached = record['to_target']
+    best = 'diverged' if record['best'] is None else f'best {record["best"]:.2f}'
+    return f'{job.config} [{job.setting}] seed {job.seed}: {best}, 98 % ' + (
+        f'at iteration {reached["iteration"]}' if reached else 'not reached'
+    )

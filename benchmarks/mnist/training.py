@@ -1,0 +1,166 @@
+"""One training run of the study: a config, a setting of what the paper leaves open, and a seed."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmkerv.ops import KervConv2d
+from mmkerv.ops.patch_kernels import find_kernel
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+TARGET = 98.0
+# A run whose test accuracy (%) is below LEARNS after PATIENCE epochs has learned nothing, and is not continued.
+PATIENCE, LEARNS = 4, 20.0
+CLOSE = 6
+
+
+class Setting(NamedTuple):
+    """What the paper leaves open.
+
+    scale: ``'01'`` or ``'std'``, see :func:`mnist.data.load`; norm: ``'BN'`` between kernel and activation, or
+    ``None``; init: ``'torch'``, or ``'patches'``, which starts the filters of kernels of a distance as patches of
+    their layer's input; gamma: instead of the config's, where the kernel has one.
+    """
+
+    scale: str = '01'
+    norm: str | None = None
+    init: str = 'torch'
+    gamma: float | str | None = None
+
+    def __str__(self) -> str:
+        parts = [self.scale, self.norm, self.init if self.init != 'torch' else None]
+        return '+'.join([p for p in parts if p] + ([f'gamma={self.gamma}'] if self.gamma else []))
+
+
+def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
+    """Build the network of ``configs/{config}_mnist.py`` with ``setting``; ``sample`` is a batch of images."""
+    init_default_scope('mmpretrain')
+    model_cfg = Config.fromfile(CONFIGS / f'{config}_mnist.py').model
+    backbone = model_cfg.backbone
+    if setting.norm:
+        backbone.norm_cfg = dict(type=setting.norm)
+    for layer in backbone.get('layers') or ():
+        if layer and setting.gamma is not None and find_kernel(layer.get('kernel', 'polynomial')).needs('gamma'):
+            layer['gamma'] = setting.gamma
+    model = MODELS.build(model_cfg)
+    if setting.init == 'patches':
+        start_from_patches(model, sample)
+    return model
+
+
+@torch.no_grad()
+def start_from_patches(model: nn.Module, sample: Tensor) -> None:
+    """Set the filters of each kernel of a distance to patches of what reaches it, drawn without replacement."""
+
+    def draw(conv: KervConv2d, inputs: tuple[Tensor]) -> None:
+        patches = nn.functional.unfold(inputs[0], conv.kernel_size, 1, conv.padding).transpose(1, 2).flatten(0, 1)
+        varied = patches[patches.std(1) > 0.5 * patches.std()]
+        rows = torch.randperm(len(varied))[: conv.out_channels]
+        conv.weight.copy_(varied[rows].view_as(conv.weight))
+
+    for module in list(model.modules()):
+        if isinstance(module, KervConv2d) and find_kernel(module.kernel).family != 'dot':
+            with module.register_forward_pre_hook(draw):
+                model.eval()(sample, mode='tensor')
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
+    """Percentage of images that ``model`` classifies right."""
+    model.eval()
+    right = sum(
+        (model(x, mode='tensor').argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch))
+    )
+    model.train()
+    return 100 * float(right) / len(labels)
+
+
+def train(
+    config: str,
+    setting: Setting,
+    seed: int,
+    data: dict[str, tuple[Tensor, Tensor]],
+    *,
+    epochs: int | None = None,
+    every: int = 100,
+    tell: Callable[[str], None] = print,
+) -> tuple[dict[str, Any], nn.Module]:
+    """Train as the config says, on the device of ``data``; returns the record and the network.
+
+    Test accuracy is taken after each epoch and, until it has reached 98 %, every ``every`` iterations, six times as
+    rarely after ``CLOSE`` epochs. ``best`` is the best after an epoch. ``seconds`` is the time of the training steps
+    alone: CPU time of this one-threaded process, or wall time on a GPU.
+    """
+    cfg = Config.fromfile(CONFIGS / f'{config}_mnist.py')
+    torch.manual_seed(seed)
+    (images, labels), test = data['train'], data['test']
+    device = images.device
+    # On a CPU pooling is faster with the channels last, batch norm much slower.
+    layout = torch.contiguous_format if setting.norm else torch.channels_last
+    model = build(config, setting, images[:500].cpu()).to(device, memory_format=layout)
+    images = images.to(memory_format=layout)
+    optimizer = torch.optim.SGD(
+        model.parameters(), **{k: v for k, v in cfg.optim_wrapper.optimizer.items() if k != 'type'}
+    )
+    steps = cfg.param_scheduler
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps.milestones, steps.gamma)
+    batch, epochs = cfg.train_dataloader.batch_size, epochs or cfg.train_cfg.max_epochs
+    record = {'config': config, 'setting': setting._asdict(), 'seed': seed, 'epochs': epochs, 'curve': [], 'ends': []}
+    record |= {'to_target': None, 'diverged': None, 'hopeless': False, 'device': str(device)}
+    clock, seconds, iteration = _clock(device), 0.0, 0
+    model.train()
+    for epoch in range(epochs):
+        order = torch.randperm(len(images)).to(device)
+        for rows in order.split(batch):
+            start = clock()
+            loss = nn.functional.cross_entropy(model(images[rows], mode='tensor'), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seconds += clock() - start
+            iteration += 1
+            if iteration % (every if epoch < CLOSE else 6 * every) == 0:
+                # Asked rarely: on a GPU it waits for the device.
+                if not torch.isfinite(loss):
+                    record['diverged'] = iteration
+                    break
+                if record['to_target'] is None:
+                    _note(record, iteration, seconds, accuracy(model, *test))
+        if record['diverged']:
+            break
+        scheduler.step()
+        end = accuracy(model, *test)
+        record['ends'].append(end)
+        if not record['curve'] or record['curve'][-1][0] != iteration:
+            _note(record, iteration, seconds, end)
+        if epoch + 1 == PATIENCE and max(record['ends']) < LEARNS:
+            record['hopeless'] = True
+            break
+        tell(
+            f'{config} [{setting}] seed {seed}: epoch {epoch + 1} of {epochs}, loss {loss:.4f}, test accuracy {end:.2f}'
+        )
+    record |= {'best': max(record['ends'], default=None), 'seconds': seconds, 'iterations': iteration}
+    return record, model
+
+
+def _note(record: dict[str, Any], iteration: int, seconds: float, value: float) -> None:
+    record['curve'].append([iteration, seconds, value])
+    if value >= TARGET and record['to_target'] is None:
+        record['to_target'] = {'iteration': iteration, 'seconds': seconds}
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    if device.type != 'cuda':
+        return time.process_time
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock

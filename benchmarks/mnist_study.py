@@ -1,0 +1,56 @@
+"""The kervolution paper's MNIST study (section 4, Figures 1 and 2, Table 1) on complete MNIST.
+
+python benchmarks/mnist_study.py search   settings the paper leaves open: one seed, three epochs each
+python benchmarks/mnist_study.py run      every run, three seeds; goes on where it stopped
+python benchmarks/mnist_study.py report   tables and plots of what there is
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('phase', choices=['search', 'run', 'report'])
+    parser.add_argument('--data', type=Path, default=Path('data/mnist'), help='folder of the four files of MNIST')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/mnist_study'), help='records and networks')
+    parser.add_argument('--docs', type=Path, default=Path('docs/mnist_study'), help='where the report is written')
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--workers', type=int, default=2, help='processes of one thread each')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--only', help='regular expression: the configs to run')
+    parser.add_argument('--quick', action='store_true', help='one seed, one epoch of 500 images: does it run?')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Do one phase."""
+    args = parse_args()
+
+    import re
+    from functools import partial
+
+    import torch
+    from mnist.report import write_report
+    from mnist.study import complete, run_jobs, search_jobs
+
+    if args.phase != 'report' and args.device.startswith('cuda') and not torch.cuda.is_available():
+        raise SystemExit(f'--device {args.device}: torch sees no CUDA device; leave --device out to measure the CPU')
+    limit, epochs, seeds = (500, 1, 1) if args.quick else (None, None, args.seeds)
+    tell = partial(print, flush=True)
+    folder = args.out / ('quick' if args.quick else '') / args.phase
+    if args.phase == 'report':
+        write_report(args.out / ('quick' if args.quick else ''), args.data, args.docs)
+        return
+    jobs = search_jobs(limit) if args.phase == 'search' else run_jobs(seeds, epochs, limit)
+    if args.only:
+        jobs = [job for job in jobs if re.search(args.only, job.config)]
+    complete(jobs, folder, args.data, args.workers, args.device, tell)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,126 @@
+"""The study's parts, and a quick run of it on the real data."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain')
+pytest.importorskip('matplotlib')
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+attack, claims, data, study, training = (
+    importlib.import_module(f'mnist.{name}') for name in ('attack', 'claims', 'data', 'study', 'training')
+)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, 'benchmarks/mnist_study.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def write_idx(path: Path, shape: tuple[int, ...], values: bytes) -> None:
+    head = bytes([0, 0, 8, len(shape)]) + b''.join(n.to_bytes(4, 'big') for n in shape)
+    path.write_bytes(head + values)
+
+
+def test_idx_files_are_read_in_order(tmp_path):
+    write_idx(tmp_path / 'a', (2, 3), bytes(range(6)))
+    assert data.read_idx(tmp_path / 'a').tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'), [(b'\x00\x00\x08\x01\x00\x00\x00\x05abc', 'promises 5'), (b'nonsense', 'no idx file')]
+)
+def test_damaged_idx_files_are_named(tmp_path, content, message):
+    (tmp_path / 'a').write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        data.read_idx(tmp_path / 'a')
+
+
+def test_missing_data_is_named(tmp_path):
+    result = run(
+        'search', '--quick', '--data', tmp_path / 'nowhere', '--out', tmp_path, '--only', 'lenet5$', '--workers', 1
+    )
+    assert result.returncode != 0 and 'nowhere' in result.stderr + result.stdout
+
+
+def test_every_run_has_its_config():
+    configs = {path.stem.removesuffix('_mnist') for path in (ROOT / 'configs').glob('lenet5*_mnist.py')}
+    assert configs == set(study.RUNS)
+    for wanted in (True, False):
+        assert configs == {config for searched, part in study.PARTS for config in part if searched == wanted}
+
+
+def test_fgsm_is_its_definition():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    model.forward = lambda x, mode=None, call=model.forward: call(x)
+    x, y = torch.rand(40, 1, 28, 28), torch.randint(0, 10, (40,))
+    assert attack.attacked_accuracy(model, x, y, 0.0) == pytest.approx(
+        100 * float((model(x).argmax(1) == y).float().mean())
+    )
+    # For a linear model the sign of the gradient is that of (p - onehot) W.
+    p = model(x).softmax(1) - torch.nn.functional.one_hot(y, 10)
+    step = (p @ model[1].weight).sign().view_as(x)
+    expected = 100 * float((model((x + 0.1 * step).clamp(0, 1)).argmax(1) == y).float().mean())
+    assert attack.attacked_accuracy(model, x, y, 0.1) == pytest.approx(expected)
+
+
+def test_filters_can_start_as_patches():
+    torch.manual_seed(0)
+    images = torch.rand(20, 1, 28, 28)
+    model = training.build('lenet5_kerv_l2', training.Setting(init='patches'), images)
+    patches = torch.nn.functional.unfold(images, 5, padding=2).transpose(1, 2).flatten(0, 1)
+    weight = model.backbone.layer1[0].weight.flatten(1)
+    assert float(torch.cdist(weight.detach(), patches, p=1.0).amin(1).max()) < 1e-5
+    assert weight.unique(dim=0).shape == weight.shape
+
+
+def record(best: float, iteration: int | None) -> dict:
+    return {'best': best, 'to_target': None if iteration is None else {'iteration': iteration, 'seconds': 1.0}}
+
+
+def test_claims_are_judged_by_the_figures():
+    runs = {
+        'lenet5': [record(99.0, 4000)],
+        'lenet5_kerv': [record(98.5, 1900)],
+        'lenet5_kerv_sigmoid': [record(97.0, None)],
+    }
+    table = claims.claims(runs, {'lenet5': [71.9], 'lenet5_kerv_l1': [60.0], 'lenet5_kerv_l2': [65.0]})
+    lines = {line.split(' | ')[0].removeprefix('| '): line.split(' | ')[1] for line in table.splitlines()[2:]}
+    assert lines['polynomial reaches 98 % in at most half the iterations of the CNN'] == 'yes'
+    assert lines['sigmoid takes at least twice the iterations of the CNN'] == 'yes'
+    assert lines['gaussian reaches 98 % in at most half the iterations of the CNN'] == 'not run'
+    assert lines['under FGSM: L2 norm above L1 norm'] == 'yes'
+    assert lines['under FGSM: L1 norm above convolution'] == 'no'
+    runs['lenet5_kerv'] = [record(98.5, 1900), record(98.5, 2500)]
+    assert '| no | kerv 2200, conv 4000' in claims.claims(runs, {})
+
+
+@pytest.mark.slow
+def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
+    arguments = ('--quick', '--data', data_root / 'mnist', '--out', tmp_path / 'out', '--docs', tmp_path / 'docs')
+    first = run('run', *arguments, '--only', 'lenet5$|l2$')
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / 'out' / 'quick' / 'run'
+    records = [json.loads(path.read_text()) for path in folder.glob('*.json')]
+    assert {r['config'] for r in records} == {'lenet5', 'lenet5_kerv_l2'}
+    assert all(r['iterations'] == 10 and len(r['ends']) == 1 for r in records)
+    # What is there is not run again, what is lost is.
+    lost = next(folder.glob('*.json'))
+    lost.unlink()
+    again = run('run', *arguments, '--only', 'lenet5$|l2$')
+    assert f'{len(records) - 1} of {len(records)} runs are there, 1 to go' in again.stdout and lost.exists()
+    report = run('report', *arguments)
+    assert report.returncode == 0, report.stderr
+    text = (tmp_path / 'docs' / 'results.md').read_text()
+    assert '| lenet5 |' in text and '99.17' in text and 'not run' in text and 'FGSM' in text
+    assert (tmp_path / 'docs' / 'convergence_found.png').stat().st_size > 10000
+    assert json.loads((tmp_path / 'docs' / 'results.json').read_text())['literal']['lenet5'][0]['seed'] == 0

@@ -12,13 +12,16 @@ MINIMUM = {'balance': 0.0}
 ABOVE_ZERO = 1e-8
 
 
-def checked_hyperparameters(rule: PatchKernel, fan_in: int, given: dict[str, Any]) -> dict[str, Any]:
+def checked_hyperparameters(
+    rule: PatchKernel, fan_in: int, given: dict[str, Any], tensors: bool = False
+) -> dict[str, Any]:
     """Return the value of each hyperparameter of ``rule``: those of ``given``, and defaults for the others.
 
     Args:
         rule: the kernel.
         fan_in: elements of a filter; ``gamma='auto'`` is 1/fan_in.
-        given: values by name; a tensor is taken as it is.
+        given: values by name.
+        tensors: take a tensor for a real hyperparameter, as it is: to look at its value would wait for the device.
 
     Raises:
         ValueError: for a value that breaks its rule, or one for a hyperparameter that ``rule`` lacks, unless it is the
@@ -36,10 +39,11 @@ def checked_hyperparameters(rule: PatchKernel, fan_in: int, given: dict[str, Any
     for name in known:
         default = rule.hyperparameters.get(name, DEFAULTS.get(name))
         value = given.get(name, default)
-        checked = value if isinstance(value, Tensor) else _checked(name, value, default, fan_in)
+        as_it_is = tensors and isinstance(value, Tensor) and not isinstance(default, int)
+        checked = value if as_it_is else _checked(name, value, default, fan_in)
         if name in rule.hyperparameters:
             values[name] = checked
-        elif isinstance(value, Tensor) or value != default:
+        elif as_it_is or value != default:
             own = ', '.join(rule.hyperparameters) or 'none'
             raise arguments.ArgumentError(
                 f'the kernel {rule.name!r} has no {name}, got {name}={value!r}; leave it out. It has: {own}'

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .precision import is_compiling
+
 
 def integer_power(t: Tensor, degree: int) -> Tensor:
     r"""Raise ``t`` to an integer power by repeated multiplication: :math:`y = t^n`.
@@ -19,7 +21,9 @@ def integer_power(t: Tensor, degree: int) -> Tensor:
         >>> integer_power(torch.tensor([-2.0, 3.0]), 3)
         tensor([-8., 27.])
     """
-    return t if degree == 1 else _IntegerPower.apply(t, degree)
+    if degree == 1:
+        return t
+    return _power(t, degree) if is_compiling() else _IntegerPower.apply(t, degree)
 
 
 class _IntegerPower(torch.autograd.Function):
@@ -40,10 +44,13 @@ class _IntegerPower(torch.autograd.Function):
 
 def _power(t: Tensor, degree: int) -> Tensor:
     """``t`` to a power of at least 2, in a tensor of its own."""
-    result = t * t
-    for place, bit in enumerate(bin(degree)[3:]):
-        if place:
-            result.mul_(result)
-        if bit == '1':
-            result.mul_(t)
+    place = 1
+    while degree >> place > 1:
+        place += 1
+    # From the second highest bit of the degree down: square, and multiply where the bit is set.
+    result = t
+    for lower in range(place - 1, -1, -1):
+        result = result * result
+        if degree >> lower & 1:
+            result = result * t
     return result

@@ -53,7 +53,7 @@ def gaussian(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
         >>> gaussian(torch.tensor([0.0, 1.0]), gamma=1.0)
         tensor([1.0000, 0.3679])
     """
-    return torch.exp(d2 * -gamma)
+    return (d2 * -gamma).exp_()
 
 
 @register_kernel('l2', family='radial')
@@ -110,7 +110,7 @@ def laplacian(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
         >>> laplacian(torch.tensor([4.0]), gamma=0.5)
         tensor([0.3679])
     """
-    return torch.exp(distance(d2) * -gamma)
+    return (distance(d2) * -gamma).exp_()
 
 
 @register_kernel('cauchy', family='radial')
@@ -123,7 +123,7 @@ def cauchy(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
         >>> cauchy(torch.tensor([1.0]), gamma=1.0)
         tensor([0.5000])
     """
-    return (1 + gamma * d2).reciprocal()
+    return (d2 * gamma).add_(1).reciprocal_()
 
 
 @register_kernel('rational quadratic', family='radial')

@@ -14,6 +14,7 @@ from .generated import FoldError
 from .hyperparameters import ABOVE_ZERO, MINIMUM, checked_hyperparameters
 from .kervolution import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from .patch_kernels import DEFAULTS, find_kernel
+from .precision import is_compiling
 
 
 class Kervolution:
@@ -72,6 +73,7 @@ class Kervolution:
         given = {'degree': degree, 'balance': balance, 'gamma': gamma, **hyperparameters}
         self._auto_gamma = isinstance(gamma, str)
         self._initial = checked_hyperparameters(rule, self.weight[0].numel(), given)
+        rule.probe(self._initial)
         for name in DEFAULTS:
             setattr(self, name, None)
         size = self.out_channels if per_channel else 1
@@ -106,21 +108,30 @@ class Kervolution:
     def _learned(self) -> list[str]:
         return [name for name in self._initial if isinstance(getattr(self, name), nn.Parameter)]
 
-    @torch.no_grad()
-    def _project(self) -> None:
+    def _values(self) -> dict[str, Any]:
+        """Return the hyperparameters, the learned ones in their range."""
+        values = {name: getattr(self, name) for name in self._initial}
         for name in self._learned():
-            getattr(self, name).clamp_(min=MINIMUM.get(name, ABOVE_ZERO))
+            minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
+            if is_compiling():
+                # A compiled graph keeps the parameter for the gradient, and must not change it.
+                values[name] = parameter + (parameter.clamp(min=minimum) - parameter).detach()
+                continue
+            # By `data`, which autograd does not see: a layer that is applied again must not spoil the first graph. What
+            # that has saved does not change, for it is in range.
+            parameter.data.clamp_(min=minimum)
+        return values
 
     def forward(self, x: Tensor) -> Tensor:
         """Kervolve ``x`` (N, C, *spatial); returns (N, O, *spatial').
 
-        Learned hyperparameters are first projected, in place: ``balance`` to >= 0, all others to >= 1e-8.
+        Learned hyperparameters are first projected, in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled
+        layer takes the projected values and leaves the parameters to the next call that is not compiled.
 
         Example:
             >>> KervConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
-        self._project()
         x, padding = self._pad(x)
         ints = [(a,) * self.dims if isinstance(a, int) else tuple(a) for a in (self.stride, self.dilation)]
         return kervolve(
@@ -129,7 +140,7 @@ class Kervolution:
             self.bias,
             (ints[0], padding, ints[1], self.groups),
             find_kernel(self.kernel),
-            {name: getattr(self, name) for name in self._initial},
+            self._values(),
             self.chunk_mib,
             self._observe if self.watched else None,
         )

@@ -98,7 +98,7 @@ def _kerv(
     groups = arguments.integer(groups, 'groups', 1)
     chunk_mib = arguments.real(chunk_mib, 'chunk_mib', 0, above=True)
     rule = find_kernel(kernel)
-    values = checked_hyperparameters(rule, weight[0].numel(), hyperparameters)
+    values = checked_hyperparameters(rule, weight[0].numel(), hyperparameters, tensors=True)
     x, padding = pad(input, tuple(weight.shape[2:]), padding, dilation, padding_mode)
     return kervolve(x, weight, bias, (stride, padding, dilation, groups), rule, values, chunk_mib)
 
@@ -130,16 +130,23 @@ def kervolve(
         >>> kervolve(x, w, None, geometry, find_kernel('sigmoid'), {}).shape
         torch.Size([1, 1, 1])
     """
+    dims = weight.dim() - 2
+    if x.dim() == dims + 1:
+        return kervolve(x.unsqueeze(0), weight, bias, geometry, rule, values, chunk_mib, observe).squeeze(0)
+    if x.dim() != dims + 2:
+        raise arguments.ArgumentError(
+            f'input must have {dims + 2} axes, (N, C, *spatial), or {dims + 1} for a single one, got {tuple(x.shape)}'
+        )
     if rule.name == LINEAR:
-        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, *geometry)
+        return CONVOLUTIONS[dims](x, weight, bias, *geometry)
     if rule.name == POLYNOMIAL and values['degree'] == 1:
         shift = _each_filter(values['balance'], weight)
-        return CONVOLUTIONS[weight.dim() - 2](x, weight, shift if bias is None else bias + shift, *geometry)
+        return CONVOLUTIONS[dims](x, weight, shift if bias is None else bias + shift, *geometry)
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     # What autocast would cast, and nothing else: torch tells of an input and a weight that do not go together.
     cast = x.dtype == weight.dtype or autocast_type(x.device) is not None
     operands = x.to(wide) if cast else x, weight.to(wide)
-    with_axes = (-1, *(1,) * (weight.dim() - 2))
+    with_axes = (-1, *(1,) * dims)
     values = {k: v.to(wide).view(with_axes) if isinstance(v, Tensor) else v for k, v in values.items()}
     if rule.family == 'radial':
         with full_precision(x.device):
@@ -151,7 +158,10 @@ def kervolve(
         y = _dot(x, weight, operands, geometry, rule, values, observe)
     if bias is not None:
         y = y + bias.to(wide).view(with_axes)
-    return y.to(weight.dtype)
+    # As a convolution's, the output's layout in memory is that of the weight.
+    channels_last = dims == 2 and not weight.is_contiguous()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return y.to(weight.dtype).contiguous(memory_format=layout)
 
 
 def _dot(
@@ -199,9 +209,7 @@ def _distances(x: Tensor, weight: Tensor, geometry: tuple, chunk_mib: float) -> 
     stride, padding, dilation, groups = geometry
     if any(padding):
         x = F.pad(x, [side for p in reversed(padding) for side in (p, p)])
-    d1 = l1_distance(x, weight, stride, dilation, groups, chunk_mib=chunk_mib)
-    channels_last = weight.dim() == 4 and not weight.is_contiguous()
-    return d1.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    return l1_distance(x, weight, stride, dilation, groups, chunk_mib=chunk_mib)
 
 
 def _each_filter(value: Any, weight: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from . import arguments
+from .base import Conv2d
 
 FAMILIES = {'dot': 's', 'radial': 'd2', 'manhattan': 'd1'}
 # Arguments of KervConv and their default; any other hyperparameter has the default its kernel gives it.
@@ -20,6 +22,7 @@ NORMS = ('x2', 'w2')
 _RESERVED = {
     *('weight', 'bias', 'kernel', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'padding_mode'),
     *('in_channels', 'out_channels', 'device', 'dtype', 'learnable', 'per_channel', 'chunk_mib', 'input', 'training'),
+    *('watched', 'largest_product', 'options'),
 }
 
 
@@ -47,6 +50,27 @@ class PatchKernel(NamedTuple):
             ('balance',)
         """
         return tuple(k for k, default in self.hyperparameters.items() if not isinstance(default, int))
+
+    def probe(self, values: dict[str, Any]) -> None:
+        """Call the function once on a single element, so that what it refuses is refused when a layer is built.
+
+        Args:
+            values: the hyperparameters.
+
+        Raises:
+            ValueError: if the response has another shape, or by the function itself.
+
+        Example:
+            >>> KERNELS['gaussian'].probe({'gamma': 1.0})
+        """
+        one = torch.ones(1, device='cpu')
+        with torch.no_grad():
+            response = self.function(one, **values, **(dict.fromkeys(NORMS, one) if self.needs_norms else {}))
+        if not isinstance(response, Tensor) or response.shape != one.shape:
+            raise arguments.ArgumentError(
+                f'kernel {self.name!r} must return a tensor of the shape of its first argument, got '
+                f'{tuple(response.shape) if isinstance(response, Tensor) else response!r} for {tuple(one.shape)}'
+            )
 
     def needs(self, name: str) -> bool:
         """Whether the function has the hyperparameter ``name``.
@@ -127,7 +151,7 @@ def _default(name: str, parameter: inspect.Parameter) -> Any:
     if parameter.name in DEFAULTS:
         return DEFAULTS[parameter.name]
     default = parameter.default
-    if parameter.name in _RESERVED:
+    if parameter.name in _RESERVED or hasattr(Conv2d, parameter.name):
         raise arguments.ArgumentError(
             f'kernel {name!r} has an argument {parameter.name!r}, which means something else in KervConv; rename it'
         )

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from .base import CONVOLUTIONS
 
+# Custom autograd functions are for eager execution; torch.compile saves by itself what is worth it. torch 2.1 cannot
+# trace one that takes more than tensors, and 2.11 gives wrong gradients to one that changes in place what it returns.
+is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
+
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Switch autocast off, where the device has it.
@@ -41,11 +45,11 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
 def exact_convolution(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
-    stride: tuple[int, ...] = (1,),
-    padding: tuple[int, ...] = (0,),
-    dilation: tuple[int, ...] = (1,),
-    groups: int = 1,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
 ) -> Tensor:
     r"""Convolve in float32 (or float64), without autocast and without TensorFloat-32: :math:`y = x * w + b`.
 
@@ -55,21 +59,54 @@ def exact_convolution(
         x: (N, C, *spatial), float32 or float64.
         weight: (O, C/groups, *kernel), of the same type.
         bias: (O,) or ``None``.
-        stride: step of the window, one integer for each axis, or one for all.
+        stride: step of the window, one integer for each axis.
         padding: zeros on each side, likewise.
         dilation: distance of the kernel's taps, likewise.
         groups: blocks of channels.
 
     Example:
-        >>> exact_convolution(torch.ones(1, 1, 4), torch.ones(2, 1, 3)).shape
+        >>> exact_convolution(torch.ones(1, 1, 4), torch.ones(2, 1, 3), None, (1,), (0,), (1,), 1).shape
         torch.Size([1, 2, 2])
     """
-    dims = weight.dim() - 2
-    stride, padding, dilation = (list(a) * dims if len(a) == 1 else list(a) for a in (stride, padding, dilation))
+    geometry = list(stride), list(padding), list(dilation), groups
     with full_precision(x.device):
         if x.is_cuda and x.dtype == torch.float32:
-            return without_tf32(x, weight, bias, stride, padding, dilation, groups)
-        return CONVOLUTIONS[dims](x, weight, bias, stride, padding, dilation, groups)
+            return without_tf32(x, weight, bias, *geometry)
+        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, *geometry)
+
+
+def exact_convolution_gradients(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`exact_convolution` by input, weight and bias, in the same precision.
+
+    Args:
+        grad: gradient by the output.
+        x: (N, C, *spatial).
+        weight: (O, C/groups, *kernel).
+        stride: step of the window, one integer for each axis.
+        padding: zeros on each side, likewise.
+        dilation: distance of the kernel's taps, likewise.
+        groups: blocks of channels.
+        mask: which of the three are wanted; the others are undefined.
+
+    Example:
+        >>> x, w, grad = torch.ones(1, 1, 4), torch.ones(2, 1, 3), torch.ones(1, 2, 2)
+        >>> exact_convolution_gradients(grad, x, w, (1,), (0,), (1,), 1, [False, False, True])[2]
+        tensor([2., 2.])
+    """
+    arguments = grad, x, weight, list(stride), list(padding), list(dilation), groups, list(mask)
+    with full_precision(x.device):
+        if x.is_cuda and x.dtype == torch.float32:
+            return _without_tf32_backward(*arguments)
+        return _gradients(*arguments)
 
 
 def _ieee() -> AbstractContextManager:
@@ -107,12 +144,15 @@ def _convolution_backward(
     groups: int,
     mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dims = weight.dim() - 2
     with _ieee():
-        grads = torch.ops.aten.convolution_backward(
-            grad, x, weight, [len(weight)], stride, padding, dilation, False, [0] * dims, groups, mask
-        )
+        grads = _gradients(grad, x, weight, stride, padding, dilation, groups, mask)
     return tuple(grad.new_empty(0) if g is None else g for g in grads)
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, mask) -> tuple:
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, [len(weight)], stride, padding, dilation, False, [0] * (weight.dim() - 2), groups, mask
+    )
 
 
 def _setup(ctx, inputs: tuple, output: Tensor) -> None:
@@ -157,4 +197,4 @@ if hasattr(torch.library, 'custom_op'):
 
     without_tf32.register_autograd(_backward_by(_without_tf32_backward), setup_context=_setup)
 else:
-    without_tf32 = _Convolution.apply
+    without_tf32, _without_tf32_backward = _Convolution.apply, _convolution_backward

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 import mmkerv
-from mmkerv.ops import CoCConv, CoCConv2d
+from mmkerv.ops import CoCConv, CoCConv2d, KervConv, KervConv1d, KervConv2d, KervConv3d
 
 HOSTS = ['mmdet', 'mmseg', 'mmpretrain']
 
@@ -31,6 +31,33 @@ def test_conv_cfg_in_every_scope(host, kind):
     module = ConvModule(3, 8, 3, padding=1, conv_cfg={'type': kind}, norm_cfg={'type': 'BN'})
     assert type(module.conv) is CoCConv2d and module.conv.bias is None
     assert module(torch.randn(2, 3, 5, 5)).shape == (2, 8, 5, 5)
+
+
+@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('kind', ['KervConv', 'mmkerv.KervConv', KervConv, KervConv2d], ids=str)
+def test_kervolution_in_every_scope(host, kind):
+    pytest.importorskip(host)
+    from mmcv.cnn import ConvModule, build_conv_layer
+
+    init_default_scope(host)
+    cfg = {'type': kind, 'kernel': 'gaussian', 'gamma': 0.5, 'learnable': True}
+    for size in (1, 3):
+        conv = build_conv_layer(cfg, 4, 8, size, groups=2)
+        assert type(conv) is KervConv2d and conv.kernel == 'gaussian' and conv.gamma.item() == 0.5
+    module = ConvModule(3, 8, 3, padding=1, conv_cfg={'type': kind}, norm_cfg={'type': 'BN'})
+    assert type(module.conv) is KervConv2d and module.conv.bias is None and module.conv.degree == 3
+    assert module(torch.randn(2, 3, 5, 5)).shape == (2, 8, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'layer', 'shape'), [('KervConv1d', KervConv1d, (9,)), ('KervConv3d', KervConv3d, (3,) * 3)]
+)
+def test_kervolution_of_sequences_and_volumes(kind, layer, shape):
+    pytest.importorskip('mmcv')
+    from mmcv.cnn import build_conv_layer
+
+    conv = build_conv_layer({'type': f'mmkerv.{layer.__name__}', 'kernel': 'l2'}, 3, 4, 3, padding=1)
+    assert type(conv) is layer and conv(torch.randn(1, 3, *shape)).shape == (1, 4, *shape)
 
 
 @pytest.mark.parametrize('host', HOSTS)

@@ -10,9 +10,10 @@ from torch import nn
 
 import mmkerv
 from mmkerv.models import placement
-from mmkerv.ops import CoCConv, CoCConv2d
+from mmkerv.ops import CoCConv, CoCConv2d, KervConv, KervConv2d
 
 COC = {'type': 'CoCConv'}
+KERV = {'type': 'KervConv'}
 
 
 @pytest.fixture
@@ -77,6 +78,53 @@ def test_identity_start_changes_no_prediction_of_a_depthwise_net():
     model, x = torchvision.models.mobilenet_v2(num_classes=5).eval(), torch.randn(1, 3, 64, 64)
     expected = model(x)
     assert torch.allclose(mmkerv.convert(model, COC)(x), expected, atol=1e-5)
+
+
+def kervolutions(model):
+    return [name for name, m in model.named_modules() if isinstance(m, KervConv2d)]
+
+
+@pytest.mark.parametrize('kind', ['KervConv', 'mmkerv.KervConv', KervConv, KervConv2d], ids=str)
+def test_kervolution_of_the_stem_alone(kind, lines):
+    model = resnet()
+    weight, ids, values = model.conv1.weight, [id(p) for p in model.parameters()], model.conv1.weight.detach().clone()
+    mmkerv.convert(model, {'type': kind}, {'stages': ()})
+    assert kervolutions(model) == ['conv1'] and '1 of 20 convolutions' in lines[0]
+    assert model.conv1.weight is weight and torch.equal(weight, values)
+    assert [id(p) for p in model.parameters()] == ids, 'an optimizer built before sees the same parameters'
+    assert model.conv1.extra_repr().startswith('3, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False')
+
+
+def test_linear_kervolution_changes_no_prediction():
+    model, x = resnet(), torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    mmkerv.convert(model, {**KERV, 'kernel': 'linear'}, {'kernel_sizes': 'all'})
+    assert len(kervolutions(model)) == 20, 'a 1x1 kervolution is legal'
+    assert torch.equal(model(x), expected)
+
+
+def test_an_optimizer_built_before_trains_a_kervolution():
+    model, x = resnet(), torch.randn(2, 3, 64, 64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mmkerv.convert(model, {**KERV, 'kernel': 'gaussian'}, {'stages': ()})
+    before = model.conv1.weight.detach().clone()
+    model(x).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(model.conv1.weight, before)
+
+
+@pytest.mark.parametrize('per_channel', [False, True])
+def test_learned_hyperparameters_start_at_their_value(per_channel):
+    model = resnet().double()
+    where, cfg = {'stages': (1,)}, {**KERV, 'learnable': True, 'balance': 0.3, 'per_channel': per_channel}
+    mmkerv.convert(model, cfg, where)
+    assert len(kervolutions(model)) == 5
+    for name in kervolutions(model):
+        balance = model.get_submodule(name).balance
+        assert isinstance(balance, nn.Parameter) and balance.dtype == torch.float64 and balance.requires_grad
+        assert balance.tolist() == pytest.approx([0.3] * (64 if per_channel else 1))
+    mmkerv.convert(model, {**KERV, 'kernel': 'gaussian', 'learnable': True}, {'stages': (2,), 'stem': False})
+    assert model.layer2[0].conv1.gamma.item() == pytest.approx(1 / (64 * 9))
 
 
 @pytest.mark.parametrize('kind', ['CoCConv', 'mmkerv.CoCConv', CoCConv, CoCConv2d], ids=str)
@@ -150,6 +198,9 @@ def test_type_device_mode_and_frozen_state_are_kept():
         ({'association': 2}, None, "with a 'type'"),
         ({'type': 'CoCConv', 'association': 0}, None, 'conv1 .7x7.: association'),
         ({'type': 'CoCConv', 'asociation': 0}, None, "did you mean 'association'"),
+        ({**KERV, 'degree': 0}, None, 'conv1 .7x7.: degree must be >= 1'),
+        ({**KERV, 'kernel': 'gausian'}, None, "did you mean 'gaussian'"),
+        ({**KERV, 'kernel': 'l2', 'learnable': True}, None, 'learnable=True needs'),
     ],
     ids=str,
 )
@@ -157,7 +208,7 @@ def test_bad_input_is_named_and_nothing_is_replaced(conv_cfg, where, message):
     model = resnet()
     with pytest.raises((ValueError, TypeError), match=message):
         mmkerv.convert(model, conv_cfg, where)
-    assert replaced(model) == []
+    assert replaced(model) == kervolutions(model) == []
 
 
 def test_even_kernels_are_named_with_the_cure():

@@ -99,11 +99,14 @@ def measure(layer: str, modules: dict, x, args: argparse.Namespace, repeats: int
     for repeat in range((repeats or args.repeats) + 1):
         for name, module in modules.items():
             for kind, function in (('forward', forward), ('both', both)):
-                seconds = Timer(
+                timer = Timer(
                     'function(module)',
                     globals={'function': function, 'module': module},
                     num_threads=torch.get_num_threads(),
-                ).timeit(1)
+                )
+                # What ran in between has emptied the caches: one call before those that count.
+                once = timer.timeit(1).mean
+                seconds = timer.timeit(max(1, min(10, int(0.05 / once))))
                 # The first repeat warms up.
                 if repeat:
                     times[name][kind].append(seconds.mean)

@@ -18,7 +18,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('phase', choices=['search', 'run', 'report'])
     parser.add_argument('--data', type=Path, default=Path('data/mnist'), help='folder of the four files of MNIST')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mnist_study'), help='records and networks')
-    parser.add_argument('--docs', type=Path, default=Path('docs/mnist_study'), help='where the report is written')
+    parser.add_argument(
+        '--docs',
+        type=Path,
+        default=Path('docs/mnist_study'),
+        help='where the report is written, and '
+        'the records of earlier studies lie (records.json): their runs are not done again',
+    )
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--workers', type=int, default=2, help='processes of one thread each')
     parser.add_argument('--device', default='cpu')
@@ -42,14 +48,15 @@ def main() -> None:
         raise SystemExit(f'--device {args.device}: torch sees no CUDA device; leave --device out to measure the CPU')
     limit, epochs, seeds = (500, 1, 1) if args.quick else (None, None, args.seeds)
     tell = partial(print, flush=True)
-    folder = args.out / ('quick' if args.quick else '') / args.phase
+    out = args.out / 'quick' if args.quick else args.out
+    archive = None if args.quick else args.docs / 'records.json'
     if args.phase == 'report':
-        write_report(args.out / ('quick' if args.quick else ''), args.data, args.docs)
+        write_report(out, archive, args.docs)
         return
     jobs = search_jobs(limit) if args.phase == 'search' else run_jobs(seeds, epochs, limit)
     if args.only:
         jobs = [job for job in jobs if re.search(args.only, job.config)]
-    complete(jobs, folder, args.data, args.workers, args.device, tell)
+    complete(jobs, out / args.phase, archive, args.data, args.workers, args.device, tell)
 
 
 if __name__ == '__main__':

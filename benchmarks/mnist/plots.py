@@ -69,19 +69,19 @@ def plot_convergence(records: dict[str, list[dict[str, Any]]], title: str, path:
     plt.close(figure)
 
 
-def plot_filters(filters: dict[str, torch.Tensor], path: Path) -> None:
+def plot_filters(filters: dict[str, list[list[float]]], path: Path) -> None:
     """Figure 1: the six filters of the first layer, one row a network.
 
     Args:
-        filters: by name, (6, 1, 5, 5).
+        filters: by name, six of 25 values.
         path: where the picture is written.
     """
     figure, panels = plt.subplots(
         len(filters), 6, figsize=(7, 1.4 * len(filters)), constrained_layout=True, squeeze=False
     )
     for row, (name, weight) in zip(panels, filters.items()):
-        for panel, kernel in zip(row, weight[:, 0]):
-            panel.imshow(kernel, cmap='gray')
+        for panel, kernel in zip(row, weight):
+            panel.imshow(torch.tensor(kernel).view(5, 5), cmap='gray')
             panel.set(xticks=[], yticks=[])
         row[0].set_ylabel(name, fontsize=8)
     figure.savefig(path, dpi=80)

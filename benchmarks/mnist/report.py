@@ -1,47 +1,43 @@
 """Tables and plots of the study's records."""
 
 import json
-import platform
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mnist.attack import PAPER_CNN, attacked_accuracy, eps_of_the_paper
+from mnist.attack import PAPER_CNN, eps_of_the_paper, interpolated
 from mnist.claims import claims
-from mnist.data import load
 from mnist.plots import plot_convergence, plot_filters
-from mnist.study import LITERAL, RUNS, Job, records
-from mnist.study import found as found_setting
-from mnist.training import Setting, build
-
-ATTACKED = {'lenet5': 71.92, 'lenet5_kerv_l1': 74.08, 'lenet5_kerv_l2': 76.36, 'lenet5_kerv_manhattan': None}
-ATTACKED |= {'lenet5_kerv_euclidean': None, 'lenet5_kerv_gaussian': None, 'lenet5_kerv': None}
+from mnist.study import ATTACKED, DRAWN, LITERAL, RUNS, found, records
+from mnist.training import Setting
 
 
-def write_report(out: Path, data: Path, docs: Path) -> None:
-    """Write tables (results.md), plots and the records' summary (results.json) of ``out`` to ``docs``."""
+def write_report(out: Path, archive: Path | None, docs: Path) -> None:
+    """Write tables (results.md), plots and all records (records.json) of ``out`` and ``archive`` to ``docs``."""
     docs.mkdir(parents=True, exist_ok=True)
-    found = by_config(records(out / 'run'), found_setting)
-    literal = by_config(records(out / 'run'), lambda config: LITERAL)
-    parts = ['# Results\n', _machine(out)]
-    for title, name, runs in (('Setting found', 'found', found), ("The paper's words alone", 'literal', literal)):
-        if not runs:
-            parts.append(f'## {title}\n\nNot run.\n')
+    everything = {phase: records(out / phase, archive) for phase in ('search', 'run')}
+    runs = everything['run'].values()
+    parts = ['# Results\n', _machine(runs)]
+    for title, name, group in (
+        ("The paper's words alone", 'literal', by_config(runs, lambda config: LITERAL)),
+        ('Setting found', 'found', by_config(runs, found)),
+    ):
+        parts.append(f'## {title}\n')
+        if not group:
+            parts.append('Not run.\n')
             continue
-        attacked = attack(runs, out / 'run', data)
-        plot_convergence(runs, title, docs / f'convergence_{name}.png')
-        parts += [f'## {title}\n', _table(runs), f'![convergence](convergence_{name}.png)\n', attack_table(attacked)]
-        parts.append(claims(runs, attacked[1]))
-        _draw_filters(runs, out / 'run', docs / f'filters_{name}.png')
+        eps, attacked = attack(group)
+        plot_convergence(group, title, docs / f'convergence_{name}.png')
+        parts += [_table(group), f'![convergence](convergence_{name}.png)\n', attack_table(eps, attacked)]
+        parts.append(claims(group, attacked))
+        filters = {label: group[c][0].get('filters') for c, label in DRAWN.items() if c in group}
+        plot_filters({label: f for label, f in filters.items() if f}, docs / f'filters_{name}.png')
         parts.append(f'![filters](filters_{name}.png)\n')
-    parts += ['## Search\n', _search_table(records(out / 'search'))]
+    parts += ['## Search\n', _search_table(everything['search'].values())]
     (docs / 'results.md').write_text('\n'.join(parts))
-    (docs / 'results.json').write_text(json.dumps({'found': _summary(found), 'literal': _summary(literal)}, indent=1))
+    (docs / 'records.json').write_text(json.dumps(everything, indent=None).replace('}, "lenet5', '},\n"lenet5'))
 
 
 def by_config(runs: Iterable[dict[str, Any]], setting_of) -> dict[str, list[dict[str, Any]]]:
@@ -53,16 +49,9 @@ def by_config(runs: Iterable[dict[str, Any]], setting_of) -> dict[str, list[dict
     return {config: sorted(groups[config], key=lambda r: r['seed']) for config in RUNS if groups[config]}
 
 
-def _machine(out: Path) -> str:
-    dates = sorted(date.fromtimestamp(p.stat().st_mtime) for p in (out / 'run').glob('*.json'))
-    when = f'{dates[0]} to {dates[-1]}' if dates else 'not run'
-    cpu = next((line for line in _cpu_lines() if 'model name' in line), 'model name: unknown').split(':')[1].strip()
-    return f'{when}; {cpu}, one thread a run; torch {torch.__version__}, Python {platform.python_version()}.\n'
-
-
-def _cpu_lines() -> list[str]:
-    path = Path('/proc/cpuinfo')
-    return path.read_text().splitlines() if path.exists() else [f'model name: {platform.processor()}']
+def _machine(runs: Iterable[dict[str, Any]]) -> str:
+    lines = sorted({record['machine'] for record in runs if 'machine' in record})
+    return ''.join(f'* {line}\n' for line in lines)
 
 
 def spread(values: Iterable[float | None], digits: int) -> str:
@@ -94,53 +83,28 @@ def _table(runs: dict[str, list[dict[str, Any]]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def attack(runs: dict, folder: Path, data: Path) -> tuple[float | None, dict[str, list[float]]]:
-    """Attack the networks of Table 1 with the eps that brings the convolutional ones to the paper's accuracy."""
-    models, eps = {}, None
-    for config in ATTACKED:
-        for record in runs.get(config, ()):
-            setting = Setting(**record['setting'])
-            images, labels = load(data, setting.scale)['test']
-            model = build(config, setting._replace(init='torch'), images[:1]).eval()
-            path = Job(config, setting, record['seed']).path(folder).with_suffix('.pt')
-            model.load_state_dict(torch.load(path, weights_only=True))
-            models.setdefault(config, []).append((model, images, labels, setting.scale))
-    if 'lenet5' in models:
-        plain = models['lenet5']
-        eps = eps_of_the_paper([m for m, *_ in plain], *plain[0][1:])
-    return eps, {c: [attacked_accuracy(m, x, y, eps, s) for m, x, y, s in group] for c, group in models.items() if eps}
+def attack(runs: dict[str, list[dict[str, Any]]]) -> tuple[float | None, dict[str, list[float]]]:
+    """Return the eps that brings the convolutional networks to the paper's accuracy, and every network's with it."""
+    curves = {config: [r['fgsm'] for r in group if 'fgsm' in r] for config, group in runs.items()}
+    if not curves.get('lenet5'):
+        return None, {}
+    eps = eps_of_the_paper(curves['lenet5'])
+    return eps, {config: [interpolated(c, eps) for c in group] for config, group in curves.items() if group}
 
 
-def attack_table(attacked: tuple[float | None, dict[str, list[float]]]) -> str:
+def attack_table(eps: float | None, attacked: dict[str, list[float]]) -> str:
     """Table 1 of the paper."""
-    eps, values = attacked
     if eps is None:
         return 'FGSM (Table 1): not run.\n'
-    head = f'FGSM, eps {eps:.4f} of [0, 1]: with it the plain networks have the {PAPER_CNN} % of Table 1.\n'
+    head = f'FGSM, eps {eps:.3f} of [0, 1]: with it the plain networks have the {PAPER_CNN} % of Table 1.\n'
     lines = [head, '| config | paper, attacked % | ours, attacked % |', '|---|---|---|']
-    lines += [f'| {c} | {ATTACKED[c] or "not given"} | {spread(v, 2)} |' for c, v in values.items()]
+    lines += [f'| {c} | {ATTACKED[c] or "not given"} | {spread(v, 2)} |' for c, v in attacked.items()]
     return '\n'.join(lines) + '\n'
 
 
-def _draw_filters(runs: dict, folder: Path, path: Path) -> None:
-    filters = {}
-    for config, name in (('lenet5', 'convolution'), ('lenet5_kerv_d2_c05', 'polynomial\n(2, 0.5)')):
-        for record in runs.get(config, ())[:1]:
-            job = Job(config, Setting(**record['setting']), record['seed'])
-            state = torch.load(job.path(folder).with_suffix('.pt'), weights_only=True)
-            filters[name] = state['backbone.layer1.0.weight']
-    if filters:
-        plot_filters(filters, path)
-
-
-def _search_table(found: list[dict[str, Any]]) -> str:
+def _search_table(runs: Iterable[dict[str, Any]]) -> str:
     lines = ['| config | setting | test accuracy after epochs 1, 2, 3 |', '|---|---|---|']
-    for record in sorted(found, key=lambda r: (list(RUNS).index(r['config']), str(r['setting']))):
+    for record in sorted(runs, key=lambda r: (list(RUNS).index(r['config']), str(r['setting']))):
         ends = ', '.join(f'{value:.2f}' for value in record['ends']) or 'diverges'
         lines.append(f'| {record["config"]} | {Setting(**record["setting"])} | {ends} |')
     return '\n'.join(lines) + '\n'
-
-
-def _summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    keep = ('setting', 'seed', 'epochs', 'best', 'to_target', 'diverged', 'hopeless', 'seconds', 'iterations', 'ends')
-    return {config: [{key: record[key] for key in keep} for record in group] for config, group in runs.items()}

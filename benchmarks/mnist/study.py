@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mnist.attack import EPS, attacked_accuracy
 from mnist.data import load
 from mnist.training import Setting, train
 
@@ -36,6 +37,10 @@ RUNS = {
     'lenet5_kerv_l1': 99.05,
     'lenet5_kerv_manhattan': None,
 }
+# Those of Table 1 and their published accuracy under attack, ours beside them; those of Figure 1.
+ATTACKED = {'lenet5': 71.92, 'lenet5_kerv_l1': 74.08, 'lenet5_kerv_l2': 76.36, 'lenet5_kerv_euclidean': None}
+ATTACKED |= {'lenet5_kerv_manhattan': None, 'lenet5_kerv_gaussian': None, 'lenet5_kerv': None}
+DRAWN = {'lenet5': 'convolution', 'lenet5_kerv_d2_c05': 'polynomial\n(2, 0.5)', 'lenet5_kerv': 'polynomial\n(3, 1)'}
 LITERAL = Setting()
 # The setting that the search found: a norm for all, and filters that start as patches for kernels of a distance.
 FOUND = Setting('01', 'BN')
@@ -118,19 +123,23 @@ def found(config: str) -> Setting:
     return setting if kernel == 'gaussian' else setting._replace(gamma=None)
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Read the records that ``folder`` holds."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))]
+def records(folder: Path, archive: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Read the records that ``folder`` holds, and those of its phase in ``archive``, by name."""
+    old = json.loads(archive.read_text())[folder.name] if archive and archive.exists() else {}
+    return old | {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))}
 
 
-def complete(jobs: Iterable[Job], folder: Path, data: Path, workers: int, device: str, tell=print) -> None:
+def complete(
+    jobs: Iterable[Job], folder: Path, archive: Path | None, data: Path, workers: int, device: str, tell=print
+) -> None:
     """Train each job whose record is missing, in ``workers`` processes of one thread each.
 
     A record is written when its run is over, so a study that was interrupted goes on with the runs that were not.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = list(jobs)
-    missing = [job for job in jobs if not job.path(folder).exists()]
+    there = records(folder, archive)
+    missing = [job for job in jobs if job.path(folder).stem not in there]
     tell(f'{folder}: {len(jobs) - len(missing)} of {len(jobs)} runs are there, {len(missing)} to go')
     failures = []
     with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _one_thread) as pool:
@@ -144,6 +153,15 @@ def complete(jobs: Iterable[Job], folder: Path, data: Path, workers: int, device
                 tell(f'[{count}/{len(missing)}] failed: {"".join(traceback.format_exception(error))}')
     if failures:
         raise RuntimeError(f'{len(failures)} runs failed: ' + '; '.join(failures))
+
+
+def attach(record: dict[str, Any], model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    """Add what Table 1 and Figure 1 need of a trained network to its record."""
+    if record['config'] in ATTACKED and not record['diverged'] and not record['hopeless'] and record['epochs'] > 3:
+        scale = record['setting']['scale']
+        record['fgsm'] = [attacked_accuracy(model, images, labels, eps, scale) for eps in EPS]
+    if record['config'] in DRAWN:
+        record['filters'] = [[round(v, 5) for v in row] for row in model.backbone.layer1[0].weight.flatten(1).tolist()]
 
 
 def _one_thread() -> None:
@@ -167,9 +185,9 @@ def _run(job: Job, folder: Path, data: Path, device: str) -> str:
         every=job.every,
         tell=lambda line: None,
     )
+    attach(record, model.eval(), *_data(data, job.setting.scale, job.limit, device)['test'])
     path = job.path(folder)
     partial = path.with_suffix(f'.{os.getpid()}.part')
-    torch.save(model.state_dict(), path.with_suffix('.pt'))
     partial.write_text(json.dumps(record))
     partial.replace(path)
     reached = record['to_target']

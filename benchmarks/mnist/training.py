@@ -1,7 +1,9 @@
 """One training run of the study: a config, a setting of what the paper leaves open, and a seed."""
 
+import platform
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,6 +114,7 @@ def train(
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps.milestones, steps.gamma)
     batch, epochs = cfg.train_dataloader.batch_size, epochs or cfg.train_cfg.max_epochs
     record = {'config': config, 'setting': setting._asdict(), 'seed': seed, 'epochs': epochs, 'curve': [], 'ends': []}
+    record['machine'] = machine(device)
     record |= {'to_target': None, 'diverged': None, 'hopeless': False, 'device': str(device)}
     clock, seconds, iteration = _clock(device), 0.0, 0
     model.train()
@@ -149,8 +152,19 @@ def train(
     return record, model
 
 
+def machine(device: torch.device) -> str:
+    """Date, hardware and versions."""
+    if device.type == 'cuda':
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        cpus = Path('/proc/cpuinfo')
+        names = [line for line in cpus.read_text().splitlines() if 'model name' in line] if cpus.exists() else []
+        hardware = f'{names[0].split(":")[1].strip() if names else platform.processor()}, one thread a run'
+    return f'{date.today()}, {hardware}, torch {torch.__version__}, Python {platform.python_version()}'
+
+
 def _note(record: dict[str, Any], iteration: int, seconds: float, value: float) -> None:
-    record['curve'].append([iteration, seconds, value])
+    record['curve'].append([iteration, round(seconds, 2), value])
     if value >= TARGET and record['to_target'] is None:
         record['to_target'] = {'iteration': iteration, 'seconds': seconds}
 

@@ -115,7 +115,7 @@ class Kervolution:
             minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
             if is_compiling():
                 # A compiled graph keeps the parameter for the gradient, and must not change it.
-                values[name] = parameter + (parameter.clamp(min=minimum) - parameter).detach()
+                values[name] = parameter.clamp(min=minimum).detach() + (parameter - parameter.detach())
                 continue
             # By `data`, which autograd does not see: a layer that is applied again must not spoil the first graph. What
             # that has saved does not change, for it is in range.

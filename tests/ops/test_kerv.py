@@ -324,3 +324,13 @@ def test_a_1x1_kernel_is_kervolved():
     op = KervConv(4, 8, 1)
     assert KervConv is KervConv2d and type(op) is KervConv2d
     check(op, torch.randn(2, 4, 3, 3))
+
+
+@pytest.mark.parametrize('order', [0, 1, 2])
+def test_arc_cosine_of_a_patch_of_zeros_has_no_slope(order):
+    op = KervConv2d(2, 3, 3, kernel='arc-cosine', order=order, bias=False)
+    x = torch.zeros(1, 2, 3, 3, requires_grad=True)
+    y = op(x)
+    y.sum().backward()
+    assert torch.allclose(y, torch.full_like(y, 0.5 if order == 0 else 0.0))
+    assert not x.grad.any() and not op.weight.grad.any()

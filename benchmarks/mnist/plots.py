@@ -45,17 +45,18 @@ def plot_convergence(records: dict[str, list[dict[str, Any]]], title: str, path:
     """
     figure, panels = plt.subplots(len(GROUPS), 2, figsize=(10, 11), constrained_layout=True)
     for row, (group, configs) in zip(panels, GROUPS.items()):
-        for config, label in configs.items():
+        for number, (config, label) in enumerate(configs.items()):
             if not records.get(config):
                 continue
             record = records[config][0]
             curve = torch.tensor(record['curve']) if record['curve'] else torch.zeros(0, 3)
             best = 'diverged' if record['best'] is None else f'{record["best"]:.2f} %'
             reached = record['to_target']
-            row[0].plot(curve[:, 0] / 1200, curve[:, 2], label=f'{label} ({best})')
+            row[0].plot(curve[:, 0] / 1200, curve[:, 2], f'C{number}', label=f'{label} ({best})')
             row[1].plot(
                 curve[:, 1],
                 curve[:, 2],
+                f'C{number}',
                 label=f'{label} ({reached["seconds"]:.1f} s)' if reached else f'{label} (never)',
             )
         for panel, axis in zip(row, ('epochs', 'seconds of training')):

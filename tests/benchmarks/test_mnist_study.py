@@ -13,12 +13,12 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('matplotlib')
 
 ROOT = Path(__file__).resolve().parents[2]
-# Last: benchmarks/ops.py must not hide tests/ops.
+# For these imports only: benchmarks/ops.py would hide tests/ops.
 sys.path.append(str(ROOT / 'benchmarks'))
-
 attack, claims, data, study, training = (
     importlib.import_module(f'mnist.{name}') for name in ('attack', 'claims', 'data', 'study', 'training')
 )
+sys.path.pop()
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:

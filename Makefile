@@ -55,9 +55,8 @@ format: .venv/.ready  ## let ruff repair what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: .venv/.ready  ## run every script of benchmarks/
-	@if ! ls benchmarks/*.py >/dev/null 2>&1; then echo 'benchmarks/ has no script: nothing to run'; exit 0; fi; \
-	for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" || exit; done
+bench: .venv/.ready  ## time and memory of the operators; the MNIST study is benchmarks/mnist_study.py
+	$(PY) benchmarks/ops.py --naive
 
 # Without the cache: behind some mirrors, looking at mmcv anew would cost uv the wheel it has compiled.
 # Left out: the CUDA packages, which torch pins itself and which differ between platforms, and what is never installed.

@@ -1,0 +1,52 @@
+"""The benchmark of the operators runs, counts right, and never measures another device than it was asked for."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+# For this import only: benchmarks/ops.py would hide tests/ops.
+sys.path.append(str(ROOT / 'benchmarks'))
+memory = importlib.import_module('memory')
+sys.path.pop()
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, 'benchmarks/ops.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_measures_what_it_is_asked_for(tmp_path):
+    arguments = ('--batch', 1, '--repeats', 1, '--threads', 1, '--layers', '512x7', '--kernels', 'gaussian')
+    result = run(*arguments, '--json', tmp_path / 'ops.json')
+    assert result.returncode == 0, result.stderr
+    rows = {row['form']: row for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
+    assert set(rows) == {'conv', 'A/A', 'CoC', 'gaussian'} and rows['conv']['both'] == 1
+    assert 'batch 1, float32' in result.stdout and f'torch {torch.__version__}' in result.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
+def test_a_device_that_is_absent_is_an_error():
+    result = run('--device', 'cuda')
+    assert result.returncode != 0 and 'torch sees no CUDA device' in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize(
+    ('work', 'floats'),
+    [
+        (lambda: torch.ones(1000) + 1, 2000),
+        (lambda: torch.ones(1000).add_(1), 1000),
+        (lambda: tuple(torch.ones(1000) for _ in range(3)), 3000),
+        # The first is gone when the third comes.
+        (lambda: (torch.ones(1000) + 1) * 2, 2000),
+        (lambda: torch.ones(1000).view(10, 100)[2:], 1000),
+    ],
+)
+def test_peak_memory_is_that_of_living_tensors(work, floats):
+    assert memory.peak_bytes(work, torch.device('cpu')) == 4 * floats

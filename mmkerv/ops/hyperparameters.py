@@ -57,6 +57,10 @@ def _checked(name: str, value: Any, default: Any, fan_in: int) -> Any:
     if name == 'gamma' and isinstance(value, str):
         raise arguments.ArgumentError(f"gamma must be a number > 0, or 'auto' (1/fan_in), got {value!r}")
     if isinstance(default, int):
-        return arguments.integer(value, name, 1 if name == 'degree' else 0)
+        try:
+            return arguments.integer(value, name, 1 if name == 'degree' else 0)
+        except arguments.ArgumentTypeError as error:
+            # A power of 2.5 is a number the kernel cannot take, rather than no number.
+            raise arguments.ArgumentError(str(error)) from None
     minimum = MINIMUM.get(name)
     return arguments.real(value, name, minimum or 0, above=minimum is None)

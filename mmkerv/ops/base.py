@@ -1,6 +1,7 @@
 """What every operator shares with ``nn.Conv1d``, ``2d``, ``3d``: arguments, attributes, initialisation, padding."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -230,3 +231,22 @@ def pad(
     mode = 'constant' if padding_mode == 'zeros' else padding_mode
     # F.pad takes the last axis first.
     return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
+
+
+def output_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Shape (N, O, *spatial') of what an operator makes of ``x`` (N, C, *spatial), padded already.
+
+    Raises:
+        ValueError: if ``x`` is smaller than the kernel.
+
+    Example:
+        >>> output_shape(torch.empty(2, 3, 9, 9), torch.empty(8, 3, 3, 3), (2, 2), (1, 2))
+        [2, 8, 4, 3]
+    """
+    extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)]
+    if any(size < extent for size, extent in zip(x.shape[2:], extents)):
+        raise arguments.ArgumentError(
+            f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(x.shape[2:])} with its '
+            f'padding; pad it, or use a smaller kernel_size or dilation'
+        )
+    return [x.shape[0], weight.shape[0], *((n - e) // s + 1 for n, e, s in zip(x.shape[2:], extents, stride))]

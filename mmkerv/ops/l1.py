@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .arguments import ArgumentError
+from .base import output_shape
 
 # Where the backward of cdist forms no (positions, filters, K) tensor, as CUDA's does.
 FRUGAL_CDIST = {'cpu'}
@@ -167,25 +168,6 @@ def _scatter(grad_patches: Tensor, grad_windows: Tensor, dims: int) -> None:
     grad_patches = grad_patches.view_as(grad_windows)
     for tap in itertools.product(*(range(k) for k in grad_windows.shape[-1 - dims : -1])):
         grad_windows[(..., *tap, slice(None))] += grad_patches[(..., *tap, slice(None))]
-
-
-def output_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Shape (N, O, *out) of the distances.
-
-    Raises:
-        ValueError: if ``x`` is smaller than the kernel.
-
-    Example:
-        >>> output_shape(torch.empty(2, 3, 9, 9), torch.empty(8, 3, 3, 3), (2, 2), (1, 2))
-        [2, 8, 4, 3]
-    """
-    extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)]
-    if any(size < extent for size, extent in zip(x.shape[2:], extents)):
-        raise ArgumentError(
-            f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(x.shape[2:])} with its '
-            f'padding; pad it, or use a smaller kernel_size or dilation'
-        )
-    return [x.shape[0], weight.shape[0], *((n - e) // s + 1 for n, e, s in zip(x.shape[2:], extents, stride))]
 
 
 def _channels_last(x: Tensor, groups: int) -> Tensor:

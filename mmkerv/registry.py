@@ -24,7 +24,7 @@ OPTIM_WRAPPERS = Registry(
 )
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmkerv', locations=['mmkerv.datasets.crops'])
 
-OPERATORS = ('CoCConv', 'KervConv', 'KervConv1d', 'KervConv3d')
+OPERATORS = ('CKConv', 'CKConv1d', 'CoCConv', 'KervConv', 'KervConv1d', 'KervConv3d')
 
 
 def operator_builder(name: str) -> Callable[..., Any]:

@@ -2,28 +2,39 @@
 
 from . import kernel_library as _kernel_library  # noqa: F401 it registers its kernels
 from .association import spatial_association
+from .ckconv import CKConv, CKConv2d
+from .ckconv1d import CKConv1d
 from .coc import CoCConv, CoCConv2d
+from .continuous import set_resolution
 from .deploy import DeployReport, switch_to_deploy
+from .folded import FoldedConv
 from .frozen import frozen_kernels
 from .generated import FoldError
+from .kernel_net import continuous_kernel
 from .kerv import KervConv, KervConv1d, KervConv2d, KervConv3d
 from .kervolution import kerv1d, kerv2d, kerv3d
 from .patch_kernels import register_kernel
 
 __all__ = [
+    'CKConv',
+    'CKConv1d',
+    'CKConv2d',
     'CoCConv',
     'CoCConv2d',
     'DeployReport',
     'FoldError',
+    'FoldedConv',
     'KervConv',
     'KervConv1d',
     'KervConv2d',
     'KervConv3d',
+    'continuous_kernel',
     'frozen_kernels',
     'kerv1d',
     'kerv2d',
     'kerv3d',
     'register_kernel',
+    'set_resolution',
     'spatial_association',
     'switch_to_deploy',
 ]

@@ -112,6 +112,19 @@ def padding_argument(value: Any, dims: int, stride: tuple[int, ...]) -> str | tu
     return value
 
 
+def fft_stride(method: str, stride: tuple[int, ...]) -> None:
+    """Refuse Fourier transforms for a strided convolution: they would compute what the stride leaves out.
+
+    Raises:
+        ValueError: if ``method`` is ``'fft'`` and a stride is not 1.
+
+    Example:
+        >>> fft_stride('auto', (2, 2))
+    """
+    if method == 'fft' and any(s != 1 for s in stride):
+        raise ArgumentError(f"method='fft' needs stride 1, got stride={stride}; use method='auto' or 'direct'")
+
+
 def one_of(value: Any, name: str, choices: Collection) -> Any:
     """Return ``value`` if it is one of ``choices`` of the same type, else raise naming the nearest.
 

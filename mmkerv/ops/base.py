@@ -45,6 +45,8 @@ class ConvNd(nn.Module):
     dims: int
     transposed = False
     output_padding: tuple[int, ...]
+    # An operator whose kernel comes from no basic one sets it to False; its `weight` is None.
+    has_weight = True
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class ConvNd(nn.Module):
         self.padding_mode = arguments.one_of(padding_mode, 'padding_mode', arguments.PADDING_MODES)
         factory = {'device': device, 'dtype': dtype}
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, **factory))
+        self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
         if bias:
             self.bias = nn.Parameter(torch.empty(self.out_channels, **factory))
         else:
@@ -93,9 +95,10 @@ class ConvNd(nn.Module):
             >>> bool(torch.equal(mine.weight, plain.weight))
             True
         """
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.weight is not None:
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0].numel())
+            bound = 1 / math.sqrt(self.in_channels // self.groups * math.prod(self.kernel_size))
             nn.init.uniform_(self.bias, -bound, bound)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -117,20 +120,14 @@ class ConvNd(nn.Module):
         return CONVOLUTIONS[self.dims](x, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
 
     @torch.no_grad()
-    def _plain(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        """Return torch's convolution of this geometry with copies of ``weight`` and ``bias``."""
+    def _plain(self, weight: Tensor, bias: Tensor | None, **geometry: Any) -> nn.Module:
+        """Return torch's convolution with copies of ``weight`` and ``bias``, of this geometry but for what is given."""
         plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1]
+        names = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
+        geometry = {name: getattr(self, name) for name in names} | geometry
+        out_channels, width, *size = weight.shape
         conv = plain(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            bias=bias is not None,
-            padding_mode=self.padding_mode,
-            device='meta',
+            width * geometry['groups'], out_channels, tuple(size), bias=bias is not None, device='meta', **geometry
         )
         learns = self._parameter().requires_grad
         conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=learns)
@@ -147,7 +144,8 @@ class ConvNd(nn.Module):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
         own = {f'{prefix}{name}': p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
-        if f'{prefix}weight' in state_dict and not any(key in state_dict for key in own):
+        plain = self.weight is not None and f'{prefix}weight' in state_dict
+        if plain and not any(key in state_dict for key in own):
             state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -35,7 +35,7 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
         >>> with frozen_kernels(model), torch.no_grad():
         ...     y = model(torch.randn(1, 3, 5, 5))
     """
-    operators = [m for m in model.modules() if isinstance(m, GeneratedKernel)]
+    operators = [m for m in model.modules() if isinstance(m, GeneratedKernel) and m._has_kernel]
     opened = []
     try:
         for operator in operators:
@@ -56,4 +56,4 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
 def _detached_kernel(operator: GeneratedKernel) -> torch.Tensor:
     # A kernel made in inference mode could not take part in autograd later in the block.
     with torch.inference_mode(False), torch.no_grad():
-        return operator.kernel()
+        return operator._forward_kernel()

@@ -35,6 +35,8 @@ class GeneratedKernel:
     # The kernel inside `frozen_kernels`, and how many such blocks are open: never pickled or copied.
     _frozen_kernel: Tensor | None = None
     _frozen_blocks = 0
+    # Whether there is a kernel to compute: one as long as its first sequence has none before that has come.
+    _has_kernel = True
 
     def _kernel(self) -> Tensor:
         """Compute the kernel in the widest type of float32 and the parameters', autocast being off."""
@@ -69,15 +71,22 @@ class GeneratedKernel:
             >>> CoCConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
-        kernel = self._frozen_kernel
-        if kernel is None:
-            kernel = self.kernel()
-        elif self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
+        return self._convolve(x, self._current_kernel())
+
+    def _forward_kernel(self) -> Tensor:
+        """What forward convolves with and ``frozen_kernels`` keeps: the kernel, or the factor of it that costs."""
+        return self.kernel()
+
+    def _current_kernel(self) -> Tensor:
+        """The kernel of the ``frozen_kernels`` block this is in, or a new one."""
+        if self._frozen_kernel is None:
+            return self._forward_kernel()
+        if self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
             raise RuntimeError(
                 f'{type(self).__name__} was trained inside frozen_kernels, where its parameters get no gradient. '
                 'Train outside the block, or call model.eval() or torch.no_grad() in it.'
             )
-        return self._convolve(x, kernel)
+        return self._frozen_kernel
 
     @torch.no_grad()
     def to_conv2d(self) -> nn.Conv2d:

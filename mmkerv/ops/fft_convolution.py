@@ -1,0 +1,141 @@
+"""Convolution by Fourier transforms, for kernels so large that it is cheaper than the sum."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .arguments import ArgumentError
+from .base import output_shape
+from .precision import autocast_type, full_precision, is_compiling
+
+
+def fft_convolution(
+    x: Tensor, kernel: Tensor, bias: Tensor | None, padding: Sequence[int], dilation: Sequence[int], groups: int
+) -> Tensor:
+    r"""Convolve with stride 1 in the frequency domain: :math:`y = F^{-1}(F x \cdot F k') + b`.
+
+    k' is the kernel turned round. The same numbers as ``F.conv1d`` and ``F.conv2d`` (a cross-correlation, in float32
+    at least), at a cost of O(n log n) in the number n of samples. Transforms are padded to lengths that are quick to
+    transform, odd and even sizes alike. The product over channels is one matrix product for each frequency.
+
+    Args:
+        x: (N, C, *spatial).
+        kernel: (O, C/groups, *size).
+        bias: (O,) or ``None``.
+        padding: zeros on each side, for each axis.
+        dilation: distance of the kernel's taps, for each axis.
+        groups: blocks of channels.
+
+    Returns:
+        (N, O, *spatial'), in the type a convolution would give.
+
+    Raises:
+        ValueError: if the padded input is smaller than the kernel.
+
+    Example:
+        >>> x, k = torch.randn(2, 4, 50), torch.randn(6, 4, 31)
+        >>> bool(torch.allclose(fft_convolution(x, k, None, (15,), (1,), 1), F.conv1d(x, k, padding=15), atol=1e-4))
+        True
+    """
+    dims = len(padding)
+    # As torch's convolutions: autocast leaves float64 alone.
+    result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
+    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32
+    with full_precision(x.device):
+        x, kernel = x.to(dtype), kernel.to(dtype)
+        if any(padding):
+            x = F.pad(x, [p for axis in reversed(padding) for p in (axis, axis)])
+        shape = output_shape(x, kernel, (1,) * dims, dilation)
+        # What the circular sum wraps around lands before the output, so the input's own length is enough.
+        lengths = [fast_length(n) for n in x.shape[2:]]
+        axes = tuple(range(-dims, 0))
+        kernel = _dilated(kernel, dilation)
+        # With the kernel turned round the product needs no conjugate, which would be a copy.
+        product = _product(torch.fft.rfftn(x, lengths, axes), torch.fft.rfftn(kernel.flip(axes), lengths, axes), groups)
+        y = torch.fft.irfftn(product, lengths, axes)
+        y = y[(..., *(slice(k - 1, k - 1 + n) for k, n in zip(kernel.shape[2:], shape[2:])))]
+        if bias is not None:
+            y = y + bias.to(dtype).view(-1, *(1,) * dims)
+        # A copy: the transform's padding is let go, and what follows may read memory as it is laid out.
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return y.to(result_type).contiguous(memory_format=layout)
+
+
+def fast_length(length: int) -> int:
+    """The smallest even number of at least ``length`` without prime factors above 7 (1 and 2 stay).
+
+    Example:
+        >>> fast_length(1), fast_length(11), fast_length(1567)
+        (1, 12, 1568)
+    """
+    return _fast_length(length) if is_compiling() else _remembered_length(length)
+
+
+def _fast_length(length: int) -> int:
+    if length <= 2:
+        return length
+    length += length % 2
+    while not _smooth(length):
+        length += 2
+    return length
+
+
+_remembered_length = lru_cache(4096)(_fast_length)
+
+
+def _smooth(number: int) -> bool:
+    for prime in (2, 3, 5, 7):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+def _dilated(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
+    if all(d == 1 for d in dilation):
+        return kernel
+    sizes = [d * (k - 1) + 1 for k, d in zip(kernel.shape[2:], dilation)]
+    spread = kernel.new_zeros(*kernel.shape[:2], *sizes)
+    spread[(..., *(slice(None, None, d) for d in dilation))] = kernel
+    return spread
+
+
+def _product(signal: Tensor, spectrum: Tensor, groups: int) -> Tensor:
+    """Sum over the input channels of each group: (N, C, *F) and (O, C/g, *F) to (N, O, *F)."""
+    batch, channels, *frequencies = signal.shape
+    outputs, width = spectrum.shape[:2]
+    if width * groups != channels or outputs % groups:
+        raise ArgumentError(f'x has {channels} channels, the kernel takes {width * groups}; give it that many')
+    signal = signal.reshape(batch, groups, width, -1)
+    spectrum = spectrum.reshape(groups, outputs // groups, width, -1)
+    if width == 1:
+        return (signal * spectrum[:, :, 0][None]).reshape(batch, outputs, *frequencies)
+    # One matrix product for each frequency and group: (N, C/g) by (C/g, O/g).
+    left = _frequency_first(signal).transpose(1, 2).reshape(-1, batch, width)
+    right = _frequency_first(spectrum).view(-1, outputs // groups, width)
+    product = _contiguous_gradient(torch.bmm(left, right.transpose(1, 2)))
+    product = product.view(-1, groups, batch, outputs // groups).transpose(1, 2)
+    return product.reshape(len(product), -1).t().contiguous().view(batch, outputs, *frequencies)
+
+
+def _frequency_first(spectrum: Tensor) -> Tensor:
+    """(A, B, C, F) to (F, A, B, C), contiguous: strided complex matrix products are several times slower."""
+    return spectrum.flatten(0, 2).t().contiguous().view(-1, *spectrum.shape[:3])
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.contiguous()
+
+
+def _contiguous_gradient(x: Tensor) -> Tensor:
+    """The same tensor, whose gradient is made contiguous, for the matrix products of backward."""
+    return x if is_compiling() else _ContiguousGradient.apply(x)

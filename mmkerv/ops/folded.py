@@ -1,0 +1,75 @@
+"""What a folded continuous kernel is in a deploy config: plain convolutions of another extent, or separable ones."""
+
+from typing import Any
+
+from torch import nn
+
+from . import arguments
+from .base import CONV2D_KEYWORDS
+from .ckconv import extended_padding
+from .continuous import odd
+
+# What host libraries read from a convolution that they have built.
+HOST_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+
+
+class FoldedConv:
+    """Plain convolutions in the shape that :meth:`CKConv2d.to_conv2d` gives, for a config of the folded network.
+
+    :math:`y = w * x + b`, or :math:`y = P (w * x) + b` with w depthwise and P a 1x1 convolution if ``separable``.
+
+    Args:
+        in_channels, out_channels, kernel_size, *args, **kwargs: as ``nn.Conv2d``.
+        kernel_extent: kernel size instead of the host's, with padding to match; see :class:`CKConv`.
+        separable: an ``nn.Sequential`` of a depthwise and a 1x1 convolution.
+        replace_1x1: 1x1 kernels too; else they are plain ones.
+
+    Raises:
+        ValueError: as :class:`CKConv`.
+        TypeError: for an unknown argument.
+
+    Example:
+        >>> [conv.kernel_size for conv in FoldedConv(4, 8, 3, padding=1, kernel_extent=7, separable=True)]
+        [(7, 7), (1, 1)]
+    """
+
+    def __new__(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = 'zeros',
+        *,
+        kernel_extent: Any = None,
+        separable: bool = False,
+        replace_1x1: bool = False,
+        **kwargs: Any,
+    ) -> nn.Module:
+        """Build the module."""
+        known = ('kernel_extent', 'separable', 'replace_1x1', *CONV2D_KEYWORDS)
+        arguments.reject_unknown('FoldedConv', [k for k in kwargs if k not in CONV2D_KEYWORDS], known)
+        arguments.boolean(separable, 'separable')
+        arguments.boolean(replace_1x1, 'replace_1x1')
+        host = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        plain = nn.Conv2d(*host, **kwargs)
+        if plain.kernel_size == (1, 1) and not replace_1x1:
+            return plain
+        if kernel_extent is not None:
+            odd(arguments.integers(kernel_extent, 2, 'kernel_extent', 1), 'kernel_extent')
+            padding = extended_padding(kernel_size, kernel_extent, padding, dilation)
+            kernel_size = kernel_extent
+        rest = (kernel_size, stride, padding, dilation)
+        if not separable:
+            return nn.Conv2d(in_channels, out_channels, *rest, groups, bias, padding_mode, **kwargs)
+        depthwise = nn.Conv2d(in_channels, in_channels, *rest, in_channels, False, padding_mode, **kwargs)
+        pair = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias, **kwargs))
+        for name in HOST_ATTRIBUTES:
+            setattr(pair, name, getattr(depthwise, name))
+        pair.out_channels, pair.groups = out_channels, groups
+        pair.transposed, pair.output_padding = False, (0, 0)
+        return pair

@@ -56,7 +56,7 @@ format: .venv/.ready  ## let ruff repair what it can
 	$(PY) -m ruff format .
 
 bench: .venv/.ready  ## time and memory of the operators; the MNIST study is benchmarks/mnist_study.py
-	$(PY) benchmarks/ops.py --naive
+	$(PY) benchmarks/ops.py --naive --ckconv
 
 # Without the cache: behind some mirrors, looking at mmcv anew would cost uv the wheel it has compiled.
 # Left out: the CUDA packages, which torch pins itself and which differ between platforms, and what is never installed.

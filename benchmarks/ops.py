@@ -27,9 +27,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--repeats', type=int, default=15)
     parser.add_argument('--threads', type=int, help="torch's threads; default: its own choice")
     parser.add_argument('--amp', choices=['bfloat16', 'float16'], help='under autocast')
-    parser.add_argument('--kernels', nargs='+', default=KERNELS)
-    parser.add_argument('--layers', nargs='+', default=tuple(LAYERS), choices=tuple(LAYERS))
+    parser.add_argument('--kernels', nargs='*', default=KERNELS)
+    parser.add_argument('--layers', nargs='*', default=tuple(LAYERS), choices=tuple(LAYERS))
     parser.add_argument('--naive', action='store_true', help='also the naive form, at batch 1')
+    parser.add_argument('--ckconv', action='store_true', help='also continuous kernels: sequences, and 7x7 frozen')
     parser.add_argument('--json', type=Path, help='write the figures there too')
     return parser.parse_args()
 
@@ -60,6 +61,10 @@ def main() -> None:
         rows += measure(layer, modules, x, args)
         if args.naive:
             rows += measure_naive(layer, channels, x[:NAIVE_BATCH], args)
+    if args.ckconv:
+        from ckconv import measure_ckconv
+
+        rows += measure_ckconv(measure, args)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({'about': describe(args), 'rows': rows}, indent=1))

@@ -35,7 +35,8 @@ val_dataloader = dict(
     batch_size=500,
     num_workers=2,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='MNIST', data_root=data_root, split='test', pipeline=pipeline),
+    # Upstream's class reads the test files by test_mode alone.
+    dataset=dict(type='MNIST', data_root=data_root, split='test', test_mode=True, pipeline=pipeline),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_dataloader = val_dataloader

@@ -22,8 +22,15 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmke
 OPTIM_WRAPPERS = Registry(
     'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkerv', locations=['mmkerv.engine.cpu_amp']
 )
-TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmkerv', locations=['mmkerv.datasets.crops'])
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmkerv',
+    locations=['mmkerv.datasets.crops', 'mmkerv.datasets.sequences'],
+)
 
+# Registered beside them: the plain form of a folded operator in deploy configs.
+PLAIN = ('FoldedConv',)
 OPERATORS = ('CKConv', 'CKConv1d', 'CoCConv', 'KervConv', 'KervConv1d', 'KervConv3d')
 
 
@@ -48,7 +55,7 @@ def operator_builder(name: str) -> Callable[..., Any]:
     return build
 
 
-for _name in OPERATORS:
+for _name in (*OPERATORS, *PLAIN):
     _build = operator_builder(_name)
     for _registry in (MODELS, MMENGINE_MODELS):
         _registry.register_module(name=_name, module=_build)

@@ -3,15 +3,20 @@
 from .atomic import atomic_path, install_atomic_writes
 from .checkpoint_match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
 from .frozen_kernels_hook import FrozenKernelsHook
+from .kernel_regularizer import KernelL2Hook, KernelRegularizerHook
 from .kervolution_guard import KervolutionGuardHook, KervolutionOverflowError
 from .loading import UnsafeCheckpointError, install_safe_loading, safe_load
+from .resolution_hook import ResolutionHook
 
 __all__ = [
     'CheckpointMatchHook',
     'CheckpointMismatchError',
     'FrozenKernelsHook',
+    'KernelL2Hook',
+    'KernelRegularizerHook',
     'KervolutionGuardHook',
     'KervolutionOverflowError',
+    'ResolutionHook',
     'UnsafeCheckpointError',
     'atomic_path',
     'install_atomic_writes',

@@ -10,13 +10,16 @@ from mmkerv.ops.arguments import ArgumentError
 
 # Backbones of ours that are a host's class plus the placement of operators.
 VARIANTS = ('ResNet',)
+# Arguments of CKConv that change what its folded form looks like.
+SHAPING = ('kernel_extent', 'separable', 'replace_1x1')
 
 
 def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     """Return the config of the network after folding.
 
     Every ``conv_cfg`` of an operator of mmkerv disappears, ``mmkerv.ResNet`` becomes the host's ResNet, and what mmkerv
-    itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use it.
+    itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use it. A
+    ``CKConv`` of another size than the host's, or a separable one, becomes a plain ``mmkerv.FoldedConv`` of that shape.
 
     Args:
         cfg: config the network was trained with.
@@ -24,6 +27,9 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
 
     Returns:
         A new config.
+
+    Raises:
+        ValueError: if a network has no folded form.
 
     Example:
         >>> cfg = Config(dict(model=dict(backbone=dict(type='ResNet', conv_cfg=dict(type='CoCConv')))))
@@ -52,8 +58,14 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
                 and isinstance(value, dict)
                 and operator_name(value.get('type')) not in (None, *kept)
             )
-            node[key] = None if folds else _plain(value, kept, scope)
+            node[key] = _folded_cfg(value) if folds else _plain(value, kept, scope)
         family = _name(node.get('type'), ('mmkerv',))
+        if family == 'CKCNN':
+            raise ArgumentError(
+                'mmkerv.CKCNN has no folded form: its kernels are as long as the sequence, and Fourier transforms '
+                'apply them quicker than a plain convolution would. Deploy it as it is; its kernels are computed once '
+                'inside mmkerv.ops.frozen_kernels'
+            )
         if family in VARIANTS and node.get('conv_cfg') is None:
             node['type'] = f'{find_host(family, node.pop("host", None) or scope)}.{family}'
             for key in ('conv_cfg', 'where'):
@@ -61,6 +73,11 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     elif isinstance(node, (list, tuple)):
         return type(node)(_plain(item, kept, scope) for item in node)
     return node
+
+
+def _folded_cfg(conv_cfg: dict) -> dict | None:
+    shape = {key: conv_cfg[key] for key in SHAPING if conv_cfg.get(key)}
+    return dict(type='mmkerv.FoldedConv', **shape) if operator_name(conv_cfg['type']) == 'CKConv' and shape else None
 
 
 def operator_name(kind: Any) -> str | None:

@@ -7,12 +7,13 @@ from .placement import Where, convert
 __all__ = ['Where', 'convert']
 
 if find_spec('mmengine') is not None:
+    from .ckcnn import CKCNN
     from .converted import Converted
     from .densenet_cifar import DenseNetCifar
     from .resnet import ResNet
     from .resnet_cifar import ResNetCifar
 
-    __all__ += ['Converted', 'DenseNetCifar', 'ResNet', 'ResNetCifar']
+    __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'ResNet', 'ResNetCifar']
 
     if find_spec('mmcv') is not None:
         from .googlenet_cifar import GoogLeNetCifar

@@ -95,7 +95,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     """Replace convolutions of a built, possibly trained network by an operator, in place.
 
     Weights and biases are kept: the operator takes over the very parameters, so optimizers and shared parameters stay
-    right, and an operator that starts as the identity computes what the network computed. Only exact ``nn.Conv2d`` and
+    right, and an operator that starts as the identity computes what the network computed. An operator without a basic
+    kernel (CKConv) starts with one of its own, and the log says so. Only exact ``nn.Conv2d`` and
     mmcv's wrapper of it are replaced; other kinds (deformable, weight-standardised, parametrized, with hooks) are kept.
     A module that stands in several places stays shared. One line says what was replaced and what was kept.
 
@@ -126,7 +127,7 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         if conv in replaced or not _is_plain(conv) or not rule.selects(name, conv, stages[name]):
             continue
         new = _replacement(name, conv, operator, options)
-        if type(new) is not nn.Conv2d:
+        if not _same(new, conv):
             replaced[conv] = new
     kinds = list(dict.fromkeys(places.values()))
     kept = [conv for conv in kinds if conv not in replaced]
@@ -140,9 +141,12 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         for child_name, child in list(parent._modules.items()):
             if child in replaced:
                 setattr(parent, child_name, replaced[child])
+    anew = all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items())
     log(
         f'mmkerv: {len(replaced)} of {len(kinds)} convolutions -> {label} ({_sizes(replaced)}); '
-        f'kept {len(kept)}' + (f' ({_sizes(kept)})' if kept else '')
+        f'kept {len(kept)}'
+        + (f' ({_sizes(kept)})' if kept else '')
+        + ('; their kernels start anew, whatever the weights were' if anew else '')
     )
     return model
 
@@ -232,13 +236,20 @@ def _replacement(name: str, conv: nn.Conv2d, operator: Any, options: dict) -> nn
             )
     except (ValueError, TypeError) as error:
         raise type(error)(f'{name} ({_size(conv)}): {error}; where can leave this layer out') from error
-    if type(new) is nn.Conv2d:
+    if _same(new, conv):
         return new
     if hasattr(new, 'reset_operator_parameters'):
         new.reset_operator_parameters()
     new.to(device=conv.weight.device, dtype=conv.weight.dtype).requires_grad_(conv.weight.requires_grad)
-    new.weight, new.bias = conv.weight, conv.bias
+    for parameter in ('weight', 'bias'):
+        if getattr(getattr(new, parameter, None), 'shape', None) == getattr(getattr(conv, parameter), 'shape', 0):
+            setattr(new, parameter, getattr(conv, parameter))
     return new.train(conv.training)
+
+
+def _same(new: nn.Module, conv: nn.Conv2d) -> bool:
+    """Whether the operator left the convolution as it is: a plain one of the same size."""
+    return type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size
 
 
 def _size(conv: nn.Conv2d) -> str:

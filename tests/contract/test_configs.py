@@ -1,6 +1,8 @@
 """Every config of the repository parses, builds, takes a training step on small input, and is the paper's."""
 
 import copy
+import gzip
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,16 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.engine.configuration import load_config
 from mmkerv.engine.deploy_config import deploy_config
-from mmkerv.ops import CoCConv2d, KervConv2d, switch_to_deploy
+from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv2d, switch_to_deploy
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = [p for p in CONFIGS if any(data in p.stem for data in ('mnist', 'cifar', 'imagenet'))]
-OPERATORS = {'_coc': CoCConv2d, '_kerv': KervConv2d}
+OPERATORS = {'_coc': CoCConv2d, '_kerv': KervConv2d, '_ck': CKConv2d, 'ckcnn': CKConv1d}
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
 # Those with operators inherit the data of those without.
 every_data_set = pytest.mark.parametrize(
-    'path', [p for p in CLASSIFIERS if '_kerv' not in p.stem], ids=lambda p: p.stem
+    'path', [p for p in CLASSIFIERS if '_kerv' not in p.stem and '_ck' not in p.stem], ids=lambda p: p.stem
 )
 
 
@@ -66,18 +68,21 @@ def small_batch(path, cfg):
     from mmpretrain.structures import DataSample
 
     shape = (1, 28, 28) if 'mnist' in path.stem else (3, 32, 32)
+    if 'ckcnn' in path.stem:
+        shape = (shape[0], 1, 50)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (2, *shape), generator=generator, dtype=torch.uint8)
     return {'inputs': images, 'data_samples': [DataSample().set_gt_label(label) for label in (3, 7)]}
 
 
 def check_weight_decay(path, cfg, model, optimizer):
-    """Learned hyperparameters of kervolution are not decayed, everything else is."""
+    """Learned hyperparameters of kervolution and kernel nets are not decayed, everything else is."""
     learned = {n for n, _ in model.named_parameters() if n.rpartition('.')[2] in ('balance', 'gamma')}
     assert bool(learned) == ("'learnable': True" in str(cfg.model.to_dict()))
     if '_kerv' in path.stem:
         # A hyperparameter that a user makes learnable later must be right too.
         assert all(cfg.optim_wrapper.paramwise_cfg.custom_keys[key].decay_mult == 0 for key in ('balance', 'gamma'))
+    learned |= {n for n, _ in model.named_parameters() if 'kernel_net.' in n}
     decayed = cfg.optim_wrapper.optimizer.get('weight_decay', 0)
     decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
@@ -104,7 +109,10 @@ def test_config_builds_and_trains_a_step(path):
     optimizer.step()
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
-    if '_kerv' not in path.stem:
+    if 'ckcnn' in path.stem:
+        with pytest.raises(ValueError, match='no folded form'):
+            deploy_config(cfg)
+    elif '_kerv' not in path.stem:
         switch_to_deploy(model)
         plain = MODELS.build(without_downloads(deploy_config(cfg).model))
         plain.load_state_dict(model.state_dict())
@@ -134,11 +142,70 @@ def test_pipelines_give_what_the_network_takes(path):
         size, shape = (28, 28), (1, 28, 28)
     elif 'cifar' in path.stem:
         size, shape = (32, 32, 3), (3, 32, 32)
+    elif 'tiny_imagenet' in path.stem:
+        size, shape = (64, 64, 3), (3, 64, 64)
+    if 'ckcnn' in path.stem:
+        shape = (shape[0], 1, shape[1] * shape[2])
     image = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         steps = [step for step in cfg[key].dataset.pipeline if step.type != 'LoadImageFromFile']
         packed = Compose(steps)({'img': image, 'img_shape': size[:2], 'ori_shape': size[:2], 'gt_label': 3})
         assert packed['inputs'].shape == shape and packed['data_samples'].gt_label.item() == 3
+
+
+@pytest.fixture(scope='module')
+def unpacked_mnist(data_root, tmp_path_factory):
+    root = tmp_path_factory.mktemp('mnist')
+    for packed in (data_root / 'mnist').glob('*.gz'):
+        with gzip.open(packed) as source, (root / packed.stem).open('wb') as target:
+            shutil.copyfileobj(source, target)
+    return root
+
+
+@pytest.mark.parametrize(
+    ('name', 'sizes'), [('lenet5_mnist', (60000, 10000, 10000)), ('ckcnn_smnist', (55000, 5000, 10000))]
+)
+def test_mnist_is_split_as_the_config_says(name, sizes, unpacked_mnist):
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.registry import DATASETS
+
+    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), {'data_root': str(unpacked_mnist)})
+    init_default_scope('mmpretrain')
+    train, val, test = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val', 'test'))
+    assert (len(train), len(val), len(test)) == sizes
+    # The labels that the files begin with.
+    labels = [[int(dataset[i]['data_samples'].gt_label) for i in range(5)] for dataset in (train, test)]
+    assert labels == [[5, 0, 4, 1, 9], [7, 2, 1, 0, 4]]
+
+
+# CKConv: channels, omega_0, dropout, dropout on the input of the authors' published commands.
+SEQUENCES = {
+    'ckcnn_smnist': (30, 31.09195739463897, 0.1, 0.1),
+    'ckcnn_large_smnist': (100, 30.5, 0.2, 0.2),
+    'ckcnn_pmnist': (30, 43.45667389601194, 0.0, 0.1),
+    'ckcnn_large_pmnist': (100, 42.161651744476515, 0.0, 0.2),
+    'ckcnn_scifar10': (30, 25.696, 0.2, 0.0),
+    'ckcnn_large_scifar10': (100, 25.696, 0.3, 0.0),
+}
+
+
+@pytest.mark.parametrize('name', SEQUENCES)
+def test_sequence_runs_are_the_authors(name):
+    pytest.importorskip('mmpretrain')
+    channels, *settings = SEQUENCES[name]
+    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    backbone, length = cfg.model.backbone, 1024 if 'cifar' in name else 784
+    assert (backbone.channels, backbone.num_blocks, backbone.hidden) == (channels, 2, 32)
+    assert [backbone.omega_0, backbone.dropout, backbone.dropout_in] == settings
+    assert backbone.kernel_size == length
+    parameters = sum(p.numel() for p in build(cfg).parameters())
+    assert parameters == pytest.approx(1e6 if channels == 100 else 1e5, rel=0.06)
+    optimizer, schedule = cfg.optim_wrapper.optimizer, cfg.param_scheduler
+    assert (optimizer.type, optimizer.lr, cfg.train_dataloader.batch_size) == ('Adam', 1e-3, 64)
+    assert (schedule.type, schedule.factor, schedule.patience) == ('ReduceOnPlateauLR', 0.2, 20)
+    assert cfg.train_cfg.max_epochs == 200
+    permuted = [step.seed for step in cfg.test_dataloader.dataset.pipeline if step.type == 'mmkerv.Permute']
+    assert permuted == ([0] if 'pmnist' in name else [])
 
 
 @pytest.mark.parametrize('name', ['resnet110_cifar10plus', 'resnet32_cifar10_folder'])

@@ -1,0 +1,12 @@
+# CKCNN of two blocks, 30 channels (98 thousand parameters), for ten classes (CKConv, section 5.1, the small form).
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='mmkerv.CKCNN', channels=30, num_blocks=2, hidden=32),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=30,
+        loss=dict(type='CrossEntropyLoss'),
+        init_cfg=None,
+    ),
+)

@@ -1,0 +1,39 @@
+"""Hook that tests a network of continuous kernels at another resolution than it was trained at."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmkerv.ops import set_resolution
+from mmkerv.registry import HOOKS
+from mmkerv.utils import log
+
+
+@HOOKS.register_module()
+class ResolutionHook(Hook):
+    """Sample continuous kernels at another resolution in tests, and as they were trained afterwards.
+
+    The pipeline must give data of that resolution, such as ``mmkerv.SubSample`` or ``Resize`` does. See
+    :func:`mmkerv.ops.set_resolution`.
+
+    Args:
+        ratio: samples (pixels) in the test for each one in training, one number, or one for each axis.
+
+    Raises:
+        ValueError: at the start of a test, if the model has no continuous kernel or the ratio leaves one no sample.
+
+    Example:
+        >>> custom_hooks = [dict(type='mmkerv.ResolutionHook', ratio=0.5)]
+    """
+
+    def __init__(self, ratio: float | tuple[float, ...]):
+        self.ratio = ratio
+
+    def before_test(self, runner: Runner) -> None:
+        """Set the resolution."""
+        names = set_resolution(runner.model.module if is_model_wrapper(runner.model) else runner.model, self.ratio)
+        log(f'mmkerv: {len(names)} continuous kernels are sampled at resolution {self.ratio}')
+
+    def after_test(self, runner: Runner) -> None:
+        """Set it back."""
+        set_resolution(runner.model.module if is_model_wrapper(runner.model) else runner.model, 1)

@@ -52,12 +52,12 @@ def main() -> None:
     rows = {'direct': [], 'fft': []}
     for case in shapes():
         batch, channels, outputs, groups, size, kernel, padding = case
-        dims = len(size)
+        dims, sides = len(size), [(p, p) for p in padding]
         x = torch.randn(batch, channels, *size, device=args.device, requires_grad=True)
         k = torch.randn(outputs, channels // groups, *kernel, device=args.device, requires_grad=True)
         calls = {
             'direct': lambda: CONVOLUTIONS[dims](x, k, None, 1, padding, 1, groups),  # noqa: B023 called in this turn
-            'fft': lambda: fft_convolution(x, k, None, padding, (1,) * dims, groups),  # noqa: B023
+            'fft': lambda: fft_convolution(x, k, None, sides, (1,) * dims, groups),  # noqa: B023
         }
         for method, call in calls.items():
             timer = Timer('call().sum().backward()', globals={'call': call}, num_threads=args.threads)
@@ -66,7 +66,7 @@ def main() -> None:
                 if work(case) > LARGEST / 4
                 else timer.blocked_autorange(min_run_time=0.02).median
             )
-            rows[method].append((seconds * 1e9, costs(x.shape, k.shape, padding, (1,) * dims, groups)))
+            rows[method].append((seconds * 1e9, costs(x.shape, k.shape, sides, (1,) * dims, groups)))
     print(f'{"N, C, O, groups, input, kernel":55s} direct ms   fft ms  ratio')
     for case, (direct, _), (fft, _) in zip(shapes(), rows['direct'], rows['fft']):
         print(f'{case[:6]!s:55s} {direct / 1e6:9.2f} {fft / 1e6:8.2f} {fft / direct:6.2f}')

@@ -231,8 +231,14 @@ def pad(
     return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
 
 
-def output_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Shape (N, O, *spatial') of what an operator makes of ``x`` (N, C, *spatial), padded already.
+def output_shape(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[tuple[int, int]] | None = None,
+) -> list[int]:
+    """Shape (N, O, *spatial') of what an operator makes of ``x`` (N, C, *spatial) with ``padding`` before and after.
 
     Raises:
         ValueError: if ``x`` is smaller than the kernel.
@@ -242,9 +248,10 @@ def output_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Seq
         [2, 8, 4, 3]
     """
     extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)]
-    if any(size < extent for size, extent in zip(x.shape[2:], extents)):
+    sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding or [(0, 0)] * len(extents))]
+    if any(size < extent for size, extent in zip(sizes, extents)):
         raise arguments.ArgumentError(
-            f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(x.shape[2:])} with its '
+            f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(sizes)} with its '
             f'padding; pad it, or use a smaller kernel_size or dilation'
         )
-    return [x.shape[0], weight.shape[0], *((n - e) // s + 1 for n, e, s in zip(x.shape[2:], extents, stride))]
+    return [x.shape[0], weight.shape[0], *((n - e) // s + 1 for n, e, s in zip(sizes, extents, stride))]

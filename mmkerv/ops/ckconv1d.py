@@ -201,7 +201,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             kernel = self._current_kernel()[..., -size:]
         else:
             kernel = self._sampled((ratio,), (size,))
-        return self._apply_kernel(F.pad(x, (dilation * (size - 1), 0)), kernel, (ratio,))
+        return self._apply_kernel(x, kernel, (ratio,))
 
     def to_conv1d(self, dense: bool = False) -> nn.Module:
         """Return plain modules that compute the same at the layer's resolution, with parameters of their own.
@@ -248,6 +248,11 @@ class CKConv1d(ContinuousKernel, Conv1d):
         computing = self._computing()
         lags = torch.arange(sizes[0] - 1, -1, -1, dtype=torch.float64, device=computing['device']) / ratio[0]
         return causal_positions(lags, self.kernel_size[0]).to(**computing)[:, None]
+
+    def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
+        if not self.causal:
+            return super()._padded(x, kernel, ratio)
+        return x, [(_single(self.dilation)[0] * (kernel.shape[-1] - 1), 0)]
 
     def _sides(self, ratio: float) -> int:
         padding = self._padding_at((ratio,))

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
@@ -184,13 +185,19 @@ class ContinuousKernel(GeneratedKernel):
         """Convolve with what :meth:`_sampled` gave, and with the 1x1 kernel if there is one."""
         if x.dim() == self.dims + 1:
             return self._apply_kernel(x[None], kernel, ratio)[0]
-        x, padding = pad(x, tuple(kernel.shape[2:]), self._padding_at(ratio), self.dilation, self.padding_mode)
+        x, padding = self._padded(x, kernel, ratio)
         if self.pointwise is None:
             return self._convolve_by(x, kernel, self.bias, padding, self.groups)
         y = self._convolve_by(x, kernel, None, padding, self.in_channels)
         return CONVOLUTIONS[self.dims](y, self.pointwise, self.bias, groups=self.groups)
 
-    def _convolve_by(self, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: tuple, groups: int) -> Tensor:
+    def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """The input, padded if it is not by zeros, and the zeros that the convolution is to put before and after."""
+        size = tuple(kernel.shape[2:])
+        x, padding = pad(x, size, self._padding_at(ratio), self.dilation, self.padding_mode)
+        return x, [(p, p) for p in padding]
+
+    def _convolve_by(self, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list, groups: int) -> Tensor:
         """Convolve by Fourier transforms or directly, as ``method`` says."""
         dims = self.dims
         stride, dilation = _ntuple(dims)(self.stride), _ntuple(dims)(self.dilation)
@@ -202,7 +209,10 @@ class ContinuousKernel(GeneratedKernel):
             or (method == 'auto' and fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups))
         ):
             return fft_convolution(x, kernel, bias, padding, dilation, groups)
-        return CONVOLUTIONS[dims](x, kernel, bias, stride, padding, dilation, groups)
+        if any(before != after for before, after in padding):
+            x = F.pad(x, [side for axis in reversed(padding) for side in axis])
+            padding = [(0, 0)] * dims
+        return CONVOLUTIONS[dims](x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
 
     @torch.no_grad()
     def _folded(self, dense: bool) -> nn.Module:

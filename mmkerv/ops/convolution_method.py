@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .fft_convolution import fast_length
+from .fft_convolution import transform_lengths
 
 
 class Costs(NamedTuple):
@@ -19,7 +19,7 @@ class Costs(NamedTuple):
         call: 1.
 
     Example:
-        >>> costs((1, 1, 9), (1, 1, 3), (0,), (1,), 1).dense
+        >>> costs((1, 1, 9), (1, 1, 3), [(0, 0)], (1,), 1).dense
         21
     """
 
@@ -38,26 +38,30 @@ FFT = {'transform': 1.5, 'product': 3.8, 'taps': 1.2, 'call': 3.9e5}
 
 
 def costs(
-    shape: Sequence[int], kernel: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+    shape: Sequence[int],
+    kernel: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
 ) -> Costs:
     """Count what a convolution of stride 1 costs.
 
     Args:
         shape: of the input, (N, C, *spatial).
         kernel: shape of the kernel, (O, C/groups, *size).
-        padding: zeros on each side, for each axis.
+        padding: zeros before and after, for each axis.
         dilation: distance of the kernel's taps, for each axis.
         groups: blocks of channels.
 
     Example:
-        >>> costs((1, 2, 9), (2, 1, 3), (1,), (1,), 2).depthwise
+        >>> costs((1, 2, 9), (2, 1, 3), [(1, 1)], (1,), 2).depthwise
         54
     """
     (batch, channels, *sizes), (outputs, width, *taps) = shape, kernel
-    padded = [n + 2 * p for n, p in zip(sizes, padding)]
-    out = math.prod(max(n - d * (k - 1), 0) for n, k, d in zip(padded, taps, dilation))
+    extents = [d * (k - 1) + 1 for k, d in zip(taps, dilation)]
+    out = math.prod(max(n + sum(sides) - k + 1, 0) for n, k, sides in zip(sizes, extents, padding))
     sums = batch * outputs * width * math.prod(taps) * out
-    lengths = [fast_length(n) for n in padded]
+    lengths = transform_lengths(sizes, extents, padding)
     samples = math.prod(lengths)
     frequencies = samples // lengths[-1] * (lengths[-1] // 2 + 1)
     transforms = batch * (channels + outputs) + outputs * width
@@ -74,7 +78,7 @@ def fft_is_cheaper(
     shape: Sequence[int],
     kernel: Sequence[int],
     stride: Sequence[int],
-    padding: Sequence[int],
+    padding: Sequence[tuple[int, int]],
     dilation: Sequence[int],
     groups: int,
 ) -> bool:
@@ -86,13 +90,13 @@ def fft_is_cheaper(
         shape: of the input, (N, C, *spatial).
         kernel: shape of the kernel, (O, C/groups, *size).
         stride: step of the window, for each axis.
-        padding: zeros on each side, for each axis.
+        padding: zeros before and after, for each axis.
         dilation: distance of the kernel's taps, for each axis.
         groups: blocks of channels.
 
     Example:
-        >>> sequence = fft_is_cheaper((64, 30, 784), (30, 30, 784), (1,), (783,), (1,), 1)
-        >>> image = fft_is_cheaper((2, 64, 56, 56), (64, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+        >>> sequence = fft_is_cheaper((64, 30, 784), (30, 30, 784), (1,), [(783, 0)], (1,), 1)
+        >>> image = fft_is_cheaper((2, 64, 56, 56), (64, 64, 3, 3), (1, 1), [(1, 1)] * 2, (1, 1), 1)
         >>> sequence, image
         (True, False)
     """

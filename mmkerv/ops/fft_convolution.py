@@ -13,7 +13,12 @@ from .precision import autocast_type, full_precision, is_compiling
 
 
 def fft_convolution(
-    x: Tensor, kernel: Tensor, bias: Tensor | None, padding: Sequence[int], dilation: Sequence[int], groups: int
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
 ) -> Tensor:
     r"""Convolve with stride 1 in the frequency domain: :math:`y = F^{-1}(F x \cdot F k') + b`.
 
@@ -25,7 +30,7 @@ def fft_convolution(
         x: (N, C, *spatial).
         kernel: (O, C/groups, *size).
         bias: (O,) or ``None``.
-        padding: zeros on each side, for each axis.
+        padding: zeros before and after, for each axis.
         dilation: distance of the kernel's taps, for each axis.
         groups: blocks of channels.
 
@@ -37,7 +42,8 @@ def fft_convolution(
 
     Example:
         >>> x, k = torch.randn(2, 4, 50), torch.randn(6, 4, 31)
-        >>> bool(torch.allclose(fft_convolution(x, k, None, (15,), (1,), 1), F.conv1d(x, k, padding=15), atol=1e-4))
+        >>> y = fft_convolution(x, k, None, [(15, 15)], (1,), 1)
+        >>> bool(torch.allclose(y, F.conv1d(x, k, padding=15), atol=1e-4))
         True
     """
     dims = len(padding)
@@ -47,22 +53,43 @@ def fft_convolution(
     dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32
     with full_precision(x.device):
         x, kernel = x.to(dtype), kernel.to(dtype)
-        if any(padding):
-            x = F.pad(x, [p for axis in reversed(padding) for p in (axis, axis)])
-        shape = output_shape(x, kernel, (1,) * dims, dilation)
-        # What the circular sum wraps around lands before the output, so the input's own length is enough.
-        lengths = [fast_length(n) for n in x.shape[2:]]
-        axes = tuple(range(-dims, 0))
         kernel = _dilated(kernel, dilation)
+        # More zeros than the kernel reaches are the only ones that have to be written out.
+        excess = [(max(b - k + 1, 0), max(a - k + 1, 0)) for (b, a), k in zip(padding, kernel.shape[2:])]
+        if any(map(any, excess)):
+            x = F.pad(x, [side for axis in reversed(excess) for side in axis])
+            padding = [(b - eb, a - ea) for (b, a), (eb, ea) in zip(padding, excess)]
+        shape = output_shape(x, kernel, (1,) * dims, (1,) * dims, padding)
+        lengths = transform_lengths(x.shape[2:], kernel.shape[2:], padding)
+        axes = tuple(range(-dims, 0))
         # With the kernel turned round the product needs no conjugate, which would be a copy.
-        product = _product(torch.fft.rfftn(x, lengths, axes), torch.fft.rfftn(kernel.flip(axes), lengths, axes), groups)
-        y = torch.fft.irfftn(product, lengths, axes)
-        y = y[(..., *(slice(k - 1, k - 1 + n) for k, n in zip(kernel.shape[2:], shape[2:])))]
+        y = torch.fft.irfftn(
+            _product(torch.fft.rfftn(x, lengths, axes), torch.fft.rfftn(kernel.flip(axes), lengths, axes), groups),
+            lengths,
+            axes,
+        )
+        first = [k - 1 - before for k, (before, _) in zip(kernel.shape[2:], padding)]
+        y = y[(..., *(slice(f, f + n) for f, n in zip(first, shape[2:])))]
         if bias is not None:
             y = y + bias.to(dtype).view(-1, *(1,) * dims)
         # A copy: the transform's padding is let go, and what follows may read memory as it is laid out.
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return y.to(result_type).contiguous(memory_format=layout)
+
+
+def transform_lengths(sizes: Sequence[int], kernel: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[int]:
+    """Lengths of the transforms at which what the circular sum wraps around misses the output.
+
+    Args:
+        sizes: of the input.
+        kernel: extent of the kernel, with its dilation.
+        padding: zeros before and after, at most ``kernel - 1`` each; they need no room of both.
+
+    Example:
+        >>> transform_lengths((784,), (784,), [(783, 0)])
+        [1568]
+    """
+    return [fast_length(max(n + max(sides), k)) for n, k, sides in zip(sizes, kernel, padding)]
 
 
 def fast_length(length: int) -> int:
@@ -113,10 +140,12 @@ def _product(signal: Tensor, spectrum: Tensor, groups: int) -> Tensor:
     spectrum = spectrum.reshape(groups, outputs // groups, width, -1)
     if width == 1:
         return (signal * spectrum[:, :, 0][None]).reshape(batch, outputs, *frequencies)
-    # One matrix product for each frequency and group: (N, C/g) by (C/g, O/g).
-    left = _frequency_first(signal).transpose(1, 2).reshape(-1, batch, width)
-    right = _frequency_first(spectrum).view(-1, outputs // groups, width)
-    product = _contiguous_gradient(torch.bmm(left, right.transpose(1, 2)))
+    # One matrix product for each frequency and group: (N, C/g) by (C/g, O/g). Each spectrum is as large as all of x, so
+    # none is kept longer than it is needed.
+    signal = _frequency_first(signal).transpose(1, 2).reshape(-1, batch, width)
+    spectrum = _frequency_first(spectrum).view(-1, outputs // groups, width)
+    product = _contiguous_gradient(torch.bmm(signal, spectrum.transpose(1, 2)))
+    del signal, spectrum
     product = product.view(-1, groups, batch, outputs // groups).transpose(1, 2)
     return product.reshape(len(product), -1).t().contiguous().view(batch, outputs, *frequencies)
 

@@ -347,7 +347,7 @@ def test_fourier_makes_no_tensor_of_all_channel_pairs_of_each_image():
     x = torch.randn(batch, channels, size, size, requires_grad=True)
     kernel = torch.randn(channels, channels, size, size, requires_grad=True)
     with Largest() as mode:
-        fft_convolution(x, kernel, None, (16, 16), (1, 1), 1).sum().backward()
+        fft_convolution(x, kernel, None, [(16, 16)] * 2, (1, 1), 1).sum().backward()
     spectrum = 64 * 33
     # What it must make at least: the spectrum of the kernel.
     assert channels**2 * spectrum <= mode.numel < batch * channels**2 * spectrum / 2

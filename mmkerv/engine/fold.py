@@ -36,7 +36,8 @@ class FoldResult(NamedTuple):
     Args:
         report: what was replaced and kept.
         error: largest difference of any output, relative to the largest magnitude of that output.
-        associations: |K - W| / |W| of each folded operator: 0 says that it had not moved from the identity.
+        associations: |K - W| / |W| of each folded operator that has a basic kernel W: 0 says that it had not moved from
+            the identity.
         inputs: number of inputs compared.
 
     Example:

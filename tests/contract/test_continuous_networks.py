@@ -78,6 +78,52 @@ def test_placement_survives_folding(separable):
     assert relative(outputs(rebuilt, shapes)[0], outputs(net, shapes)[0]) < 1e-5
 
 
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='mmkerv.ResNet', depth=18, base_channels=8, stem_channels=8,
+        conv_cfg=dict(type='mmkerv.CKConv', kernel_extent=7, separable=True), where=dict(stages=(1,)),
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', in_channels=64, num_classes=3),
+)
+"""
+
+
+def test_the_fold_tool_writes_depthwise_and_pointwise_convolutions(run, tmp_path):
+    pytest.importorskip('mmpretrain')
+    config, out = tmp_path / 'ck.py', tmp_path / 'deploy.pth'
+    config.write_text(CONFIG)
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    model = MODELS.build(Config.fromfile(config).model)
+    torch.save({'meta': {}, 'state_dict': model.state_dict()}, tmp_path / 'ck.pth')
+    log = run('tools/model_converters/reparameterize_model.py', config, tmp_path / 'ck.pth', out, '--shape', 64, 64)
+    assert 'folded 5 operators' in log and 'kept 0' in log
+    weights = torch.load(out, weights_only=True)['state_dict']
+    assert weights['backbone.conv1.0.weight'].shape == (3, 1, 7, 7)
+    assert weights['backbone.conv1.1.weight'].shape == (8, 3, 1, 1)
+    deployed = MODELS.build(Config.fromfile(out.with_suffix('.py')).model).eval()
+    deployed.load_state_dict(weights)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert relative(deployed(x, mode='tensor')[0], model.eval()(x, mode='tensor')[0]) < 1e-5
+
+
+def test_the_converter_writes_a_checkpoint_of_the_config(run, data_root, tmp_path):
+    pytest.importorskip('mmpretrain')
+    source, out = data_root / 'ckconv_official' / 'mnist_perm_False_ckcnn_30.pt', tmp_path / 'ckcnn.pth'
+    log = run('tools/model_converters/ckconv_to_mmkerv.py', source, out)
+    assert 'mapped 52 parameters to 40, 0 unmapped' in log
+    assert 'backbone.0.cconv1.Kernel.kernel_net.0.weight_g' in log
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile('configs/ckcnn_smnist.py')
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    MODELS.build(cfg.model).load_state_dict(torch.load(out, weights_only=True)['state_dict'])
+
+
 def test_without_a_shape_of_its_own_the_deploy_config_is_plain():
     cfg = {'type': 'ResNet', 'depth': 18, 'conv_cfg': {'type': 'CKConv', 'omega_0': 5.0}}
     deployed = deploy_config(Config({'default_scope': 'mmpretrain', 'model': cfg}))

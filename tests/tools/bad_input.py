@@ -3,6 +3,8 @@
 TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 FOLD, PUBLISH = 'tools/model_converters/reparameterize_model.py', 'tools/model_converters/publish_model.py'
 
+CKCONV = 'tools/model_converters/ckconv_to_mmkerv.py'
+
 # A classifier that is built in no time.
 CONFIG = """
 default_scope = 'mmpretrain'
@@ -113,6 +115,22 @@ BAD_INPUT = {
         (FOLD, '{config.py}', '{other.pth}', '{out}/deploy.pth'),
         ("checkpoint '{other.pth}' is not of the network of the config", 'Give the config it was trained with'),
     ),
+    'missing checkpoint to convert': (
+        (CKCONV, '{absent.pth}', '{out}/converted.pth'),
+        ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
+    ),
+    'checkpoint of another network to convert': (
+        (CKCONV, '{other.pth}', '{out}/converted.pth'),
+        ('1 parameters have no place in mmkerv.CKCNN: fc.weight', "the CKConv authors' CKCNN"),
+    ),
+    'omega_0 of 0': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.type=CKConv', f'{CONV}.omega_0=0'),
+        (f'{CONV}: omega_0 must be > 0, got 0',),
+    ),
+    'even extent': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.type=CKConv', f'{CONV}.kernel_extent=4'),
+        (f'{CONV}: kernel_extent must be odd', 'got (4, 4)'),
+    ),
     'list to publish': ((PUBLISH, '{list.pth}', '{out}/published.pth'), ('the checkpoint holds a list',)),
     'pair without =': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'data_root'),
@@ -154,4 +172,5 @@ BOMBED = {
     'backbone': (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'model.backbone.init_cfg.checkpoint={bomb.pth}'),
     'fold': (FOLD, '{config.py}', '{bomb.pth}', '{out}/deploy.pth'),
     'publish': (PUBLISH, '{bomb.pth}', '{out}/published.pth'),
+    'convert': (CKCONV, '{bomb.pth}', '{out}/converted.pth'),
 }

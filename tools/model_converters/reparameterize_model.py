@@ -47,9 +47,11 @@ def main() -> None:
         tolerance=args.tolerance,
         trust=args.trust_checkpoint,
     )
-    low, high = min(result.associations), max(result.associations)
     print(result.report)
-    print(f'|K - W| / |W| of the folded operators: {low:.3g} to {high:.3g}')
+    # Continuous kernels have no basic kernel W.
+    if result.associations:
+        low, high = min(result.associations), max(result.associations)
+        print(f'|K - W| / |W| of the folded operators: {low:.3g} to {high:.3g}')
     print(f'largest difference of the raw outputs, relative: {result.error:.2e} on {result.inputs} inputs')
     print(f'checkpoint: {args.save_path}')
     print(f'config:     {Path(args.save_path).with_suffix(".py")}')

@@ -5,7 +5,6 @@ from .association import spatial_association
 from .ckconv import CKConv, CKConv2d
 from .ckconv1d import CKConv1d
 from .coc import CoCConv, CoCConv2d
-from .continuous import set_resolution
 from .deploy import DeployReport, switch_to_deploy
 from .folded import FoldedConv
 from .frozen import frozen_kernels
@@ -14,6 +13,7 @@ from .kernel_net import continuous_kernel
 from .kerv import KervConv, KervConv1d, KervConv2d, KervConv3d
 from .kervolution import kerv1d, kerv2d, kerv3d
 from .patch_kernels import register_kernel
+from .resolution import set_resolution
 
 __all__ = [
     'CKConv',

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 import mmkerv
-from mmkerv.ops import CoCConv, CoCConv2d, KervConv, KervConv1d, KervConv2d, KervConv3d
+from mmkerv.ops import CKConv1d, CKConv2d, CoCConv, CoCConv2d, KervConv, KervConv1d, KervConv2d, KervConv3d
 
 HOSTS = ['mmdet', 'mmseg', 'mmpretrain']
 
@@ -125,3 +125,18 @@ def test_operators_stand_in_the_root_and_in_the_scope(name):
     torch.manual_seed(0)
     built = MODELS.get(name)(4, 8, 3, padding=1)
     assert type(built) is type(getattr(mmkerv.ops, name)(4, 8, 3))
+
+
+@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('prefix', ['', 'mmkerv.'])
+def test_continuous_kernels_in_every_scope(host, prefix):
+    pytest.importorskip(host)
+    from mmcv.cnn import ConvModule, build_conv_layer
+
+    init_default_scope(host)
+    conv_cfg = {'type': f'{prefix}CKConv', 'kernel_extent': 7, 'separable': True}
+    module = ConvModule(3, 8, 3, padding=1, conv_cfg=conv_cfg, norm_cfg={'type': 'BN'})
+    assert type(module.conv) is CKConv2d and module.conv.kernel_size == (7, 7)
+    assert module(torch.randn(2, 3, 9, 9)).shape == (2, 8, 9, 9)
+    assert type(build_conv_layer(conv_cfg, 8, 8, 1)) is torch.nn.Conv2d
+    assert type(build_conv_layer({'type': f'{prefix}CKConv1d'}, 3, 8, 50)) is CKConv1d

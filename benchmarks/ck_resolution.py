@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--epochs', type=int, default=12)
     parser.add_argument('--images', type=int, default=2000, help='training images, or test sequences')
     parser.add_argument('--omega-0', type=float, default=10.0)
+    parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/ck_resolution'))
     args = parser.parse_args()
     if args.kind == 'sequences' and args.data is None:
@@ -86,9 +87,9 @@ def images_study(args: argparse.Namespace) -> list[dict]:
     for seed in range(args.seeds):
         torch.manual_seed(seed)
         model = network(args.omega_0)
-        optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.0)
+        optimizer = torch.optim.Adam(model.parameters(), args.lr)
         steps = args.epochs * (len(images) // 50)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 6e-3, steps)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, steps)
         for _ in range(args.epochs):
             for batch in torch.randperm(len(images)).split(50)[: len(images) // 50]:
                 optimizer.zero_grad()

@@ -88,7 +88,7 @@ class Permute(SequenceTransform):
 
     Example:
         >>> Permute(seed=0)({'img': np.arange(6)[None]})['img'].tolist()
-        [[4, 0, 3, 5, 2, 1]]
+        [[5, 2, 1, 3, 0, 4]]
     """
 
     def __init__(self, seed: int):

@@ -1,7 +1,7 @@
 """Trained at one resolution, tested at others: continuous kernels with and without set_resolution.
 
-python benchmarks/ck_resolution.py images                       a small network on built-in shapes, trained at 32 x 32
-python benchmarks/ck_resolution.py sequences CHECKPOINT DATA    CKCNN on MNIST's sequences at half and double rate
+python benchmarks/ck_resolution.py images                      a small network on outlines of shapes, trained at 32 x 32
+python benchmarks/ck_resolution.py sequences CHECKPOINT DATA   CKCNN on MNIST's sequences at half and double rate
 
 CHECKPOINT is one of configs/ckcnn_smnist.py, DATA the folder of MNIST's test files. Both print a table and write JSON.
 """
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def shapes(count: int, seed: int, side: int):
-    """Pictures of one shape each, (count, 3, side, side), drawn finely and averaged, and their classes."""
+    """Outlines of one built-in shape each, (count, 1, side, side), and their classes; the textures are left out."""
     import numpy as np
     import torch
 
@@ -42,8 +42,8 @@ def shapes(count: int, seed: int, side: int):
 
     rng = np.random.default_rng(seed)
     labels = torch.arange(count) % len(CLASSES)
-    drawn = np.stack([draw_single(rng, side, int(label)).image for label in labels])
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2).float() / 255 - 0.5, labels
+    drawn = np.stack([draw_single(rng, side, int(label)).instances for label in labels])
+    return torch.from_numpy(drawn).float()[:, None] - 0.5, labels
 
 
 def network(omega_0: float):
@@ -54,7 +54,7 @@ def network(omega_0: float):
 
     options = {'padding': 4, 'bias': False, 'omega_0': omega_0}
     return nn.Sequential(
-        *(CKConv2d(3, 16, 9, **options), nn.BatchNorm2d(16), nn.ReLU()),
+        *(CKConv2d(1, 16, 9, **options), nn.BatchNorm2d(16), nn.ReLU()),
         *(CKConv2d(16, 32, 9, separable=True, **options), nn.BatchNorm2d(32), nn.ReLU()),
         *(CKConv2d(32, 32, 9, separable=True, **options), nn.BatchNorm2d(32), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 3)),

@@ -6,6 +6,7 @@ from .frozen_kernels_hook import FrozenKernelsHook
 from .kernel_regularizer import KernelL2Hook, KernelRegularizerHook
 from .kervolution_guard import KervolutionGuardHook, KervolutionOverflowError
 from .loading import UnsafeCheckpointError, install_safe_loading, safe_load
+from .orthogonality import OrthogonalityHook
 from .resolution_hook import ResolutionHook
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     'KernelRegularizerHook',
     'KervolutionGuardHook',
     'KervolutionOverflowError',
+    'OrthogonalityHook',
     'ResolutionHook',
     'UnsafeCheckpointError',
     'atomic_path',

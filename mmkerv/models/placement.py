@@ -151,6 +151,27 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     return model
 
 
+def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> dict[str, nn.Module]:
+    """Return the modules of ``kinds`` that ``where`` selects, by name; a shared one is there once.
+
+    Args:
+        model: any network.
+        where: rule; ``None`` is every size, and the stem only in a model without stages.
+        kinds: convolutions and operators.
+
+    Raises:
+        ValueError: if the model has no stages but ``where`` names some.
+
+    Example:
+        >>> list(selected(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)), None, (nn.Conv2d,)))
+        ['0', '1']
+    """
+    places = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+    rule = where or Where(stem=all(_stage_number(name) is None for name in places), kernel_sizes='all')
+    stages = _stages(places, rule)
+    return {name: m for name, m in places.items() if rule.selects(name, m, stages[name])}
+
+
 def _sequence(value: Any, key: str) -> Iterable:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ArgumentTypeError(f'where.{key} must be a sequence, got {value!r}; write ({value!r},)')

@@ -1,0 +1,50 @@
+"""``OrthogonalityHook``: adds the orthogonality of convolutions to the losses of any model."""
+
+import torch
+from torch import Tensor, nn
+
+from mmkerv.engine.kernel_regularizer import KernelRegularizerHook
+from mmkerv.models.placement import Where, selected
+from mmkerv.ops.base import Conv2d
+from mmkerv.ops.generated import GeneratedKernel
+from mmkerv.ops.orthogonality import orthogonality_loss
+from mmkerv.registry import HOOKS
+
+
+@HOOKS.register_module()
+class OrthogonalityHook(KernelRegularizerHook):
+    r"""Orthogonal convolution: :math:`\lambda \sum_l |\mathrm{selfconv}(K_l) - I|^2` over the chosen convolutions.
+
+    The loss is ``loss_orth``. It acts on the kernel that convolves: of a ``CoCConv`` the associated one, of a plain
+    convolution or a kervolution ``weight``. Layers that are frozen count for nothing.
+
+    Args:
+        weight: lambda, >= 0. The authors' code uses 0.5, their paper 0.01.
+        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default those of the stages, 1x1 ones
+            included, without the stem, as the authors do. What lies outside stages (necks, heads) is included.
+
+    Raises:
+        ValueError: for a negative weight; at the start of training if nothing is selected.
+        TypeError: for an unknown key of ``where``.
+
+    Source: Orthogonal Convolutional Neural Networks, CVPR 2020, section 3.3.
+
+    Example:
+        >>> custom_hooks = [dict(type='mmkerv.OrthogonalityHook', weight=0.1)]
+    """
+
+    name = 'loss_orth'
+
+    def __init__(self, weight: float, where: dict | None = None):
+        super().__init__(weight)
+        self.where = None if where is None else Where.of(where)
+
+    def layers(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return the chosen convolutions that learn."""
+        chosen = selected(model, self.where, (nn.Conv2d, Conv2d))
+        return {name: m for name, m in chosen.items() if any(p.requires_grad for p in m.parameters())}
+
+    def loss(self, layer: nn.Module) -> Tensor:
+        """Return the squared distance of one convolution from orthogonality."""
+        kernel = layer.kernel() if isinstance(layer, GeneratedKernel) else layer.weight
+        return orthogonality_loss(kernel.to(torch.float32), layer.stride, layer.dilation, layer.groups)

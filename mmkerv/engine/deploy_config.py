@@ -5,11 +5,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkerv.models.hosts import find_host
+from mmkerv.models.hosts import FAMILIES, find_host
 from mmkerv.ops.arguments import ArgumentError
 
-# Backbones of ours that are a host's class plus the placement of operators.
-VARIANTS = ('ResNet',)
 # Arguments of CKConv that change what its folded form looks like.
 SHAPING = ('kernel_extent', 'separable', 'replace_1x1')
 
@@ -17,9 +15,10 @@ SHAPING = ('kernel_extent', 'separable', 'replace_1x1')
 def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     """Return the config of the network after folding.
 
-    Every ``conv_cfg`` of an operator of mmkerv disappears, ``mmkerv.ResNet`` becomes the host's ResNet, and what mmkerv
-    itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use it. A
-    ``CKConv`` of another size than the host's, or a separable one, becomes a plain ``mmkerv.FoldedConv`` of that shape.
+    Every ``conv_cfg`` of an operator of mmkerv disappears, ``mmkerv.ResNet`` and its like become the host's, and what
+    mmkerv itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use
+    it. A ``CKConv`` of another size than the host's, or a separable one, becomes a plain ``mmkerv.FoldedConv`` of that
+    shape.
 
     Args:
         cfg: config the network was trained with.
@@ -66,7 +65,7 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
                 'apply them quicker than a plain convolution would. Deploy it as it is; its kernels are computed once '
                 'inside mmkerv.ops.frozen_kernels'
             )
-        if family in VARIANTS and node.get('conv_cfg') is None:
+        if family in FAMILIES and node.get('conv_cfg') is None:
             node['type'] = f'{find_host(family, node.pop("host", None) or scope)}.{family}'
             for key in ('conv_cfg', 'where'):
                 node.pop(key, None)

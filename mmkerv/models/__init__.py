@@ -10,10 +10,11 @@ if find_spec('mmengine') is not None:
     from .ckcnn import CKCNN
     from .converted import Converted
     from .densenet_cifar import DenseNetCifar
-    from .resnet import ResNet
     from .resnet_cifar import ResNetCifar
+    from .variants import HRNet, MobileNetV2, MobileNetV3, ResNet, ResNetV1c, ResNetV1d, ShuffleNetV2
 
-    __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'ResNet', 'ResNetCifar']
+    __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'HRNet', 'MobileNetV2', 'MobileNetV3', 'ResNet', 'ResNetCifar']
+    __all__ += ['ResNetV1c', 'ResNetV1d', 'ShuffleNetV2']
 
     if find_spec('mmcv') is not None:
         from .googlenet_cifar import GoogLeNetCifar

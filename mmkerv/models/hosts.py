@@ -5,6 +5,8 @@ host's; it builds the plain network and converts it.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,8 +17,10 @@ from torch import nn
 from mmkerv.models.placement import Where, convert
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.ops.arguments import ArgumentError
+from mmkerv.ops.base import Conv2d
 from mmkerv.utils import log
 
+FAMILIES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'HRNet', 'ShuffleNetV2', 'MobileNetV2', 'MobileNetV3')
 HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 FALLBACK = 'mmpretrain'
 
@@ -67,6 +71,10 @@ def variant(family: str, host: str) -> type[nn.Module]:
             if conv_cfg is not None:
                 convert(self, conv_cfg, rule)
 
+        def init_weights(self) -> None:
+            with plain_convolutions(self):
+                super().init_weights()
+
         def switch_to_deploy(self) -> DeployReport:
             """Fold the operators, under the name mmpretrain's and timm's tools look for."""
             return switch_to_deploy(self)
@@ -77,6 +85,47 @@ def variant(family: str, host: str) -> type[nn.Module]:
         f"{host}'s {family}; conv_cfg and where say which convolutions are replaced.\n\n{base.__doc__ or ''}"
     )
     return Variant
+
+
+@contextmanager
+def plain_convolutions(model: nn.Module) -> Iterator[None]:
+    """Let an initialiser see plain convolutions with the operators' own weights and biases.
+
+    Some hosts initialise by ``isinstance(m, nn.Conv2d)``, which an operator is not. Operators without a basic kernel
+    stay where they are: they have nothing that a plain initialiser could set.
+
+    Args:
+        model: network; it has its operators back after the block.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> net = nn.Sequential(CoCConv2d(3, 8, 3))
+        >>> with plain_convolutions(net):
+        ...     print(type(net[0]).__name__)
+        Conv2d
+    """
+    places = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent._modules.items()
+        if isinstance(child, Conv2d) and child.weight is not None
+    ]
+    plain = {operator: _plain_twin(operator) for _, _, operator in places}
+    try:
+        for parent, name, operator in places:
+            parent._modules[name] = plain[operator]
+        yield
+    finally:
+        for parent, name, operator in places:
+            parent._modules[name] = operator
+
+
+def _plain_twin(operator: Conv2d) -> nn.Conv2d:
+    geometry = {name: getattr(operator, name) for name in ('stride', 'padding', 'dilation', 'groups', 'padding_mode')}
+    channels = (operator.in_channels, operator.out_channels)
+    twin = nn.Conv2d(*channels, operator.kernel_size, bias=operator.bias is not None, device='meta', **geometry)
+    twin.weight, twin.bias = operator.weight, operator.bias
+    return twin
 
 
 def __getattr__(name: str) -> type[nn.Module]:

@@ -121,6 +121,50 @@ def test_mmkerv_resnet_is_the_hosts(host):
     assert set(net.state_dict()) == set(upstream.state_dict())
 
 
+# Those that a library has, and how many of its convolutions are larger than 1x1 and plain.
+SMALL_HRNET = {'extra': HRNET}
+FAMILIES = {
+    'resnetv1c-mmseg': ('mmseg', {'type': 'ResNetV1c', 'depth': 18}, 19),
+    'resnetv1d-mmdet': ('mmdet', {'type': 'ResNetV1d', 'depth': 50}, 19),
+    'resnetv1d-mmpretrain': ('mmpretrain', {'type': 'ResNetV1d', 'depth': 50}, 19),
+    'hrnet-mmdet': ('mmdet', {'type': 'HRNet', **SMALL_HRNET}, None),
+    'hrnet-mmseg': ('mmseg', {'type': 'HRNet', **SMALL_HRNET}, None),
+    'hrnet-mmpretrain': ('mmpretrain', {'type': 'HRNet', **SMALL_HRNET}, None),
+    'shufflenetv2-mmpretrain': ('mmpretrain', {'type': 'ShuffleNetV2', 'widen_factor': 0.5}, 20),
+    'mobilenetv2-mmdet': ('mmdet', {'type': 'MobileNetV2', 'widen_factor': 0.5}, 18),
+    'mobilenetv2-mmseg': ('mmseg', {'type': 'MobileNetV2', 'widen_factor': 0.5}, 18),
+    'mobilenetv2-mmpretrain': ('mmpretrain', {'type': 'MobileNetV2', 'widen_factor': 0.5}, 18),
+    'mobilenetv3-mmpretrain': ('mmpretrain', {'type': 'MobileNetV3', 'arch': 'small'}, 12),
+    'mobilenetv3-mmseg': ('mmseg', {'type': 'MobileNetV3', 'arch': 'small'}, None),
+}
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_variants_are_the_hosts_with_operators(name):
+    host, cfg, count = FAMILIES[name]
+    ours = {**cfg, 'type': f'mmkerv.{cfg["type"]}'}
+    upstream, net = build(host, cfg), build(host, ours, conv_cfg=COC)
+    plain = [m for m in upstream.modules() if type(m).__name__ == 'Conv2d' and max(m.kernel_size) > 1]
+    assert isinstance(net, type(upstream)) and len(operators(net)) == len(plain) == (count or len(plain)) > 0
+    assert not [m for m in net.modules() if type(m).__name__ == 'Conv2d' and max(m.kernel_size) > 1]
+    weights = upstream.state_dict()
+    assert set(weights) == {k for k in net.state_dict() if 'super_layers' not in k}
+    for key, value in net.state_dict().items():
+        assert 'super_layers' in key or torch.equal(value, weights[key]), f'{key} is initialised otherwise'
+    shapes = [(2, 3, 64, 64)]
+    for a, b in zip(outputs(upstream, shapes), outputs(net, shapes), strict=True):
+        assert relative(b, a) < 1e-4
+    folded = copy.deepcopy(net)
+    assert len(folded.switch_to_deploy().replaced) == len(plain)
+    upstream.load_state_dict(folded.state_dict())
+
+
+def test_a_scope_without_the_family_falls_back():
+    pytest.importorskip('mmpretrain')
+    net = build('mmdet', {'type': 'mmkerv.ShuffleNetV2', 'widen_factor': 0.5}, conv_cfg=COC)
+    assert type(net).__mro__[1].__module__.startswith('mmpretrain.')
+
+
 @pytest.mark.parametrize('host', HOSTS)
 def test_where_places_the_operators(host):
     net = build(host, {'type': 'mmkerv.ResNet', 'depth': 18}, conv_cfg=COC, where={'stem': False, 'stages': (3, 4)})

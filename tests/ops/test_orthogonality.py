@@ -24,7 +24,8 @@ def matrix_loss(kernel: torch.Tensor, stride: tuple, dilation: tuple, groups: in
             row[place] = kernel[o, i, a, b]
         rows[o, y, x] = row.flatten()
     middle = [(o, far[0], far[1]) for o in range(outputs)]
-    return sum(float((rows[one] @ rows[other] - float(one == other)) ** 2) for one, other in itertools.product(middle, rows))
+    pairs = itertools.product(middle, rows)
+    return sum(float((rows[one] @ rows[other] - float(one == other)) ** 2) for one, other in pairs)
 
 
 @pytest.mark.parametrize('stride', [(1, 1), (2, 2), (1, 2), (3, 3), (4, 4)], ids=str)

@@ -1,0 +1,41 @@
+"""Backbones of mmdetection, mmsegmentation and mmpretrain with operators where they are wanted."""
+
+from typing import Any
+
+from torch import nn
+
+from mmkerv.models.hosts import FAMILIES, find_host, variant
+from mmkerv.registry import MODELS
+
+DOC = """{family} of the host library, with ``conv_cfg`` placed by ``where``.
+
+    Args:
+        *args: the host's arguments.
+        conv_cfg: operator, such as ``dict(type='CoCConv')``; ``None`` keeps the network plain.
+        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        host: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``; by default the current default scope, or mmpretrain where
+            that has no {family}.
+        **kwargs: the host's arguments.
+
+    Raises:
+        ValueError: if no host is known, or ``where`` selects nothing.
+        TypeError: for an unknown argument.
+
+    Returns an instance of a subclass of the host's class; the keys of its state dict are the host's, and its
+    convolutions are initialised as the host initialises plain ones.
+
+    Example:
+        >>> net = {family}(host='mmpretrain', conv_cfg=dict(type='CoCConv'))  # doctest: +SKIP
+    """
+
+
+def _family(family: str) -> type:
+    def build(cls: type, *args: Any, host: str | None = None, **kwargs: Any) -> nn.Module:
+        return variant(family, find_host(family, host))(*args, **kwargs)
+
+    return type(family, (), {'__new__': build, '__doc__': DOC.format(family=family), '__module__': __name__})
+
+
+ResNet, ResNetV1c, ResNetV1d, HRNet, ShuffleNetV2, MobileNetV2, MobileNetV3 = (
+    MODELS.register_module(name=family, module=_family(family)) for family in FAMILIES
+)

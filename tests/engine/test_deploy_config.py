@@ -1,7 +1,9 @@
 import copy
+from collections import OrderedDict
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmkerv.engine import CheckpointMatchHook
 from mmkerv.engine.deploy_config import deploy_config
@@ -65,7 +67,9 @@ def test_our_backbone_without_operators_becomes_its_hosts(kind):
 
 
 @pytest.mark.parametrize('scope', [None, 'mmpose'])
-def test_our_backbone_of_no_known_host(scope):
+def test_our_backbone_of_no_known_host(scope, monkeypatch):
+    # Other tests may have left a scope behind.
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     cfg = dict(model=dict(backbone=dict(type='mmkerv.ResNet', depth=18)))
     with pytest.raises(ArgumentError, match='host'):
         deploy_config(Config({**cfg, 'default_scope': scope} if scope else cfg))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .arguments import ArgumentError
 from .base import output_shape
+from .circular import circular_convolution
 from .precision import autocast_type, full_precision, is_compiling
 
 
@@ -53,6 +54,8 @@ def fft_convolution(
     dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32
     with full_precision(x.device):
         x, kernel = x.to(dtype), kernel.to(dtype)
+        if kernel.shape[1] * groups != x.shape[1] or len(kernel) % groups:
+            raise ArgumentError(f'x has {x.shape[1]} channels, the kernel takes {kernel.shape[1] * groups}')
         kernel = _dilated(kernel, dilation)
         # More zeros than the kernel reaches are the only ones that have to be written out.
         excess = [(max(b - k + 1, 0), max(a - k + 1, 0)) for (b, a), k in zip(padding, kernel.shape[2:])]
@@ -61,15 +64,7 @@ def fft_convolution(
             padding = [(b - eb, a - ea) for (b, a), (eb, ea) in zip(padding, excess)]
         shape = output_shape(x, kernel, (1,) * dims, (1,) * dims, padding)
         lengths = transform_lengths(x.shape[2:], kernel.shape[2:], padding)
-        axes = tuple(range(-dims, 0))
-        # With the kernel turned round the product needs no conjugate, which would be a copy.
-        y = torch.fft.irfftn(
-            _product(torch.fft.rfftn(x, lengths, axes), torch.fft.rfftn(kernel.flip(axes), lengths, axes), groups),
-            lengths,
-            axes,
-        )
-        first = [k - 1 - before for k, (before, _) in zip(kernel.shape[2:], padding)]
-        y = y[(..., *(slice(f, f + n) for f, n in zip(first, shape[2:])))]
+        y = circular_convolution(x, kernel, [before for before, _ in padding], shape[2:], lengths, groups)
         if bias is not None:
             y = y + bias.to(dtype).view(-1, *(1,) * dims)
         # A copy: the transform's padding is let go, and what follows may read memory as it is laid out.
@@ -128,43 +123,3 @@ def _dilated(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
     spread = kernel.new_zeros(*kernel.shape[:2], *sizes)
     spread[(..., *(slice(None, None, d) for d in dilation))] = kernel
     return spread
-
-
-def _product(signal: Tensor, spectrum: Tensor, groups: int) -> Tensor:
-    """Sum over the input channels of each group: (N, C, *F) and (O, C/g, *F) to (N, O, *F)."""
-    batch, channels, *frequencies = signal.shape
-    outputs, width = spectrum.shape[:2]
-    if width * groups != channels or outputs % groups:
-        raise ArgumentError(f'x has {channels} channels, the kernel takes {width * groups}; give it that many')
-    signal = signal.reshape(batch, groups, width, -1)
-    spectrum = spectrum.reshape(groups, outputs // groups, width, -1)
-    if width == 1:
-        return (signal * spectrum[:, :, 0][None]).reshape(batch, outputs, *frequencies)
-    # One matrix product for each frequency and group: (N, C/g) by (C/g, O/g). Each spectrum is as large as all of x, so
-    # none is kept longer than it is needed.
-    signal = _frequency_first(signal).transpose(1, 2).reshape(-1, batch, width)
-    spectrum = _frequency_first(spectrum).view(-1, outputs // groups, width)
-    product = _contiguous_gradient(torch.bmm(signal, spectrum.transpose(1, 2)))
-    del signal, spectrum
-    product = product.view(-1, groups, batch, outputs // groups).transpose(1, 2)
-    return product.reshape(len(product), -1).t().contiguous().view(batch, outputs, *frequencies)
-
-
-def _frequency_first(spectrum: Tensor) -> Tensor:
-    """(A, B, C, F) to (F, A, B, C), contiguous: strided complex matrix products are several times slower."""
-    return spectrum.flatten(0, 2).t().contiguous().view(-1, *spectrum.shape[:3])
-
-
-class _ContiguousGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad.contiguous()
-
-
-def _contiguous_gradient(x: Tensor) -> Tensor:
-    """The same tensor, whose gradient is made contiguous, for the matrix products of backward."""
-    return x if is_compiling() else _ContiguousGradient.apply(x)

@@ -56,7 +56,7 @@ class ToSequence(BaseTransform):
 
     Changes ``img`` and ``img_shape``. Sequential MNIST is its 784 pixels in this order.
 
-    Source: Le et al., A Simple Way to Initialize Recurrent Networks of Rectified Linear Units, 2015, section 4.2.
+    Source: Le et al., A Simple Way to Initialize Recurrent Networks of Rectified Linear Units, 2015.
 
     Example:
         >>> ToSequence()({'img': np.arange(6).reshape(2, 3)})['img'].tolist()
@@ -111,7 +111,7 @@ class SubSample(SequenceTransform):
     Raises:
         ValueError: for a step < 1, or an image of more than one row.
 
-    Source: CKConv, ICLR 2022, section 5.4, testing at different sampling rates.
+    Source: CKConv, ICLR 2022, tests at other sampling rates.
 
     Example:
         >>> SubSample(2)({'img': np.arange(5)[None]})['img'].tolist()
@@ -141,7 +141,7 @@ class DropSamples(SequenceTransform):
     Raises:
         ValueError: for a rate outside [0, 1), or an image of more than one row.
 
-    Source: CKConv, ICLR 2022, section 5.3, irregularly-sampled data.
+    Source: CKConv, ICLR 2022, irregularly-sampled data.
 
     Example:
         >>> int((DropSamples(0.3, seed=0)({'img': np.ones((1, 10))})['img'] == 0).sum())

@@ -93,7 +93,7 @@ class KernelL2Hook(KernelRegularizerHook):
     Raises:
         ValueError: for a negative weight; at the start of training if no layer generates its kernel.
 
-    Source: CKConv, ICLR 2022, appendix: weight decay is applied to the sampled kernels.
+    Source: CKConv, ICLR 2022; its code decays the sampled kernels, not the parameters that make them.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.KernelL2Hook', weight=1e-4)]

@@ -19,7 +19,7 @@ class OrthogonalityHook(KernelRegularizerHook):
     convolution or a kervolution ``weight``. Layers that are frozen count for nothing.
 
     Args:
-        weight: lambda, >= 0. The authors' code uses 0.5, their paper 0.01.
+        weight: lambda, >= 0. The authors' README has 0.5, their paper 0.01.
         where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default those of the stages, 1x1 ones
             included, without the stem, as the authors do. What lies outside stages (necks, heads) is included.
 
@@ -27,7 +27,7 @@ class OrthogonalityHook(KernelRegularizerHook):
         ValueError: for a negative weight; at the start of training if nothing is selected.
         TypeError: for an unknown key of ``where``.
 
-    Source: Orthogonal Convolutional Neural Networks, CVPR 2020, section 3.3.
+    Source: Orthogonal Convolutional Neural Networks, CVPR 2020.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.OrthogonalityHook', weight=0.1)]

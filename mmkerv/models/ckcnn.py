@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from mmkerv.ops import CKConv1d
 from mmkerv.ops.arguments import ArgumentError, integer, one_of, real
+from mmkerv.ops.ck_options import PERIODIC
 from mmkerv.registry import MODELS
 
 NORMS = ('gn1', 'ln')
+SMNIST_OMEGA_0 = 31.09
 
 
 class StepNorm(nn.LayerNorm):
@@ -39,7 +41,7 @@ class CKBlock(BaseModule):
         init_cfg: as every mmengine module has it.
         **convolution: arguments of :class:`mmkerv.ops.CKConv1d`.
 
-    Source: DESIGN of the authors' published network, CKConv, ICLR 2022, Figure 7.
+    Source: CKConv, ICLR 2022, the authors' published network.
 
     Example:
         >>> import torch
@@ -80,7 +82,8 @@ class CKCNN(BaseModule):
         channels: width, >= 1; the paper has 30 (about 0.1 M parameters) and 100 (about 1 M).
         num_blocks: blocks, >= 1; the paper has 2.
         hidden: width of the kernel nets.
-        omega_0: angular frequency of their sine layers, the paper's tuned hyperparameter.
+        omega_0: angular frequency of their sine layers, the paper's tuned hyperparameter; by default that of
+            sequential MNIST, 31.09, and none for activations that have none.
         dropout: rate after each convolution, in [0, 1).
         dropout_in: rate on the input, in [0, 1).
         norm: ``'gn1'`` (group norm of one group) or ``'ln'`` (layer norm of each step).
@@ -91,8 +94,8 @@ class CKCNN(BaseModule):
     Raises:
         ValueError: for another norm, a rate outside [0, 1), or what :class:`mmkerv.ops.CKConv1d` refuses.
 
-    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022, section 5 and Figure 7; the form is
-        the one that reproduces the logits of the authors' published checkpoint.
+    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; the form is the one that
+        reproduces the logits of the authors' published checkpoint.
 
     Example:
         >>> import torch
@@ -106,7 +109,7 @@ class CKCNN(BaseModule):
         channels: int = 30,
         num_blocks: int = 2,
         hidden: int = 32,
-        omega_0: float = 31.09,
+        omega_0: float | None = None,
         dropout: float = 0.1,
         dropout_in: float = 0.1,
         norm: str = 'gn1',
@@ -120,7 +123,9 @@ class CKCNN(BaseModule):
             if real(rate, name, 0.0) >= 1:
                 raise ArgumentError(f'{name} must be in [0, 1), got {rate}')
         self.dropout_in = nn.Dropout(dropout_in)
-        convolution |= {'kernel_size': kernel_size, 'hidden': hidden, 'omega_0': omega_0}
+        convolution |= {'kernel_size': kernel_size, 'hidden': hidden}
+        if omega_0 is not None or convolution.get('activation', 'sine') in PERIODIC:
+            convolution['omega_0'] = SMNIST_OMEGA_0 if omega_0 is None else omega_0
         self.blocks = nn.ModuleList()
         for _ in range(integer(num_blocks, 'num_blocks', 1)):
             self.blocks.append(CKBlock(in_channels, channels, dropout, norm, **convolution))

@@ -39,7 +39,7 @@ class CKConv2d(ContinuousKernel, Conv2d):
         ValueError: if a value or a combination breaks its rule, for example an even ``kernel_size``.
         TypeError: if an argument is unknown or has the wrong type.
 
-    Source: CKConv, ICLR 2022, equations 3 to 6; the start with variance 1 / fan_in is that of FlexConv, ICLR 2022.
+    Source: CKConv, ICLR 2022; the start with variance 1 / fan_in is that of FlexConv, ICLR 2022.
 
     Example:
         >>> import torch

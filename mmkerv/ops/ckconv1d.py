@@ -50,7 +50,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         ValueError: if a value or a combination breaks its rule.
         TypeError: if an argument is unknown or has the wrong type.
 
-    Source: CKConv, ICLR 2022, equations 1 to 6.
+    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
 
     Example:
         >>> conv = CKConv1d(1, 8, 784, omega_0=31.09)

@@ -91,7 +91,7 @@ class ContinuousKernel(GeneratedKernel):
             ValueError: if it is not above 0 or leaves no sample beside the current one.
             RuntimeError: inside ``frozen_kernels``.
 
-        Source: CKConv, ICLR 2022, section 4.3, equation 8: the response scales with the sampling rates' ratio.
+        Source: CKConv, ICLR 2022: the response scales with the sampling rates' ratio.
 
         Example:
             >>> from mmkerv.ops import CKConv2d

@@ -45,7 +45,7 @@ def continuous_kernel(
     Raises:
         ValueError: for another activation, or not as many biases as weights.
 
-    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022, section 3.3 and 4.2; sine layers are
+    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; sine layers are
         SIREN's (Sitzmann et al., NeurIPS 2020), random Fourier features are Tancik et al., NeurIPS 2020.
 
     Example:

@@ -29,7 +29,7 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
     Raises:
         ValueError: if ``groups`` does not divide the filters.
 
-    Source: Orthogonal Convolutional Neural Networks, CVPR 2020, section 3.3 and equation 6.
+    Source: Orthogonal Convolutional Neural Networks, CVPR 2020.
 
     Example:
         >>> delta = torch.zeros(1, 1, 3, 3); delta[..., 1, 1] = 1

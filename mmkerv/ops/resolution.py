@@ -21,7 +21,7 @@ def set_resolution(model: nn.Module, ratio: float | tuple[float, ...]) -> list[s
     Raises:
         ValueError: if the model has no continuous kernel, or the ratio leaves a kernel without a sample.
 
-    Source: CKConv, ICLR 2022, section 4.3.
+    Source: CKConv, ICLR 2022.
 
     Example:
         >>> from mmkerv.ops import CKConv2d

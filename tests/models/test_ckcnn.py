@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,16 @@ def test_is_the_block_equation():
 def test_has_the_papers_size(channels, millions):
     parameters = sum(p.numel() for p in CKCNN(1, channels, kernel_size=784).parameters()) + 10 * (channels + 1)
     assert parameters / 1e6 == pytest.approx(millions, rel=0.03)
+
+
+@pytest.mark.parametrize('activation', ['sine', 'relu', 'swish', 'rff'])
+def test_every_activation_has_a_default_frequency_or_none(activation):
+    net = network(activation=activation)
+    options = net.blocks[0].conv1.options
+    assert options.activation == activation
+    assert (options.omega_0 == 31.09) == (activation in ('sine', 'rff'))
+    with pytest.raises(ValueError, match='omega_0') if activation in ('relu', 'swish') else nullcontext():
+        network(activation=activation, omega_0=5.0)
 
 
 def test_dropout_acts_where_it_is_asked_for():

@@ -1,4 +1,4 @@
-# CKCNN of two blocks, 30 channels (98 thousand parameters), for ten classes (CKConv, section 5.1, the small form).
+# CKCNN of two blocks, 30 channels (98 thousand parameters), for ten classes (the small form of CKConv, ICLR 2022).
 model = dict(
     type='ImageClassifier',
     backbone=dict(type='mmkerv.CKCNN', channels=30, num_blocks=2, hidden=32),

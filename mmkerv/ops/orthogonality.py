@@ -1,9 +1,9 @@
 """How far a convolution is from orthogonal rows: the self-convolution of its kernel at every shift of its stride."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import ArgumentError
@@ -39,16 +39,34 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
     outputs = len(kernel)
     if outputs % groups:
         raise ArgumentError(f'groups must divide the {outputs} filters of the kernel, got {groups}')
-    if any(d != 1 for d in dilation):
-        spread = kernel.new_zeros(*kernel.shape[:2], *(d * (k - 1) + 1 for k, d in zip(kernel.shape[2:], dilation)))
-        spread[:, :, :: dilation[0], :: dilation[1]] = kernel
-        kernel = spread
-    # The largest shift that is a multiple of the stride and at which two filters still overlap.
-    reach = [(k - 1) // s * s for k, s in zip(kernel.shape[2:], stride)]
-    # Filter n of every group is one image, so that a grouped convolution meets each with the filters of its own group.
-    images = kernel.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)
-    products = F.conv2d(images, kernel, None, tuple(stride), reach, 1, groups)
-    centre = [r // s for r, s in zip(reach, stride)]
-    own = products[:, :, centre[0], centre[1]].unflatten(1, (groups, -1))
-    identity = torch.eye(outputs // groups, dtype=kernel.dtype, device=kernel.device)[:, None]
-    return products.square().sum() - own.square().sum() + (own - identity).square().sum()
+    filters = kernel.unflatten(0, (groups, -1))
+    shifts = list(_shifts(kernel.shape[2:], stride, dilation))
+    unreachable = 0
+    if filters.shape[1] > filters.shape[2] and max(stride) == 1:
+        # tr((M M^T)^2) = tr((M^T M)^2), and of columns there are fewer; the rest is rows that cannot be orthogonal.
+        unreachable = outputs - groups * filters.shape[2]
+        filters = filters.transpose(1, 2)
+    loss = filters.new_tensor(float(unreachable))
+    for shift in shifts:
+        first, second = filters, filters
+        for axis, s in enumerate(shift, start=3):
+            overlap = kernel.shape[axis - 1] - abs(s)
+            first = first.narrow(axis, max(s, 0), overlap)
+            second = second.narrow(axis, max(-s, 0), overlap)
+        products = first.flatten(2) @ second.flatten(2).mT
+        if any(shift):
+            # The opposite shift has the same products, transposed.
+            loss = loss + 2 * products.square().sum()
+        else:
+            loss = (
+                loss + (products - torch.eye(filters.shape[1], dtype=kernel.dtype, device=kernel.device)).square().sum()
+            )
+    return loss
+
+
+def _shifts(size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the shifts at which taps of two filters meet, in taps, one of each pair of opposite ones; 0 first."""
+    reach = [[s for s in range(k) if s * d % step == 0] for k, step, d in zip(size, stride, dilation)]
+    for shift in product(*([-s for s in reversed(axis) if s] + axis for axis in reach)):
+        if shift >= (0,) * len(shift):
+            yield shift

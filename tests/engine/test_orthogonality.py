@@ -72,6 +72,30 @@ def test_makes_filters_orthogonal_in_a_run(tmp_path):
     assert distances[0.0] > 5.5 and 5 <= distances[1.0] < 5.1
 
 
+@pytest.mark.parametrize('super_bias', [True, False])
+def test_warns_of_a_super_bias(monkeypatch, super_bias):
+    lines = []
+    monkeypatch.setattr('mmkerv.engine.orthogonality.log', lambda text, level=0: lines.append(text))
+    model = nn.Sequential(CoCConv(3, 8, 3, super_bias=super_bias), nn.Conv2d(8, 8, 3))
+    assert len(OrthogonalityHook(0.01).layers(model)) == 2
+    assert [('super_bias=False' in line and ' 0 ' in line) for line in lines] == ([True] if super_bias else [])
+
+
+def test_falls_with_coc_without_super_bias_at_the_configs_learning_rate():
+    torch.manual_seed(0)
+    model = nn.Sequential(CoCConv(64, 64, 3, super_init='kaiming', super_bias=False))
+    nn.init.kaiming_normal_(model[0].weight, mode='fan_out')
+    hook, optimizer = OrthogonalityHook(0.01), torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    (layer,) = hook.layers(model).values()
+    losses = []
+    for _ in range(10):
+        losses.append(hook.loss(layer))
+        optimizer.zero_grad()
+        (hook.weight * losses[-1]).backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match='weight'):
         OrthogonalityHook(-1)

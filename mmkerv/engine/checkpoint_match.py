@@ -52,8 +52,19 @@ class CheckpointMatch(NamedTuple):
             ('kept by the operators (plain checkpoint)', self.operator_only),
         ):
             if keys:
-                parts.append(f'{len(keys)} {label} ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})')
+                parts.append(named(keys, label))
         return '; '.join(parts)
+
+
+def named(keys: list[str], label: str) -> str:
+    """Return how many keys there are, what they are, and the names of the first three.
+
+    Example:
+        >>> named(['fc.weight', 'fc.bias'], 'unexpected'), named([], 'missing')
+        ('2 unexpected (fc.weight, fc.bias)', '0 missing')
+    """
+    names = f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' if keys else ''
+    return f'{len(keys)} {label}{names}'
 
 
 def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> CheckpointMatch:
@@ -104,8 +115,7 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
             '(the deploy config for a folded checkpoint)'
         )
     if match.operator_only:
-        bare = _bare(model)
-        moved = [name for name, op in _plain_operators(bare, _given(bare, state_dict)) if _start(op) != 'identity']
+        moved = changed_kernels(model, state_dict)
         if moved:
             raise CheckpointMismatchError(
                 f'checkpoint {source!r} is of the plain (or folded) network, and {len(moved)} operators such as '
@@ -117,6 +127,19 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
             'identity'
         )
     return match
+
+
+def changed_kernels(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
+    """Return the names of the operators that a plain checkpoint gives a weight, and that do not start as the identity.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> changed_kernels(nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming')), {'0.weight': None})
+        ['0']
+    """
+    bare = _bare(model)
+    plain = [(name, op) for name, op in _plain_operators(bare, _given(bare, state_dict)) if op.weight is not None]
+    return [name for name, op in plain if _start(op) != 'identity']
 
 
 @HOOKS.register_module()

@@ -14,11 +14,13 @@ from mmkerv import ops
 from mmkerv.engine.atomic import install_atomic_writes
 from mmkerv.engine.deploy_config import operator_name
 from mmkerv.engine.loading import install_safe_loading
+from mmkerv.engine.pretrained import check_pretrained_files, install_pretrained_report
 from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError
 from mmkerv.utils import log
 
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointMatchHook')
+TRAINING_HOOKS = ('mmkerv.FrozenOperatorsHook',)
 
 
 class ConfigError(ValueError):
@@ -81,6 +83,7 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
 
     Raises:
         ConfigError: if the data is not where the config says.
+        FileNotFoundError: if a checkpoint that training starts from is not.
 
     Example:
         >>> prepare(load_config(args.config), args, ('test',), strict=True)  # doctest: +SKIP
@@ -92,6 +95,10 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     present = {hook.get('type') for hook in cfg.get('custom_hooks') or []}
     added = [{'type': HOOKS[0]}, {'type': HOOKS[1], 'strict': strict}]
+    if 'train' in phases:
+        added += [{'type': hook} for hook in TRAINING_HOOKS]
+        check_pretrained_files(cfg.get('model'), 'model')
+        install_pretrained_report()
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(h for h in added if h['type'] not in present)]
     install_atomic_writes()
     install_safe_loading(args.trust_checkpoint)

@@ -89,43 +89,38 @@ def variant(family: str, host: str) -> type[nn.Module]:
 
 @contextmanager
 def plain_convolutions(model: nn.Module) -> Iterator[None]:
-    """Let an initialiser see plain convolutions with the operators' own weights and biases.
+    """Let an initialiser see ``nn.Conv2d`` where the operators are, whose weights and biases are the operators' own.
 
-    Some hosts initialise by ``isinstance(m, nn.Conv2d)``, which an operator is not. Operators without a basic kernel
-    stay where they are: they have nothing that a plain initialiser could set.
+    Some hosts initialise by ``isinstance(m, nn.Conv2d)``, which an operator is not. Checkpoints that are loaded in the
+    block give the operators all their parameters. Operators without a basic kernel stay what they are: they have
+    nothing that a plain initialiser could set.
 
     Args:
-        model: network; it has its operators back after the block.
+        model: network; its operators are none but themselves after the block.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
         >>> net = nn.Sequential(CoCConv2d(3, 8, 3))
         >>> with plain_convolutions(net):
-        ...     print(type(net[0]).__name__)
-        Conv2d
+        ...     print(isinstance(net[0], nn.Conv2d))
+        True
+        >>> isinstance(net[0], nn.Conv2d)
+        False
     """
-    places = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent._modules.items()
-        if isinstance(child, Conv2d) and child.weight is not None
-    ]
-    plain = {operator: _plain_twin(operator) for _, _, operator in places}
+    operators = {m: type(m) for m in model.modules() if isinstance(m, Conv2d) and m.weight is not None}
     try:
-        for parent, name, operator in places:
-            parent._modules[name] = plain[operator]
+        for operator, kind in operators.items():
+            operator.__class__ = _as_conv2d(kind)
         yield
     finally:
-        for parent, name, operator in places:
-            parent._modules[name] = operator
+        for operator, kind in operators.items():
+            operator.__class__ = kind
 
 
-def _plain_twin(operator: Conv2d) -> nn.Conv2d:
-    geometry = {name: getattr(operator, name) for name in ('stride', 'padding', 'dilation', 'groups', 'padding_mode')}
-    channels = (operator.in_channels, operator.out_channels)
-    twin = nn.Conv2d(*channels, operator.kernel_size, bias=operator.bias is not None, device='meta', **geometry)
-    twin.weight, twin.bias = operator.weight, operator.bias
-    return twin
+@cache
+def _as_conv2d(kind: type[Conv2d]) -> type[nn.Conv2d]:
+    """The operator's class with ``nn.Conv2d`` behind it: nothing but ``isinstance`` and mmengine's names tell them."""
+    return type('Conv2d', (kind, nn.Conv2d), {})
 
 
 def __getattr__(name: str) -> type[nn.Module]:

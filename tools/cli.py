@@ -4,7 +4,11 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+# Ends what a tool has written into a document.
+END = '<!-- end -->'
 
 
 class LazyDictAction(argparse.Action):
@@ -54,6 +58,23 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='read checkpoints with the unrestricted unpickler, which runs whatever they say',
     )
+
+
+def between_markers(file: str, begin: str) -> Callable[[str], None]:
+    """Check that a document has the two lines, and return a function that puts a text between them."""
+    path = Path(file)
+    before, found, rest = path.read_text().partition(begin)
+    _, stop, after = rest.partition(END)
+    if not found or not stop:
+        raise OSError(f'{path} has no lines "{begin}" and "{END}"; add them where the text belongs')
+
+    def write(text: str) -> None:
+        partial = path.with_suffix(f'{path.suffix}.part')
+        partial.write_text(f'{before}{begin}\n\n{text.strip()}\n\n{END}{after}')
+        partial.replace(path)
+        print(f'wrote {path}')
+
+    return write
 
 
 def export_rank(args: argparse.Namespace) -> None:

@@ -1,16 +1,14 @@
 """Placement: which convolutions of a built network become operators, and the replacement itself."""
 
-import copy
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
-from mmkerv import ops
+from mmkerv.models.replacement import Operator, is_plain, size
 from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError, boolean, integer, integers, reject_unknown
 from mmkerv.utils import log
 
@@ -96,21 +94,24 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
 
     Weights and biases are kept: the operator takes over the very parameters, so optimizers and shared parameters stay
     right, and an operator that starts as the identity computes what the network computed. An operator without a basic
-    kernel (CKConv) starts with one of its own, and the log says so. Only exact ``nn.Conv2d`` and
-    mmcv's wrapper of it are replaced; other kinds (deformable, weight-standardised, parametrized, with hooks) are kept.
-    A module that stands in several places stays shared. One line says what was replaced and what was kept.
+    kernel (CKConv) starts with one of its own, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it and
+    mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads as it does and folds into one;
+    other kinds (deformable, weight-standardised, parametrized, with hooks) are kept. A module that stands in several
+    places stays shared. One line says what was replaced and what was kept.
 
     Args:
         model: network of any library, torchvision and timm included.
-        conv_cfg: as in OpenMMLab's configs: ``dict(type='CoCConv', ...)``; the type is a name or the class.
+        conv_cfg: as in OpenMMLab's configs: ``dict(type='CoCConv', ...)``; the type is an operator's name, that of a
+            convolution that is registered with mmengine, such as mmcv's ``'ConvWS'``, or the class.
         where: which convolutions, see :class:`Where`.
 
     Returns:
         ``model``.
 
     Raises:
-        ValueError: if nothing is replaced, if the model has no stages but ``where`` names some, or if the operator
-            cannot take a selected convolution; nothing has been replaced then.
+        ValueError: if nothing is replaced, if the model has no stages but ``where`` names some, if the type is unknown,
+            or if the operator cannot take a selected convolution, whose name and shape the message says; nothing has
+            been replaced then.
         TypeError: for an unknown key of ``where`` or of ``conv_cfg``.
 
     Example:
@@ -118,33 +119,40 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         >>> type(convert(model, dict(type='CoCConv'))[0]).__name__
         'CoCConv2d'
     """
-    rule = Where.of(where)
-    operator, options, label = _operator(conv_cfg)
+    rule, operator = Where.of(where), Operator.of(conv_cfg)
     places = _convolutions(model)
     stages = _stages(places, rule)
     replaced: dict[nn.Module, nn.Module] = {}
+    left: dict[nn.Module, None] = {}
     for name, conv in places.items():
-        if conv in replaced or not _is_plain(conv) or not rule.selects(name, conv, stages[name]):
+        if conv in replaced or not is_plain(conv) or not rule.selects(name, conv, stages[name]):
             continue
-        new = _replacement(name, conv, operator, options)
-        if not _same(new, conv):
+        new = operator.replacement(name, conv)
+        if new is None:
+            left[conv] = None
+        else:
             replaced[conv] = new
     kinds = list(dict.fromkeys(places.values()))
     kept = [conv for conv in kinds if conv not in replaced]
-    if not replaced:
+    if not replaced and not (left and operator.always_plain):
+        cure = (
+            f'selects only what it leaves plain ({_sizes(left)}); select larger ones, or set replace_1x1=True'
+            if left
+            else 'selects none of them; relax where, or convert another part of the model'
+        )
         raise ArgumentError(
-            f'no convolution was replaced by {label}: the model has {_sizes(kept) or "none"}, and '
-            f'where={rule._asdict()} '
-            'selects none of them; relax where, or convert another part of the model'
+            f'no convolution was replaced by {operator.name}: the model has {_sizes(kept) or "none"}, and '
+            f'where={rule._asdict()} {cure}'
         )
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
             if child in replaced:
                 setattr(parent, child_name, replaced[child])
-    anew = all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items())
+    anew = replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items())
     log(
-        f'mmkerv: {len(replaced)} of {len(kinds)} convolutions -> {label} ({_sizes(replaced)}); '
-        f'kept {len(kept)}'
+        f'mmkerv: {len(replaced)} of {len(kinds)} convolutions -> {operator.name}'
+        + (f' ({_sizes(replaced)})' if replaced else '')
+        + f'; kept {len(kept)}'
         + (f' ({_sizes(kept)})' if kept else '')
         + ('; their kernels start anew, whatever the weights were' if anew else '')
     )
@@ -185,38 +193,12 @@ def _check_pattern(pattern: Any) -> None:
         raise ArgumentError(f'where.names must be regular expressions, got {pattern!r}: {error}') from error
 
 
-def _operator(conv_cfg: dict) -> tuple[Any, dict, str]:
-    """Return the callable that ``conv_cfg`` names, its options, and the name for the log."""
-    if not isinstance(conv_cfg, dict) or 'type' not in conv_cfg:
-        raise ArgumentTypeError(
-            f"conv_cfg must be a dict with a 'type', such as dict(type='CoCConv'), got {conv_cfg!r}"
-        )
-    options = copy.deepcopy(dict(conv_cfg))
-    kind = options.pop('type')
-    if not isinstance(kind, str):
-        return kind, options, kind.__name__
-    name = kind.removeprefix('mmkerv.')
-    if hasattr(ops, name) and name in ops.__all__:
-        return getattr(ops, name), options, name
-    known = [n for n in ops.__all__ if 'Conv' in n]
-    raise ArgumentError(
-        f'conv_cfg type {kind!r} is no operator of mmkerv; use one of {", ".join(known)}, or pass the class'
-    )
-
-
 def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     if isinstance(model, nn.Conv2d):
         raise ArgumentError(
             'convert replaces convolutions inside a model, got a single Conv2d; build the operator directly'
         )
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
-    kind = type(conv)
-    wrapper = kind.__name__ == 'Conv2d' and kind.__module__ == 'mmcv.cnn.bricks.wrappers'
-    hooked = conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks
-    return (kind is nn.Conv2d or wrapper) and not hooked and isinstance(conv.weight, nn.Parameter)
 
 
 def _stages(places: dict[str, nn.Conv2d], rule: Where) -> dict[str, int | None]:
@@ -241,43 +223,6 @@ def _stage_number(name: str) -> int | None:
     return int(match[1]) + 1 if match else None
 
 
-def _replacement(name: str, conv: nn.Conv2d, operator: Any, options: dict) -> nn.Module:
-    geometry = {k: getattr(conv, k) for k in ('stride', 'padding', 'dilation', 'groups', 'padding_mode')}
-    try:
-        # The operator's own start must come from the caller's random numbers, its weight's discarded start must not.
-        with torch.random.fork_rng(devices=[]):
-            new = operator(
-                conv.in_channels,
-                conv.out_channels,
-                conv.kernel_size,
-                bias=conv.bias is not None,
-                device='cpu',
-                **geometry,
-                **options,
-            )
-    except (ValueError, TypeError) as error:
-        raise type(error)(f'{name} ({_size(conv)}): {error}; where can leave this layer out') from error
-    if _same(new, conv):
-        return new
-    if hasattr(new, 'reset_operator_parameters'):
-        new.reset_operator_parameters()
-    new.to(device=conv.weight.device, dtype=conv.weight.dtype).requires_grad_(conv.weight.requires_grad)
-    for parameter in ('weight', 'bias'):
-        if getattr(getattr(new, parameter, None), 'shape', None) == getattr(getattr(conv, parameter), 'shape', 0):
-            setattr(new, parameter, getattr(conv, parameter))
-    return new.train(conv.training)
-
-
-def _same(new: nn.Module, conv: nn.Conv2d) -> bool:
-    """Whether the operator left the convolution as it is: a plain one of the same size."""
-    return type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size
-
-
-def _size(conv: nn.Conv2d) -> str:
-    size = 'x'.join(map(str, conv.kernel_size))
-    return size if _is_plain(conv) else f'{size} {type(conv).__name__}'
-
-
 def _sizes(convs: Iterable[nn.Conv2d]) -> str:
-    counts = Counter((-math.prod(conv.kernel_size), _size(conv)) for conv in convs)
-    return ', '.join(f'{size}: {count}' for (_, size), count in sorted(counts.items()))
+    counts = Counter((-math.prod(conv.kernel_size), size(conv)) for conv in convs)
+    return ', '.join(f'{text}: {count}' for (_, text), count in sorted(counts.items()))

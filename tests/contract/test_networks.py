@@ -8,34 +8,16 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
+from contract.backbones import HOSTS, HRNET, build, outputs
 from mmengine.registry import MODELS, init_default_scope
 from ops.contract import relative
 
 from mmkerv.ops import CoCConv2d, switch_to_deploy
 
-HOSTS = ['mmdet', 'mmseg', 'mmpretrain']
 COC = {'type': 'CoCConv'}
 
 # host, config of the network, input sizes of its forward, convolutions that become operators
 FEATURES = [(1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 4, 4)]
-HRNET = {
-    'stage1': {'num_modules': 1, 'num_branches': 1, 'block': 'BOTTLENECK', 'num_blocks': (1,), 'num_channels': (16,)},
-    'stage2': {'num_modules': 1, 'num_branches': 2, 'block': 'BASIC', 'num_blocks': (1, 1), 'num_channels': (8, 16)},
-    'stage3': {
-        'num_modules': 1,
-        'num_branches': 3,
-        'block': 'BASIC',
-        'num_blocks': (1,) * 3,
-        'num_channels': (8, 16, 32),
-    },
-    'stage4': {
-        'num_modules': 1,
-        'num_branches': 4,
-        'block': 'BASIC',
-        'num_blocks': (1,) * 4,
-        'num_channels': (8, 16, 32, 64),
-    },
-}
 HEAD = {'in_channels': 32, 'channels': 16, 'num_classes': 5, 'num_convs': 2}
 NETWORKS = {
     'resnet50-mmdet': ('mmdet', {'type': 'ResNet', 'depth': 50}, [(1, 3, 64, 64)], 17),
@@ -52,28 +34,6 @@ NETWORKS = {
     'retina_head-mmdet': ('mmdet', {'type': 'RetinaHead', 'num_classes': 3, 'in_channels': 16}, [(1, 16, 8, 8)] * 5, 8),
     'fcn_head-mmseg': ('mmseg', {'type': 'FCNHead', **HEAD}, [(1, 32, 16, 16)], 3),
 }
-
-
-def build(scope, cfg, **changes):
-    pytest.importorskip(scope)
-    init_default_scope(scope)
-    torch.manual_seed(0)
-    net = MODELS.build({**copy.deepcopy(cfg), **changes})
-    net.init_weights()
-    # The hosts' backbones return nothing from train().
-    net.eval()
-    return net
-
-
-def outputs(net, shapes):
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=generator) for shape in shapes]
-    with torch.no_grad():
-        out = net(inputs if len(inputs) > 1 or hasattr(net, 'conv_seg') else inputs[0])
-    flat = []
-    for item in out if isinstance(out, (list, tuple)) else [out]:
-        flat += list(item) if isinstance(item, (list, tuple)) else [item]
-    return flat
 
 
 def operators(net):
@@ -121,21 +81,20 @@ def test_mmkerv_resnet_is_the_hosts(host):
     assert set(net.state_dict()) == set(upstream.state_dict())
 
 
-# Those that a library has, and how many of its convolutions are larger than 1x1 and plain.
-SMALL_HRNET = {'extra': HRNET}
+# Those that a library has, and how many of its convolutions are larger than 1x1.
 FAMILIES = {
     'resnetv1c-mmseg': ('mmseg', {'type': 'ResNetV1c', 'depth': 18}, 19),
     'resnetv1d-mmdet': ('mmdet', {'type': 'ResNetV1d', 'depth': 50}, 19),
     'resnetv1d-mmpretrain': ('mmpretrain', {'type': 'ResNetV1d', 'depth': 50}, 19),
-    'hrnet-mmdet': ('mmdet', {'type': 'HRNet', **SMALL_HRNET}, None),
-    'hrnet-mmseg': ('mmseg', {'type': 'HRNet', **SMALL_HRNET}, None),
-    'hrnet-mmpretrain': ('mmpretrain', {'type': 'HRNet', **SMALL_HRNET}, None),
+    'hrnet-mmdet': ('mmdet', {'type': 'HRNet', 'extra': HRNET}, 40),
+    'hrnet-mmseg': ('mmseg', {'type': 'HRNet', 'extra': HRNET}, 40),
+    'hrnet-mmpretrain': ('mmpretrain', {'type': 'HRNet', 'extra': HRNET}, 40),
     'shufflenetv2-mmpretrain': ('mmpretrain', {'type': 'ShuffleNetV2', 'widen_factor': 0.5}, 20),
     'mobilenetv2-mmdet': ('mmdet', {'type': 'MobileNetV2', 'widen_factor': 0.5}, 18),
     'mobilenetv2-mmseg': ('mmseg', {'type': 'MobileNetV2', 'widen_factor': 0.5}, 18),
     'mobilenetv2-mmpretrain': ('mmpretrain', {'type': 'MobileNetV2', 'widen_factor': 0.5}, 18),
     'mobilenetv3-mmpretrain': ('mmpretrain', {'type': 'MobileNetV3', 'arch': 'small'}, 12),
-    'mobilenetv3-mmseg': ('mmseg', {'type': 'MobileNetV3', 'arch': 'small'}, None),
+    'mobilenetv3-mmseg': ('mmseg', {'type': 'MobileNetV3', 'arch': 'small'}, 12),
 }
 
 
@@ -144,9 +103,9 @@ def test_variants_are_the_hosts_with_operators(name):
     host, cfg, count = FAMILIES[name]
     ours = {**cfg, 'type': f'mmkerv.{cfg["type"]}'}
     upstream, net = build(host, cfg), build(host, ours, conv_cfg=COC)
-    plain = [m for m in upstream.modules() if type(m).__name__ == 'Conv2d' and max(m.kernel_size) > 1]
-    assert isinstance(net, type(upstream)) and len(operators(net)) == len(plain) == (count or len(plain)) > 0
-    assert not [m for m in net.modules() if type(m).__name__ == 'Conv2d' and max(m.kernel_size) > 1]
+    plain = [m for m in upstream.modules() if isinstance(m, torch.nn.Conv2d) and max(m.kernel_size) > 1]
+    assert isinstance(net, type(upstream)) and len(operators(net)) == len(plain) == count
+    assert not [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and max(m.kernel_size) > 1]
     weights = upstream.state_dict()
     assert set(weights) == {k for k in net.state_dict() if 'super_layers' not in k}
     for key, value in net.state_dict().items():

@@ -140,6 +140,73 @@ def test_options_reach_the_operator():
     assert not torch.equal(first, second), 'every operator has a start of its own'
 
 
+@pytest.mark.parametrize(('kernel_sizes', 'count'), [('>1', 17), ('all', 20)])
+def test_a_registered_convolution(kernel_sizes, count, lines):
+    conv_ws = pytest.importorskip('mmcv.cnn.bricks.conv_ws')
+    model = resnet()
+    weights, x = {k: v.clone() for k, v in model.state_dict().items()}, torch.randn(1, 3, 32, 32)
+    mmkerv.convert(model, {'type': 'ConvWS', 'eps': 1e-3}, {'kernel_sizes': kernel_sizes})
+    standardised = [m for m in model.modules() if isinstance(m, conv_ws.ConvWS2d)]
+    assert len(standardised) == count and f'{count} of 20 convolutions -> ConvWS' in lines[0]
+    assert 'start anew' not in lines[0]
+    assert weights.keys() == model.state_dict().keys()
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+    expected = conv_ws.conv_ws_2d(x, model.conv1.weight, None, 2, 3, eps=1e-3)
+    torch.testing.assert_close(model.conv1(x), expected)
+    assert mmkerv.ops.switch_to_deploy(model).replaced == [] and type(model.conv1) is conv_ws.ConvWS2d
+    assert torch.equal(model.conv1(x), expected), 'folding leaves it alone'
+
+
+def test_a_convolution_of_the_current_scope():
+    registry = pytest.importorskip('mmengine.registry')
+    scope = registry.Registry('model', scope='mmkerv_test', parent=registry.MODELS)
+    scope.register_module('Plain2d', module=type('Plain2d', (nn.Conv2d,), {}))
+    scope.register_module('Deconv', module=nn.ConvTranspose2d)
+    with pytest.raises(ValueError, match='no operator'):
+        mmkerv.convert(resnet(), {'type': 'Plain2d'})
+    with registry.DefaultScope.overwrite_default_scope('mmkerv_test'):
+        assert type(mmkerv.convert(resnet(), {'type': 'Plain2d'}).conv1).__name__ == 'Plain2d'
+        with pytest.raises(ValueError, match=r'registered, but as no nn\.Conv2d.*pass the class'):
+            mmkerv.convert(resnet(), {'type': 'Deconv'})
+
+
+def test_a_convolution_that_cannot_take_a_layer_is_named_with_its_shape():
+    pytest.importorskip('mmcv')
+    model = nn.Sequential(nn.Conv2d(4, 8, (3, 1), groups=2, padding_mode='reflect'))
+    with pytest.raises(TypeError, match=r'0 \(3x1, 4 -> 8 channels, groups=2\): .*padding_mode'):
+        mmkerv.convert(model, {'type': 'ConvWS'})
+    assert type(model[0]) is nn.Conv2d
+    with pytest.raises(TypeError, match=r'0 \(3x1, 4 -> 8 channels, groups=2\): .*epsilon'):
+        mmkerv.convert(nn.Sequential(nn.Conv2d(4, 8, (3, 1), groups=2)), {'type': 'ConvWS', 'epsilon': 1})
+
+
+def test_padding_mode_reaches_the_operator():
+    model, x = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode='reflect')), torch.randn(1, 4, 5, 5)
+    expected = model(x)
+    torch.testing.assert_close(mmkerv.convert(model, COC)(x), expected)
+
+
+def test_folded_layers_may_be_what_the_convolutions_are(lines):
+    """The deploy config of a CKConv with replace_1x1 says FoldedConv, which asks for nothing new."""
+    model = resnet()
+    mmkerv.convert(model, {'type': 'FoldedConv', 'replace_1x1': True})
+    assert lines == ['mmkerv: 0 of 20 convolutions -> FoldedConv; kept 20 (7x7: 1, 3x3: 16, 1x1: 3)']
+    with pytest.raises(ValueError, match='no convolution was replaced'):
+        mmkerv.convert(model, {'type': 'FoldedConv'}, {'names': 'head'})
+
+
+def test_what_the_operator_leaves_plain_is_said():
+    with pytest.raises(ValueError, match=r'CoCConv.* selects only what it leaves plain \(1x1: 3\).*replace_1x1=True'):
+        mmkerv.convert(resnet(), COC, {'kernel_sizes': (1,)})
+
+
+@pytest.mark.parametrize('conv_cfg', [COC, KERV, {'type': 'CKConv'}], ids=str)
+def test_a_network_without_data_stays_so(conv_cfg):
+    with torch.device('meta'):
+        model = resnet()
+    assert all(p.is_meta for p in mmkerv.convert(model, conv_cfg).parameters())
+
+
 def test_random_numbers_of_the_caller_are_untouched():
     torch.manual_seed(0)
     plain = resnet()
@@ -194,11 +261,13 @@ def test_type_device_mode_and_frozen_state_are_kept():
         (COC, {'stem': 1}, 'where.stem'),
         (COC, {'kernel_sizes': '>3'}, 'kernel_sizes'),
         (COC, 'stem', 'where must be a dict'),
-        ({'type': 'CocConv'}, None, 'no operator'),
+        ({'type': 'CocConv'}, None, "'CocConv' is no operator of mmkerv and nothing .* CoCConv, .*KervConv"),
+        ({'type': 'continuous_kernel'}, None, 'no operator'),
+        ({'type': 'MaxPool2d'}, None, 'no operator'),
         ({'association': 2}, None, "with a 'type'"),
-        ({'type': 'CoCConv', 'association': 0}, None, 'conv1 .7x7.: association'),
+        ({'type': 'CoCConv', 'association': 0}, None, 'conv1 .7x7, 3 -> 64 channels, groups=1.: association'),
         ({'type': 'CoCConv', 'asociation': 0}, None, "did you mean 'association'"),
-        ({**KERV, 'degree': 0}, None, 'conv1 .7x7.: degree must be >= 1'),
+        ({**KERV, 'degree': 0}, None, 'conv1 .7x7, 3 -> 64 channels, groups=1.: degree must be >= 1'),
         ({**KERV, 'kernel': 'gausian'}, None, "did you mean 'gaussian'"),
         ({**KERV, 'kernel': 'l2', 'learnable': True}, None, 'learnable=True needs'),
     ],
@@ -213,7 +282,8 @@ def test_bad_input_is_named_and_nothing_is_replaced(conv_cfg, where, message):
 
 def test_even_kernels_are_named_with_the_cure():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 2))
-    with pytest.raises(ValueError, match=r'1 \(2x2\): kernel_size must be odd.*where can leave'):
+    message = r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd.*where can leave'
+    with pytest.raises(ValueError, match=message):
         mmkerv.convert(model, COC)
     assert replaced(mmkerv.convert(model, COC, {'kernel_sizes': (3,)})) == ['0']
 

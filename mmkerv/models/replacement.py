@@ -1,0 +1,156 @@
+"""What a ``conv_cfg`` names, and the layer that takes the place of one plain convolution."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from mmkerv import ops
+from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
+from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError
+
+OPERATORS = tuple(name for name in ops.__all__ if 'Conv' in name)
+
+
+class Operator(NamedTuple):
+    """What builds the layers: its callable, the options of ``conv_cfg``, and its name for messages.
+
+    Example:
+        >>> Operator.of(dict(type='mmkerv.CoCConv', association=3))[1:]
+        ({'association': 3}, 'CoCConv')
+    """
+
+    build: Callable[..., nn.Module]
+    options: dict[str, Any]
+    name: str
+
+    @classmethod
+    def of(cls, conv_cfg: dict) -> 'Operator':
+        """Find what ``conv_cfg`` names: a class, an operator of mmkerv, or a convolution that is registered.
+
+        Raises:
+            TypeError: if ``conv_cfg`` is no dict with a ``type``.
+            ValueError: if nothing is known by that name, or what is known is no convolution.
+
+        Example:
+            >>> Operator.of(dict(type=nn.Conv2d)).name
+            'Conv2d'
+        """
+        if not isinstance(conv_cfg, dict) or 'type' not in conv_cfg:
+            raise ArgumentTypeError(
+                f"conv_cfg must be a dict with a 'type', such as dict(type='CoCConv'), got {conv_cfg!r}"
+            )
+        options = copy.deepcopy(dict(conv_cfg))
+        kind = options.pop('type')
+        if not isinstance(kind, str):
+            return cls(kind, options, kind.__name__)
+        name = kind.removeprefix('mmkerv.')
+        if name in OPERATORS:
+            return cls(getattr(ops, name), options, name)
+        found = _registered(kind)
+        if inspect.isclass(found) and issubclass(found, nn.Conv2d):
+            return cls(found, options, kind)
+        reason = 'nothing that mmengine knows' if found is None else 'registered, but as no nn.Conv2d'
+        raise ArgumentError(
+            f'conv_cfg type {kind!r} is no operator of mmkerv and {reason}; use one of {", ".join(OPERATORS)}, a '
+            "registered convolution such as mmcv's ConvWS, or pass the class"
+        )
+
+    @property
+    def always_plain(self) -> bool:
+        """Whether the layers are plain convolutions, so that those of the same shape may stay.
+
+        Example:
+            >>> Operator.of(dict(type='FoldedConv')).always_plain
+            True
+        """
+        return self.build in (nn.Conv2d, ops.FoldedConv)
+
+    def replacement(self, name: str, conv: nn.Conv2d) -> nn.Module | None:
+        """Build what takes the place of a plain convolution, with its very parameters where the shapes are equal.
+
+        Args:
+            name: of ``conv``, for messages.
+            conv: ``nn.Conv2d``, or mmcv's ``Conv2dAdaptivePadding``, whose padding the new layer then has.
+
+        Returns:
+            The layer, or ``None`` if the operator leaves the convolution as it is.
+
+        Raises:
+            ValueError: if the operator cannot have the convolution's shape; the message says which.
+            TypeError: for an unknown option.
+
+        Example:
+            >>> print(Operator.of(dict(type='CoCConv')).replacement('conv', nn.Conv2d(3, 8, 1)))
+            None
+        """
+        geometry = {key: getattr(conv, key) for key in ('stride', 'padding', 'dilation', 'groups')}
+        if is_adaptive(conv):
+            # Centred, so that an operator with a kernel_extent finds it legal; it is replaced below.
+            geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size))
+        if conv.padding_mode != 'zeros':
+            geometry['padding_mode'] = conv.padding_mode
+        channels = conv.in_channels, conv.out_channels
+        try:
+            # The operator's own start must come from the caller's random numbers, its weight's discarded start must
+            # not; and a registered convolution need not take `device`.
+            with torch.random.fork_rng(devices=[]), torch.device('cpu'):
+                new = self.build(*channels, conv.kernel_size, bias=conv.bias is not None, **geometry, **self.options)
+        except (ValueError, TypeError) as error:
+            kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
+            shape = f'{size(conv)}, {channels[0]} -> {channels[1]} channels, groups={conv.groups}'
+            raise kind(f'{name} ({shape}): {error}; where can leave this layer out') from error
+        if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size:
+            return None
+        if is_adaptive(conv):
+            pad_adaptively(new, conv.padding)
+        if hasattr(new, 'reset_operator_parameters'):
+            new.reset_operator_parameters()
+        new.to(device=conv.weight.device, dtype=conv.weight.dtype).requires_grad_(conv.weight.requires_grad)
+        for parameter in ('weight', 'bias'):
+            if getattr(getattr(new, parameter, None), 'shape', None) == getattr(getattr(conv, parameter), 'shape', 0):
+                setattr(new, parameter, getattr(conv, parameter))
+        return new.train(conv.training)
+
+
+def _registered(kind: str) -> Any:
+    """What a name means to mmcv's ``build_conv_layer``, or ``None``."""
+    if find_spec('mmengine') is None:
+        return None
+    if find_spec('mmcv') is not None:
+        # Its convolutions are registered when it is imported.
+        import_module('mmcv.cnn')
+    from mmengine.registry import MODELS
+
+    with MODELS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is a plain one that may be replaced: no subclass of another behaviour, no hooks.
+
+    Example:
+        >>> is_plain(nn.Conv2d(3, 8, 3)), is_plain(nn.LazyConv2d(8, 3))
+        (True, False)
+    """
+    kind = type(conv)
+    wrapper = kind.__name__ == 'Conv2d' and kind.__module__ == 'mmcv.cnn.bricks.wrappers'
+    hooked = conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks
+    known = kind is nn.Conv2d or wrapper or is_adaptive(conv)
+    return known and not hooked and isinstance(conv.weight, nn.Parameter)
+
+
+def size(conv: nn.Conv2d) -> str:
+    """Return the size of a convolution's kernel, and its class if it is not plain.
+
+    Example:
+        >>> size(nn.Conv2d(3, 8, (1, 7)))
+        '1x7'
+    """
+    text = 'x'.join(map(str, conv.kernel_size))
+    return text if is_plain(conv) else f'{text} {type(conv).__name__}'

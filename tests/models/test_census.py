@@ -1,0 +1,133 @@
+"""Counts of replaced convolutions, docs/networks.md, and the tool that writes it."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+pytest.importorskip('mmpretrain')
+from mmengine.logging import MMLogger
+
+from mmkerv.distributions import distribution
+from mmkerv.models import census
+from mmkerv.ops import CKConv2d, CoCConv2d
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / 'tools' / 'analysis_tools' / 'list_networks.py'
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.delitem(sys.modules, 'cli', raising=False)
+    spec = importlib.util.spec_from_file_location('list_networks', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def quiet():
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    yield
+    logger.setLevel(level)
+
+
+def test_count():
+    shared = CoCConv2d(4, 4, (3, 5))
+    model = nn.Sequential(
+        shared,
+        shared,
+        CKConv2d(4, 4, 7, groups=4),
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(4, 8, 1),
+        nn.Conv2d(8, 8, 1),
+        nn.Conv1d(4, 4, 3),
+    )
+    assert census.count(model) == ({'7x7 depthwise': 1, '3x5': 1}, {'3x3 grouped': 1, '1x1': 2})
+
+
+def test_equal_counts_share_a_row(monkeypatch):
+    def build(host, cfg, operator):
+        size = 1 if operator == 'KervConv' and host == 'mmseg' else 3
+        return nn.Sequential(nn.Conv2d(4, 4, 3) if operator == 'CKConv' else CoCConv2d(4, 4, size))
+
+    monkeypatch.setattr(census, 'build', build)
+    rows = census._rows([('net', host, host, {}) for host in ('mmdet', 'mmseg', 'mmpretrain')])
+    assert [row[:3] for row in rows] == [
+        ('net', ('mmdet', 'mmpretrain'), ('CoCConv', 'KervConv')),
+        ('net', ('mmdet', 'mmseg', 'mmpretrain'), ('CKConv',)),
+        ('net', ('mmseg',), ('CoCConv',)),
+        ('net', ('mmseg',), ('KervConv',)),
+    ]
+    assert rows[0].census == ({'3x3': 1}, {}) and rows[1].census == ({}, {'3x3': 1})
+    assert census.table(rows).splitlines()[2] == '| net | mmdet, mmpretrain | CoCConv, KervConv | 1 (3x3: 1) | 0 |'
+
+
+def test_the_document_is_up_to_date(tool, quiet):
+    """With either distribution; a line of the document says with which versions it was written."""
+    text = (ROOT / 'docs' / 'networks.md').read_text()
+    _, _, rest = text.partition(f'{tool.BEGIN}\n\n')
+    written, end, _ = rest.partition(f'\n\n{tool.cli.END}')
+    assert end
+    versions, counts = census.document().split('\n', 1)
+    written_versions, written_counts = written.split('\n', 1)
+    cure = f'run python {TOOL.relative_to(ROOT)} --write docs/networks.md'
+    assert counts == written_counts, cure
+    if distribution() == 'onedl':
+        assert versions == written_versions, cure
+    # Every family on every library, whatever was written.
+    assert counts.count('CoCConv, KervConv, CKConv | 17 (7x7: 1, 3x3: 16) | 36 (1x1: 36)') == 1
+    assert '| HRNet-w18 | mmdet, mmseg, mmpretrain | CoCConv, KervConv, CKConv | 265 (3x3: 265) | 40' in counts
+    assert '| MobileNetV3-large | mmdet (mmpretrain), mmseg, mmpretrain |' in counts
+    assert '| 16 (5x5 depthwise: 6, 3x3: 1, 3x3 depthwise: 9) |' in counts
+    assert '| UPerHead | mmseg | KervConv | 12 (3x3: 5, 1x1: 7) |' in counts
+
+
+@pytest.mark.parametrize(
+    ('host', 'cfg', 'kept'),
+    [
+        ('mmpretrain', dict(type='HRNet', arch='w18'), {'3x3': 4, '1x1': 9}),
+        (
+            'mmseg',
+            dict(type='MobileNetV3', arch='large'),
+            {'5x5 depthwise': 2, '3x3': 1, '3x3 depthwise': 2, '1x1': 16},
+        ),
+    ],
+    ids=['hrnet-mmpretrain', 'mobilenetv3-mmseg'],
+)
+def test_what_conv_cfg_alone_does_not_reach(host, cfg, kept, quiet):
+    """The holes of upstream that the document says the variants mend."""
+    assert census.count(census.build(host, cfg, 'KervConv')).kept == kept
+    ours = {**cfg, 'type': f'mmkerv.{cfg["type"]}'}
+    assert set(census.count(census.build(host, ours, 'KervConv')).kept) == {'1x1'}
+
+
+def test_the_tool_writes_between_the_marks(tool, tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.setattr(census, 'document', lambda: 'counted')
+    file = tmp_path / 'networks.md'
+    file.write_text(f'# Head\n{tool.BEGIN}\nold\n{tool.cli.END}\ntail\n')
+    for _ in range(2):
+        monkeypatch.setattr(sys, 'argv', ['list_networks.py', '--write', str(file)])
+        tool.main()
+        assert file.read_text() == f'# Head\n{tool.BEGIN}\n\ncounted\n\n{tool.cli.END}\ntail\n'
+    monkeypatch.setattr(sys, 'argv', ['list_networks.py'])
+    tool.main()
+    assert capsys.readouterr().out.endswith('\ncounted\n')
+
+
+@pytest.mark.parametrize('content', ['', '<!-- end -->', None])
+def test_a_file_without_the_marks_is_refused(tool, tmp_path, monkeypatch, capsys, content):
+    file = tmp_path / 'networks.md'
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr(sys, 'argv', ['list_networks.py', '--write', str(file)])
+    with pytest.raises(SystemExit, match=r'error: .*networks\.md'):
+        tool.cli.run(tool.main)
+    assert content is None or file.read_text() == content

@@ -1,0 +1,40 @@
+"""Table of the networks and their replaced convolutions: ``list_networks.py [--write docs/networks.md]``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import cli
+
+BEGIN = '<!-- begin: tools/analysis_tools/list_networks.py -->'
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Build every network with every operator and print, as markdown, which convolutions were replaced'
+    )
+    parser.add_argument('--write', metavar='FILE', help=f'put it into FILE behind {BEGIN}')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print or write."""
+    args = parse_args()
+    output = cli.between_markers(args.write, BEGIN) if args.write else print
+
+    from mmkerv import env
+
+    env.require('mmdet', 'mmseg', 'mmpretrain')
+    from mmengine.logging import MMLogger
+
+    from mmkerv.models import census
+
+    # Every network would log what was replaced in it.
+    MMLogger.get_current_instance().setLevel('ERROR')
+    output(census.document())
+
+
+if __name__ == '__main__':
+    cli.run(main)

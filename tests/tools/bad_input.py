@@ -4,6 +4,7 @@ TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 FOLD, PUBLISH = 'tools/model_converters/reparameterize_model.py', 'tools/model_converters/publish_model.py'
 
 CKCONV = 'tools/model_converters/ckconv_to_mmkerv.py'
+PLAIN = 'tools/model_converters/plain_to_mmkerv.py'
 
 # A classifier that is built in no time.
 CONFIG = """
@@ -119,6 +120,18 @@ BAD_INPUT = {
         (CKCONV, '{absent.pth}', '{out}/converted.pth'),
         ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),
     ),
+    'plain checkpoint of another network to convert': (
+        (PLAIN, '{other.pth}', '{out}/converted.pth', '--config', '{config.py}'),
+        ("checkpoint '{other.pth}' is of another network", '--config'),
+    ),
+    'plain checkpoint of no known network': (
+        (PLAIN, '{other.pth}', '{out}/converted.pth'),
+        ('cannot be told from its names', 'give --config CONFIG'),
+    ),
+    'missing plain checkpoint to convert': (
+        (PLAIN, '{absent.pth}', '{out}/converted.pth'),
+        ("checkpoint '{absent.pth}' does not exist",),
+    ),
     'checkpoint of another network to convert': (
         (CKCONV, '{other.pth}', '{out}/converted.pth'),
         ('1 parameters have no place in mmkerv.CKCNN: fc.weight', "the CKConv authors' CKCNN"),
@@ -173,4 +186,5 @@ BOMBED = {
     'fold': (FOLD, '{config.py}', '{bomb.pth}', '{out}/deploy.pth'),
     'publish': (PUBLISH, '{bomb.pth}', '{out}/published.pth'),
     'convert': (CKCONV, '{bomb.pth}', '{out}/converted.pth'),
+    'convert plain': (PLAIN, '{bomb.pth}', '{out}/converted.pth', '--config', '{config.py}'),
 }

@@ -7,7 +7,7 @@
 #   python tools/train.py configs/lenet5_mnist.py --cfg-options data_root=DIR
 #
 # DIR holds train-images-idx3-ubyte and its three companions; without data_root they are looked for in data/mnist.
-_base_ = 'mmpretrain::_base_/default_runtime.py'
+_base_ = ['mmpretrain::_base_/default_runtime.py', './_base_/no_decay.py']
 
 model = dict(
     type='ImageClassifier',
@@ -44,8 +44,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.003, momentum=0.9, weight_decay=0.0),
-    # The learned hyperparameters of kervolution are never decayed.
-    paramwise_cfg=dict(custom_keys={'balance': dict(decay_mult=0.0), 'gamma': dict(decay_mult=0.0)}),
+    paramwise_cfg=_base_.no_decay,
 )
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[10, 15], gamma=0.1)
 train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=1)

@@ -11,4 +11,3 @@ model = dict(
         where=dict(stages=(1,)),
     )
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(kernel_net=dict(decay_mult=0.0))))

@@ -17,4 +17,3 @@ model = dict(
         where=dict(stem=False, stages=(1, 2)),
     )
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(kernel_net=dict(decay_mult=0.0))))

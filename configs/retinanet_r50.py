@@ -10,8 +10,10 @@
 # The backbone starts from torchvision's ImageNet weights, as upstream's config says. Another checkpoint:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 # and model.backbone.init_cfg.prefix=backbone. if it is that of a whole classifier.
-_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/no_decay.py']
 
 train_dataloader = dict(batch_size=4, num_workers=4)
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001), paramwise_cfg=_base_.no_decay
+)
 auto_scale_lr = dict(enable=False, base_batch_size=16)

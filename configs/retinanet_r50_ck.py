@@ -16,4 +16,3 @@ model = dict(
         norm_eval=False,
     )
 )
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(kernel_net=dict(decay_mult=0.0))))

@@ -18,5 +18,3 @@ model = dict(
     )
 )
 custom_hooks = [dict(type='mmkerv.KervolutionGuardHook')]
-# For learnable=True: a balance is not decayed.
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(balance=dict(decay_mult=0.0), gamma=dict(decay_mult=0.0))))

@@ -1,0 +1,11 @@
+# Parameters of operators that weight decay leaves alone: it would pull learned balances and gammas towards 0, super
+# layers towards no association, and the frequencies of kernel nets, not their kernels, towards 0. Networks without
+# operators have no parameter of such a name. Use: optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
+no_decay = dict(
+    custom_keys=dict(
+        balance=dict(decay_mult=0.0),
+        gamma=dict(decay_mult=0.0),
+        super_layers=dict(decay_mult=0.0),
+        kernel_net=dict(decay_mult=0.0),
+    )
+)

@@ -1,0 +1,18 @@
+# Convolution of Convolution, Table 2, row 5: Mask R-CNN-HRNet18, on COCO 2017. Published mask mAP 33.9 (AP50 54.3, AP75
+# 36.3, APs 18.9, APm 36.4, APl 45.8).
+#
+# Section 4.2: 1333 x 800, flip only, SGD 0.01 / 0.9 / 1e-4, step at epochs 8 and 11, 12 epochs, four images on each of
+# four GPUs. With another number of images add --auto-scale-lr.
+#
+#   tools/dist_train.sh configs/mask_rcnn_hr18.py 4
+#
+# The backbone starts from upstream's ImageNet weights of HRNet18. Another checkpoint:
+#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
+# and model.backbone.init_cfg.prefix=backbone. if it is that of a whole classifier.
+_base_ = ['mmdet::hrnet/mask-rcnn_hrnetv2p-w18-1x_coco.py', './_base_/no_decay.py']
+
+train_dataloader = dict(batch_size=4, num_workers=4)
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001), paramwise_cfg=_base_.no_decay
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -1,0 +1,9 @@
+# Convolution of Convolution, Table 2, row 8: Mask R-CNN-HRNet18-CoC, on COCO 2017. Published mask mAP 35.6 (AP50 56.2,
+# AP75 38.2, APs 20.3, APm 38.1, APl 47.8). Schedule and data as configs/mask_rcnn_hr18.py.
+#
+# Every convolution of the backbone but 1x1 is associated. The operators start as the identity, so any plain ImageNet
+# checkpoint is a right start; the paper starts from configs/hrnet18_coc_imagenet.py (Table 1, row 15):
+#   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
+_base_ = './mask_rcnn_hr18.py'
+
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

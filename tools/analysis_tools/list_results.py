@@ -1,0 +1,81 @@
+"""Table of published and own results from the metafiles: ``list_results.py [--write docs/results.md]``."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN = '<!-- begin: tools/analysis_tools/list_results.py -->'
+COLUMNS = ('config', 'metric', 'published', 'ours', 'how to run')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Print, as markdown, what the papers publish, what we measured, and how'
+    )
+    parser.add_argument('--write', metavar='FILE', help=f'put it into FILE behind {BEGIN}')
+    return parser.parse_args()
+
+
+def metafiles() -> Iterator[dict]:
+    """Yield the metafiles that model-index.yml names; every value is a string, so that figures stay as published."""
+    import yaml
+
+    index = yaml.load((ROOT / 'model-index.yml').read_text(), yaml.BaseLoader)
+    for name in index['Import']:
+        yield yaml.load((ROOT / name).read_text(), yaml.BaseLoader)
+
+
+def tables() -> str:
+    """Return a section with a table for each collection."""
+    parts = []
+    for content in metafiles():
+        (collection,) = content['Collections']
+        paper = collection['Paper']
+        parts.append(f'## {collection["Name"]}\n\n[{paper["Title"]}]({paper["URL"]})\n')
+        parts.append(f'| {" | ".join(COLUMNS)} |\n|{"---|" * len(COLUMNS)}')
+        parts += [row for model in content['Models'] for row in rows(model)]
+        parts.append('')
+    return '\n'.join(parts)
+
+
+def rows(model: dict) -> Iterator[str]:
+    """Yield one row for each published result of a model, with ours on the same data beside it."""
+    ours = {r['Dataset']: r for r in model['Results'] if r['Source'].startswith('ours')}
+    published = [r for r in model['Results'] if not r['Source'].startswith('ours')]
+    for result in published:
+        own = ours.get(result['Dataset'])
+        metric, values = ', '.join(result['Metrics']), ' / '.join(result['Metrics'].values())
+        source = result['Source'].removeprefix('published, ')
+        mine = f'{" / ".join(own["Metrics"].values())} ({own["Source"].removeprefix("ours, ")})' if own else 'not run'
+        cells = (
+            f'[{model["Name"]}](../{model["Config"]})',
+            f'{metric}, {result["Dataset"]}',
+            f'{values} ({source})',
+            mine,
+            f'`{command(model["Config"])}`',
+        )
+        yield f'| {" | ".join(cells)} |'
+
+
+def command(config: str) -> str:
+    """Return the command at the head of a config, or the usual one."""
+    head = [line.removeprefix('#').strip() for line in (ROOT / config).read_text().splitlines() if line.startswith('#')]
+    usual = f'python tools/train.py {config}'
+    return next((line for line in head if line.startswith((usual, f'tools/dist_train.sh {config}'))), usual)
+
+
+def main() -> None:
+    """Print or write."""
+    args = parse_args()
+    output = cli.between_markers(args.write, BEGIN) if args.write else print
+    output(tables())
+
+
+if __name__ == '__main__':
+    cli.run(main)

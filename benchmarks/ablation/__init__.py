@@ -1,0 +1,1 @@
+"""The parts of benchmarks/coc_ablation.py."""

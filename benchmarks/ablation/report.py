@@ -1,0 +1,102 @@
+"""Tables of the study's records."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ablation.claims import Runs, claims, mean
+from ablation.settings import BACKBONES, SETTINGS, SUPER_INITS
+from ablation.training import read_records, write_records
+
+HEAD = """# Results
+
+Made by `python benchmarks/coc_ablation.py report`. Accuracies are top-1 of the validation images in %, means over the
+seeds and their range; "train" is that of the augmented training images during the last epoch. The paper's own values
+are not here: its text gives none for Figure 7.
+"""
+NOISE = """A claim is judged by the accuracy after the last epoch; "undecided" is a difference within two standard
+errors.
+"""
+
+
+def write_report(out: Path, archive: Path, docs: Path) -> None:
+    """Write results.md and, if there are any, all records of ``out`` and ``archive`` (records.json) to ``docs``."""
+    records = read_records(archive, out)
+    parts = [HEAD, machines(records.values())]
+    for title, runs in sections(records.values()):
+        parts += [f'## {title}\n']
+        for backbone in BACKBONES:
+            parts += [f'### {backbone}\n', table(runs.get(backbone, {}))]
+        parts += ['### What the paper says\n', NOISE, claims(runs)]
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / 'results.md').write_text('\n'.join(part for part in parts if part))
+    if records:
+        write_records(docs / 'records.json', records)
+
+
+def sections(records: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Runs]]]:
+    """Group records that may be compared: by data, size, epochs and start; in a group by backbone and setting.
+
+    Plain networks have no start, and with weight standardisation it is always kaiming: they stand in every group.
+    """
+    records = sorted(records, key=lambda record: record['seed'])
+    places = sorted({place(record) for record in records})
+    groups = []
+    for where in places:
+        here = [record for record in records if place(record) == where]
+        starts = {record['super_init'] for record in here if not shared(record)}
+        for start in [name for name in SUPER_INITS if name in starts] or [None]:
+            runs: dict[str, Runs] = {}
+            for record in here:
+                if shared(record) or record['super_init'] == start:
+                    runs.setdefault(record['backbone'], {}).setdefault(record['setting'], []).append(record)
+            groups.append((where + (f'; super layers start: {start}' if start else ''), runs))
+    return groups or [('No runs yet', {})]
+
+
+def shared(record: dict[str, Any]) -> bool:
+    """Whether the choice of the start makes no difference to a run."""
+    setting = SETTINGS[record['setting']]
+    return setting.stnd or not setting.coc
+
+
+def place(record: dict[str, Any]) -> str:
+    """What a run was trained on, and how long."""
+    data, size = record['data'], record['size']
+    return (
+        f'{data["name"]}: {data["classes"]} classes, {data["train"]} images ({data["val"]} of validation), '
+        f'{size} x {size} pixels, {record["epochs"]} epochs'
+    )
+
+
+def table(runs: Runs) -> str:
+    """One row a setting, run or not."""
+    lines = ['| setting | differs from 221 | seeds | last | best | train | s an iteration |', '|---' * 7 + '|']
+    for name, setting in SETTINGS.items():
+        group = runs.get(name, [])
+        if not group:
+            lines.append(f'| {name} | {setting} | 0 | not run | | | |')
+            continue
+        last = spread(group, 'last') + ''.join(f'; seed {r["seed"]} diverged' for r in group if r['diverged'])
+        lines.append(
+            f'| {name} | {setting} | {len(group)} | {last} | {spread(group, "best")} | {spread(group, "train_top1")} | '
+            f'{mean(group, "seconds_per_iteration"):.2f} |'
+        )
+    return '\n'.join(lines) + '\n'
+
+
+def spread(group: list[dict[str, Any]], key: str) -> str:
+    """Mean, and the range if there are several."""
+    values = [record[key] for record in group]
+    text = f'{mean(group, key):.1f}'
+    return text + (f' ({min(values):.1f} to {max(values):.1f})' if len(values) > 1 else '')
+
+
+def machines(records: Iterable[dict[str, Any]]) -> str:
+    """Where the runs were made, a line each."""
+    lines = set()
+    for record in records:
+        versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())
+        threads = f', {record["threads"]} thread(s) a run' if record['device'] == 'cpu' else ''
+        lines.add(f'* {record["date"]}, {record["hardware"]}{threads}, {versions}, commit {record["commit"]}\n')
+    return ''.join(sorted(lines))

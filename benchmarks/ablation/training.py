@@ -1,0 +1,194 @@
+"""Runs of the study: each trains in a process of tools/train.py and leaves a record."""
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ablation.settings import ORTH_WEIGHT, SETTINGS, Data, Job, configure
+from mmkerv.distributions import installed_packages
+from mmkerv.ops.arguments import ArgumentError
+from mmkerv.version import __version__
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Machine(NamedTuple):
+    """What the runs have to themselves: a device, threads of the CPU, and processes that load images."""
+
+    device: str = 'cpu'
+    threads: int = 1
+    loaders: int | None = None
+
+    def checked(self) -> 'Machine':
+        """Return it if torch sees the device.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        match = re.fullmatch(r'cpu|cuda(?::(\d+))?', self.device)
+        if not match:
+            raise ArgumentError(f'--device must be cpu, cuda or cuda:N, got {self.device!r}')
+        if self.device != 'cpu' and int(match[1] or 0) >= torch.cuda.device_count():
+            raise ArgumentError(
+                f'--device {self.device}: torch sees {torch.cuda.device_count()} CUDA devices; '
+                'leave --device out to use the CPU'
+            )
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that has no other device."""
+        visible = ''
+        if self.device != 'cpu':
+            index = int(self.device.partition(':')[2] or 0)
+            given = os.environ.get('CUDA_VISIBLE_DEVICES')
+            visible = given.split(',')[index] if given else str(index)
+        own = {'OMP_NUM_THREADS': str(self.threads), 'CUDA_VISIBLE_DEVICES': visible}
+        # Waiting threads give their core away, which counts where runs share cores.
+        return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, **own}
+
+    def facts(self) -> dict[str, Any]:
+        """Date, hardware, versions and commit."""
+        hardware = _cpu() if self.device == 'cpu' else torch.cuda.get_device_name(self.device)
+        versions = {'python': platform.python_version(), 'torch': torch.__version__, 'mmkerv': __version__}
+        versions |= {package.name: package.version for package in installed_packages()}
+        facts = {'date': str(date.today()), 'hardware': hardware, 'device': self.device, 'threads': self.threads}
+        return facts | {'versions': versions, 'commit': _commit()}
+
+
+def read_records(*files: Path) -> dict[str, dict[str, Any]]:
+    """Read the records of those files that exist, by name; later files win.
+
+    Raises:
+        ValueError: if one is damaged.
+    """
+    records = {}
+    for file in files:
+        try:
+            records |= json.loads(file.read_text()) if file.exists() else {}
+        except (ValueError, TypeError) as error:
+            raise ArgumentError(f'{file} is no file of records ({error}); move it away') from error
+    return records
+
+
+def write_records(file: Path, records: dict[str, dict[str, Any]]) -> None:
+    """Write records, one a line; a reader sees the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = ',\n'.join(f'{json.dumps(name)}: {json.dumps(records[name])}' for name in sorted(records))
+    partial = file.with_suffix(f'.{os.getpid()}.part')
+    partial.write_text(f'{{\n{lines}\n}}\n')
+    partial.replace(file)
+
+
+def complete(
+    jobs: Iterable[Job],
+    data: Data,
+    out: Path,
+    archive: Path,
+    machine: Machine,
+    workers: int,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Train what has no record in ``out`` or ``archive``, ``workers`` runs at a time.
+
+    A record is written when its run is over, so a study that was interrupted goes on with the runs that were not.
+
+    Raises:
+        ValueError: at the end, if runs failed.
+    """
+    named = {job.name(data): job for job in jobs}
+    there = read_records(archive, out)
+    missing = {name: job for name, job in named.items() if name not in there}
+    tell(f'{len(named) - len(missing)} of {len(named)} runs are there, {len(missing)} to go')
+    pool, failures = ThreadPoolExecutor(workers), []
+    try:
+        futures = {pool.submit(train, job, data, out.parent / name, machine): name for name, job in missing.items()}
+        for count, future in enumerate(as_completed(futures), 1):
+            name = futures[future]
+            if error := future.exception():
+                failures.append(f'{name}: {error}')
+                tell(f'[{count}/{len(missing)}] failed: {failures[-1]}')
+                continue
+            record = future.result()
+            write_records(out, read_records(out) | {name: record})
+            tell(
+                f'[{count}/{len(missing)}] {name}: val top-1 {record["last"]:.2f} (best {record["best"]:.2f}), '
+                f'train {record["train_top1"]:.2f}, {record["seconds_per_iteration"]:.2f} s an iteration'
+            )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise ArgumentError(f'{len(failures)} of {len(missing)} runs failed: ' + '; '.join(failures))
+
+
+def train(job: Job, data: Data, folder: Path, machine: Machine) -> dict[str, Any]:
+    """Train one network; returns its record.
+
+    Args:
+        job: the run.
+        data: the images.
+        folder: where config.py, train.log and mmengine's logs go.
+        machine: where it trains.
+
+    Raises:
+        RuntimeError: if the process fails, with the last line it wrote.
+    """
+    facts = machine.facts()
+    folder.mkdir(parents=True, exist_ok=True)
+    configure(job, data, machine.loaders).dump(folder / 'config.py')
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(folder / 'config.py'), '--work-dir', str(folder)]
+    log = folder / 'train.log'
+    with log.open('w') as stream:
+        status = subprocess.run(command, env=machine.environment(), stdout=stream, stderr=stream).returncode
+    if status:
+        last = (log.read_text().strip().splitlines() or ['nothing was written'])[-1]
+        raise RuntimeError(f'{last} (exit status {status}, see {log})')
+    record = {**job._asdict(), 'super_init': job.start, 'arguments': SETTINGS[job.setting]._asdict()}
+    record |= {'orth_weight': ORTH_WEIGHT if SETTINGS[job.setting].orth else None, 'data': data.facts()}
+    return record | figures(max(folder.glob('*/vis_data/scalars.json'))) | facts
+
+
+def figures(scalars: Path) -> dict[str, Any]:
+    """Accuracies (%) and time of a run from mmengine's log of scalars.
+
+    ``curve`` is validation top-1 after each epoch, ``train_top1`` that of the augmented training images during the
+    last epoch, ``seconds_per_iteration``, loading included, the median over the epochs of their means.
+    """
+    rows = [json.loads(line) for line in scalars.read_text().splitlines()]
+    curve = [row['accuracy/top1'] for row in rows if 'accuracy/top1' in row]
+    epochs = {row['epoch']: row for row in rows if 'accuracy_top-1' in row}
+    last = epochs[max(epochs)]
+    return {
+        'curve': curve,
+        'best': max(curve),
+        'last': curve[-1],
+        'train_top1': last['accuracy_top-1'],
+        'diverged': not math.isfinite(last['loss']),
+        'seconds_per_iteration': statistics.median(row['time'] for row in epochs.values()),
+    }
+
+
+def _cpu() -> str:
+    cpus = Path('/proc/cpuinfo')
+    names = [line for line in cpus.read_text().splitlines() if 'model name' in line] if cpus.exists() else []
+    return names[0].split(':')[1].strip() if names else platform.processor()
+
+
+def _commit() -> str | None:
+    if shutil.which('git') is None:
+        return None
+    command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--exclude', '*']
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout.strip() or None

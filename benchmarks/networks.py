@@ -19,6 +19,7 @@ NETWORKS = {
     'resnet50': {
         'plain': 'resnet50_nesterov_imagenet',
         'coc': 'resnet50_coc_imagenet',
+        'coc recompute': 'resnet50_coc_imagenet',
         'orth': 'resnet50_orth_imagenet',
         'stnd': 'resnet50_stnd_imagenet',
         'kerv stem': 'resnet50_kerv_imagenet',
@@ -56,6 +57,7 @@ def main() -> None:
     args = parse_args()
 
     import torch
+    from memory import peak_bytes
     from ops import describe
     from torch.utils.benchmark import Timer
 
@@ -64,7 +66,7 @@ def main() -> None:
     chosen = NETWORKS[args.network]
     forms = {'plain': chosen['plain'], 'A/A': chosen['plain']}
     forms |= {form: config for form, config in chosen.items() if form in (args.forms or chosen)}
-    steps = {form: step(config, args) for form, config in forms.items()}
+    steps = {form: step(config, args, form.endswith('recompute')) for form, config in forms.items()}
     times = {form: [] for form in forms}
     for repeat in range(args.repeats + 2):
         for form, run in steps.items():
@@ -74,16 +76,20 @@ def main() -> None:
                 times[form].append(seconds)
     what = 'inference' if args.inference else 'training step'
     about = f'{describe(args)}; {args.network}, {what}, {args.size} x {args.size}'
-    print(f'{about}\n{"form":10} {"seconds":>8} {"ratio":>6} {"95 % interval":>15}')
-    rows = []
+    print(f'{about}\n{"form":14} {"seconds":>8} {"ratio":>6} {"95 % interval":>15} {"memory":>7}')
+    rows, device = [], torch.device(args.device)
+    memory = {form: peak_bytes(run, device) for form, run in steps.items()}
     for form in forms:
         ratios = [a / b for a, b in zip(times[form], times['plain'])]
         low, high = interval(ratios)
         rows.append(
             {'form': form, 'seconds': statistics.median(times[form]), 'ratio': statistics.median(ratios)}
-            | {'low': low, 'high': high}
+            | {'low': low, 'high': high, 'memory': memory[form] / memory['plain']}
         )
-        print(f'{form:10} {rows[-1]["seconds"]:8.3f} {rows[-1]["ratio"]:6.3f} {low:7.3f}-{high:<7.3f}')
+        print(
+            f'{form:14} {rows[-1]["seconds"]:8.3f} {rows[-1]["ratio"]:6.3f} {low:7.3f}-{high:<7.3f} '
+            f'{rows[-1]["memory"]:7.3f}'
+        )
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({'about': about, 'rows': rows}, indent=1))
@@ -99,7 +105,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     return ordered[lowest], ordered[n - 1 - lowest]
 
 
-def step(config: str, args: argparse.Namespace):
+def step(config: str, args: argparse.Namespace, recompute: bool = False):
     """Return a function that runs one training step, or inference, of a config's network."""
     import torch
     from mmengine.model import revert_sync_batchnorm
@@ -113,6 +119,8 @@ def step(config: str, args: argparse.Namespace):
     model_cfg = cfg.model
     model_cfg.pop('pretrained', None)
     model_cfg.backbone.pop('init_cfg', None)
+    if recompute:
+        model_cfg.backbone.conv_cfg.recompute = True
     preprocessor = model_cfg.pop('data_preprocessor', None)
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(model_cfg)).to(args.device)

@@ -23,6 +23,8 @@ from .association import (
 from .base import CONV2D_KEYWORDS, Conv2d
 from .coc_options import OFFICIAL, CoCOptions
 from .generated import GeneratedKernel
+from .precision import is_compiling
+from .recompute import convolve_and_forget
 from .super_kernel import super_kernel
 from .super_layer import SuperLayer
 
@@ -56,6 +58,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         standardize: the result is: ``True`` standardised filter by filter, ``'ln'`` layer-normalised with a learned
             scale and shift (C/groups, kH, kW), ``False`` left as it is.
         super_bias: whether super layers have a bias.
+        recompute: compute the kernel again in backward instead of keeping it: less memory, three associations a step.
 
     Raises:
         ValueError: if a value or a combination breaks its rule, for example an even ``kernel_size``.
@@ -170,6 +173,22 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     @property
     def _super_dilation(self) -> tuple[int, int]:
         return tuple(s.dilation for s in self.super_kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (N, C, H, W) with the associated kernel; returns (N, O, H', W').
+
+        Raises:
+            RuntimeError: in training with gradients inside ``frozen_kernels``, where the parameters would get none.
+
+        Example:
+            >>> CoCConv2d(3, 8, 3, padding=1, recompute=True)(torch.randn(2, 3, 5, 5)).shape
+            torch.Size([2, 8, 5, 5])
+        """
+        # Inside torch.compile its own partitioner decides what is kept.
+        keeps = not self.options.recompute or self._frozen_kernel is not None or is_compiling()
+        if keeps or not torch.is_grad_enabled():
+            return super().forward(x)
+        return convolve_and_forget(x, self.kernel, self._convolve, list(self.parameters()))
 
     def _kernel(self) -> Tensor:
         options, layers = self.options, self.super_layers

@@ -36,6 +36,7 @@ class CoCOptions(NamedTuple):
     super_standardize: bool = False
     standardize: bool | str = False
     super_bias: bool = True
+    recompute: bool = False
 
     def checked(self) -> 'CoCOptions':
         """Return the options if every value and their combination is legal.
@@ -53,7 +54,7 @@ class CoCOptions(NamedTuple):
         arguments.integer(self.association, 'association', 1)
         arguments.integer(self.num_layers, 'num_layers', 1)
         super_kernel(1, self.kernel_plus, self.dilate)
-        for name in ('skip', 'super_standardize', 'super_bias'):
+        for name in ('skip', 'super_standardize', 'super_bias', 'recompute'):
             arguments.boolean(getattr(self, name), name)
         for name, choices in (
             ('dilate', DILATE_MODES),

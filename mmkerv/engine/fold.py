@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -157,8 +158,9 @@ def raw_outputs(model: nn.Module, inputs: Tensor, samples: list | None = None) -
         return list(_tensors(model(inputs, samples, mode='tensor')))
     from mmengine.structures import InstanceData
 
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(64, 2, 2, generator=generator).to(inputs) * inputs.new_tensor(inputs.shape[:1:-1])
+    # numpy's: tracing, by which operations are counted, cannot record a generator of torch.
+    corners = torch.from_numpy(np.random.default_rng(0).random((64, 2, 2), np.float32))
+    corners = corners.to(inputs) * inputs.new_tensor(inputs.shape[:1:-1])
     regions = InstanceData(bboxes=torch.cat([corners.amin(1), corners.amax(1)], 1))
     features = model.extract_feat(inputs)
     second = model.roi_head.forward(features, [regions] * len(inputs), samples)

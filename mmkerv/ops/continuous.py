@@ -203,10 +203,11 @@ class ContinuousKernel(GeneratedKernel):
         stride, dilation = _ntuple(dims)(self.stride), _ntuple(dims)(self.dilation)
         method = self.options.method
         arguments.fft_stride(method, stride)
+        # A traced graph is for any size, and its transforms would be for this one.
+        free = method == 'auto' and not torch.jit.is_tracing()
         # MKL's transforms refuse an empty batch.
         if x.numel() and (
-            method == 'fft'
-            or (method == 'auto' and fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups))
+            method == 'fft' or (free and fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups))
         ):
             return fft_convolution(x, kernel, bias, padding, dilation, groups)
         if any(before != after for before, after in padding):

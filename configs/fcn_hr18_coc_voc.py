@@ -6,4 +6,5 @@
 #   --cfg-options as in configs/fcn_hr18_voc.py
 _base_ = './fcn_hr18_voc.py'
 
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))
+# No super bias, as in the authors' settings: docs/networks.md has the reason.
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_bias=False)))

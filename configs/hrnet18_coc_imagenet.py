@@ -6,4 +6,7 @@
 #   tools/dist_train.sh configs/hrnet18_coc_imagenet.py 4
 _base_ = './hrnet18_imagenet.py'
 
-model = dict(backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))
+# No super bias, as in the authors' settings: docs/networks.md has the reason.
+model = dict(
+    backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False))
+)

@@ -6,5 +6,4 @@
 #   tools/dist_train.sh configs/hrnet18s_coc_orth_imagenet.py 4
 _base_ = './hrnet18s_coc_imagenet.py'
 
-model = dict(backbone=dict(conv_cfg=dict(super_bias=False)))
 custom_hooks = [dict(type='mmkerv.OrthogonalityHook', weight=0.01)]

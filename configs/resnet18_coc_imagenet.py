@@ -5,4 +5,5 @@
 #   tools/dist_train.sh configs/resnet18_coc_imagenet.py 4
 _base_ = './resnet18_nesterov_imagenet.py'
 
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))
+# No super bias, as in the authors' settings: docs/networks.md has the reason.
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False)))

@@ -5,4 +5,9 @@
 #   tools/dist_train.sh configs/shufflenet_v2_coc_imagenet.py 4
 _base_ = './shufflenet_v2_imagenet.py'
 
-model = dict(backbone=dict(type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))
+# No super bias, as in the authors' settings: docs/networks.md has the reason.
+model = dict(
+    backbone=dict(
+        type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False)
+    )
+)

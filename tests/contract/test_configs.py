@@ -120,6 +120,9 @@ def test_config_builds_and_trains_a_step(path):
         isinstance(m, ConvWS2d) or getattr(getattr(m, 'options', None), 'standardize', False) for m in model.modules()
     )
     assert standardised == ('_stnd' in path.stem)
+    # Under SGD a super bias keeps a network from learning.
+    biased = [m for m in model.modules() if isinstance(m, CoCConv2d) and m.options.super_bias]
+    assert not biased or cfg.optim_wrapper.optimizer.type == 'AdamW'
     hooks = [hook.type for hook in cfg.get('custom_hooks') or []]
     assert ('mmkerv.OrthogonalityHook' in hooks) == ('_orth' in path.stem)
     optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)).optimizer

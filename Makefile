@@ -42,10 +42,10 @@ demo: .venv/.ready  ## write data, train, evaluate, fold, evaluate again: at mos
 	$(PY) tools/demo.py
 
 test: lint  ## lint, doctests and all tests; skips are listed by reason
-	$(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-openmmlab: .venv-openmmlab/.ready  ## contract tests and three training iterations with the openmmlab distribution
-	.venv-openmmlab/bin/python -m pytest -n $(JOBS) -m 'not slow' $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
+	.venv-openmmlab/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
 
 lint: .venv/.ready  ## ruff: rules and format
 	$(PY) -m ruff check .

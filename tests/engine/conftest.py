@@ -1,10 +1,6 @@
-import mmengine.runner.checkpoint as mmengine_checkpoint
 import numpy as np
 import pytest
 from engine.tiny_runner import tiny_runner
-from mmengine.runner import CheckpointLoader
-
-from mmkerv.engine import install_safe_loading
 
 
 @pytest.fixture(scope='session')
@@ -17,11 +13,3 @@ def trained(tmp_path_factory):
     meta = {'dataset_meta': {'classes': ('a', 'b'), 'palette': [(0, 1, 2)], 'ids': {1, 2}, 'mean': np.float32(0.1)}}
     runner.save_checkpoint(runner.work_dir, 'it.pth', meta=meta)
     return runner
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    """Give back what ``install_safe_loading`` replaces."""
-    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes)
-    monkeypatch.setattr(mmengine_checkpoint, 'load_from_http', mmengine_checkpoint.load_from_http)
-    return install_safe_loading

@@ -2,7 +2,6 @@ import os
 from pathlib import Path
 
 import mmengine
-import mmengine.fileio.backends.registry_utils as backends
 import pytest
 import torch
 from engine.tiny_runner import tiny_runner
@@ -12,10 +11,8 @@ from mmkerv.engine import atomic, atomic_path, install_atomic_writes
 
 
 @pytest.fixture
-def installed(monkeypatch):
-    """Let mmengine write through us, and give its own backend back afterwards."""
-    for registered, key in ((backends.backends, 'local'), (backends.prefix_to_backends, '')):
-        monkeypatch.setitem(registered, key, registered[key])
+def installed():
+    """Let mmengine write through us."""
     install_atomic_writes()
 
 

@@ -43,8 +43,7 @@ class Net(BaseModule):
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch):
-    monkeypatch.setattr(PretrainedInit, '__call__', PretrainedInit.__call__)
+def installed():
     install_pretrained_report()
 
 
@@ -211,10 +210,7 @@ def test_damaged_checkpoint_is_refused(tmp_path):
 
 
 @pytest.fixture
-def safe(monkeypatch):
-    from mmengine.runner import CheckpointLoader
-
-    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes)
+def safe():
     install_safe_loading()
 
 

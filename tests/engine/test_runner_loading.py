@@ -6,14 +6,14 @@ from bombs import execute, hidden, legacy, write
 from engine.tiny_runner import tiny_runner
 from mmengine.runner import CheckpointLoader
 
-from mmkerv.engine import UnsafeCheckpointError, safe_load
+from mmkerv.engine import UnsafeCheckpointError, install_safe_loading, safe_load
 
 
 @pytest.mark.parametrize('trust', [False, True])
-def test_runner_reads_local_files_safely(tmp_path, installed, trust):
+def test_runner_reads_local_files_safely(tmp_path, trust):
     target = tmp_path / 'target'
     file = write(tmp_path / 'bomb.pth', hidden('meta', execute(target)))
-    installed(trust)
+    install_safe_loading(trust)
     with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
     assert target.exists() == trust
@@ -31,7 +31,7 @@ def test_runner_reads_local_files_safely(tmp_path, installed, trust):
     ],
 )
 @pytest.mark.parametrize('trust', [False, True])
-def test_runner_reads_downloads_safely(tmp_path, monkeypatch, installed, address, trust):
+def test_runner_reads_downloads_safely(tmp_path, monkeypatch, address, trust):
     target, downloaded = tmp_path / 'target', []
 
     def download(url, file, *args, **kwargs):
@@ -40,7 +40,7 @@ def test_runner_reads_downloads_safely(tmp_path, monkeypatch, installed, address
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    installed(trust)
+    install_safe_loading(trust)
     with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'\.pth'):
         CheckpointLoader.load_checkpoint(address, 'cpu')
     assert target.exists() == trust and len(downloaded) == 1 and downloaded[0].startswith('http')
@@ -50,44 +50,44 @@ def test_runner_reads_downloads_safely(tmp_path, monkeypatch, installed, address
     assert target.exists() == trust and len(downloaded) == 1, 'the second time it lies in the cache'
 
 
-def test_runner_reads_its_users_own_model_zoo_safely(tmp_path, monkeypatch, installed):
+def test_runner_reads_its_users_own_model_zoo_safely(tmp_path, monkeypatch):
     monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
     (tmp_path / 'open_mmlab.json').write_text('{"mine": "bomb.pth"}')
     write(tmp_path / 'bomb.pth', hidden('state_dict', execute(tmp_path / 'target')))
-    installed()
+    install_safe_loading()
     with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
         CheckpointLoader.load_checkpoint('open-mmlab://mine', 'cpu')
     assert not (tmp_path / 'target').exists()
 
 
 @pytest.mark.parametrize('address', ['s3://bucket/bomb.pth', 'open-mmlab:s3://bucket/bomb.pth', 'pavi://bomb.pth'])
-def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, installed, address):
+def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, address):
     bomb = legacy(hidden('meta', execute(tmp_path / 'target')))
     monkeypatch.setattr('mmkerv.engine.loading.read_bytes', lambda name: {address: bomb}[name])
-    installed()
+    install_safe_loading()
     with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
         CheckpointLoader.load_checkpoint(address, 'cpu')
     assert not (tmp_path / 'target').exists()
 
 
-def test_failed_download_says_what_to_do(tmp_path, monkeypatch, installed):
+def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
     def download(*args, **kwargs):
         raise OSError('no route to host')
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
-    installed()
+    install_safe_loading()
     with pytest.raises(ConnectionError, match=r'example\.org/a\.pth.*no route to host.*path of a file'):
         CheckpointLoader.load_checkpoint('https://example.org/a.pth', 'cpu')
 
 
 @pytest.mark.parametrize('trust', [False, True])
-def test_config_in_a_checkpoint_is_not_run_on_resume(trained, tmp_path, installed, trust):
+def test_config_in_a_checkpoint_is_not_run_on_resume(trained, tmp_path, trust):
     target = tmp_path / 'target'
     checkpoint = safe_load(f'{trained.work_dir}/it.pth')
     checkpoint['meta'].update(epoch=1, iter=2, config=f'open({str(target)!r}, "w").close()')
     torch.save(checkpoint, tmp_path / 'it.pth')
-    installed(trust)
+    install_safe_loading(trust)
     runner = tiny_runner(
         tmp_path / 'run',
         load_from=str(tmp_path / 'it.pth'),

@@ -1,0 +1,28 @@
+"""What holds for the tests and for the examples of docstrings: none leaves mmengine changed for the next."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def mmengine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what the ``install_...`` functions change in the process."""
+    if find_spec('mmengine') is None:
+        yield
+        return
+    import mmengine.runner.checkpoint as checkpoint
+    from mmengine.fileio.backends import registry_utils
+    from mmengine.model import PretrainedInit
+
+    # mmengine sorts the schemes into a new dictionary only after it has changed the old one.
+    monkeypatch.setattr(checkpoint.CheckpointLoader, '_schemes', dict(checkpoint.CheckpointLoader._schemes))
+    monkeypatch.setattr(checkpoint, 'load_from_http', checkpoint.load_from_http)
+    monkeypatch.setattr(PretrainedInit, '__call__', PretrainedInit.__call__)
+    registries = registry_utils.backends, registry_utils.prefix_to_backends
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, own in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(own)

@@ -5,6 +5,9 @@ from importlib.util import find_spec
 
 import pytest
 
+# torch.utils.benchmark imports it, and it refuses to come after the distutils of Python that other libraries import.
+import setuptools  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def mmengine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -14,8 +17,11 @@ def mmengine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return
     import mmengine.runner.checkpoint as checkpoint
     from mmengine.fileio.backends import registry_utils
+    from mmengine.logging import MMLogger
     from mmengine.model import PretrainedInit
 
+    # It keeps the stdout of where it is first asked for: an example's own would show what is logged as its output.
+    MMLogger.get_current_instance()
     # mmengine sorts the schemes into a new dictionary only after it has changed the old one.
     monkeypatch.setattr(checkpoint.CheckpointLoader, '_schemes', dict(checkpoint.CheckpointLoader._schemes))
     monkeypatch.setattr(checkpoint, 'load_from_http', checkpoint.load_from_http)

@@ -56,7 +56,8 @@ def main() -> None:
 
     from ablation.report import write_report
     from ablation.settings import BACKBONES, SETTINGS, SUPER_INITS, Job, inspect
-    from ablation.training import Machine, complete
+    from ablation.training import complete
+    from machine import Machine
 
     from mmkerv.ops.arguments import integer, one_of
 

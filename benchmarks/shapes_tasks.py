@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablation.training import Machine
+from machine import Machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, TABLE = ROOT / 'docs' / 'shapes_tasks.json', ROOT / 'docs' / 'shapes_tasks.md'

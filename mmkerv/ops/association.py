@@ -4,6 +4,7 @@ K = untile(norm(s * tile(W)) + tile(W)), with * a "same" convolution by super ke
 Convolution of Convolution: Let Kernels Spatially Collaborate (CVPR 2022), section 3.1, steps (0) to (3), equation 1.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import ArgumentError
+from .precision import is_compiling
+from .tap_matrix import tap_selector
+from .tile_product import tile_product
 
 SHARE_MODES = ('ci', 'co', 'cico', None)
 
@@ -108,17 +112,20 @@ def spatial_association(
                 f'share={share!r}, '
                 f'groups={groups}, association={association}; got {tuple(super_weight.shape)}'
             )
-    tiles, valid = _tile(weight, groups, association)
     by_matrix = uses_matrix(weight.shape, association, share)
+    # The product that keeps no tiles is an autograd function of its own, which compilers and exporters cannot look into.
+    if by_matrix and share == 'ci' and not norms and not (is_compiling() or torch.jit.is_tracing()):
+        kernel = weight
+        for super_weight, bias in zip(super_weights, biases):
+            kernel = _associated(kernel, super_weight, bias, selector, groups, association, super_dilation, skip)
+        return kernel
+    tiles, valid = _tile(weight, groups, association)
     for i, (super_weight, bias, affine) in enumerate(zip(super_weights, biases, affines)):
         if i and valid is not None:
             tiles = tiles * valid
         if by_matrix:
-            if selector is None:
-                selector = tap_selector(
-                    association, tuple(weight.shape[2:]), tuple(super_weight.shape[2:]), super_dilation
-                )
-            out = _super_conv_by_matrix(tiles, super_weight, bias, selector, share, residual=skip and affine is None)
+            given = _selector(selector, weight, super_weight, association, super_dilation)
+            out = _super_conv_by_matrix(tiles, super_weight, bias, given, share, residual=skip and affine is None)
         else:
             out = _super_conv(tiles, super_weight, bias, association, tuple(weight.shape[2:]), super_dilation, share)
         if affine is not None:
@@ -135,56 +142,6 @@ def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None
         (True, False)
     """
     return share is not None and association**2 * weight_shape[2] * weight_shape[3] <= MATRIX_TAPS_LIMIT
-
-
-def tap_selector(
-    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
-) -> Tensor:
-    """0/1 matrix that spreads a super kernel into the matrix of its convolution over a tile.
-
-    A product instead of an indexed read: the gradient of the latter adds tap by tap, 30 ms for 128 super kernels on a
-    CPU, and in no fixed order on a GPU.
-
-    Returns:
-        (skH * skW, T * T) with T = association**2 * kH * kW.
-
-    Example:
-        >>> matrix = torch.tensor([[1.0, 2.0, 4.0]]) @ tap_selector(1, (1, 3), (1, 3), (1, 1))
-        >>> matrix.view(3, 3).tolist()
-        [[2.0, 4.0, 0.0], [1.0, 2.0, 4.0], [0.0, 1.0, 2.0]]
-    """
-    table = tap_table(association, kernel_size, super_size, super_dilation).flatten()
-    return torch.stack([table == tap for tap in range(super_size[0] * super_size[1])]).float()
-
-
-def tap_table(
-    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
-) -> Tensor:
-    """For every pair of taps of a tile, which tap of the super kernel joins them.
-
-    Taps are numbered filter by filter, (filter, row, column), T = association**2 * kH * kW of them.
-
-    Returns:
-        (T, T) integers: index of the super kernel's tap that carries column's tap into row's tap, or skH * skW, one
-        past the last, where none does.
-
-    Example:
-        >>> tap_table(1, (1, 3), (1, 3), (1, 1)).tolist()
-        [[1, 2, 3], [0, 1, 2], [3, 0, 1]]
-    """
-    axes = []
-    for k, s, d in zip(kernel_size, super_size, super_dilation):
-        place = torch.arange(association * k)
-        offset = place[None, :] - place[:, None]
-        tap = torch.div(offset, d, rounding_mode='floor') + s // 2
-        axes.append(torch.where((offset % d == 0) & (tap >= 0) & (tap < s), tap, -1))
-    rows, columns = axes
-    # (row of tile, row of tap) x (column of tile, column of tap) -> (filter row, filter column, tap row, tap column)
-    a, (kh, kw) = association, kernel_size
-    rows = rows.view(a, 1, kh, 1, a, 1, kh, 1)
-    columns = columns.view(1, a, 1, kw, 1, a, 1, kw)
-    table = torch.where((rows >= 0) & (columns >= 0), rows * super_size[1] + columns, super_size[0] * super_size[1])
-    return table.reshape(a * a * kh * kw, -1)
 
 
 def _blocks(out_channels: int, groups: int, association: int) -> int:
@@ -215,12 +172,44 @@ def _untile(tiles: Tensor, weight: Tensor, groups: int, association: int) -> Ten
     return kernels.transpose(2, 3).reshape(weight.shape)
 
 
+def _selector(
+    selector: Tensor | None, weight: Tensor, super_weight: Tensor, association: int, super_dilation: tuple[int, int]
+) -> Tensor:
+    sizes = tuple(weight.shape[2:]), tuple(super_weight.shape[2:])
+    return (tap_selector(association, *sizes, super_dilation) if selector is None else selector).to(super_weight)
+
+
+def _associated(
+    weight: Tensor,
+    super_weight: Tensor,
+    bias: Tensor | None,
+    selector: Tensor | None,
+    groups: int,
+    association: int,
+    super_dilation: tuple[int, int],
+    skip: bool,
+) -> Tensor:
+    """One super layer with a super kernel for each association group, from kernels (O, I/g, kH, kW) to kernels."""
+    outputs, inputs, *kernel_size = weight.shape
+    blocks, filters = _blocks(outputs, groups, association), association**2
+    missing = -(outputs // blocks) % filters
+    kernels = weight
+    if missing:
+        kernels = F.pad(weight.view(blocks, outputs // blocks, -1), (0, 0, 0, missing))
+    kernels = kernels.reshape(-1, filters, inputs, math.prod(kernel_size))
+    length = filters * kernels.shape[3]
+    selector = _selector(selector, weight, super_weight, association, super_dilation)
+    matrix = (super_weight.flatten(1) @ selector).view(-1, length, length)
+    kernels = tile_product(kernels, matrix, bias, residual=skip)
+    return kernels.view(blocks, -1, *weight.shape[1:])[:, : outputs // blocks].reshape(weight.shape)
+
+
 def _super_conv_by_matrix(
     tiles: Tensor, super_weight: Tensor, bias: Tensor | None, selector: Tensor, share: str | None, residual: bool
 ) -> Tensor:
     """Super convolution, plus its input if ``residual``, as one batched product of a (T, T) matrix and the tiles."""
     groups, length, inputs = tiles.shape
-    matrix = (super_weight.flatten(1) @ selector.to(super_weight)).view(-1, length, length)
+    matrix = (super_weight.flatten(1) @ selector).view(-1, length, length)
     if share == 'co':
         x = tiles.permute(2, 1, 0)
     elif share == 'cico':

@@ -17,7 +17,6 @@ from .association import (
     num_associations,
     spatial_association,
     super_weight_shape,
-    tap_selector,
     uses_matrix,
 )
 from .base import CONV2D_KEYWORDS, Conv2d
@@ -27,6 +26,7 @@ from .precision import is_compiling
 from .recompute import convolve_and_forget
 from .super_kernel import super_kernel
 from .super_layer import SuperLayer
+from .tap_matrix import tap_selector
 
 
 class CoCConv2d(GeneratedKernel, Conv2d):

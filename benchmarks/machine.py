@@ -1,0 +1,75 @@
+"""What a measurement ran on."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mmkerv.distributions import installed_packages
+from mmkerv.ops.arguments import ArgumentError
+from mmkerv.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Machine(NamedTuple):
+    """What the runs have to themselves: a device, threads of the CPU, and processes that load images."""
+
+    device: str = 'cpu'
+    threads: int = 1
+    loaders: int | None = None
+
+    def checked(self) -> 'Machine':
+        """Return it if torch sees the device.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        match = re.fullmatch(r'cpu|cuda(?::(\d+))?', self.device)
+        if not match:
+            raise ArgumentError(f'--device must be cpu, cuda or cuda:N, got {self.device!r}')
+        if self.device != 'cpu' and int(match[1] or 0) >= torch.cuda.device_count():
+            raise ArgumentError(
+                f'--device {self.device}: torch sees {torch.cuda.device_count()} CUDA devices; '
+                'leave --device out to use the CPU'
+            )
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """Environment of a process that has no other device."""
+        visible = ''
+        if self.device != 'cpu':
+            index = int(self.device.partition(':')[2] or 0)
+            given = os.environ.get('CUDA_VISIBLE_DEVICES')
+            visible = given.split(',')[index] if given else str(index)
+        own = {'OMP_NUM_THREADS': str(self.threads), 'CUDA_VISIBLE_DEVICES': visible}
+        # Waiting threads give their core away, which counts where runs share cores.
+        return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, **own}
+
+    def facts(self) -> dict[str, Any]:
+        """Date, hardware, versions and commit."""
+        hardware = _cpu() if self.device == 'cpu' else torch.cuda.get_device_name(self.device)
+        versions = {'python': platform.python_version(), 'torch': torch.__version__, 'mmkerv': __version__}
+        versions |= {package.name: package.version for package in installed_packages()}
+        facts = {'date': str(date.today()), 'hardware': hardware, 'device': self.device, 'threads': self.threads}
+        return facts | {'versions': versions, 'commit': _commit()}
+
+
+def _cpu() -> str:
+    cpus = Path('/proc/cpuinfo')
+    names = [line for line in cpus.read_text().splitlines() if 'model name' in line] if cpus.exists() else []
+    return names[0].split(':')[1].strip() if names else platform.processor()
+
+
+def _commit() -> str | None:
+    if shutil.which('git') is None:
+        return None
+    command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--exclude', '*']
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout.strip() or None

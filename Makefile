@@ -55,8 +55,8 @@ format: .venv/.ready  ## let ruff repair what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: .venv/.ready  ## time and memory of the operators; the MNIST study is benchmarks/mnist_study.py
-	$(PY) benchmarks/ops.py --naive --ckconv
+bench: .venv/.ready  ## time and memory against plain convolutions, under 15 minutes on 2 cores; alone on the machine
+	$(PY) benchmarks/suite.py
 
 # Without the cache: behind some mirrors, looking at mmcv anew would cost uv the wheel it has compiled.
 # Left out: the CUDA packages, which torch pins itself and which differ between platforms, and what is never installed.

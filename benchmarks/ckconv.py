@@ -1,21 +1,25 @@
 """Continuous kernels: what ``ops.py --ckconv`` measures."""
 
-import argparse
 import math
+import statistics
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 CHANNELS, BATCH, LENGTH = 30, 64, 784
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
 
-def measure_ckconv(measure: Callable, args: argparse.Namespace) -> list[dict]:
+def measure_ckconv(measure: Callable, record: Any) -> None:
     """Measure sequences and large kernels with ``measure`` of ops.py; print ratios, peak memory and the slope."""
     import torch
     from memory import peak_bytes
+    from timing import CONTROL, exponent
     from torch import nn
 
     from mmkerv.ops import CKConv1d, CKConv2d, frozen_kernels
+
+    args, wanted = record.args, record.args.ckconv or ('sequences', 'frozen')
 
     class Given(nn.Module):
         """A form of causal convolution with the kernel that a CKConv1d samples."""
@@ -39,36 +43,37 @@ def measure_ckconv(measure: Callable, args: argparse.Namespace) -> list[dict]:
         op = CKConv1d(CHANNELS, CHANNELS, length, bias=False).to(args.device)
         return op, torch.randn(batch, CHANNELS, length, device=args.device)
 
-    op, x = sequence(LENGTH, BATCH)
-    forms = {'CKConv1d': op, 'A/A': op, 'FFT, broadcast': Given(op, broadcast)}
-    rows = measure(f'L {LENGTH}', forms, x, args, repeats=5)
-    x.requires_grad_()
-    peaks = {name: peak_bytes(partial(_train, form, x), x.device) for name, form in forms.items()}
-    print(f'peak memory at L {LENGTH}: ' + ', '.join(f'{name} {peak / 2**20:.0f} MiB' for name, peak in peaks.items()))
-    rows.append({'layer': f'L {LENGTH}', 'peak_bytes': peaks})
-    op, x = sequence(4096, 2)
-    rows += measure('L 4096', {'CKConv1d': op, 'direct conv1d': Given(op, direct)}, x, args, repeats=3)
-    seconds = {}
-    for length in LENGTHS:
-        op, x = sequence(length, 4)
-        seconds[length] = measure(f'L {length}', {'CKConv1d': op}, x, args, repeats=5)[0]['seconds']
-    slope = _slope([math.log(n * math.log2(n)) for n in seconds], [math.log(s) for s in seconds.values()])
-    print('seconds: ' + ', '.join(f'{n}: {s:.4f}' for n, s in seconds.items()))
-    print(f'time grows as (L log L)^{slope:.2f} from {LENGTHS[0]} to {LENGTHS[-1]}', flush=True)
-    rows.append({'layer': 'growth', 'seconds': seconds, 'exponent_of_L_log_L': slope})
-    for name, options in (('dense', {}), ('depthwise', {'groups': 64})):
-        plain, again = (nn.Conv2d(64, 64, 7, padding=3, **options).to(args.device).eval() for _ in range(2))
-        continuous = CKConv2d(64, 64, 7, padding=3, method='direct', **options).to(args.device).eval()
-        x = torch.randn(args.batch, 64, 56, 56, device=args.device)
-        with frozen_kernels(continuous):
-            rows += measure(f'7x7 {name}', {'conv': plain, 'A/A': again, 'frozen CKConv': continuous}, x, args, 5)
-    return rows
+    if 'sequences' in wanted:
+        op, x = sequence(LENGTH, BATCH)
+        forms = {'CKConv1d': op, CONTROL: op, 'FFT, broadcast': Given(op, broadcast)}
+        measure(f'L {LENGTH}', forms, x, record, repeats=5)
+        x.requires_grad_()
+        peaks = {name: peak_bytes(partial(_train, form, x), x.device) for name, form in forms.items()}
+        said = ', '.join(f'{name} {peak / 2**20:.0f} MiB' for name, peak in peaks.items())
+        record.note(f'peak memory at L {LENGTH}: {said}', peak_bytes=peaks)
+        op, x = sequence(4096, 2)
+        measure('L 4096', {'CKConv1d': op, 'direct conv1d': Given(op, direct)}, x, record, repeats=3)
+        seconds = {}
+        for length in LENGTHS:
+            op, x = sequence(length, 4)
+            times = measure(f'L {length}', {'CKConv1d': op}, x, record, repeats=5)['CKConv1d']
+            seconds[length] = statistics.median(times)
+        slope = exponent([n * math.log2(n) for n in seconds], list(seconds.values()))
+        record.note(
+            f'time grows as (L log L)^{slope:.2f} from {LENGTHS[0]} to {LENGTHS[-1]}', seconds=seconds, slope=slope
+        )
+    if 'frozen' in wanted:
+        for name, options in (('dense', {}), ('depthwise', {'groups': 64})):
+            plain, again = (nn.Conv2d(64, 64, 7, padding=3, **options).to(args.device).eval() for _ in range(2))
+            continuous = CKConv2d(64, 64, 7, padding=3, method='direct', **options).to(args.device).eval()
+            for module in (plain, again, continuous):
+                module.requires_grad_(False)
+            x = torch.randn(args.batch, 64, 56, 56, device=args.device)
+            with frozen_kernels(continuous):
+                measure(
+                    f'7x7 {name} b{args.batch}', {'conv': plain, CONTROL: again, 'frozen CKConv': continuous}, x, record
+                )
 
 
-def _train(module, x) -> None:
+def _train(module: Callable, x: Any) -> None:
     module(x).sum().backward()
-
-
-def _slope(x: list[float], y: list[float]) -> float:
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y)) / sum((a - mean_x) ** 2 for a in x)

@@ -1,50 +1,86 @@
-"""Time of a training step and of inference of whole networks, plain against operator, in one process.
+"""Time and peak memory of a training step, and of inference, of whole networks, in one process.
 
-Each repeat runs one step of every form, and ratios to the plain network are taken within a repeat; "A/A" is a second
-plain network: how far a ratio of 1 strays on this machine. Printed are the median and its 95 % interval (by order
-statistics). Models are those of configs/ with synthetic input of the given batch and size.
+Models are those of configs/ with synthetic input of the given batch and size; each form is held against the plain
+network, or against what the table below names. Ratios are taken within a repeat (see timing.py).
+
+    python benchmarks/networks.py resnet50 --batch 16
+    python benchmarks/networks.py resnet50 --inference
+    python benchmarks/networks.py retinanet_r50 --size 640 --forms coc
 """
 
 import argparse
-import json
-import math
 import statistics
-import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# The first of each is the plain network.
+
+
+class Form(NamedTuple):
+    """A network: a config, what is changed in it, and what it is held against."""
+
+    config: str
+    conv_cfg: dict[str, Any] = {}
+    where: dict[str, Any] | None = None
+    folded: bool = False
+    reference: str = 'plain'
+
+
+# Separable 7x7 in stem and first stage, against the same network of ordinary depthwise 7x7 and 1x1 convolutions.
+_CK = Form('resnet50_ck_imagenet', where={'stages': (1,)}, reference='ck folded')
 NETWORKS = {
     'resnet50': {
-        'plain': 'resnet50_nesterov_imagenet',
-        'coc': 'resnet50_coc_imagenet',
-        'coc recompute': 'resnet50_coc_imagenet',
-        'orth': 'resnet50_orth_imagenet',
-        'stnd': 'resnet50_stnd_imagenet',
-        'kerv stem': 'resnet50_kerv_imagenet',
-        'ck': 'resnet50_ck_imagenet',
+        'plain': Form('resnet50_nesterov_imagenet'),
+        'coc': Form('resnet50_coc_imagenet'),
+        'coc recompute': Form('resnet50_coc_imagenet', {'recompute': True}),
+        'orth': Form('resnet50_orth_imagenet'),
+        'stnd': Form('resnet50_stnd_imagenet'),
+        'kerv stem': Form('resnet50_kerv_imagenet'),
+        'ck folded': _CK._replace(folded=True, reference='plain'),
+        'ck': _CK,
     },
-    'hrnet18': {'plain': 'hrnet18_imagenet', 'coc': 'hrnet18_coc_imagenet', 'orth': 'hrnet18_orth_imagenet'},
-    'shufflenet_v2': {'plain': 'shufflenet_v2_imagenet', 'coc': 'shufflenet_v2_coc_imagenet'},
-    'mobilenet_v3_small': {'plain': 'mobilenet_v3_small_imagenet', 'coc': 'mobilenet_v3_small_coc_imagenet'},
-    'retinanet_r50': {'plain': 'retinanet_r50', 'coc': 'retinanet_r50_coc', 'orth': 'retinanet_r50_orth'},
-    'fcn_r50d8': {'plain': 'fcn_r50d8_voc', 'coc': 'fcn_r50d8_coc_voc', 'orth': 'fcn_r50d8_orth_voc'},
+    'hrnet18': {
+        'plain': Form('hrnet18_imagenet'),
+        'coc': Form('hrnet18_coc_imagenet'),
+        'orth': Form('hrnet18_orth_imagenet'),
+    },
+    'shufflenet_v2': {'plain': Form('shufflenet_v2_imagenet'), 'coc': Form('shufflenet_v2_coc_imagenet')},
+    'mobilenet_v3_small': {
+        'plain': Form('mobilenet_v3_small_imagenet'),
+        'coc': Form('mobilenet_v3_small_coc_imagenet'),
+    },
+    'retinanet_r50': {
+        'plain': Form('retinanet_r50'),
+        'coc': Form('retinanet_r50_coc'),
+        'orth': Form('retinanet_r50_orth'),
+    },
+    'fcn_r50d8': {
+        'plain': Form('fcn_r50d8_voc'),
+        'coc': Form('fcn_r50d8_coc_voc'),
+        'orth': Form('fcn_r50d8_orth_voc'),
+    },
 }
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
+    from record import add_arguments, add_numeric_arguments
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('network', choices=NETWORKS)
     parser.add_argument('--forms', nargs='+', help='of the network; default: all it has')
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--size', type=int, default=224, help='height and width of the images')
-    parser.add_argument('--repeats', type=int, default=11)
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
-    parser.add_argument('--amp', choices=['bfloat16', 'float16'], help='under autocast')
-    parser.add_argument('--inference', action='store_true', help='time inference in eval mode instead of training')
-    parser.add_argument('--json', type=Path, help='write the figures there too')
+    parser.add_argument('--inference', action='store_true', help='time inference: as trained, kernels frozen, folded')
+    parser.add_argument('--compile', action='store_true', help='compile the backbones, plain and operator')
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument('--no-memory', action='store_true', help='leave the peak memory out')
+    only.add_argument('--only-memory', action='store_true', help='time nothing')
+    add_numeric_arguments(parser)
+    add_arguments(parser, repeats=11)
     args = parser.parse_args()
     unknown = [form for form in args.forms or () if form not in NETWORKS[args.network]]
     if unknown:
@@ -58,73 +94,87 @@ def main() -> None:
 
     import torch
     from memory import peak_bytes
-    from ops import describe
-    from torch.utils.benchmark import Timer
+    from record import Record
+    from timing import CONTROL, Ratio, interleaved, ratio
 
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        sys.exit(f'--device {args.device}: torch sees no CUDA device; leave --device out to measure the CPU')
-    chosen = NETWORKS[args.network]
-    forms = {'plain': chosen['plain'], 'A/A': chosen['plain']}
-    forms |= {form: config for form, config in chosen.items() if form in (args.forms or chosen)}
-    steps = {form: step(config, args, form.endswith('recompute')) for form, config in forms.items()}
-    times = {form: [] for form in forms}
-    for repeat in range(args.repeats + 2):
-        for form, run in steps.items():
-            seconds = Timer('run()', globals={'run': run}, num_threads=torch.get_num_threads()).timeit(1).mean
-            # The first two warm up.
-            if repeat > 1:
-                times[form].append(seconds)
-    what = 'inference' if args.inference else 'training step'
-    about = f'{describe(args)}; {args.network}, {what}, {args.size} x {args.size}'
-    print(f'{about}\n{"form":14} {"seconds":>8} {"ratio":>6} {"95 % interval":>15} {"memory":>7}')
-    rows, device = [], torch.device(args.device)
-    memory = {form: peak_bytes(run, device) for form, run in steps.items()}
-    for form in forms:
-        ratios = [a / b for a, b in zip(times[form], times['plain'])]
-        low, high = interval(ratios)
-        rows.append(
-            {'form': form, 'seconds': statistics.median(times[form]), 'ratio': statistics.median(ratios)}
-            | {'low': low, 'high': high, 'memory': memory[form] / memory['plain']}
-        )
-        print(
-            f'{form:14} {rows[-1]["seconds"]:8.3f} {rows[-1]["ratio"]:6.3f} {low:7.3f}-{high:<7.3f} '
-            f'{rows[-1]["memory"]:7.3f}'
-        )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({'about': about, 'rows': rows}, indent=1))
+    record = Record('networks', args, compiled=args.compile)
+    forms = chosen_forms(args)
+    with ExitStack() as stack:
+        steps = {name: work(form, name, args, stack) for name, form in forms.items()}
+        case = f'{args.network} b{args.batch} {args.size}'
+        if not args.only_memory:
+            times = interleaved(steps, args.repeats)
+            control = ratio(times, CONTROL, 'plain').median
+            what = 'inference' if args.inference else 'step'
+            for name, form in forms.items():
+                found, seconds = ratio(times, name, form.reference), statistics.median(times[name])
+                record.add(f'{case}, {what}', name, found, control, seconds=seconds, against=form.reference)
+        if not args.no_memory:
+            device = torch.device(args.device)
+            peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
+            for name, form in forms.items():
+                share = peaks[name] / peaks[form.reference]
+                record.add(
+                    f'{case}, memory', name, Ratio(share, share, share), bytes=peaks[name], against=form.reference
+                )
+    record.write()
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the median: order statistics by the binomial distribution."""
-    ordered, n = sorted(values), len(values)
-    below, tail = 0, 0.0
-    while (tail := tail + math.comb(n, below) / 2**n) <= 0.025:
-        below += 1
-    lowest = max(below - 1, 0)
-    return ordered[lowest], ordered[n - 1 - lowest]
+def chosen_forms(args: argparse.Namespace) -> dict[str, Form]:
+    """The forms to measure, the plain network and its control first, and references before what needs them."""
+    from timing import CONTROL
+
+    known = NETWORKS[args.network]
+    names = args.forms or list(known)
+    wanted = {'plain', *names, *(known[name].reference for name in names)}
+    forms = {'plain': known['plain'], CONTROL: known['plain']}
+    for name, form in known.items():
+        if name not in wanted or name == 'plain':
+            continue
+        forms[name] = form
+        if args.inference and not form.folded and has_operators(form):
+            forms |= {f'{name} frozen': form, f'{name} folded': form._replace(folded=True, reference='plain')}
+    return forms
 
 
-def step(config: str, args: argparse.Namespace, recompute: bool = False):
-    """Return a function that runs one training step, or inference, of a config's network."""
+def has_operators(form: Form) -> bool:
+    """Whether a form's backbone has operators of ours."""
+    from mmkerv.engine.configuration import load_config
+
+    backbone = load_config(str(ROOT / 'configs' / f'{form.config}.py')).model.backbone
+    return str((backbone.get('conv_cfg') or {}).get('type')).startswith('mmkerv.')
+
+
+def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> Callable[[], object]:
+    """Return a function that runs one training step, or inference, of a form."""
     import torch
     from mmengine.model import revert_sync_batchnorm
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import HOOKS, MODELS, init_default_scope
 
     from mmkerv.engine.configuration import load_config
+    from mmkerv.ops import frozen_kernels, switch_to_deploy
 
-    cfg = load_config(str(ROOT / 'configs' / f'{config}.py'))
+    cfg = load_config(str(ROOT / 'configs' / f'{form.config}.py'))
     init_default_scope(cfg.default_scope)
-    model_cfg = cfg.model
-    model_cfg.pop('pretrained', None)
-    model_cfg.backbone.pop('init_cfg', None)
-    if recompute:
-        model_cfg.backbone.conv_cfg.recompute = True
-    preprocessor = model_cfg.pop('data_preprocessor', None)
+    backbone = cfg.model.backbone
+    cfg.model.pop('pretrained', None)
+    backbone.pop('init_cfg', None)
+    if form.conv_cfg:
+        backbone.conv_cfg.update(form.conv_cfg)
+    if form.where is not None:
+        backbone.where = form.where
+    preprocessor = cfg.model.pop('data_preprocessor', None)
     torch.manual_seed(0)
-    model = revert_sync_batchnorm(MODELS.build(model_cfg)).to(args.device)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(args.device)
+    if form.folded:
+        switch_to_deploy(model)
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
+    if args.compile:
+        model.backbone = torch.compile(model.backbone)
     inputs, samples = batch(cfg.default_scope, preprocessor or cfg.data_preprocessor, args)
+    inputs = inputs.contiguous(memory_format=layout)
     kind = torch.device(args.device).type
 
     def autocast():
@@ -132,6 +182,8 @@ def step(config: str, args: argparse.Namespace, recompute: bool = False):
 
     if args.inference:
         model.eval()
+        if name.endswith(' frozen'):
+            stack.enter_context(frozen_kernels(model))
 
         def infer() -> None:
             with torch.inference_mode(), autocast():

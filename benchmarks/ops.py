@@ -1,38 +1,67 @@
 """Time and memory of the operators against nn.Conv2d of the same geometry and against their naive definition.
 
-Ratios are medians over interleaved repeats in one process: each repeat times every form once, and a ratio is taken
-within a repeat. "A/A" is a second, equal nn.Conv2d: how far a ratio of 1 strays on this machine.
+Layers are those of ResNet-50, HRNet-W18 and MobileNetV3-small at 224 pixels. Ratios are taken within a repeat (see
+timing.py).
+
+    python benchmarks/ops.py --compile --naive
+    python benchmarks/ops.py --network mobilenet_v3_small --kernels gaussian
+    python benchmarks/ops.py --kernels --layers --ckconv
 """
 
 import argparse
-import json
-import statistics
-import sys
-from datetime import datetime, timezone
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any, NamedTuple
 
-# Channels and side of the 3x3 convolutions of ResNet-50 at 224 pixels.
-LAYERS = {'64x56': (64, 56), '128x28': (128, 28), '256x14': (256, 14), '512x7': (512, 7)}
-KERNELS = ('linear', 'polynomial', 'sigmoid', 'gaussian', 'l2', 'euclidean', 'l1', 'manhattan')
+CHECKED = ('polynomial', 'gaussian', 'l2', 'l1')
+KERNELS = ('linear', 'sigmoid', 'euclidean', 'manhattan', *CHECKED)
 # What the naive form is measured for: one broadcast at batch 8 is 3.7 GB.
 NAIVE_BATCH = 1
 
 
+class Layer(NamedTuple):
+    """A convolution of as many output as input channels, padded to keep the size."""
+
+    channels: int
+    side: int
+    kernel: int = 3
+    groups: int = 1
+
+
+LAYERS = {
+    'resnet50': {'64x56': Layer(64, 56), '128x28': Layer(128, 28), '256x14': Layer(256, 14), '512x7': Layer(512, 7)},
+    'hrnet18': {'18x56': Layer(18, 56), '36x28': Layer(36, 28), '72x14': Layer(72, 14), '144x7': Layer(144, 7)},
+    'mobilenet_v3_small': {
+        'dw72x28': Layer(72, 28, 3, 72),
+        'dw96x14 5x5': Layer(96, 14, 5, 96),
+        'dw240x14 5x5': Layer(240, 14, 5, 240),
+        'dw576x7 5x5': Layer(576, 7, 5, 576),
+    },
+}
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
+    from record import add_arguments, add_numeric_arguments
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--network', choices=LAYERS, default='resnet50', help='whose layers')
+    parser.add_argument('--layers', nargs='*', help='of these, for example 64x56; none: only --ckconv')
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--repeats', type=int, default=15)
-    parser.add_argument('--threads', type=int, help="torch's threads; default: its own choice")
-    parser.add_argument('--amp', choices=['bfloat16', 'float16'], help='under autocast')
-    parser.add_argument('--kernels', nargs='*', default=KERNELS)
-    parser.add_argument('--layers', nargs='*', default=tuple(LAYERS), choices=tuple(LAYERS))
+    parser.add_argument('--kernels', nargs='*', default=KERNELS, help='of kervolution')
+    parser.add_argument('--compile', action='store_true', help='also each operator compiled')
     parser.add_argument('--naive', action='store_true', help='also the naive form, at batch 1')
-    parser.add_argument('--ckconv', action='store_true', help='also continuous kernels: sequences, and 7x7 frozen')
-    parser.add_argument('--json', type=Path, help='write the figures there too')
-    return parser.parse_args()
+    parser.add_argument(
+        '--ckconv', nargs='*', choices=('sequences', 'frozen'), help='also continuous kernels: these; default: both'
+    )
+    add_numeric_arguments(parser)
+    add_arguments(parser, repeats=15)
+    args = parser.parse_args()
+    known = LAYERS[args.network]
+    for given, choices, name in ((args.layers or (), known, 'layers'), (args.kernels, KERNELS, 'kernels')):
+        if unknown := [value for value in given if value not in choices]:
+            parser.error(f'--{name}: {unknown[0]!r} is none of {", ".join(choices)}')
+    return args
 
 
 def main() -> None:
@@ -40,103 +69,67 @@ def main() -> None:
     args = parse_args()
 
     import torch
+    from record import Record
+    from timing import CONTROL
     from torch import nn
 
     from mmkerv.ops import CoCConv2d, KervConv2d
 
-    if args.device.startswith('cuda') and not torch.cuda.is_available():
-        sys.exit(f'--device {args.device}: torch sees no CUDA device; leave --device out to measure the CPU')
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    rows = []
-    head = f'{"layer":8} {"form":12} {"forward":>9} {"fwd+bwd":>9} {"range":>15} {"extra memory":>13}'
-    print(f'{describe(args)}\n{head}', flush=True)
-    for layer in args.layers:
-        channels, side = LAYERS[layer]
-        x = torch.randn(args.batch, channels, side, side, device=args.device)
-        forms = {'conv': nn.Conv2d, 'A/A': nn.Conv2d, 'CoC': CoCConv2d}
-        modules = {name: make(channels, channels, 3, padding=1, bias=False) for name, make in forms.items()}
-        modules |= {k: KervConv2d(channels, channels, 3, padding=1, bias=False, kernel=k) for k in args.kernels}
-        modules = {name: module.to(args.device) for name, module in modules.items()}
-        rows += measure(layer, modules, x, args)
+    record = Record('ops', args)
+    layout = torch.channels_last if args.channels_last else torch.contiguous_format
+    for name, layer in LAYERS[args.network].items():
+        if args.layers is not None and name not in args.layers:
+            continue
+        channels = layer.channels
+        shape = {'padding': layer.kernel // 2, 'groups': layer.groups, 'bias': False}
+        makers = {'conv': nn.Conv2d, CONTROL: nn.Conv2d, 'CoC': CoCConv2d}
+        makers |= {kernel: partial(KervConv2d, kernel=kernel) for kernel in args.kernels}
+        modules = {form: make(channels, channels, layer.kernel, **shape) for form, make in makers.items()}
+        modules = {form: module.to(args.device, memory_format=layout) for form, module in modules.items()}
+        if args.compile:
+            modules |= {f'{form} compiled': torch.compile(m) for form, m in list(modules.items())[2:]}
+        x = torch.randn(args.batch, channels, layer.side, layer.side, device=args.device)
+        measure(f'{name} b{args.batch}', modules, x.contiguous(memory_format=layout), record)
         if args.naive:
-            rows += measure_naive(layer, channels, x[:NAIVE_BATCH], args)
-    if args.ckconv:
+            measure_naive(name, layer, x[:NAIVE_BATCH], record)
+    if args.ckconv is not None:
         from ckconv import measure_ckconv
 
-        rows += measure_ckconv(measure, args)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({'about': describe(args), 'rows': rows}, indent=1))
+        measure_ckconv(measure, record)
+    record.write()
 
 
-def describe(args: argparse.Namespace) -> str:
-    """Hardware, versions, date and setting in a line."""
-    import torch
-
-    from mmkerv.version import __version__
-
-    device = (
-        torch.cuda.get_device_name() if args.device.startswith('cuda') else f'{torch.get_num_threads()} CPU threads'
-    )
-    when = datetime.now(timezone.utc).date()
-    kind = f'autocast {args.amp}' if args.amp else 'float32'
-    return f'{when}, {device}, torch {torch.__version__}, mmkerv {__version__}, batch {args.batch}, {kind}'
-
-
-def measure(layer: str, modules: dict, x, args: argparse.Namespace, repeats: int | None = None) -> list[dict]:
-    """Time all modules in interleaved repeats; the first is what the others are held against."""
+def measure(case: str, modules: dict[str, Callable], x: Any, record: Any, repeats: int | None = None) -> dict:
+    """Time all modules, the first being the reference, and put peak memory beside; return the seconds of fwd+bwd."""
     import torch
     from memory import peak_bytes
-    from torch.utils.benchmark import Timer
+    from timing import CONTROL, interleaved, ratio
 
-    reference = next(iter(modules))
+    args, reference = record.args, next(iter(modules))
     x = x.clone().requires_grad_()
 
-    def forward(module):
+    def forward(module: Callable) -> Any:
         with torch.autocast(x.device.type, getattr(torch, args.amp or 'float32'), enabled=args.amp is not None):
             return module(x)
 
-    def both(module):
+    def both(module: Callable) -> None:
         forward(module).sum().backward()
 
-    times = {name: {'forward': [], 'both': []} for name in modules}
-    for repeat in range((repeats or args.repeats) + 1):
-        for name, module in modules.items():
-            for kind, function in (('forward', forward), ('both', both)):
-                timer = Timer(
-                    'function(module)',
-                    globals={'function': function, 'module': module},
-                    num_threads=torch.get_num_threads(),
-                )
-                # What ran in between has emptied the caches: one call before those that count.
-                once = timer.timeit(1).mean
-                seconds = timer.timeit(max(1, min(10, int(0.05 / once))))
-                # The first repeat warms up.
-                if repeat:
-                    times[name][kind].append(seconds.mean)
-    rows = []
     plain = peak_bytes(partial(both, modules[reference]), x.device)
     output = forward(modules[reference]).float().nbytes
-    for name, module in modules.items():
-        ratio = {
-            kind: [a / b for a, b in zip(times[name][kind], times[reference][kind])] for kind in ('forward', 'both')
-        }
-        extra = (peak_bytes(partial(both, module), x.device) - plain) / output
-        row = {'layer': layer, 'form': name, 'seconds': statistics.median(times[name]['both']), 'extra': extra}
-        row |= {kind: statistics.median(values) for kind, values in ratio.items()}
-        row['range'] = [min(ratio['both']), max(ratio['both'])]
-        rows.append(row)
-        print(
-            f'{layer:8} {name:12} {row["forward"]:9.2f} {row["both"]:9.2f} '
-            f'{row["range"][0]:7.2f}-{row["range"][1]:<7.2f} {extra:9.2f} out',
-            flush=True,
-        )
-    return rows
+    for kind, function in (('forward', forward), ('fwd+bwd', both)):
+        times = interleaved({n: partial(function, m) for n, m in modules.items()}, repeats or args.repeats)
+        control = ratio(times, CONTROL, reference).median if CONTROL in modules else None
+        for name, module in modules.items():
+            figures = {'seconds': sorted(times[name])[len(times[name]) // 2]}
+            if kind == 'fwd+bwd':
+                figures['extra_outputs'] = (peak_bytes(partial(both, module), x.device) - plain) / output
+            record.add(f'{case}, {kind}', name, ratio(times, name, reference), control, **figures)
+    return times
 
 
-def measure_naive(layer: str, channels: int, x, args: argparse.Namespace) -> list[dict]:
-    """Hold polynomial and gaussian against the form that writes out every patch for every filter."""
+def measure_naive(name: str, layer: Layer, x: Any, record: Any) -> None:
+    """Hold kervolution against the form that writes out every patch for every filter."""
     from torch import nn
 
     from mmkerv.ops import KervConv2d
@@ -146,21 +139,24 @@ def measure_naive(layer: str, channels: int, x, args: argparse.Namespace) -> lis
             super().__init__()
             self.fast = fast
 
-        def forward(self, x):
-            patches = nn.functional.unfold(x, 3, padding=1).unsqueeze(1)
-            weight = self.fast.weight.flatten(1).unsqueeze(-1)
-            if self.fast.kernel == 'gaussian':
-                y = (-self.fast.gamma * (patches - weight).square().sum(2)).exp()
+        def forward(self, x: Any) -> Any:
+            fast, groups = self.fast, layer.groups
+            patches = nn.functional.unfold(x, layer.kernel, padding=layer.kernel // 2)
+            patches = patches.view(len(x), groups, 1, -1, patches.shape[-1])
+            weight = fast.weight.view(1, groups, -1, patches.shape[3], 1)
+            if fast.kernel == 'polynomial':
+                y = ((patches * weight).sum(3) + fast.balance) ** fast.degree
+            elif fast.kernel == 'l1':
+                y = (patches - weight).abs().sum(3)
             else:
-                y = ((patches * weight).sum(2) + self.fast.balance) ** self.fast.degree
+                y = (patches - weight).square().sum(3)
+                y = (-fast.gamma * y).exp() if fast.kernel == 'gaussian' else y
             return y.view(len(x), -1, *x.shape[2:])
 
-    rows = []
-    for kernel in ('polynomial', 'gaussian'):
-        fast = KervConv2d(channels, channels, 3, padding=1, bias=False, kernel=kernel).to(x.device)
-        name = f'{kernel}, batch {len(x)}'
-        rows += measure(layer, {name: fast, f'{kernel}, naive': Naive(fast)}, x, args, repeats=3)
-    return rows
+    shape = {'padding': layer.kernel // 2, 'groups': layer.groups, 'bias': False}
+    for kernel in (kernel for kernel in record.args.kernels if kernel in CHECKED):
+        fast = KervConv2d(layer.channels, layer.channels, layer.kernel, kernel=kernel, **shape).to(x.device)
+        measure(f'{name} b{len(x)}', {kernel: fast, f'{kernel} naive': Naive(fast)}, x, record, repeats=3)
 
 
 if __name__ == '__main__':

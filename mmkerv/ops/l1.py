@@ -2,7 +2,8 @@ r"""L1 distance of every patch to every filter, :math:`y_{nop} = \sum_k |x_{np,k
 
 Kervolutional Neural Networks, CVPR 2019, equation 9a. The distance has no convolution form, and the broadcast one needs
 an (N, O, K, L) tensor, half a gigabyte for one image of ResNet-50's first stage. Here the patches are gathered a chunk
-at a time, and again in backward; on CUDA with Triton, :mod:`mmkerv.ops.l1_triton` gathers none at all.
+at a time, and again in backward; none is gathered on CUDA with Triton, by :mod:`mmkerv.ops.l1_triton`, nor in models
+compiled for a CPU, by :mod:`mmkerv.ops.l1_loop`.
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .arguments import ArgumentError
 from .base import output_shape
+from .precision import is_compiling
 
 # Where the backward of cdist forms no (positions, filters, K) tensor, as CUDA's does.
 FRUGAL_CDIST = {'cpu'}
@@ -39,8 +41,9 @@ def l1_distance(
     :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`, where k runs over the kernel's taps in the channels of o's group.
 
     The gradient is 0 where an element equals its weight; it is deterministic, and has no derivative of its own. The
-    Triton kernels run on CUDA with torch >= 2.6 unless deterministic algorithms are asked for, the chunked form runs
-    everywhere else; they agree up to rounding.
+    Triton kernels run on CUDA with torch >= 2.6 unless deterministic algorithms are asked for. Where torch.compile
+    compiles the model for a CPU, with torch >= 2.6, so do loops that are compiled at the first call worth it, in a few
+    seconds; without a C++ compiler they warn once. The chunked form runs everywhere else; all agree up to rounding.
 
     Args:
         x: (N, C, *spatial) with one, two or three spatial axes, already padded; float32 or float64.
@@ -50,7 +53,7 @@ def l1_distance(
         groups: number of blocks of channels that do not see each other.
         chunk_mib: bound, in MiB, of the memory used beyond the arguments, the result and the gradients, > 0. One
             filter at one position is the least that can be done, whatever it takes. A CPU uses 8 MiB at most, because
-            more is slower.
+            more is slower. The compiled loops take copies of the input, the result and their gradients instead.
 
     Returns:
         (N, O, *out).
@@ -67,7 +70,7 @@ def l1_distance(
     """
     if not 0 < chunk_mib < math.inf:
         raise ArgumentError(f'chunk_mib must be finite and > 0, got {chunk_mib!r}; leave it out for 64.0')
-    return torch.ops.mmkerv.l1_distance(x, weight, stride, dilation, groups, chunk_mib)
+    return torch.ops.mmkerv.l1_distance(x, weight, stride, dilation, groups, chunk_mib, is_compiling())
 
 
 class _L1Distance(torch.autograd.Function):
@@ -85,7 +88,7 @@ class _L1Distance(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[:2]
         grad_x, grad_weight = torch.ops.mmkerv.l1_backward(grad, x, weight, *ctx.geometry, need_x, need_weight)
-        return grad_x if need_x else None, grad_weight if need_weight else None, None, None, None, None
+        return grad_x if need_x else None, grad_weight if need_weight else None, *[None] * len(ctx.geometry)
 
 
 def chunked_distance(
@@ -204,23 +207,29 @@ def _blocks(sizes: Sequence[int], limit: int, index: tuple[slice, ...] = (slice(
         yield from _blocks(sizes[1:], limit, (*index, slice(start, start + step)))
 
 
-def _forms_on_cuda(device: torch.device) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
-    has_triton = torch.__version__ >= (2, 6) and importlib.util.find_spec('triton') is not None
-    # Triton supports no GPU older than Volta.
-    supported = has_triton and torch.cuda.get_device_capability(device) >= (7, 0)
-    if not supported or torch.are_deterministic_algorithms_enabled():
-        return chunked_distance, chunked_gradients
-    from .l1_triton import triton_distance, triton_gradients
+def _forms(x: Tensor, loop: bool) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    if x.is_cuda and torch.__version__ >= (2, 6) and importlib.util.find_spec('triton') is not None:
+        # Triton supports no GPU older than Volta.
+        supported = torch.cuda.get_device_capability(x.device) >= (7, 0)
+        if supported and not torch.are_deterministic_algorithms_enabled():
+            from .l1_triton import triton_distance, triton_gradients
 
-    return triton_distance, triton_gradients
+            return triton_distance, triton_gradients
+    if x.device.type == 'cpu' and loop and torch.__version__ >= (2, 6):
+        from .l1_loop import loop_distance, loop_gradients
+
+        return loop_distance, loop_gradients
+    return chunked_distance, chunked_gradients
 
 
-def _distance_on_cuda(x: Tensor, *arguments: Any) -> Tensor:
-    return _forms_on_cuda(x.device)[0](x, *arguments)
+def _distance(x: Tensor, *arguments: Any) -> Tensor:
+    *geometry, loop = arguments
+    return _forms(x, loop)[0](x, *geometry)
 
 
-def _gradients_on_cuda(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return _forms_on_cuda(grad.device)[1](grad, *arguments)
+def _gradients(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *geometry, loop, need_x, need_weight = arguments
+    return _forms(x, loop)[1](grad, x, *geometry, need_x, need_weight)
 
 
 def _distance_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], *_: Any) -> Tensor:
@@ -237,14 +246,13 @@ def _gradients_shape(grad: Tensor, x: Tensor, weight: Tensor, *options: Any) -> 
 # Operators of their own: torch.compile must not unroll the loop over chunks, whose length hangs on the batch, and torch
 # 2.1 cannot compile an autograd function with arguments that are no tensors.
 _LIBRARY = torch.library.Library('mmkerv', 'FRAGMENT')
-_ARGUMENTS = 'Tensor x, Tensor weight, int[] stride, int[] dilation, int groups, float chunk_mib'
+_ARGUMENTS = 'Tensor x, Tensor weight, int[] stride, int[] dilation, int groups, float chunk_mib, bool loop'
 _LIBRARY.define(f'l1_distance({_ARGUMENTS}) -> Tensor')
 _LIBRARY.define(f'l1_forward({_ARGUMENTS}) -> Tensor')
 _LIBRARY.define(f'l1_backward(Tensor grad, {_ARGUMENTS}, bool need_x, bool need_weight) -> (Tensor, Tensor)')
 _LIBRARY.impl('l1_distance', _L1Distance.apply, 'CompositeImplicitAutograd')
 for _key, _forward, _backward in (
-    ('CompositeExplicitAutograd', chunked_distance, chunked_gradients),
-    ('CUDA', _distance_on_cuda, _gradients_on_cuda),
+    ('CompositeExplicitAutograd', _distance, _gradients),
     ('Meta', _distance_shape, _gradients_shape),
 ):
     _LIBRARY.impl('l1_forward', _forward, _key)

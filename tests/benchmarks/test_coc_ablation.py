@@ -291,7 +291,7 @@ def test_mistakes_end_in_one_line(tmp_path):
 
 
 def test_a_device_is_the_only_one_a_run_sees(monkeypatch):
-    monkeypatch.setattr(training.torch.cuda, 'device_count', lambda: 4)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     assert training.Machine('cpu').environment()['CUDA_VISIBLE_DEVICES'] == ''
     assert training.Machine('cuda:2').checked().environment()['CUDA_VISIBLE_DEVICES'] == '2'

@@ -1,4 +1,4 @@
-"""The benchmark of the operators runs, counts right, and never measures another device than it was asked for."""
+"""The benchmark of the operators runs and counts right."""
 
 import importlib
 import json
@@ -27,14 +27,12 @@ def test_measures_what_it_is_asked_for(tmp_path):
     result = run(*arguments, '--json', tmp_path / 'ops.json')
     assert result.returncode == 0, result.stderr
     rows = {row['form']: row for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
-    assert set(rows) == {'conv', 'A/A', 'CoC', 'gaussian'} and rows['conv']['both'] == 1
-    assert 'batch 1, float32' in result.stdout and f'torch {torch.__version__}' in result.stdout
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a CUDA device')
-def test_a_device_that_is_absent_is_an_error():
-    result = run('--device', 'cuda')
-    assert result.returncode != 0 and 'torch sees no CUDA device' in result.stderr and not result.stdout
+    assert set(rows) == {'conv', 'A/A', 'CoC', 'gaussian'} and rows['conv']['median'] == 1
+    assert (
+        '512x7 b1, fwd+bwd' in result.stdout
+        and 'float32' in result.stdout
+        and f'torch {torch.__version__}' in result.stdout
+    )
 
 
 @pytest.mark.parametrize(

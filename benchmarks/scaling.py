@@ -1,0 +1,126 @@
+"""How memory and time of the operators grow with batch, resolution and channels, and what they keep for backward.
+
+Each size varies alone from 64 channels, 56 x 56 pixels, batch 4 down; a size's exponent p is that of
+``value ~ size**p``, by least squares of the logarithms. Peak memory is that of forward and backward, parameters apart.
+
+    python benchmarks/scaling.py
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+SIZES = {'batch': (1, 2, 4, 8), 'pixels': (14, 28, 56, 112), 'channels': (16, 32, 64, 128)}
+# What the others stay at.
+AT = {'batch': 4, 'pixels': 56, 'channels': 64}
+KERNELS = ('polynomial', 'sigmoid', 'gaussian', 'l2', 'euclidean', 'l1')
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    from record import Record, add_arguments, add_numeric_arguments
+    from timing import Ratio
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--operators', nargs='+', choices=list(operators()), default=list(operators()))
+    add_numeric_arguments(parser)
+    add_arguments(parser, repeats=3)
+    args = parser.parse_args()
+    record = Record('scaling', args)
+    for name in args.operators:
+        make = operators()[name]
+        found = {axis: [grown(make, record, **{**AT, axis: size}) for size in SIZES[axis]] for axis in SIZES}
+        report(name, found, record)
+        x, module = given(make, record, **AT)
+        kept = kept_bytes(module, x) / module(x).nbytes
+        record.add('kept for backward, outputs', name, Ratio(kept, kept, kept))
+        del x, module
+    record.write()
+
+
+def operators() -> dict[str, Callable]:
+    """By name, what makes an operator of so many input and output channels."""
+    from torch import nn
+
+    from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
+
+    made = {'conv': nn.Conv2d, 'CoC': CoCConv2d, 'CoC recompute': partial(CoCConv2d, recompute=True)}
+    made |= {kernel: partial(KervConv2d, kernel=kernel) for kernel in KERNELS}
+    made |= {'CKConv': CKConv2d, 'CKConv separable': partial(CKConv2d, separable=True)}
+    return {name: partial(_square, make) for name, make in made.items()}
+
+
+def _square(make: Callable, channels: int) -> Any:
+    return make(channels, channels, 3, padding=1, bias=False)
+
+
+def given(make: Callable, record: Any, batch: int, pixels: int, channels: int) -> tuple[Any, Any]:
+    """An input that needs a gradient, and the operator."""
+    import torch
+
+    layout = torch.channels_last if record.args.channels_last else torch.contiguous_format
+    x = torch.randn(batch, channels, pixels, pixels, device=record.args.device).contiguous(memory_format=layout)
+    return x.requires_grad_(), make(channels).to(record.args.device, memory_format=layout)
+
+
+def grown(make: Callable, record: Any, **sizes: int) -> tuple[float, float]:
+    """Peak bytes and median seconds of forward and backward."""
+    import torch
+    from memory import peak_bytes
+    from timing import interleaved
+
+    amp = record.args.amp
+    x, module = given(make, record, **sizes)
+
+    def step() -> None:
+        with torch.autocast(x.device.type, getattr(torch, amp or 'float32'), enabled=amp is not None):
+            y = module(x)
+        y.sum().backward()
+
+    seconds = interleaved({'step': step}, record.args.repeats, warmup=1)['step']
+    x.grad = None
+    module.zero_grad()
+    return peak_bytes(step, x.device), statistics.median(seconds)
+
+
+def report(name: str, found: dict[str, list[tuple[float, float]]], record: Any) -> None:
+    """Print the exponents of an operator."""
+    from timing import exponent
+
+    shown = {}
+    for axis, values in found.items():
+        # An image of so many pixels a side has their square.
+        sizes = [size**2 for size in SIZES[axis]] if axis == 'pixels' else list(SIZES[axis])
+        peaks, seconds = zip(*values)
+        shown[axis] = {'memory': exponent(sizes, peaks), 'time': exponent(sizes, seconds)}
+    text = ', '.join(f'{axis}^{p["memory"]:.2f} (time {p["time"]:.2f})' for axis, p in shown.items())
+    record.note(f'{name:18} memory ~ {text}', operator=name, exponents=shown)
+
+
+def kept_bytes(module: Any, x: Any) -> int:
+    """Bytes kept between forward and backward beyond the input, the parameters and the buffers."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    storages: dict[int, Any] = {}
+
+    def note(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        y = module(x)
+    own = {t.untyped_storage().data_ptr() for t in _tensors(module, x)}
+    size = sum(storage.nbytes() for place, storage in storages.items() if place not in own)
+    y.sum().backward()
+    return size
+
+
+def _tensors(module: Any, x: Any) -> Iterable[Any]:
+    return (x, *module.parameters(), *module.buffers())
+
+
+if __name__ == '__main__':
+    main()

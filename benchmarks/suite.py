@@ -8,7 +8,6 @@ python benchmarks/suite.py --report docs/speed --write docs/speed.md
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -96,15 +95,13 @@ def measure_all(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     chosen = CUDA if args.device != 'cpu' else FULL if args.full else QUICK
     if unknown := [name for name in args.only or () if name not in chosen]:
         parser.error(f'--only: {unknown[0]!r} is none of {", ".join(chosen)}')
-    # Waiting threads give their core away, as in `make demo`.
-    environment = {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ}
     for name in args.only or chosen:
         script, *options = shlex.split(chosen[name])
         where = ['--device', args.device, '--json', args.out / f'{name}.json', '--plot', args.out / f'{name}.png']
         where += ['--threads', args.threads] if args.threads else []
         start = time.monotonic()
         command = [sys.executable, HERE / f'{script}.py', *options, *where]
-        if status := subprocess.run(list(map(str, command)), env=environment).returncode:
+        if status := subprocess.run(list(map(str, command))).returncode:
             sys.exit(status)
         print(f'{name}: {time.monotonic() - start:.0f} s\n', flush=True)
 

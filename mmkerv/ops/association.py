@@ -113,7 +113,7 @@ def spatial_association(
                 f'groups={groups}, association={association}; got {tuple(super_weight.shape)}'
             )
     by_matrix = uses_matrix(weight.shape, association, share)
-    # The product that keeps no tiles is an autograd function of its own, which compilers and exporters cannot look into.
+    # The product that keeps no tiles is a custom autograd function: compilers and exporters need the plain one.
     if by_matrix and share == 'ci' and not norms and not (is_compiling() or torch.jit.is_tracing()):
         kernel = weight
         for super_weight, bias in zip(super_weights, biases):

@@ -1,16 +1,15 @@
 r"""The L1 distance on a CPU as loops that torch.compile fuses: :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`.
 
-Axes are laid out one behind the other, so that element k of every patch is the input shifted by one number, whatever
-the geometry: one loop with vectors of positions serves 1-D, 2-D and 3-D, any stride and any batch. Sums stay in
-registers. Source: Kervolutional Neural Networks, CVPR 2019, equation 9a.
+As :mod:`mmkerv.ops.l1_layout` lays them out, element k of every patch is the input shifted by one number, whatever
+the geometry. Loops run over vectors of positions, and sums stay in registers.
+Source: Kervolutional Neural Networks, CVPR 2019, equation 9a.
 """
 
 import functools
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.fx.experimental._config
@@ -19,6 +18,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from .base import output_shape
 from .l1 import chunked_distance, chunked_gradients
+from .l1_layout import LEAD, flat_input, image_of, layout_of, phases
 from .precision import full_precision, is_compiling
 
 # Sums that share what they load. More of them do not fit into the registers; compilation time grows with both numbers.
@@ -28,8 +28,7 @@ TAPS = 9
 # Without these, inductor writes down every term that is read more than a few times: (filters, K, positions) of them.
 INLINE = {'realize_reads_threshold': 10**6, 'realize_acc_reads_threshold': 10**6, 'realize_opcount_threshold': 10**6}
 
-# A size or an offset that is 0 or 1 when first met becomes a constant of the code: no offset is, and few sizes are.
-LEAD = 2
+# A size that is 0 or 1 when first met becomes a constant of the code: few sizes are.
 VARIANTS = 256
 
 # Terms |x - w| below which the chunked form takes a few milliseconds, where compilation takes seconds.
@@ -45,27 +44,6 @@ _VIEWS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
 
 class LoopError(Exception):
     """The loops run uncompiled, where they would need the memory of the broadcast form."""
-
-
-class _Layout(NamedTuple):
-    """Where the elements of an input lie: the first axis leads, then the batch, then the other axes, step by step."""
-
-    stride: Sequence[int]
-    # Elements (steps of the stride) that each spatial axis is padded to, and their number times the batch.
-    cells: list[int]
-    phase: int
-    # For each tap, which of the stride's phases it reads, and by how much it is shifted there.
-    taps: list[tuple[int, int]]
-    # Positions computed, those that wrap around an axis included.
-    length: int
-
-    @property
-    def reach(self) -> int:
-        return max(shift for _, shift in self.taps)
-
-    @property
-    def starts(self) -> list[int]:
-        return [LEAD + phase * self.phase + shift for phase, shift in self.taps]
 
 
 def loop_distance(
@@ -143,8 +121,8 @@ def _attempt(terms: int, loop: Callable[[], Any], chunked: Callable[[], Any]) ->
 
 
 def _distance(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
-    layout = _layout(x, weight, stride, dilation)
-    flat, blocks = _flat_input(x, groups, layout), _blocks(_filters(weight, groups), axis=1)
+    layout = layout_of(x, weight, stride, dilation)
+    flat, blocks = flat_input(x, groups, layout), _blocks(_filters(weight, groups), axis=1)
     total = None
     for taps in _chunks(layout.taps):
         some = [block[..., taps].contiguous() for block in blocks]
@@ -152,7 +130,7 @@ def _distance(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequen
         total = part if total is None else total.add_(part)
     y = x.new_empty(output_shape(x, weight, stride, dilation))
     image = y.unflatten(1, (groups, -1))
-    return image.copy_(_image(total, image, layout)).flatten(1, 2)
+    return image.copy_(image_of(total, image, layout)).flatten(1, 2)
 
 
 def _gradients(
@@ -165,13 +143,13 @@ def _gradients(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor]:
-    layout = _layout(x, weight, stride, dilation)
-    flat, filters = _flat_input(x, groups, layout), _filters(weight, groups)
+    layout = layout_of(x, weight, stride, dilation)
+    flat, filters = flat_input(x, groups, layout), _filters(weight, groups)
     # Zeros on either side stand for the positions that are none.
     margin = LEAD + layout.reach
     image = grad.unflatten(1, (groups, -1))
     g = grad.new_zeros(groups, filters.shape[1], margin + layout.phase)
-    _image(g[..., margin : margin + layout.length], image, layout).copy_(image)
+    image_of(g[..., margin : margin + layout.length], image, layout).copy_(image)
 
     grad_x = grad_weight = x.new_empty(0)
     if need_weight:
@@ -184,7 +162,7 @@ def _gradients(
     if need_x:
         grad_x = torch.zeros_like(x, memory_format=torch.contiguous_format)
         most = max(sum(phase == p for p, _ in layout.taps) for phase, _ in layout.taps)
-        for phase, (image, part) in enumerate(_phases(grad_x, flat, groups, layout)):
+        for phase, (image, part) in enumerate(phases(grad_x, flat, groups, layout)):
             mine = [k for k, (p, _) in enumerate(layout.taps) if p == phase]
             if not mine or not image.numel():
                 continue
@@ -197,7 +175,7 @@ def _gradients(
                 some = [block.contiguous() for block in _blocks(own[..., taps], axis=2)]
                 term = _run(input_gradient_loop, xs, some, g, starts[taps], layout.phase)
                 total = term if total is None else total.add_(term)
-            image.copy_(_image(total, image, layout))
+            image.copy_(image_of(total, image, layout))
     return grad_x, grad_weight
 
 
@@ -261,42 +239,6 @@ def _run(loop: Callable[..., Tensor], *arguments: Any) -> Tensor:
         torch.fx.experimental._config.patch(use_duck_shape=False),
     ):
         return _compiled(loop)(*arguments)
-
-
-def _layout(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]) -> _Layout:
-    n, cells = x.shape[0], [-(-size // s) for size, s in zip(x.shape[2:], stride)]
-    pitches = [math.prod(cells[axis + 1 :]) * (n if axis == 0 else 1) for axis in range(len(cells))]
-    taps = []
-    for tap in itertools.product(*(range(k) for k in weight.shape[2:])):
-        phase = shift = 0
-        for t, d, s, pitch in zip(tap, dilation, stride, pitches):
-            phase, shift = phase * s + t * d % s, shift + t * d // s * pitch
-        taps.append((phase, shift))
-    length = output_shape(x, weight, stride, dilation)[2] * pitches[0]
-    return _Layout(stride, cells, cells[0] * pitches[0], taps, length)
-
-
-def _flat_input(x: Tensor, groups: int, layout: _Layout) -> Tensor:
-    size = LEAD + math.prod(layout.stride) * layout.phase + layout.reach
-    flat = x.new_zeros(groups, x.shape[1] // groups, size)
-    for image, part in _phases(x, flat, groups, layout):
-        _image(part, image, layout).copy_(image)
-    return flat
-
-
-def _phases(x: Tensor, flat: Tensor, groups: int, layout: _Layout) -> Iterator[tuple[Tensor, Tensor]]:
-    """The elements of ``x`` (N, C, *spatial) that each phase of the stride meets, and their part of ``flat``."""
-    image = x.unflatten(1, (groups, -1))
-    for phase, first in enumerate(itertools.product(*(range(s) for s in layout.stride))):
-        start = LEAD + phase * layout.phase
-        every = (slice(i, None, s) for i, s in zip(first, layout.stride))
-        yield image[(..., *every)], flat[..., start : start + layout.phase]
-
-
-def _image(flat: Tensor, like: Tensor, layout: _Layout) -> Tensor:
-    """View (G, C, positions) as (N, G, C, *spatial), without the padding that ``like`` has not."""
-    image = flat.unflatten(-1, (-1, like.shape[0], *layout.cells[1:])).movedim(3, 0)
-    return image[(..., *(slice(size) for size in like.shape[3:]))]
 
 
 def _filters(weight: Tensor, groups: int) -> Tensor:

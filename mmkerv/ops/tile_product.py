@@ -44,8 +44,8 @@ class _TileProduct(torch.autograd.Function):
         y = torch.empty_like(kernels, memory_format=torch.contiguous_format)
         for some, tiles, product in _buffered(kernels):
             _read(tiles, kernels[some])
-            torch.bmm(matrix[some], tiles, out=product)
-            _write(y[some], product, kernels[some] if residual else None)
+            _multiply(tiles, matrix[some].transpose(1, 2), residual, product)
+            _write(y[some], product)
             if bias is not None:
                 y[some].add_(bias[some].view(-1, 1, 1, 1))
         return y
@@ -61,7 +61,7 @@ class _TileProduct(torch.autograd.Function):
         of_kernels, of_matrix, of_bias, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             grad_kernels = tile_product(grad, matrix.transpose(1, 2), None, ctx.residual) if of_kernels else None
-            grad_matrix = _tiles(grad) @ _tiles(kernels).transpose(1, 2) if of_matrix else None
+            grad_matrix = _tiles(grad).transpose(1, 2) @ _tiles(kernels) if of_matrix else None
         else:
             grad_kernels, grad_matrix = _gradients(grad, kernels, matrix, ctx.residual, of_kernels, of_matrix)
         return grad_kernels, grad_matrix, grad.sum((1, 2, 3)) if of_bias else None, None
@@ -76,19 +76,19 @@ def _gradients(
         _read(tiles, grad[some])
         if of_matrix:
             _read(other, kernels[some])
-            torch.bmm(tiles, other.transpose(1, 2), out=grad_matrix[some])
+            torch.bmm(tiles.transpose(1, 2), other, out=grad_matrix[some])
         if of_kernels:
-            torch.bmm(matrix[some].transpose(1, 2), tiles, out=other)
-            _write(grad_kernels[some], other, grad[some] if residual else None)
+            _multiply(tiles, matrix[some], residual, other)
+            _write(grad_kernels[some], other)
     return grad_kernels, grad_matrix
 
 
 def _buffered(kernels: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For some groups at a time: which, and two buffers (groups, T, I)."""
+    """For some groups at a time: which, and two buffers (groups, I, T)."""
     groups, filters, inputs, taps = kernels.shape
     # A GPU gains nothing by the cache, and loses by many small calls.
     step = groups if kernels.is_cuda else max(1, min(groups, BUFFER // (filters * taps * inputs)))
-    one, other = (kernels.new_empty(step, filters * taps, inputs) for _ in range(2))
+    one, other = (kernels.new_empty(step, inputs, filters * taps) for _ in range(2))
     for first in range(0, groups, step):
         size = min(step, groups - first)
         yield slice(first, first + size), one[:size], other[:size]
@@ -97,19 +97,23 @@ def _buffered(kernels: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
 def _read(tiles: Tensor, kernels: Tensor) -> None:
     """Write the tiles of ``kernels`` to a buffer."""
     groups, filters, inputs, taps = kernels.shape
-    tiles.view(groups, filters, taps, inputs).copy_(kernels.transpose(2, 3))
+    tiles.view(groups, inputs, filters, taps).copy_(kernels.transpose(1, 2))
 
 
-def _write(kernels: Tensor, tiles: Tensor, residual: Tensor | None) -> None:
-    """Write tiles to where kernels are, with ``residual`` added."""
-    groups, filters, inputs, taps = kernels.shape
-    values = tiles.view(groups, filters, taps, inputs).transpose(2, 3)
-    if residual is None:
-        kernels.copy_(values)
+def _multiply(tiles: Tensor, matrix: Tensor, residual: bool, out: Tensor) -> None:
+    """Multiply tiles (groups, I, T) by a matrix (groups, T, T) each."""
+    if residual:
+        torch.baddbmm(tiles, tiles, matrix, out=out)
     else:
-        torch.add(values, residual, out=kernels)
+        torch.bmm(tiles, matrix, out=out)
+
+
+def _write(kernels: Tensor, tiles: Tensor) -> None:
+    """Write tiles to where kernels are."""
+    groups, filters, inputs, taps = kernels.shape
+    kernels.copy_(tiles.view(groups, inputs, filters, taps).transpose(1, 2))
 
 
 def _tiles(kernels: Tensor) -> Tensor:
-    """(G, F, I, P) -> (G, F * P, I)."""
-    return kernels.transpose(2, 3).flatten(1, 2)
+    """(G, F, I, P) -> (G, I, F * P)."""
+    return kernels.transpose(1, 2).flatten(2)

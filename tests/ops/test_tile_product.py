@@ -74,12 +74,12 @@ def test_keeps_no_tiles_for_backward():
 
 
 def test_identity_stays_exact_where_products_are_rounded(monkeypatch):
-    """As TensorFloat-32 does on a GPU, and more roughly."""
-    exact = torch.bmm
+    """As by TensorFloat-32 on a GPU, only more roughly."""
+    exact = torch.baddbmm
 
-    def rounded(a, b, *, out):
-        return exact(a.bfloat16().float(), b.bfloat16().float(), out=out)
+    def rounded(y, a, b, *, out):
+        return exact(y, a.bfloat16().float(), b.bfloat16().float(), out=out)
 
-    monkeypatch.setattr(torch, 'bmm', rounded)
+    monkeypatch.setattr(torch, 'baddbmm', rounded)
     conv = CoCConv2d(8, 8, 3)
     assert torch.equal(conv.kernel(), conv.weight)

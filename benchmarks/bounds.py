@@ -33,3 +33,13 @@ BOUNDS = {
     ('startup', 'tools/train.py -h', 'seconds'): 1.0,
     ('scaling', 'kept for backward, outputs', '*'): 2.0,
 }
+
+# On a GPU, in float32 and under bfloat16 autocast.
+CUDA_BOUNDS = {
+    **{
+        ('ops', f'{layer} b64, fwd+bwd', kernel): bound
+        for layer in _LAYERS
+        for kernel, bound in {'polynomial compiled': 1.1, 'gaussian compiled': 1.1, 'l1': 10.0}.items()
+    },
+    ('networks', 'resnet50 b64 224, step', 'coc'): 1.03,
+}

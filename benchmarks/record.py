@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bounds import BOUNDS
+from bounds import BOUNDS, CUDA_BOUNDS
 from machine import Machine
 from timing import CONTROL, Ratio
 
@@ -98,11 +98,13 @@ class Record:
             plot(self.rows, f'{self.suite}: {self.about()}', args.plot)
 
     def _bound(self, case: str, form: str) -> float | None:
-        # The bounds are for the CPU in float32.
-        plain = self.facts['device'] == 'cpu' and self.setting['numbers'] == 'float32'
-        if not plain or self.setting['channels_last'] or form == CONTROL:
+        if self.facts['device'] != 'cpu':
+            bounds = CUDA_BOUNDS
+        else:
+            bounds = BOUNDS if self.setting['numbers'] == 'float32' else {}
+        if self.setting['channels_last'] or form == CONTROL:
             return None
-        return BOUNDS.get((self.suite, case, form), BOUNDS.get((self.suite, case, '*')))
+        return bounds.get((self.suite, case, form), bounds.get((self.suite, case, '*')))
 
 
 def holds(ratio: Ratio, control: float | None, bound: float) -> bool:

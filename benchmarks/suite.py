@@ -31,7 +31,7 @@ QUICK = {
 }
 FULL = {
     'startup': 'startup',
-    'ops': f'{_OPS} --naive --compile',
+    'ops': f'{_OPS} --naive --compile --repeats 9',
     'ops_others': 'ops --kernels linear sigmoid euclidean manhattan',
     'ops_hrnet18': f'{_OPS} --network hrnet18',
     'ops_mobilenet_v3_small': f'{_OPS} --network mobilenet_v3_small',
@@ -56,7 +56,7 @@ CUDA = {
     f'{name}_{numbers}': f'{command} {options}'
     for numbers, options in _GPU_NUMBERS.items()
     for name, command in {
-        'ops': 'ops',
+        'ops': 'ops --batch 64',
         'resnet50_b64': 'networks resnet50 --batch 64 --forms coc "coc recompute" "kerv stem" --repeats 15',
     }.items()
 } | {'scaling': 'scaling', 'ckconv': 'ops --layers --ckconv', 'startup': 'startup'}

@@ -27,7 +27,7 @@ def test_measures_what_it_is_asked_for(tmp_path):
     result = run(*arguments, '--json', tmp_path / 'ops.json')
     assert result.returncode == 0, result.stderr
     rows = {row['form']: row for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
-    assert set(rows) == {'conv', 'A/A', 'CoC', 'gaussian'} and rows['conv']['median'] == 1
+    assert set(rows) == {'conv', 'A/A', 'conv, ReLU', 'CoC', 'gaussian'} and rows['conv']['median'] == 1
     assert (
         '512x7 b1, fwd+bwd' in result.stdout
         and 'float32' in result.stdout

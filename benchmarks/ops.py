@@ -90,7 +90,8 @@ def main() -> None:
         if args.compile:
             # One code serves all layers, and torch.compile gives up on a code after a few variants.
             torch._dynamo.reset()
-            modules |= {f'{form} compiled': torch.compile(m) for form, m in list(modules.items())[2:]}
+            compiled = {f'{form} compiled': torch.compile(m) for form, m in modules.items() if form != CONTROL}
+            modules |= compiled
         # What the cheapest pass over the output costs: no pointwise kernel can be below it.
         modules['conv, ReLU'] = nn.Sequential(copy.deepcopy(modules['conv']), nn.ReLU())
         x = torch.randn(args.batch, channels, layer.side, layer.side, device=args.device)

@@ -19,7 +19,7 @@ BEGIN = '<!-- begin: benchmarks/suite.py -->'
 _OPS = 'ops --kernels polynomial gaussian l2 l1'
 QUICK = {
     'startup': 'startup --repeats 5',
-    'ops': f'{_OPS} --layers 64x56 256x14 --compile --repeats 7',
+    'ops': f'{_OPS} --layers 64x56 512x7 --compile --repeats 7',
     'ckconv_frozen': 'ops --layers --ckconv frozen --repeats 15',
     'resnet50_b2': 'networks resnet50 --batch 2 --forms coc --repeats 11',
     'resnet50_b16': 'networks resnet50 --batch 16 --forms coc --repeats 5',

@@ -195,6 +195,9 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
         if hook.type == 'mmkerv.OrthogonalityHook':
             HOOKS.build(hook).before_train(SimpleNamespace(model=model))
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    # The weights stay: a network that diverges on noise would be timed with infinite and denormal numbers.
+    for group in optimizer.param_groups:
+        group['lr'] = 0.0
     model.train()
 
     def train() -> None:

@@ -20,6 +20,8 @@ SHARE_MODES = ('ci', 'co', 'cico', None)
 
 # Beyond this many taps in a tile the matrix of a super convolution outgrows what a batched product saves.
 MATRIX_TAPS_LIMIT = 256
+# With fewer input channels it is larger than the kernels: in depthwise layers, many times.
+MATRIX_LEAST_INPUTS = 8
 
 LAYER_NORM_EPS = 1e-5
 
@@ -138,10 +140,12 @@ def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None
     """Whether a super convolution over kernels of shape (O, I/g, kH, kW) is done as a matrix product.
 
     Example:
-        >>> uses_matrix((64, 64, 3, 3), 2, 'ci'), uses_matrix((64, 64, 3, 3), 2, None)
-        (True, False)
+        >>> [uses_matrix((64, inputs, 3, 3), 2, share) for inputs, share in ((64, 'ci'), (1, 'ci'), (64, None))]
+        [True, False, False]
     """
-    return share is not None and association**2 * weight_shape[2] * weight_shape[3] <= MATRIX_TAPS_LIMIT
+    if share is None or (share == 'ci' and weight_shape[1] < MATRIX_LEAST_INPUTS):
+        return False
+    return association**2 * weight_shape[2] * weight_shape[3] <= MATRIX_TAPS_LIMIT
 
 
 def _blocks(out_channels: int, groups: int, association: int) -> int:

@@ -151,3 +151,7 @@ def test_a_missed_bound_is_shown(tmp_path):
         '',
         '* grows as n',
     ]
+
+
+def test_the_page_shows_the_records():
+    assert suite.page(ROOT / 'docs' / 'speed') in (ROOT / 'docs' / 'speed.md').read_text()

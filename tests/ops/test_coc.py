@@ -131,9 +131,9 @@ def test_official_presets(preset):
 
 @pytest.mark.parametrize('share', ['ci', 'co', 'cico'])
 def test_matrix_and_convolution_forms_agree(share, monkeypatch):
-    by_matrix = random_op(3, 10, 3, share=share, num_layers=2)
+    by_matrix = random_op(8, 10, 3, share=share, num_layers=2)
     monkeypatch.setattr(association, 'MATRIX_TAPS_LIMIT', 0)
-    by_convolution = random_op(3, 10, 3, share=share, num_layers=2)
+    by_convolution = random_op(8, 10, 3, share=share, num_layers=2)
     assert by_matrix.selector is not None and by_convolution.selector is None
     assert relative(by_matrix.kernel(), by_convolution.kernel()) < 1e-12
 

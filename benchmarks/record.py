@@ -115,6 +115,12 @@ def holds(ratio: Ratio, control: float | None, bound: float) -> bool:
     return ratio.low <= bound + abs((1.0 if control is None else control) - 1)
 
 
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that say something: no notes, no control, and no reference, which is 1 by definition."""
+    ratios = [row for row in rows if 'median' in row and row['form'] != CONTROL]
+    return [row for row in ratios if 'seconds' not in row or (row['low'], row['high']) != (1, 1)]
+
+
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """Draw the ratios with their intervals, and the bounds, one line a row."""
     import textwrap
@@ -124,7 +130,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
-    shown = [row for row in rows if 'median' in row and row['form'] != CONTROL][::-1]
+    shown = compared(rows)[::-1]
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.24 * len(shown)), constrained_layout=True)
     for place, row in enumerate(shown):
         axes.plot([row['low'], row['high']], [place, place], 'C0', linewidth=3, alpha=0.4)
@@ -134,6 +140,10 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.axvline(1, color='0.6', linewidth=0.8)
     axes.set_yticks(range(len(shown)), [f'{row["case"]}: {row["form"]}' for row in shown], fontsize=7)
     axes.set_xscale('log')
+    axes.xaxis.set_major_formatter('{x:g}')
+    first, last = axes.get_xlim()
+    # Beyond that the labels between the powers of ten would overlap.
+    axes.xaxis.set_minor_formatter('{x:g}' if last < 4 * first else '')
     axes.set_xlabel('ratio to the reference; red: bound')
     axes.set_title('\n'.join(textwrap.wrap(title, 100)), fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)

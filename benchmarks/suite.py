@@ -116,7 +116,9 @@ def page(folder: Path) -> str:
 
 def section(record: dict[str, Any], name: str) -> str:
     """A table of one record."""
-    shown = [row for row in record['rows'] if 'median' in row and row['form'] not in ('A/A', 'plain', 'conv')]
+    from record import compared
+
+    shown = compared(record['rows'])
     lines = [f'**{name}**: {record["about"]}.', '']
     if shown:
         lines += ['| case | form | ratio | 95 % interval | A/A | bound |', '|---|---|---|---|---|---|']

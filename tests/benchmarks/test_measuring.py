@@ -139,7 +139,7 @@ def test_a_network_is_measured(tmp_path):
     assert rows['step', 'plain']['median'] == 1 and rows['step', 'coc']['seconds'] > 0
     assert picture.read_bytes().startswith(b'\x89PNG')
     table = suite.page(file.parent)
-    assert table.count('\n| mobilenet_v3_small b2 64, ') == 2 and 'commit' in table
+    assert table.count('\n| mobilenet_v3_small b2 64, ') == 3 and 'commit' in table
 
 
 def test_a_missed_bound_is_shown(tmp_path):

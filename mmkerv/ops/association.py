@@ -199,7 +199,7 @@ def _associated(
     missing = -(outputs // blocks) % filters
     kernels = weight
     if missing:
-        kernels = F.pad(weight.view(blocks, outputs // blocks, -1), (0, 0, 0, missing))
+        kernels = F.pad(weight.reshape(blocks, outputs // blocks, -1), (0, 0, 0, missing))
     kernels = kernels.reshape(-1, filters, inputs, math.prod(kernel_size))
     length = filters * kernels.shape[3]
     selector = _selector(selector, weight, super_weight, association, super_dilation)

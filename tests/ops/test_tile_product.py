@@ -83,3 +83,12 @@ def test_identity_stays_exact_where_products_are_rounded(monkeypatch):
     monkeypatch.setattr(torch, 'baddbmm', rounded)
     conv = CoCConv2d(8, 8, 3)
     assert torch.equal(conv.kernel(), conv.weight)
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+def test_missing_filters_in_channels_last(groups):
+    conv = CoCConv2d(18, 18, 3, groups=groups, super_init='kaiming')
+    expected = conv.kernel().detach().clone()
+    found = conv.to(memory_format=torch.channels_last).kernel()
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()

@@ -2,10 +2,12 @@
 
 PY := .venv/bin/python
 # Tests of the second distribution: the fast ones of these folders.
-OPENMMLAB_TESTS ?= tests/contract tests/engine tests/models tests/ops tests/test_env.py
+OPENMMLAB_TESTS ?= tests/contract tests/engine tests/models tests/ops tests/visualization tests/test_env.py
 # Test processes; some tests start processes of their own.
 JOBS ?= 2
 PYTEST_ARGS ?=
+# What the tests gave, for `make promises`.
+RESULTS = --junitxml work_dirs/junit/$@.xml -o junit_family=xunit1
 
 ifndef MMKERV_DATA
 ifneq ($(wildcard ../shared/data),)
@@ -13,11 +15,11 @@ export MMKERV_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup setup-openmmlab demo test test-openmmlab lint format bench pins clean
+.PHONY: help setup setup-openmmlab demo demo-compare test test-openmmlab test-long lint format docs bench promises pins clean
 .DELETE_ON_ERROR:
 
 # The test processes share the cores.
-test test-openmmlab: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
+test test-openmmlab test-long: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS),1)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,16 +38,25 @@ setup-openmmlab: .venv-openmmlab/.ready  ## build .venv-openmmlab (openmmlab dis
 	@touch $@
 
 # Waiting threads give their core away: on busy cores that made training five times as fast.
-demo test test-openmmlab: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),PASSIVE)
+demo demo-compare test test-openmmlab test-long: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),PASSIVE)
 
 demo: .venv/.ready  ## write data, train, evaluate, fold, evaluate again: at most 8 minutes on 2 cores
 	$(PY) tools/demo.py
 
+demo-compare: .venv/.ready  ## the demo with the plain network beside it: after `make demo`, 5 minutes more
+	$(PY) tools/demo.py --compare
+
 test: lint  ## lint, doctests and all tests; skips are listed by reason
-	$(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(RESULTS) $(PYTEST_ARGS)
 
 test-openmmlab: .venv-openmmlab/.ready  ## contract tests and three training iterations with the openmmlab distribution
-	.venv-openmmlab/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
+	.venv-openmmlab/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(RESULTS) $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
+
+test-long: .venv/.ready  ## the tests that take minutes each: thousands of random cases, 30 killed trainings
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m long $(RESULTS) $(PYTEST_ARGS)
+
+promises: .venv/.ready  ## write docs/promises.md from the latest runs of test, test-openmmlab and test-long
+	$(PY) tools/analysis_tools/list_promises.py $(sort $(wildcard work_dirs/junit/test*.xml)) --write docs/promises.md
 
 lint: .venv/.ready  ## ruff: rules and format
 	$(PY) -m ruff check .
@@ -55,20 +66,25 @@ format: .venv/.ready  ## let ruff repair what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: .venv/.ready  ## build the documentation into docs/_build/html; warnings are errors
+	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
+
 bench: .venv/.ready  ## time and memory against plain convolutions, under 15 minutes on 2 cores; alone on the machine
 	$(PY) benchmarks/suite.py
 
 # Without the cache: behind some mirrors, looking at mmcv anew would cost uv the wheel it has compiled.
 # Left out: the CUDA packages, which torch pins itself and which differ between platforms, and what is never installed.
-pins:  ## compile requirements/*.txt anew from requirements/*.in
+COMPILE := requirements/uv.sh pip compile --quiet --no-cache --universal --python-version 3.10 --no-header --no-annotate
+pins:  ## compile requirements/*.txt anew from requirements/*.in, with the hashes of all files
 	@set -e; for name in onedl openmmlab; do \
 		echo "requirements/$$name.in -> requirements/$$name.txt"; \
-		requirements/uv.sh pip compile --quiet --no-cache --universal --python-version 3.10 --no-header --no-annotate \
-			requirements/$$name.in > requirements/$$name.txt.new; \
+		$(COMPILE) requirements/$$name.in > requirements/$$name.txt.new; \
 		grep -vE "^(nvidia-|cuda-|triton)|sys_platform == 'never'" requirements/$$name.txt.new > requirements/$$name.txt; \
-		rm requirements/$$name.txt.new; \
+		$(COMPILE) --no-deps --generate-hashes requirements/$$name.txt > requirements/$$name.txt.new; \
+		mv requirements/$$name.txt.new requirements/$$name.txt; \
 	done
 
 clean:  ## remove build output and caches; environments, data and work_dirs stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +

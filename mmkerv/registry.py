@@ -31,7 +31,16 @@ TRANSFORMS = Registry(
 
 # Registered beside them: the plain form of a folded operator in deploy configs.
 PLAIN = ('FoldedConv',)
-OPERATORS = ('CKConv', 'CKConv1d', 'CoCConv', 'KervConv', 'KervConv1d', 'KervConv3d')
+OPERATORS = (
+    'CKConv',
+    'CKConv1d',
+    'CoCConv',
+    'DepthwiseSeparableConv',
+    'KervConv',
+    'KervConv1d',
+    'KervConv3d',
+    'SpatiallySeparableConv',
+)
 
 
 def operator_builder(name: str) -> Callable[..., Any]:

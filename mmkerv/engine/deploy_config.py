@@ -10,6 +10,8 @@ from mmkerv.ops.arguments import ArgumentError
 
 # Arguments of CKConv that change what its folded form looks like.
 SHAPING = ('kernel_extent', 'separable', 'replace_1x1')
+# The folded form of operators that are two convolutions in a row, as FoldedConv calls it.
+SEPARABLE = {'DepthwiseSeparableConv': 'depthwise', 'SpatiallySeparableConv': 'spatial'}
 
 
 def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
@@ -18,7 +20,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     Every ``conv_cfg`` of an operator of mmkerv disappears, ``mmkerv.ResNet`` and its like become the host's, and what
     mmkerv itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use
     it. A ``CKConv`` of another size than the host's, or a separable one, becomes a plain ``mmkerv.FoldedConv`` of that
-    shape.
+    shape, and so do ``DepthwiseSeparableConv`` and ``SpatiallySeparableConv``.
 
     Args:
         cfg: config the network was trained with.
@@ -75,8 +77,11 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
 
 
 def _folded_cfg(conv_cfg: dict) -> dict | None:
-    shape = {key: conv_cfg[key] for key in SHAPING if conv_cfg.get(key)}
-    return dict(type='mmkerv.FoldedConv', **shape) if operator_name(conv_cfg['type']) == 'CKConv' and shape else None
+    name = operator_name(conv_cfg['type'])
+    shape = {key: conv_cfg[key] for key in SHAPING if conv_cfg.get(key)} if name == 'CKConv' else {}
+    if name in SEPARABLE:
+        shape = {'separable': SEPARABLE[name]}
+    return dict(type='mmkerv.FoldedConv', **shape) if shape else None
 
 
 def operator_name(kind: Any) -> str | None:

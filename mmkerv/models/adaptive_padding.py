@@ -128,7 +128,8 @@ def pad_adaptively(conv: nn.Module, padding: Any) -> nn.Module:
     """Let a built layer pad as ``Conv2dAdaptivePadding``, in place: its class becomes that subclass of it.
 
     Args:
-        conv: operator, convolution, or the pair of convolutions that a separable kernel folds into.
+        conv: operator, convolution, or the pair of convolutions that a separable kernel folds into; one of 1x1 has
+            nothing to pad.
         padding: what the layer itself pads afterwards, in place of what it was built with.
 
     Returns:
@@ -140,7 +141,9 @@ def pad_adaptively(conv: nn.Module, padding: Any) -> nn.Module:
         '3, 8, kernel_size=(3, 3), stride=(1, 1), super_init=identity, adaptive_padding=True'
     """
     if isinstance(conv, nn.Sequential):
-        pad_adaptively(conv[0], padding)
+        for part in conv:
+            if max(part.kernel_size) > 1:
+                pad_adaptively(part, padding)
     elif type(conv) is nn.Conv2d:
         from mmcv.cnn.bricks import Conv2dAdaptivePadding
 

@@ -61,8 +61,10 @@ class CKBlock(BaseModule):
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
         """Return y (N, channels, L) for x (N, C, L), sampled at ``times`` (see :class:`mmkerv.ops.CKConv1d`)."""
-        h = self.dropout(F.relu(self.norm1(self.conv1(x, times))))
-        h = self.dropout(F.relu(self.norm2(self.conv2(h, times))))
+        # What a folded layer is takes no times.
+        given = () if times is None else (times,)
+        h = self.dropout(F.relu(self.norm1(self.conv1(x, *given))))
+        h = self.dropout(F.relu(self.norm2(self.conv2(h, *given))))
         return F.relu(h + self.shortcut(x))
 
 

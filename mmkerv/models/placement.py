@@ -94,10 +94,10 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
 
     Weights and biases are kept: the operator takes over the very parameters, so optimizers and shared parameters stay
     right, and an operator that starts as the identity computes what the network computed. An operator without a basic
-    kernel (CKConv) starts with one of its own, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it and
-    mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads as it does and folds into one;
-    other kinds (deformable, weight-standardised, parametrized, with hooks) are kept. A module that stands in several
-    places stays shared. One line says what was replaced and what was kept.
+    kernel (CKConv, the separable ones) starts with one of its own, and the log says so. Only exact ``nn.Conv2d``,
+    mmcv's wrapper of it and mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads as it does
+    and folds into one; other kinds (deformable, weight-standardised, parametrized, with hooks) are kept. A module that
+    stands in several places stays shared. One line says what was replaced and what was kept.
 
     Args:
         model: network of any library, torchvision and timm included.
@@ -136,7 +136,7 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     kept = [conv for conv in kinds if conv not in replaced]
     if not replaced and not (left and operator.always_plain):
         cure = (
-            f'selects only what it leaves plain ({_sizes(left)}); select larger ones, or set replace_1x1=True'
+            f'selects only what it leaves plain ({_sizes(left)}); select others{operator.cure_of_plain}'
             if left
             else 'selects none of them; relax where, or convert another part of the model'
         )

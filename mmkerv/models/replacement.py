@@ -71,6 +71,16 @@ class Operator(NamedTuple):
         """
         return self.build in (nn.Conv2d, ops.FoldedConv)
 
+    @property
+    def cure_of_plain(self) -> str:
+        """What to do if a layer that the operator leaves plain is to be replaced, for messages.
+
+        Example:
+            >>> Operator.of(dict(type='CoCConv')).cure_of_plain
+            ', or set replace_1x1=True'
+        """
+        return ', or set replace_1x1=True' if 'replace_1x1' in inspect.signature(self.build).parameters else ''
+
     def replacement(self, name: str, conv: nn.Conv2d) -> nn.Module | None:
         """Build what takes the place of a plain convolution, with its very parameters where the shapes are equal.
 

@@ -6,6 +6,7 @@ from .ckconv import CKConv, CKConv2d
 from .ckconv1d import CKConv1d
 from .coc import CoCConv, CoCConv2d
 from .deploy import DeployReport, switch_to_deploy
+from .depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableConv2d
 from .folded import FoldedConv
 from .frozen import frozen_kernels
 from .generated import FoldError
@@ -14,6 +15,7 @@ from .kerv import KervConv, KervConv1d, KervConv2d, KervConv3d
 from .kervolution import kerv1d, kerv2d, kerv3d
 from .patch_kernels import register_kernel
 from .resolution import set_resolution
+from .spatially_separable import SpatiallySeparableConv, SpatiallySeparableConv2d
 
 __all__ = [
     'CKConv',
@@ -22,12 +24,16 @@ __all__ = [
     'CoCConv',
     'CoCConv2d',
     'DeployReport',
+    'DepthwiseSeparableConv',
+    'DepthwiseSeparableConv2d',
     'FoldError',
     'FoldedConv',
     'KervConv',
     'KervConv1d',
     'KervConv2d',
     'KervConv3d',
+    'SpatiallySeparableConv',
+    'SpatiallySeparableConv2d',
     'continuous_kernel',
     'frozen_kernels',
     'kerv1d',

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import ArgumentError
-from .precision import is_compiling
+from .precision import is_recording
 from .tap_matrix import tap_selector
 from .tile_product import tile_product
 
@@ -116,7 +116,7 @@ def spatial_association(
             )
     by_matrix = uses_matrix(weight.shape, association, share)
     # The product that keeps no tiles is a custom autograd function: compilers and exporters need the plain one.
-    if by_matrix and share == 'ci' and not norms and not (is_compiling() or torch.jit.is_tracing()):
+    if by_matrix and share == 'ci' and not norms and not is_recording():
         kernel = weight
         for super_weight, bias in zip(super_weights, biases):
             kernel = _associated(kernel, super_weight, bias, selector, groups, association, super_dilation, skip)

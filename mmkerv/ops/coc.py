@@ -22,7 +22,7 @@ from .association import (
 from .base import CONV2D_KEYWORDS, Conv2d
 from .coc_options import OFFICIAL, CoCOptions
 from .generated import GeneratedKernel
-from .precision import is_compiling
+from .precision import is_recording
 from .recompute import convolve_and_forget
 from .super_kernel import super_kernel
 from .super_layer import SuperLayer
@@ -185,7 +185,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             torch.Size([2, 8, 5, 5])
         """
         # Inside torch.compile its own partitioner decides what is kept.
-        keeps = not self.options.recompute or self._frozen_kernel is not None or is_compiling()
+        keeps = not self.options.recompute or self._frozen_kernel is not None or is_recording()
         if keeps or not torch.is_grad_enabled():
             return super().forward(x)
         return convolve_and_forget(x, self.kernel, self._convolve, list(self.parameters()))

@@ -12,11 +12,12 @@ from . import arguments
 from .base import CONVOLUTIONS, pad
 from .ck_options import CKOptions
 from .convolution_method import fft_is_cheaper
+from .depthwise_separable import depthwise_separable_kernel
 from .fft_convolution import fft_convolution
 from .generated import GeneratedKernel
 from .kernel_grid import centred_positions, resolution, taps
 from .kernel_net import KernelNet
-from .precision import full_precision
+from .precision import full_precision, is_traced_for_any_size
 
 
 class ContinuousKernel(GeneratedKernel):
@@ -124,10 +125,8 @@ class ContinuousKernel(GeneratedKernel):
         """
         parameter, kernel = self._parameter(), self._values(self._ratio(scale_factor))
         if self.pointwise is not None:
-            groups, width = self.groups, self.in_channels // self.groups
             with full_precision(parameter.device):
-                pointwise = self.pointwise.view(groups, -1, width, *(1,) * self.dims).to(kernel.dtype)
-                kernel = (pointwise * kernel.view(groups, 1, width, *kernel.shape[2:])).flatten(0, 1)
+                kernel = depthwise_separable_kernel(kernel, self.pointwise.to(kernel.dtype), self.groups)
         return kernel.to(parameter.dtype)
 
     def _forward_kernel(self) -> Tensor:
@@ -203,13 +202,13 @@ class ContinuousKernel(GeneratedKernel):
         stride, dilation = _ntuple(dims)(self.stride), _ntuple(dims)(self.dilation)
         method = self.options.method
         arguments.fft_stride(method, stride)
-        # A traced graph is for any size, and its transforms would be for this one.
-        free = method == 'auto' and not torch.jit.is_tracing()
-        # MKL's transforms refuse an empty batch.
-        if x.numel() and (
-            method == 'fft' or (free and fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups))
-        ):
-            return fft_convolution(x, kernel, bias, padding, dilation, groups)
+        # MKL's transforms refuse an empty batch; a graph for any size would have those of this one.
+        if not is_traced_for_any_size() and x.numel():
+            wanted = method == 'fft'
+            if method == 'auto':
+                wanted = fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups)
+            if wanted:
+                return fft_convolution(x, kernel, bias, padding, dilation, groups)
         if any(before != after for before, after in padding):
             x = F.pad(x, [side for axis in reversed(padding) for side in axis])
             padding = [(0, 0)] * dims

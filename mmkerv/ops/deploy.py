@@ -29,7 +29,7 @@ def switch_to_deploy(model: nn.Module) -> DeployReport:
     """Replace every operator of ``model`` that has an equal plain convolution by it, in place.
 
     A module that stands in several places is replaced by one convolution in all of them. Names, and so the keys of the
-    state dict, stay; operator parameters disappear. A separable continuous kernel becomes an ``nn.Sequential`` of two
+    state dict, stay; operator parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
     convolutions, whose keys have a number more.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a folded continuous kernel is in a deploy config: plain convolutions of another extent, or separable ones."""
+"""What a folded operator is in a deploy config: plain convolutions of another extent, or two in a row."""
 
 from typing import Any
 
@@ -8,20 +8,26 @@ from . import arguments
 from .base import CONV2D_KEYWORDS
 from .ckconv import extended_padding
 from .continuous import odd
+from .depthwise_separable import DepthwiseSeparableConv
+from .spatially_separable import SpatiallySeparableConv
 
 # What host libraries read from a convolution that they have built.
 HOST_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+# Operators whose folded form is two convolutions of their own shapes.
+SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv}
 
 
 class FoldedConv:
-    """Plain convolutions in the shape that :meth:`CKConv2d.to_conv2d` gives, for a config of the folded network.
+    """Plain convolutions in the shape that an operator's ``to_conv2d`` gives, for a config of the folded network.
 
-    :math:`y = w * x + b`, or :math:`y = P (w * x) + b` with w depthwise and P a 1x1 convolution if ``separable``.
+    :math:`y = w * x + b`, or :math:`y = w_2 * (w_1 * x) + b` if ``separable``.
 
     Args:
         in_channels, out_channels, kernel_size, *args, **kwargs: as ``nn.Conv2d``.
         kernel_extent: kernel size instead of the host's, with padding to match; see :class:`CKConv`.
-        separable: an ``nn.Sequential`` of a depthwise and a 1x1 convolution.
+        separable: an ``nn.Sequential`` of two convolutions: ``True`` those of a separable :class:`CKConv`,
+            ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, ``'spatial'`` those of a
+            :class:`SpatiallySeparableConv`; the last two stay plain where there is nothing to separate.
         replace_1x1: 1x1 kernels too; else they are plain ones.
 
     Raises:
@@ -46,16 +52,19 @@ class FoldedConv:
         padding_mode: str = 'zeros',
         *,
         kernel_extent: Any = None,
-        separable: bool = False,
+        separable: bool | str = False,
         replace_1x1: bool = False,
         **kwargs: Any,
     ) -> nn.Module:
         """Build the module."""
         known = ('kernel_extent', 'separable', 'replace_1x1', *CONV2D_KEYWORDS)
         arguments.reject_unknown('FoldedConv', [k for k in kwargs if k not in CONV2D_KEYWORDS], known)
-        arguments.boolean(separable, 'separable')
+        arguments.one_of(separable, 'separable', (True, False, *SEPARABLE))
         arguments.boolean(replace_1x1, 'replace_1x1')
         host = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        if separable in SEPARABLE:
+            operator = SEPARABLE[separable](*host, **kwargs)
+            return operator if isinstance(operator, nn.Conv2d) else _like(operator, operator.to_conv2d())
         plain = nn.Conv2d(*host, **kwargs)
         if plain.kernel_size == (1, 1) and not replace_1x1:
             return plain
@@ -68,8 +77,14 @@ class FoldedConv:
             return nn.Conv2d(in_channels, out_channels, *rest, groups, bias, padding_mode, **kwargs)
         depthwise = nn.Conv2d(in_channels, in_channels, *rest, in_channels, False, padding_mode, **kwargs)
         pair = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias, **kwargs))
-        for name in HOST_ATTRIBUTES:
-            setattr(pair, name, getattr(depthwise, name))
+        pair = _like(depthwise, pair)
         pair.out_channels, pair.groups = out_channels, groups
-        pair.transposed, pair.output_padding = False, (0, 0)
         return pair
+
+
+def _like(layer: nn.Module, pair: nn.Sequential) -> nn.Sequential:
+    """Give two convolutions in a row the attributes of a layer that hosts read."""
+    for name in HOST_ATTRIBUTES:
+        setattr(pair, name, getattr(layer, name))
+    pair.transposed, pair.output_padding = False, (0, 0)
+    return pair

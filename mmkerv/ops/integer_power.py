@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .precision import is_compiling
+from .precision import is_recording
 
 
 def integer_power(t: Tensor, degree: int) -> Tensor:
@@ -25,7 +25,7 @@ def integer_power(t: Tensor, degree: int) -> Tensor:
     """
     if degree == 1:
         return t
-    return _power(t, degree, torch.mul) if is_compiling() else _IntegerPower.apply(t, degree)
+    return _power(t, degree, torch.mul) if is_recording() else _IntegerPower.apply(t, degree)
 
 
 class _IntegerPower(torch.autograd.Function):

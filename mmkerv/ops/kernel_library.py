@@ -161,13 +161,13 @@ def arc_cosine(s: Tensor, *, x2: Tensor, w2: Tensor, order: int = 1) -> Tensor:
     squares = x2 * w2
     # A patch or filter of zeros has no angle: it counts as orthogonal, and has no slope.
     defined = squares > limits.tiny
-    norms = torch.where(defined, squares, 1).sqrt()
+    norms = squares.masked_fill(~defined, 1.0).sqrt()
     # For parallel vectors the slopes of acos and sqrt are infinite, the kernel's is not: stay just short of them.
-    cosine = torch.where(defined, s / norms, 0).clamp(4 * limits.eps - 1, 1 - 4 * limits.eps)
+    cosine = (s / norms).masked_fill(~defined, 0.0).clamp(4 * limits.eps - 1, 1 - 4 * limits.eps)
     rest = math.pi - torch.acos(cosine)
     if order == 0:
         return rest / math.pi
-    norms = torch.where(defined, norms, 0)
+    norms = norms.masked_fill(~defined, 0.0)
     sine = (1 - cosine * cosine).sqrt()
     if order == 1:
         return norms * (sine + rest * cosine) / math.pi

@@ -181,7 +181,8 @@ class KernelNet(nn.Module):
             return True
         kernel = self(positions)
         spread = kernel.var(unbiased=False) if kernel.numel() > 1 else kernel.square().mean()
-        if spread < CONSTANT * last.weight.square().mean():
+        # In the kernel's type: in float16 the bound would be 0, and a constant kernel would be scaled to infinity.
+        if spread < CONSTANT * last.weight.to(kernel.dtype).square().mean():
             return False
         factor = (variance / spread).sqrt()
         last.weight.mul_(factor)

@@ -14,7 +14,7 @@ from .generated import FoldError
 from .hyperparameters import ABOVE_ZERO, MINIMUM, checked_hyperparameters
 from .kervolution import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from .patch_kernels import DEFAULTS, find_kernel
-from .precision import is_compiling
+from .precision import is_recording
 
 
 class Kervolution:
@@ -113,7 +113,7 @@ class Kervolution:
         values = {name: getattr(self, name) for name in self._initial}
         for name in self._learned():
             minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
-            if is_compiling():
+            if is_recording():
                 # A compiled graph keeps the parameter for the gradient, and must not change it.
                 values[name] = parameter.clamp(min=minimum).detach() + (parameter - parameter.detach())
                 continue

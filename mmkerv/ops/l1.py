@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .arguments import ArgumentError
 from .base import output_shape
-from .precision import is_compiling
+from .precision import is_compiling, is_traced_for_any_size
 
 # Where the backward of cdist forms no (positions, filters, K) tensor, as CUDA's does.
 FRUGAL_CDIST = {'cpu'}
@@ -70,7 +70,33 @@ def l1_distance(
     """
     if not 0 < chunk_mib < math.inf:
         raise ArgumentError(f'chunk_mib must be finite and > 0, got {chunk_mib!r}; leave it out for 64.0')
+    if is_traced_for_any_size():
+        return distance_by_taps(x, weight, stride, dilation, groups)
     return torch.ops.mmkerv.l1_distance(x, weight, stride, dilation, groups, chunk_mib, is_compiling())
+
+
+def distance_by_taps(
+    x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int = 1
+) -> Tensor:
+    r"""Compute :func:`l1_distance` by torch's operations alone, for graphs that run without mmkerv.
+
+    One tap of the kernel at a time, with an (N, O, C/groups, \*out) tensor for each.
+
+    Example:
+        >>> distance_by_taps(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.zeros(1, 1, 2), (1,), (1,))
+        tensor([[[3., 6.]]])
+    """
+    sizes = output_shape(x, weight, stride, dilation)[2:]
+    x = x.unflatten(1, (groups, 1, -1))
+    filters = weight.unflatten(0, (groups, -1))
+    total = x.new_zeros(())
+    for tap in itertools.product(*map(range, weight.shape[2:])):
+        # In two steps: torch.export does not know the length of a slice with a step and an end.
+        places = (slice(t * d, None, s) for t, d, s in zip(tap, dilation, stride))
+        here = x[(..., *places)][(..., *(slice(n) for n in sizes))]
+        values = filters[(..., *tap)].reshape(*filters.shape[:3], *(1,) * len(tap))
+        total = total + (here - values).abs().sum(3)
+    return total.flatten(1, 2)
 
 
 class _L1Distance(torch.autograd.Function):

@@ -13,6 +13,36 @@ from .base import CONVOLUTIONS
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
+def is_recording() -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` is making a graph of torch's operations.
+
+    A saved trace has no place for autograd functions, and the legacy ONNX exporter loses what is written into a view.
+
+    Example:
+        >>> is_recording()
+        False
+    """
+    return is_compiling() or torch.jit.is_tracing()
+
+
+def is_traced_for_any_size() -> bool:
+    """Whether the graph being recorded, by ``torch.jit.trace`` or ``torch.export``, is to serve other sizes as well.
+
+    Example:
+        >>> is_traced_for_any_size()
+        False
+    """
+    return torch.jit.is_tracing() or _is_exporting()
+
+
+def _never() -> bool:
+    return False
+
+
+# torch 2.7 and later.
+_is_exporting = getattr(torch.compiler, 'is_exporting', _never)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Switch autocast off, where the device has it.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .precision import exact_convolution, exact_convolution_gradients, is_compiling
+from .precision import exact_convolution, exact_convolution_gradients, is_recording
 
 
 def box_sum(
@@ -66,7 +66,7 @@ def squared_distance(
         tensor([3., 3.])
     """
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups
-    if is_compiling():
+    if is_recording():
         expanded = _expanded(x, weight, *geometry)
         return expanded + (expanded.clamp(min=0) - expanded).detach()
     return _SquaredDistance.apply(x, weight, *geometry)
@@ -156,9 +156,10 @@ def distance(d2: Tensor) -> Tensor:
         >>> d2.grad
         tensor([0.0000, 0.2500])
     """
-    if is_compiling():
-        positive = d2 > 0
-        return torch.where(positive, torch.where(positive, d2, 1).sqrt(), 0)
+    if is_recording():
+        zero = d2 <= 0
+        # Not torch.where with numbers, whose types the ONNX exporter of torch 2.1 gets wrong.
+        return d2.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
     return _Root.apply(d2)
 
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 import mmkerv
+from mmkerv import ops
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv, CoCConv2d, KervConv, KervConv1d, KervConv2d, KervConv3d
 
 HOSTS = ['mmdet', 'mmseg', 'mmpretrain']
@@ -141,3 +142,36 @@ def test_continuous_kernels_in_every_scope(host, prefix):
     assert module(torch.randn(2, 3, 9, 9)).shape == (2, 8, 9, 9)
     assert type(build_conv_layer(conv_cfg, 8, 8, 1)) is torch.nn.Conv2d
     assert type(build_conv_layer({'type': f'{prefix}CKConv1d'}, 3, 8, 50)) is CKConv1d
+
+
+@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('prefix', ['', 'mmkerv.'])
+@pytest.mark.parametrize('name', ['DepthwiseSeparableConv', 'SpatiallySeparableConv'])
+def test_separable_convolutions_in_every_scope(host, prefix, name):
+    pytest.importorskip(host)
+    from mmcv.cnn import ConvModule, build_conv_layer
+
+    init_default_scope(host)
+    conv_cfg = {'type': f'{prefix}{name}'}
+    module = ConvModule(3, 8, 3, padding=1, conv_cfg=conv_cfg, norm_cfg={'type': 'BN'})
+    assert type(module.conv) is getattr(ops, f'{name}2d') and module.conv.bias is None
+    assert module(torch.randn(2, 3, 9, 9)).shape == (2, 8, 9, 9)
+    assert type(build_conv_layer(conv_cfg, 8, 8, 1)) is torch.nn.Conv2d
+
+
+def test_public_names():
+    """A name that goes or comes is a decision, not an accident."""
+    assert mmkerv.registry.OPERATORS == (
+        'CKConv',
+        'CKConv1d',
+        'CoCConv',
+        'DepthwiseSeparableConv',
+        'KervConv',
+        'KervConv1d',
+        'KervConv3d',
+        'SpatiallySeparableConv',
+    )
+    operators = {*mmkerv.registry.OPERATORS, 'CKConv2d', 'CoCConv2d', 'DepthwiseSeparableConv2d', 'KervConv2d'}
+    operators |= {'SpatiallySeparableConv2d', 'FoldedConv'}
+    assert {name for name in ops.__all__ if 'Conv' in name} == operators
+    assert all(hasattr(ops, name) for name in ops.__all__)

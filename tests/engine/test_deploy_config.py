@@ -136,3 +136,12 @@ def test_the_text_can_be_read_again(tmp_path):
     (tmp_path / 'deploy.py').write_text(result.pretty_text)
     again = Config.fromfile(tmp_path / 'deploy.py')
     assert again.model.backbone.conv_cfg is None and again.to_dict() == result.to_dict()
+
+
+@pytest.mark.parametrize('prefix', ['', 'mmkerv.', 'mmkerv.ops.'])
+@pytest.mark.parametrize(
+    ('name', 'form'), [('DepthwiseSeparableConv', 'depthwise'), ('SpatiallySeparableConv', 'spatial')]
+)
+def test_separable_operators_become_two_convolutions(prefix, name, form):
+    result = deployed(dict(backbone=dict(type='ResNet', conv_cfg=dict(type=f'{prefix}{name}'))))
+    assert result.model.backbone.conv_cfg.to_dict() == dict(type='mmkerv.FoldedConv', separable=form)

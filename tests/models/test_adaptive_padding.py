@@ -19,6 +19,7 @@ from mmkerv.ops import CKConv2d, CoCConv2d, FoldError, KervConv2d, frozen_kernel
 COC, CK = {'type': 'CoCConv'}, {'type': 'CKConv'}
 LINEAR, GAUSSIAN = {'type': 'KervConv', 'kernel': 'linear'}, {'type': 'KervConv', 'kernel': 'gaussian'}
 SEPARABLE = {'type': 'CKConv', 'kernel_extent': 7, 'separable': True}
+DEPTHWISE, SPATIAL = {'type': 'DepthwiseSeparableConv'}, {'type': 'SpatiallySeparableConv'}
 SIZES = [(8, 8), (9, 9), (7, 12), (1, 5)]
 
 
@@ -54,7 +55,7 @@ def test_identity_start_computes_what_the_convolution_does(kernel_size, geometry
         torch.testing.assert_close(converted(images(size)), expected)
 
 
-@pytest.mark.parametrize('conv_cfg', [COC, CK, SEPARABLE, LINEAR], ids=str)
+@pytest.mark.parametrize('conv_cfg', [COC, CK, SEPARABLE, LINEAR, DEPTHWISE, SPATIAL], ids=str)
 @pytest.mark.parametrize('size', SIZES)
 def test_fold(conv_cfg, size):
     model = moved(conv_cfg, stride=2)
@@ -62,9 +63,9 @@ def test_fold(conv_cfg, size):
     assert expected.shape[-2:] == tuple(-(-n // 2) for n in size)
     assert switch_to_deploy(folded).replaced == ['0']
     torch.testing.assert_close(folded(images(size)), expected, atol=1e-5, rtol=1e-4)
-    first = folded[0][0] if conv_cfg is SEPARABLE else folded[0]
-    assert type(first) is Conv2dAdaptivePadding
-    if conv_cfg is not SEPARABLE:
+    pair = conv_cfg in (SEPARABLE, DEPTHWISE, SPATIAL)
+    assert type(folded[0][0] if pair else folded[0]) is Conv2dAdaptivePadding
+    if not pair:
         upstream = plain(stride=2)
         upstream.load_state_dict(folded.state_dict())
         torch.testing.assert_close(upstream(images(size)), expected, atol=1e-5, rtol=1e-4)
@@ -78,9 +79,14 @@ def test_separable_kernels_fold_into_a_pair_or_one():
     torch.testing.assert_close(dense(images((9, 9))), operator(images((9, 9))))
 
 
-def test_the_plain_form_of_a_deploy_config_takes_the_folded_weights():
-    model = moved(SEPARABLE, stride=2)
-    deployed = mmkerv.convert(plain(stride=2), {**SEPARABLE, 'type': 'FoldedConv'})
+@pytest.mark.parametrize(
+    ('conv_cfg', 'folded'),
+    [(SEPARABLE, SEPARABLE), (DEPTHWISE, {'separable': 'depthwise'}), (SPATIAL, {'separable': 'spatial'})],
+    ids=str,
+)
+def test_the_plain_form_of_a_deploy_config_takes_the_folded_weights(conv_cfg, folded):
+    model = moved(conv_cfg, stride=2)
+    deployed = mmkerv.convert(plain(stride=2), {**folded, 'type': 'FoldedConv'})
     expected = model(images((9, 8)))
     switch_to_deploy(model)
     deployed.load_state_dict(model.state_dict())

@@ -95,3 +95,12 @@ def test_a_conv_module_initialises_the_bias_only():
     module.init_weights()
     assert torch.equal(module.conv.kernel(), before)
     assert module(torch.randn(2, 4, 6, 6)).shape == (2, 8, 6, 6)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_a_net_of_dead_units_is_drawn_again_in_half_precision(dtype):
+    """Two ReLUs are both dead in a quarter of the draws; the variance of a constant kernel has no reciprocal."""
+    for number in range(20):
+        torch.manual_seed(number)
+        op = CKConv2d(1, 1, 1, hidden=2, layers=2, activation='relu', dtype=dtype)
+        assert torch.isfinite(op.kernel()).all() and op.kernel().abs().sum() > 0

@@ -1,0 +1,60 @@
+"""torch.export of every operator, in training and folded: one graph of torch's operations for any batch and size."""
+
+import copy
+
+import pytest
+import torch
+from ops.contract import relative
+from ops.every_operator import LAYERS, UNFOLDED, layer, sample
+from torch import nn
+
+from mmkerv.ops import switch_to_deploy
+
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6), reason='torch.export is for torch >= 2.6'
+)
+# Of sequences shorter than its kernel a causal layer samples less of it.
+LOWEST = {'CK 1d causal': 12}
+
+
+def exported(model: nn.Module, x: torch.Tensor, name: str) -> nn.Module:
+    from torch.export import Dim, export
+
+    sides = {axis: Dim(f'side{axis}', min=LOWEST.get(name, 6), max=256) for axis in range(2, x.dim())}
+    axes = {0: Dim('batch', min=1, max=64), **sides}
+    program = export(model, (x,), dynamic_shapes=(axes,))
+    graphs = [module.graph for module in program.graph_module.modules() if hasattr(module, 'graph')]
+    nodes = [str(node.target) for graph in graphs for node in graph.nodes]
+    assert len(nodes) > 3 and not any('mmkerv' in node for node in nodes), 'an operation only mmkerv knows'
+    return program.module()
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_the_exported_layer_is_the_layer(name):
+    model = nn.Sequential(layer(name), nn.Tanh())
+    program = exported(model, sample(model[0]), name)
+    for batch, side in ((2, 7), (1, 7), (3, 9)):
+        x = sample(model[0], batch, side)
+        assert relative(program(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_the_exported_graph_trains(name):
+    model = nn.Sequential(layer(name))
+    x = sample(model[0])
+    program = exported(copy.deepcopy(model), x, name)
+    for network in (model, program):
+        network(x).square().mean().backward()
+    gradients = {key: p.grad for key, p in program.named_parameters()}
+    assert gradients.keys() == dict(model.named_parameters()).keys()
+    for key, p in model.named_parameters():
+        assert relative(gradients[key], p.grad) < 1e-4, key
+
+
+@pytest.mark.parametrize('name', sorted(set(LAYERS) - UNFOLDED))
+def test_the_exported_folded_layer_is_the_layer(name):
+    model = nn.Sequential(layer(name)).eval()
+    x = sample(model[0])
+    expected = model(x)
+    assert switch_to_deploy(model).replaced == ['0']
+    assert relative(exported(model, x, name)(x), expected) < 1e-5

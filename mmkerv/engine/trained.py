@@ -9,7 +9,8 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import init_default_scope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmkerv.engine.checkpoint_match import weights_of
@@ -21,7 +22,7 @@ from mmkerv.ops.base import Conv2d
 
 def load_trained(
     config: str,
-    checkpoint: str | Path,
+    checkpoint: str | Path | None,
     options: dict[str, Any] | None = None,
     device: str = 'cpu',
     trust: bool = False,
@@ -30,7 +31,7 @@ def load_trained(
 
     Args:
         config: config file.
-        checkpoint: checkpoint of its model.
+        checkpoint: checkpoint of its model; ``None`` leaves the weights as they are built.
         options: as ``--cfg-options``.
         device: as ``torch.device`` takes it.
         trust: as :func:`mmkerv.engine.safe_load` has it.
@@ -54,7 +55,11 @@ def load_trained(
     cfg = load_config(config, options)
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = build_model(cfg, weights_of(safe_load(checkpoint, trust=trust), str(checkpoint)), str(checkpoint))
+    if checkpoint is None:
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    else:
+        model = build_model(cfg, weights_of(safe_load(checkpoint, trust=trust), str(checkpoint)), str(checkpoint))
     return cfg, model.to(place)
 
 
@@ -87,6 +92,7 @@ def find_operators(
     names: Sequence[str] | None = None,
     kinds: type | tuple[type, ...] = Conv2d,
     label: str = 'operator of mmkerv',
+    example: str = 'mmkerv.CoCConv',
 ) -> dict[str, nn.Module]:
     """Return the operators of a model by name; if names are given, those at or inside the modules of these names.
 
@@ -95,6 +101,7 @@ def find_operators(
         names: as :func:`find_layers` takes them.
         kinds: classes that count.
         label: what they are called where there is none.
+        example: ``type`` of a ``conv_cfg`` that gives some.
 
     Raises:
         ConfigError: if there is none, or a name is not of the model.
@@ -109,7 +116,7 @@ def find_operators(
     for root, module in roots.items():
         inside = {_join(root, name): m for name, m in module.named_modules() if isinstance(m, kinds)}
         if not inside:
-            raise ConfigError(_no_operator(model, root, kinds, label))
+            raise ConfigError(_no_operator(model, root, kinds, label, example))
         found |= inside
     return found
 
@@ -166,11 +173,11 @@ def _test_pipeline(cfg: Config) -> list[dict]:
     return list(pipeline)
 
 
-def _no_operator(model: nn.Module, root: str, kinds: Any, label: str) -> str:
+def _no_operator(model: nn.Module, root: str, kinds: Any, label: str, example: str) -> str:
     every: Iterable[str] = [name for name, m in model.named_modules() if isinstance(m, kinds)]
     where = f'layer {root!r}' if root else f'the model ({type(model).__name__})'
     rest = ', '.join(list(every)[:3])
-    cure = f'the model has some in {rest} ...' if rest else 'choose a config with conv_cfg=dict(type="mmkerv.CoCConv")'
+    cure = f'the model has some in {rest} ...' if rest else f'choose a config with conv_cfg=dict(type={example!r})'
     return f'{where} has no {label}; {cure}'
 
 

@@ -1,0 +1,281 @@
+"""Class activation maps of models of the three codebases, by the package grad-cam."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmkerv import cures
+from mmkerv.distributions import importable
+from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.trained import load_image
+from mmkerv.env import InstallationError
+from mmkerv.ops.arguments import ArgumentError
+from mmkerv.visualization.class_scores import ClassScores, category_index, label
+from mmkerv.visualization.feature_maps import chosen, last_map, recording, split_name
+from mmkerv.visualization.pictures import input_picture, panels, valid_size
+
+# Those that need no more than maps and gradients of any layer, by the names that users type.
+METHODS = {
+    'GradCAM': 'GradCAM',
+    'GradCAM++': 'GradCAMPlusPlus',
+    'XGradCAM': 'XGradCAM',
+    'HiResCAM': 'HiResCAM',
+    'LayerCAM': 'LayerCAM',
+    'GradCAMElementWise': 'GradCAMElementWise',
+    'EigenCAM': 'EigenCAM',
+    'EigenGradCAM': 'EigenGradCAM',
+    'ScoreCAM': 'ScoreCAM',
+}
+
+
+class Activation(NamedTuple):
+    """A class activation map.
+
+    Args:
+        heat: (H, W), in [0, 1], of the image without padding.
+        layers: names of the layers it was taken from.
+        category: number of the category.
+        score: of the category, see :class:`mmkerv.visualization.class_scores.ClassScores`.
+
+    Example:
+        >>> Activation(np.zeros((2, 2)), ['backbone'], 0, 1.5).score
+        1.5
+    """
+
+    heat: np.ndarray
+    layers: list[str]
+    category: int
+    score: float
+
+
+def cam_method(name: str) -> type:
+    """Return the class of grad-cam that a name means; upper and lower case do not matter.
+
+    Raises:
+        ArgumentError: for a name that is none.
+        InstallationError: if grad-cam is not installed.
+
+    Example:
+        >>> cam_method('gradcam++').__name__  # doctest: +SKIP
+        'GradCAMPlusPlus'
+    """
+    known = {spelling.lower(): own for alias, own in METHODS.items() for spelling in (alias, own)}
+    if name.lower() not in known:
+        raise ArgumentError(f'--method must be one of {", ".join(METHODS)}, got {name!r}')
+    if not importable('pytorch_grad_cam'):
+        raise InstallationError(
+            f'grad-cam, which draws class activation maps, is not installed; {cures.pip("install", "grad-cam")}'
+        )
+    import pytorch_grad_cam
+
+    return getattr(pytorch_grad_cam, known[name.lower()])
+
+
+def class_activation(
+    model: nn.Module,
+    inputs: Tensor,
+    samples: Sequence[Any] | None,
+    category: int,
+    layers: Sequence[str],
+    method: str = 'GradCAM',
+    topk: int = 10,
+    eigen_smooth: bool = False,
+    aug_smooth: bool = False,
+) -> Activation:
+    r"""Return the class activation map of a category.
+
+    GradCAM gives :math:`\mathrm{ReLU}(\sum_c \overline{\partial s_k / \partial A_c}\, A_c)` of the maps :math:`A_c` of
+    a layer, scaled to [0, 1] and to the size of the image; the bar is the mean over the places. Several maps are
+    averaged.
+
+    Args:
+        model: in evaluation mode.
+        inputs: (1, C, H, W), as :func:`mmkerv.engine.trained.load_image` gives them.
+        samples: the data samples that came with them.
+        category: whose score :math:`s_k` is explained.
+        layers: as :func:`mmkerv.visualization.feature_maps.feature_maps` takes them.
+        method: one of ``METHODS``.
+        topk: as :class:`mmkerv.visualization.class_scores.ClassScores` has it.
+        eigen_smooth: take the first principal component of the weighted maps.
+        aug_smooth: average over mirrored and dimmed inputs.
+
+    Raises:
+        ConfigError: for a layer that the model does not have, that gives no maps, or that the score does not depend on.
+        ArgumentError: for an unknown method.
+        InstallationError: if grad-cam is not installed.
+
+    Source: Selvaraju et al., Grad-CAM, ICCV 2017.
+
+    Example:
+        >>> class_activation(model, inputs, samples, 3, ['backbone:-1']).heat.shape  # doctest: +SKIP
+        (800, 1216)
+    """
+    kind = cam_method(method)
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    scores = ClassScores(model, samples, topk)
+    cam = kind(scores, [])
+    cam.activations_and_grads.release()
+    recorder = _Recorder(scores, layers, cam.uses_gradients)
+    cam.activations_and_grads = recorder
+    # grad-cam takes as many maps as it knows layers.
+    cam.target_layers = _counted(recorder, inputs)
+    try:
+        # Frozen layers have maps without gradients unless the image wants one.
+        heat = cam(
+            inputs.detach().clone().requires_grad_(),
+            [ClassifierOutputTarget(category)],
+            eigen_smooth=eigen_smooth,
+            aug_smooth=aug_smooth,
+        )[0]
+    finally:
+        model.zero_grad(set_to_none=True)
+    height, width = valid_size(inputs, scores.sample)
+    return Activation(heat[:height, :width], recorder.used, category, float(recorder.scores[0, category]))
+
+
+class _Recorder:
+    """Takes the place of grad-cam's own: knows layers of several maps, and what in-place operations do to maps."""
+
+    def __init__(self, scores: ClassScores, layers: Sequence[str], uses_gradients: bool):
+        self.model = scores
+        self.layers = layers
+        self.uses_gradients = uses_gradients
+        self.groups: dict[str, dict[str, Tensor]] = {}
+        self.scores: Tensor | None = None
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        with recording(self.model.model, [split_name(name)[0] for name in self.layers]) as found:
+            outputs = self.model(inputs)
+        self.groups = {name: chosen(found, [name], len(inputs)) for name in self.layers}
+        for feature in self.maps.values():
+            if feature.requires_grad:
+                feature.retain_grad()
+        self.scores = outputs.detach()
+        return outputs
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        return {label: feature for group in self.groups.values() for label, feature in group.items()}
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the maps that the score depends on."""
+        return [name for name, feature in self.maps.items() if not self.uses_gradients or feature.grad is not None]
+
+    @property
+    def activations(self) -> list[Tensor]:
+        return [feature.detach() for feature in self.maps.values()]
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        if not self.uses_gradients:
+            return []
+        for name, group in self.groups.items():
+            # Of a neck's maps, some may be for other parts of the network.
+            if all(feature.grad is None for feature in group.values()):
+                raise ConfigError(
+                    f'--target-layers: the score of the category does not depend on {name!r}; name another layer or map'
+                )
+        return [torch.zeros_like(m) if m.grad is None else m.grad for m in self.maps.values()]
+
+    def release(self) -> None:
+        self.groups = {}
+
+
+def _counted(recorder: _Recorder, inputs: Tensor) -> list[nn.Module]:
+    with torch.no_grad():
+        recorder(inputs)
+    return [recorder.model] * len(recorder.maps)
+
+
+class Explained(NamedTuple):
+    """An image and the class activation maps of a network on it.
+
+    Args:
+        picture: (H, W, 3), RGB, 8 bits: what the network saw.
+        activations: by category.
+
+    Example:
+        >>> Explained(np.zeros((2, 2, 3), np.uint8), {}).activations
+        {}
+    """
+
+    picture: np.ndarray
+    activations: dict[str, Activation]
+
+
+def explain_image(
+    model: nn.Module,
+    cfg: Config,
+    img: str | Path,
+    names: Sequence[str] | None = None,
+    categories: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    method: str | None = None,
+    **options: Any,
+) -> Explained:
+    """Return the class activation maps of an image file.
+
+    Args:
+        model: as :func:`mmkerv.engine.trained.load_trained` gives it.
+        cfg: its config.
+        img: image file.
+        names: of all categories.
+        categories: numbers or names; by default the likeliest one.
+        layers: by default all maps of a detector's neck, else the last map of the backbone.
+        method: by default ``'LayerCAM'`` for detectors, whose scores depend on few places each, so that means over
+            all places say little; else ``'GradCAM'``.
+        **options: ``topk``, ``eigen_smooth``, ``aug_smooth`` of :func:`class_activation`.
+
+    Raises:
+        FileNotFoundError, ConfigError: as :func:`mmkerv.engine.trained.load_image`, and for an unknown category.
+
+    Example:
+        >>> explain_image(model, cfg, 'sheep.jpg', names, ['sheep']).activations  # doctest: +SKIP
+    """
+    data = load_image(model, cfg, img)
+    inputs, samples = data['inputs'], data['data_samples']
+    scores = ClassScores(model, samples, options.get('topk', 10))
+    with torch.no_grad():
+        count = scores(inputs).shape[1]
+    if categories:
+        used = scores.predicted(inputs) if scores.segments else ()
+        wanted = [category_index(category, names, count, used) for category in categories]
+    else:
+        wanted = [scores.likeliest(inputs, names)]
+    method = method or ('LayerCAM' if scores.detects else 'GradCAM')
+    layers = layers or (['neck'] if scores.detects and hasattr(model, 'neck') else [last_map(model, inputs)])
+    found = {label(k, names): class_activation(model, inputs, samples, k, layers, method, **options) for k in wanted}
+    return Explained(input_picture(model, inputs, scores.sample), found)
+
+
+def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:
+    """Return a figure of the image and the maps over it: of one network a row, of several a row for each category.
+
+    Source: Figure 10 of the CoC paper, CVPR 2022.
+
+    Example:
+        >>> figure = draw_explained([('plain', explained), ('coc', explained_too)])  # doctest: +SKIP
+    """
+    picture = networks[0][1].picture
+    if len(networks) == 1:
+        title, explained = networks[0]
+        return panels([[(title, picture), *((name, _over(picture, a)) for name, a in explained.activations.items())]])
+    rows = []
+    for category in dict.fromkeys(name for _, explained in networks for name in explained.activations):
+        shown = [(title, _over(explained.picture, explained.activations[category])) for title, explained in networks]
+        rows.append([(category, picture), *shown])
+    return panels(rows)
+
+
+def _over(picture: np.ndarray, activation: Activation) -> np.ndarray:
+    from pytorch_grad_cam.utils.image import show_cam_on_image
+
+    return show_cam_on_image(picture.astype(np.float32) / 255, activation.heat, use_rgb=True)

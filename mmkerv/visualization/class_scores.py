@@ -1,0 +1,224 @@
+"""One score for each category, whatever a model's task: what class activation maps explain."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from torch import Tensor, nn
+
+from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.loading import safe_load
+from mmkerv.visualization.feature_maps import forward
+from mmkerv.visualization.pictures import valid_size
+
+
+class ClassScores(nn.Module):
+    r"""A model of any of the three codebases as a classifier of one image: inputs (N, C, H, W) to scores (N, K).
+
+    The score :math:`s_k` of category k is, before any softmax or sigmoid,
+
+    - classification: its logit;
+    - detection: :math:`\sum_{p \in P_k} z_{k,p}`, the sum of its ``topk`` highest logits of all anchors or points of
+      all levels; for two stages, of all regions;
+    - segmentation: :math:`\sum_{p: k = \arg\max_j z_{j,p}} z_{k,p}`, the sum of its logits over the pixels where it is
+      predicted, 0 if there are none; of one single output channel, category 1 is what it says and 0 the rest.
+
+    Args:
+        model: in evaluation mode.
+        samples: data samples of one image, as :func:`mmkerv.engine.trained.load_image` gives them; only detectors
+            need them.
+        topk: >= 1; only detection has it.
+
+    Example:
+        >>> ClassScores(model, samples)(inputs).shape  # doctest: +SKIP
+        torch.Size([1, 20])
+    """
+
+    def __init__(self, model: nn.Module, samples: Sequence[Any] | None = None, topk: int = 10):
+        super().__init__()
+        self.model = model
+        self.sample = samples[0] if samples else None
+        self.topk = topk
+
+    @property
+    def segments(self) -> bool:
+        """Whether the model is one for segmentation."""
+        return hasattr(self.model, 'encode_decode')
+
+    @property
+    def detects(self) -> bool:
+        """Whether the model is a detector."""
+        return hasattr(self.model, 'bbox_head') or hasattr(self.model, 'roi_head')
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return scores (N, K).
+
+        Raises:
+            ConfigError: if the model's outputs are not of a known form.
+        """
+        if self.segments:
+            logits = self._pixel_logits(inputs)
+            return (logits * _where_predicted(logits)).sum((2, 3))
+        samples = self._samples(inputs)
+        if getattr(self.model, 'roi_head', None) is not None:
+            scores = self._region_scores(inputs, samples)
+        elif self.detects:
+            scores = _location_scores(self.model, forward(self.model, inputs, samples))
+        else:
+            scores = forward(self.model, inputs, samples)
+            if isinstance(scores, Tensor) and scores.ndim == 2:
+                return scores
+            raise _unknown(self.model, 'its head gives no logits (N, K)')
+        return scores.topk(min(self.topk, scores.shape[1]), dim=1).values.sum(1)
+
+    @torch.no_grad()
+    def likeliest(self, inputs: Tensor, names: Sequence[str] | None = None) -> int:
+        """Return the category of the highest logit; for segmentation the one of most pixels, background last."""
+        if self.segments:
+            counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
+            background = names is not None and names[0].lower() == 'background'
+            if counts.shape[0] > 1 and (background or len(counts) == 2) and counts[1:].sum() > 0:
+                counts[0] = 0
+            return int(counts.argmax())
+        topk, self.topk = self.topk, 1
+        try:
+            return int(self(inputs)[0].argmax())
+        finally:
+            self.topk = topk
+
+    @torch.no_grad()
+    def predicted(self, inputs: Tensor) -> list[int]:
+        """Return the categories that segmentation predicts at any pixel."""
+        counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
+        return counts.nonzero().flatten().tolist()
+
+    def _samples(self, inputs: Tensor) -> list | None:
+        return None if self.sample is None else [self.sample] * len(inputs)
+
+    def _pixel_logits(self, inputs: Tensor) -> Tensor:
+        logits = forward(self.model, inputs, self._samples(inputs))
+        if logits.shape[1] == 1:
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        height, width = valid_size(inputs, self.sample)
+        return logits[..., :height, :width]
+
+    def _region_scores(self, inputs: Tensor, samples: list) -> Tensor:
+        model, seen = self.model, []
+        features = model.extract_feat(inputs)
+        regions = model.rpn_head.predict(features, samples, rescale=False)
+        # A cascade has one head for each stage; the last one decides.
+        head = model.roi_head.bbox_head
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        handle = head.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+        try:
+            model.roi_head.forward(features, regions, samples)
+        finally:
+            handle.remove()
+        if not seen or not isinstance(seen[-1], Tensor) or seen[-1].shape[1] < head.num_classes:
+            raise _unknown(model, 'its second stage gives no logits (R, K + 1)')
+        split = seen[-1].split([len(region) for region in regions])
+        count = min(len(part) for part in split)
+        # Every image gets as many, so that they stack; only the highest are summed.
+        best = [part.topk(min(self.topk, count), dim=0).values for part in split]
+        return torch.stack(best)[:, :, : head.num_classes]
+
+
+def _where_predicted(logits: Tensor) -> Tensor:
+    return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
+
+
+def _location_scores(model: nn.Module, outputs: Any) -> Tensor:
+    """Return logits (N, P, K) at all locations of a detector of one stage."""
+    head = model.bbox_head
+    scores = outputs[0] if isinstance(outputs, (list, tuple)) and outputs else None
+    channels = head.cls_out_channels
+    # Transformers score queries, layer after layer: (layers, N, Q, K).
+    if isinstance(scores, Tensor) and scores.ndim == 4 and scores.shape[3] == channels:
+        flat = scores[-1]
+    elif isinstance(scores, (list, tuple)) and scores and all(isinstance(s, Tensor) and s.ndim == 4 for s in scores):
+        anchors = getattr(head, 'num_base_priors', 1)
+        anchors = anchors if isinstance(anchors, (list, tuple)) else [anchors] * len(scores)
+        if [score.shape[1] for score in scores] != [count * channels for count in anchors]:
+            raise _unknown(model, f'the outputs of its {type(head).__name__} do not begin with the class scores')
+        levels = [s.permute(0, 2, 3, 1).reshape(len(s), -1, channels) for s in scores]
+        flat = torch.cat(levels, 1)
+    else:
+        raise _unknown(model, f'the outputs of its {type(head).__name__} do not begin with the class scores')
+    # A softmax has the background as its last category.
+    return flat[:, :, : getattr(head, 'num_classes', channels)]
+
+
+def _unknown(model: nn.Module, why: str) -> ConfigError:
+    return ConfigError(
+        f'the class scores of {type(model).__name__} cannot be found: {why}. Classifiers with one linear head, '
+        'detectors of mmdet with class scores by location, query or region, and segmentors of mmseg are known'
+    )
+
+
+def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool = False) -> list[str] | None:
+    """Return the names of the categories, of the checkpoint's records or of the config's test set, or ``None``.
+
+    Example:
+        >>> class_names(cfg, 'epoch_12.pth')[:2]  # doctest: +SKIP
+        ['person', 'bicycle']
+    """
+    if checkpoint is not None:
+        loaded = safe_load(checkpoint, trust=trust)
+        meta = loaded.get('meta') or {} if 'state_dict' in loaded else {}
+        found = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}.get('classes')
+        if found:
+            return list(found)
+    dataset = (cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    known = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
+    found = {key.lower(): value for key, value in known.items()}.get('classes')
+    return list(found) if isinstance(found, (list, tuple)) and found else None
+
+
+def category_index(given: str, names: Sequence[str] | None, count: int, predicted: Sequence[int] = ()) -> int:
+    """Return the number of a category, given by number or by name.
+
+    Args:
+        given: what the user wrote.
+        names: of all categories, where known.
+        count: number of categories.
+        predicted: unused categories are refused if this is not empty.
+
+    Raises:
+        ConfigError: if there is no such category.
+
+    Example:
+        >>> category_index('boat', ['car', 'boat'], 2), category_index('0', None, 2)
+        (1, 0)
+    """
+    names = list(names or ())
+    if given in names:
+        index = names.index(given)
+    elif given.lstrip('-').isdigit() and 0 <= int(given) < count:
+        index = int(given)
+    else:
+        known = f', or one of {", ".join(names[:30])}{" ..." if len(names) > 30 else ""}' if names else ''
+        raise ConfigError(f'--target-category: no category {given!r}; use a number from 0 to {count - 1}{known}')
+    if predicted and index not in predicted:
+        seen = ', '.join(label(i, names) for i in predicted)
+        raise ConfigError(
+            f'--target-category: {label(index, names)!r} is predicted at no pixel, so nothing can be explained; '
+            f'predicted are {seen}'
+        )
+    return index
+
+
+def label(index: int, names: Sequence[str] | None) -> str:
+    """Return the name of a category, or ``'category 7'`` where it has none.
+
+    Example:
+        >>> label(0, ['car']), label(7, None)
+        ('car', 'category 7')
+    """
+    return names[index] if names and index < len(names) else f'category {index}'

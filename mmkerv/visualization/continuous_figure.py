@@ -1,0 +1,154 @@
+"""Continuous kernels as curves and surfaces, with the points where a layer samples them.
+
+CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
+"""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from mmkerv.ops import arguments
+from mmkerv.ops.continuous import ContinuousKernel
+from mmkerv.ops.kernel_net import continuous_kernel
+from mmkerv.visualization import tiles
+
+CURVES, SURFACES = 4, 4
+# Samples of a curve that can be told from each other.
+DOTS = 64
+# Points of the smooth curve, and of each axis of a surface, for each sample of the kernel.
+FINE = {1: (8, 801, 8001), 2: (10, 61, 121)}
+
+
+def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> dict[str, np.ndarray]:
+    """Return what :func:`continuous_figure` draws of a layer.
+
+    Args:
+        operator: layer.
+        topk: so many filters with the largest norm; by default the first ones.
+
+    Returns:
+        ``kernel`` (O, C/groups, *size), with which the layer convolves; ``channels`` (n, 2), output and input of the
+        kernels that are drawn (of a separable layer the channel, twice); ``sampled`` (n, *size), their samples;
+        ``positions`` (*size, dims), where; ``curve`` (n, *fine), the kernels between; ``curve_positions``
+        (*fine, dims).
+
+    Raises:
+        ValueError: if ``topk`` is below 1, or the layer has no kernel before its first sequence.
+
+    Example:
+        >>> from mmkerv.ops import CKConv1d
+        >>> {k: v.shape for k, v in continuous_arrays(CKConv1d(2, 4, 9), 3).items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'kernel': (4, 2, 9), 'channels': (3, 2), 'sampled': (3, 9), 'positions': (9, 1), 'curve': (3, 801),
+         'curve_positions': (801, 1)}
+    """
+    if not operator._has_kernel:
+        raise arguments.ArgumentError(
+            'a CKConv1d with kernel_size=None has no kernel before its first sequence; run it on one, or load a '
+            'checkpoint'
+        )
+    with torch.no_grad():
+        sampled = operator._forward_kernel().float()
+        size, width = tuple(sampled.shape[2:]), sampled.shape[1]
+        rows = tiles.chosen(sampled.cpu().numpy(), topk, CURVES if operator.dims == 1 else SURFACES)
+        # Of a filter the input that it weighs most if the largest are asked for, else the first.
+        norms = sampled.flatten(2).norm(dim=2).cpu().numpy()
+        inputs = norms[rows].argmax(1) if topk else np.zeros(len(rows), dtype=np.int64)
+        flat = torch.as_tensor(rows * width + inputs, device=sampled.device)
+        each, least, most = FINE[operator.dims]
+        axes = [torch.linspace(-1, 1, min(max(each * (n - 1) + 1, least), most)) for n in size]
+        fine = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
+        curve = _values(operator, fine.flatten(0, -2).to(flat.device), flat).view(len(rows), *fine.shape[:-1])
+        positions = operator._positions(operator.resolution, size).view(*size, -1)
+        kernel = operator.kernel()
+    second = rows if operator.options.separable else inputs
+    return {
+        'kernel': kernel.float().cpu().numpy(),
+        'channels': np.stack([rows, second], 1),
+        'sampled': sampled.flatten(0, 1)[flat].cpu().numpy(),
+        'positions': positions.float().cpu().numpy(),
+        'curve': curve.cpu().numpy(),
+        'curve_positions': fine.numpy(),
+    }
+
+
+def continuous_figure(operator: ContinuousKernel, title: str = '', topk: int | None = None) -> Figure:
+    """Draw continuous kernels: of sequences as curves, of images as a surface above its map; samples are dots.
+
+    Args:
+        operator: layer.
+        title: of the picture.
+        topk: as :func:`continuous_arrays`.
+
+    Example:
+        >>> from mmkerv.ops import CKConv1d
+        >>> len(continuous_figure(CKConv1d(2, 4, 9), topk=3).axes)
+        3
+    """
+    arrays = continuous_arrays(operator, topk)
+    return _curves(operator, arrays, title) if operator.dims == 1 else _surfaces(operator, arrays, title)
+
+
+def _values(operator: ContinuousKernel, positions: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+    """Some channels of the kernel at any positions, at the scale of the layer's samples."""
+    net = operator.kernel_net
+    weights = [layer.weight.float() for layer in net.layers]
+    biases = [None if layer.bias is None else layer.bias.float() for layer in net.layers]
+    weights[-1], biases[-1] = weights[-1][channels], biases[-1][channels]
+    options = {'activation': net.options.activation, 'omega_0': net.options.omega_0}
+    return continuous_kernel(positions, weights, biases, **options) / float(np.prod(operator.resolution))
+
+
+def _label(operator: ContinuousKernel, channel: np.ndarray) -> str:
+    return f'channel {channel[0]}' if operator.options.separable else f'out {channel[0]}, in {channel[1]}'
+
+
+def _curves(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: str) -> Figure:
+    number, samples = len(arrays['channels']), arrays['sampled'].shape[1]
+    # Of a long kernel the dots would hide the curve: they stand on an enlarged end of it.
+    long = samples > DOTS
+    figure = tiles.new_figure(9.0 if long else 7.2, 0.8 + 1.15 * number, title)
+    panels = figure.subplots(number, 1 + long, sharex='col', squeeze=False, width_ratios=[2.2, 1][: 1 + long])
+    ends = arrays['positions'][-DOTS if long else 0, 0], arrays['positions'][-1, 0]
+    for line, channel, curve, sampled in zip(panels, arrays['channels'], arrays['curve'], arrays['sampled']):
+        for axes in line:
+            axes.axhline(0, color='#bbbbbb', linewidth=0.6)
+            axes.plot(arrays['curve_positions'][:, 0], curve, color='#2c5f8a', linewidth=0.8, label='continuous kernel')
+            axes.tick_params(labelsize=6)
+            axes.spines[['top', 'right']].set_visible(False)
+        dots = {'linestyle': 'none', 'marker': 'o', 'color': '#c0392b', 'markersize': 2.5}
+        line[-1].plot(arrays['positions'][:, 0], sampled, label=f'its {samples} samples', **dots)
+        line[0].set_ylabel(_label(operator, channel), fontsize=7, color=tiles.INK)
+        line[0].set_xlim(-1.02, 1.02)
+        if long:
+            line[-1].set_xlim(ends)
+    panels[0, -1].legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2, fontsize=6, frameon=False)
+    current = ' (1: the current sample, -1: the oldest one)' if operator.causal else ''
+    panels[-1, 0].set_xlabel(f'position{current}', fontsize=7, color=tiles.INK)
+    if long:
+        panels[-1, 1].set_xlabel(f'position, the last {DOTS} samples', fontsize=7, color=tiles.INK)
+    return figure
+
+
+def _surfaces(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: str) -> Figure:
+    number = len(arrays['channels'])
+    figure = tiles.new_figure(max(4.5, 2.1 * number), 4.1, title)
+    y, x = np.moveaxis(arrays['curve_positions'], -1, 0)
+    sample_y, sample_x = (p.ravel() for p in np.moveaxis(arrays['positions'], -1, 0))
+    for column, (channel, values, sampled) in enumerate(zip(arrays['channels'], arrays['curve'], arrays['sampled'])):
+        scale = tiles.largest(values)
+        colour = {'cmap': tiles.SIGNED, 'vmin': -scale, 'vmax': scale}
+        # By depth the samples behind a wave of the surface would vanish.
+        surface = figure.add_subplot(2, number, column + 1, projection='3d', computed_zorder=False)
+        surface.plot_surface(x, y, values, rcount=60, ccount=60, linewidth=0, alpha=0.85, **colour)
+        surface.scatter(sample_x, sample_y, sampled.ravel(), s=2.5, color='black', depthshade=False, zorder=2)
+        surface.set_title(_label(operator, channel), fontsize=7, color=tiles.INK)
+        surface.set(ylim=(1, -1), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        surface.set_box_aspect((1, 1, 0.75), zoom=1.25)
+        surface.tick_params(labelsize=5, pad=-3)
+        axes = figure.add_subplot(2, number, number + column + 1)
+        image = axes.imshow(values, extent=(-1, 1, 1, -1), interpolation='bilinear', **colour)
+        axes.plot(sample_x, sample_y, linestyle='none', marker='.', color='black', markersize=2.5)
+        axes.set(xlim=(-1.05, 1.05), ylim=(1.05, -1.05), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        axes.tick_params(labelsize=6)
+        figure.colorbar(image, ax=axes, shrink=0.8, aspect=15).ax.tick_params(labelsize=5)
+    return figure

@@ -1,0 +1,270 @@
+"""Feature maps of a model's layers, and pictures of them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.visualization import Visualizer
+from torch import Tensor, nn
+
+from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.trained import find_layers
+from mmkerv.visualization.pictures import valid_size
+
+REDUCTIONS = ('squeeze_mean', 'select_max', 'none')
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """Return the layer's name, and which of its maps is meant: ``'neck:2'`` is the third map of ``neck``.
+
+    Example:
+        >>> split_name('neck:2'), split_name('backbone.layer4')
+        (('neck', 2), ('backbone.layer4', None))
+    """
+    match = re.fullmatch(r'(.+):(-?\d+)', name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+@contextmanager
+def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Keep every feature map (N, C, H, W) that layers give while the block runs, in the order of their calls.
+
+    The maps belong to the graph of what is computed from them, and in-place operations that follow do not reach them:
+    the network goes on with copies.
+
+    Args:
+        model: any module.
+        names: layers, as :func:`mmkerv.engine.trained.find_layers` takes them.
+
+    Raises:
+        ConfigError: for a layer that the model does not have.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+        >>> with recording(net, ['0']) as maps:
+        ...     _ = net(torch.randn(1, 3, 8, 8))
+        >>> maps['0'][0].shape
+        torch.Size([1, 4, 6, 6])
+    """
+    layers = find_layers(model, names)
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def hook(name: str):
+        return lambda module, args, output: _keep(output, found[name])
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def chosen(found: dict[str, list[Tensor]], names: Sequence[str], images: int) -> dict[str, Tensor]:
+    """Return the maps that names mean of those recorded, by their full names.
+
+    Args:
+        found: what :func:`recording` kept.
+        names: as :func:`split_name` reads them; a layer of several maps without an index means all.
+        images: number of images; maps of another number, such as those of regions, do not count.
+
+    Raises:
+        ConfigError: if a layer gave no such map.
+
+    Example:
+        >>> list(chosen({'neck': [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)]}, ['neck'], 1))
+        ['neck:0', 'neck:1']
+    """
+    picked = {}
+    for full in names:
+        name, index = split_name(full)
+        name = name if name in found else name.removeprefix('model.')
+        maps = [m for m in found[name] if len(m) == images]
+        if not maps:
+            raise ConfigError(
+                f'--target-layers: layer {name!r} gives no feature map (N, C, H, W) of the image; name a layer before '
+                'what flattens or splits it, such as backbone'
+            )
+        if index is not None and not -len(maps) <= index < len(maps):
+            raise ConfigError(
+                f'--target-layers: layer {name!r} gives {len(maps)} feature maps, so that {full!r} is none of them; '
+                f'use {name}:0 to {name}:{len(maps) - 1}'
+            )
+        for i in range(len(maps)) if index is None else [index % len(maps)]:
+            picked[name if len(maps) == 1 else f'{name}:{i}'] = maps[i]
+    return picked
+
+
+def forward(model: nn.Module, inputs: Tensor, samples: list | None = None) -> Any:
+    """Return a model's raw outputs for inputs (N, C, H, W), with gradients; for segmentation logits (N, K, H, W).
+
+    Example:
+        >>> forward(model, torch.rand(1, 3, 224, 224)).shape  # doctest: +SKIP
+        torch.Size([1, 1000])
+    """
+    if hasattr(model, 'encode_decode'):
+        size = tuple(inputs.shape[2:])
+        metas = [dict(sample.metainfo) for sample in samples or []] or [{'img_shape': size}] * len(inputs)
+        return model.encode_decode(inputs, [{**meta, 'pad_shape': size} for meta in metas])
+    return model(inputs, samples, mode='tensor')
+
+
+def feature_maps(
+    model: nn.Module, inputs: Tensor, samples: list | None = None, names: Sequence[str] = ('backbone',)
+) -> dict[str, Tensor]:
+    """Return maps (N, C, H, W) of layers by name, those of a layer that gives several as ``'name:0'``, ``'name:1'`` ...
+
+    Args:
+        model: of any of the three codebases.
+        inputs: (N, C, H, W), as its preprocessor makes them.
+        samples: the data samples that came with them; only detectors need them, for layers behind the backbone.
+        names: layers; an index behind a colon, as in ``'backbone:-1'``, picks one of several maps.
+
+    Raises:
+        ConfigError: for a layer that the model does not have, or that gives no feature map.
+
+    Example:
+        >>> maps = feature_maps(model, inputs, samples, ['backbone', 'neck:0'])  # doctest: +SKIP
+    """
+    layers = [split_name(name)[0] for name in names]
+    with recording(model, layers) as found:
+        if all(name.split('.')[0] == 'backbone' for name in found):
+            model.backbone(inputs)
+        else:
+            forward(model, inputs, samples)
+    return chosen(found, names, len(inputs))
+
+
+@torch.no_grad()
+def last_map(model: nn.Module, inputs: Tensor) -> str:
+    """Return the name of the backbone's last feature map, ``'backbone:-1'``, or of its last layer that gives one.
+
+    The second is for backbones that end in a vector, as LeNet-5 does.
+
+    Raises:
+        ConfigError: if no layer of the backbone gives feature maps.
+
+    Example:
+        >>> last_map(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
+        'backbone:-1'
+    """
+    if not isinstance(getattr(model, 'backbone', None), nn.Module):
+        raise ConfigError(f'the model ({type(model).__name__}) has no backbone; give --target-layers')
+    finished: list[str] = []
+
+    def hook(name: str):
+        def note(module: nn.Module, args: tuple, output: Any) -> None:
+            _keep(output, kept := [])
+            if kept:
+                finished.append(name)
+
+        return note
+
+    names = {module: f'backbone.{name}'.rstrip('.') for name, module in model.backbone.named_modules()}
+    handles = [module.register_forward_hook(hook(name)) for module, name in names.items()]
+    try:
+        model.backbone(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not finished:
+        raise ConfigError(
+            f'the backbone ({type(model.backbone).__name__}) gives no feature maps (N, C, H, W) to look at'
+        )
+    return 'backbone:-1' if finished[-1] == 'backbone' else finished[-1]
+
+
+def draw_feature_map(
+    feature: Tensor, picture: np.ndarray, reduction: str = 'squeeze_mean', topk: int = 20, alpha: float = 0.5
+) -> list[tuple[str, np.ndarray]]:
+    r"""Return a map (C, H, W) laid over an image (H', W', 3), as titles and images.
+
+    ``squeeze_mean`` gives the mean over the channels, ``select_max`` the channel of the largest sum, ``none`` the
+    ``topk`` channels of the largest sums. mmengine's ``Visualizer.draw_featmap`` draws; the channels are chosen before
+    they are enlarged, so that maps of thousands of channels fit in memory.
+
+    Args:
+        feature: the map, that of the image without padding.
+        picture: the image, RGB.
+        reduction: one of ``REDUCTIONS``.
+        topk: >= 1; how many channels ``none`` gives at most.
+        alpha: weight of the image, in [0, 1].
+
+    Example:
+        >>> drawn = draw_feature_map(torch.rand(8, 4, 4), np.zeros((32, 32, 3), np.uint8), 'none', topk=2)
+        >>> len(drawn), drawn[0][1].shape
+        (2, (32, 32, 3))
+    """
+    if reduction == 'squeeze_mean':
+        single = {f'mean of {len(feature)} channels': feature.mean(0)}
+    else:
+        count = min(topk if reduction == 'none' else 1, len(feature))
+        best = feature.sum((1, 2)).topk(count).indices.tolist()
+        single = {f'channel {index}': feature[index] for index in best}
+    drawn = []
+    for title, plane in single.items():
+        large = F.interpolate(plane[None, None].detach().float(), picture.shape[:2], mode='bilinear')[0]
+        drawn.append((title, Visualizer.draw_featmap(large, picture, channel_reduction='squeeze_mean', alpha=alpha)))
+    return drawn
+
+
+def layout(
+    maps: dict[str, Tensor],
+    picture: np.ndarray,
+    reduction: str = 'squeeze_mean',
+    topk: int = 4,
+    arrangement: tuple[int, int] = (1, 4),
+) -> list[list[tuple[str, np.ndarray]]]:
+    r"""Return rows of titles and images for :func:`mmkerv.visualization.pictures.panels`: the image, then maps on it.
+
+    Args:
+        maps: (C, H, W), by name.
+        picture: the image, RGB.
+        reduction: as :func:`draw_feature_map` has it.
+        topk: as there.
+        arrangement: rows and columns of the channels of each map, for ``'none'``.
+
+    Example:
+        >>> rows = layout({'neck': torch.rand(8, 4, 4)}, np.zeros((32, 32, 3), np.uint8))
+        >>> [title for row in rows for title, _ in row]
+        ['image', 'neck\nmean of 8 channels']
+    """
+    drawn = {name: draw_feature_map(feature, picture, reduction, topk) for name, feature in maps.items()}
+    titled = {name: [(f'{name}\n{title}', image) for title, image in row] for name, row in drawn.items()}
+    if reduction != 'none':
+        return _wrapped([('image', picture), *(row[0] for row in titled.values())], 4)
+    rows = [[('image', picture)]]
+    for row in titled.values():
+        rows += _wrapped(row[: arrangement[0] * arrangement[1]], arrangement[1])
+    return rows
+
+
+def without_padding(feature: Tensor, inputs: Tensor, sample: Any = None) -> Tensor:
+    """Return the part of a map (C, h, w) that lies on the image, without the preprocessor's padding of the inputs.
+
+    Example:
+        >>> without_padding(torch.zeros(4, 8, 8), torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([4, 8, 8])
+    """
+    height, width = valid_size(inputs, sample)
+    rows = max(round(feature.shape[1] * height / inputs.shape[2]), 1)
+    columns = max(round(feature.shape[2] * width / inputs.shape[3]), 1)
+    return feature[:, :rows, :columns]
+
+
+def _keep(output: Any, kept: list[Tensor]) -> Any:
+    """Put the maps of a layer's output into a list, and return the output with copies of them."""
+    if isinstance(output, Tensor) and output.ndim == 4:
+        kept.append(output)
+        return output.clone()
+    if type(output) in (list, tuple):
+        return type(output)(_keep(item, kept) for item in output)
+    return output
+
+
+def _wrapped(row: list, width: int) -> list[list]:
+    return [row[start : start + width] for start in range(0, len(row), width)]

@@ -1,0 +1,117 @@
+"""Pictures made of images and maps: the image a network saw, panels side by side, files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from mmkerv.engine.atomic import atomic_path
+from mmkerv.engine.configuration import ConfigError
+
+SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
+# Height of a panel in inches; at the resolution below, 288 pixels.
+PANEL, DPI = 2.4, 120
+
+
+def picture_path(path: str | Path, flag: str = '--save-path') -> Path:
+    """Return the path of a picture to write, before anything long is computed for it.
+
+    Raises:
+        ConfigError: if its suffix names no format that is written.
+
+    Example:
+        >>> picture_path('cam.png').name
+        'cam.png'
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f'{flag} must end in {", ".join(SUFFIXES)}, got {str(path)!r}')
+    return path
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure in the format of the path's suffix, as a whole; the folder is made.
+
+    Example:
+        >>> import tempfile
+        >>> save_figure(Figure(), Path(tempfile.mkdtemp()) / 'empty.svg')
+    """
+    with atomic_path(path) as temporary:
+        kind = picture_path(path).suffix[1:].lower()
+        figure.savefig(temporary, format=kind, dpi=DPI, bbox_inches='tight', pad_inches=0.06)
+
+
+def save_arrays(path: str | Path, **arrays: Any) -> None:
+    """Write arrays to a compressed ``.npz`` file, as a whole.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / 'map.npz'
+        >>> save_arrays(file, map=np.ones((2, 2)))
+        >>> float(np.load(file)['map'].sum())
+        4.0
+    """
+    with atomic_path(path) as temporary, open(temporary, 'wb') as file:
+        np.savez_compressed(file, **arrays)
+
+
+def valid_size(inputs: Tensor, sample: Any = None) -> tuple[int, int]:
+    """Return height and width of the image in inputs (1, C, H, W), without what the preprocessor padded.
+
+    Example:
+        >>> valid_size(torch.zeros(1, 3, 32, 64))
+        (32, 64)
+    """
+    height, width = (getattr(sample, 'img_shape', None) or inputs.shape[2:])[:2]
+    return min(height, inputs.shape[2]), min(width, inputs.shape[3])
+
+
+def input_picture(model: nn.Module, inputs: Tensor, sample: Any = None) -> np.ndarray:
+    """Return the image (H, W, 3) in RGB, 8 bits, that inputs (1, C, H, W) of a model show.
+
+    The preprocessor's normalisation is undone, and its padding cut off, so that maps of the network lie on the image
+    exactly.
+
+    Args:
+        model: whose ``data_preprocessor`` made the inputs.
+        inputs: what it made.
+        sample: the data sample that came with them.
+
+    Example:
+        >>> input_picture(nn.Identity(), torch.full((1, 1, 2, 2), 7.0))[0, 0].tolist()
+        [7, 7, 7]
+    """
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    image = inputs[0].detach().float()
+    if getattr(preprocessor, '_enable_normalize', False):
+        image = image * preprocessor.std.to(image) + preprocessor.mean.to(image)
+    converted = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, '_channel_conversion', False)
+    # Files are read as BGR, so what was not converted still is.
+    image = image.expand(3, -1, -1) if len(image) == 1 else image if converted else image.flip(0)
+    height, width = valid_size(inputs, sample)
+    image = image[:, :height, :width].round().clamp(0, 255)
+    return image.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+
+
+def panels(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Figure:
+    """Return a figure of images (H, W, 3) with a title each, in rows.
+
+    Example:
+        >>> len(panels([[('left', np.zeros((4, 6, 3))), ('right', np.zeros((4, 6, 3)))]]).axes)
+        2
+    """
+    columns = max(map(len, rows))
+    ratio = max(image.shape[1] / image.shape[0] for row in rows for _, image in row)
+    figure = Figure(figsize=(columns * PANEL * ratio, len(rows) * (PANEL + 0.3)), layout='constrained')
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row, line in zip(rows, axes):
+        for (title, image), ax in zip(row, line):
+            ax.imshow(image, interpolation='antialiased', aspect='equal')
+            ax.set_title(title, fontsize=9)
+    return figure

@@ -1,0 +1,144 @@
+"""Response of kervolutions along a line in patch space: what a kernel makes of the same patches as another."""
+
+import math
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mmkerv.ops import arguments
+from mmkerv.ops.hyperparameters import checked_hyperparameters
+from mmkerv.ops.kerv import Kervolution
+from mmkerv.ops.kervolution import kervolve
+from mmkerv.ops.patch_kernels import KERNELS, find_kernel
+from mmkerv.visualization import tiles
+from mmkerv.visualization.filter_figure import hyperparameters
+from mmkerv.visualization.kernel_figures import title_of
+
+FILTERS, POINTS, COLUMNS = 4, 201, 4
+LINES = ('filter', 'patches')
+OWN = 'own'
+
+
+def response_arrays(
+    operator: Kervolution, topk: int | None = None, line: str = 'filter', reach: float = 2.0, seed: int = 0
+) -> dict[str, np.ndarray]:
+    r"""Response :math:`\kappa(x(t), w)` of filters w to the patches x(t) of a line, without the bias.
+
+    Args:
+        operator: a kervolution.
+        topk: so many filters with the largest norm; by default the first ones.
+        line: ``'filter'``: :math:`x(t) = t w` with t from -reach to reach, through the filter itself at t = 1;
+            ``'patches'``: :math:`x(t) = (1 - t) a + t b` with t from 0 to 1, between two random patches of the mean
+            norm of the filters, which are the same for all filters.
+        reach: see ``line``, > 0.
+        seed: of the random patches.
+
+    Returns:
+        ``filters`` (F,); ``t`` (P,); ``own`` (F, P), the layer's kernel with its hyperparameters as they are now; and
+        (F, P) for every other kernel of the library by name, with its default hyperparameters.
+
+    Raises:
+        ValueError: for another line, or a value out of its range.
+
+    Source: Kervolutional Neural Networks, CVPR 2019, section 3.
+
+    Example:
+        >>> from mmkerv.ops import KervConv2d
+        >>> arrays = response_arrays(KervConv2d(1, 6, 5, kernel='gaussian'), topk=2)
+        >>> arrays['own'].shape, round(float(arrays['own'][0].max()), 3), arrays['polynomial'].shape
+        ((2, 201), 1.0, (2, 201))
+    """
+    arguments.one_of(line, 'line', LINES)
+    reach = arguments.real(reach, 'reach', 0, above=True)
+    with torch.no_grad():
+        weight = operator.weight.detach().float().cpu()
+        filters = tiles.chosen(weight.numpy(), topk, FILTERS)
+        generator = torch.Generator().manual_seed(seed)
+        a, b = torch.randn(2, *weight.shape[1:], generator=generator)
+        norm = weight.flatten(1).norm(dim=1).mean()
+        a, b = (norm / patch.norm() * patch for patch in (a, b))
+        t = torch.linspace(-reach, reach, POINTS) if line == 'filter' else torch.linspace(0, 1, POINTS)
+        along = t.view(-1, *(1,) * a.dim())
+        found = {'filters': filters, 't': t.numpy()}
+        rules = [OWN, *(name for name in KERNELS if name != operator.kernel)]
+        found |= {name: np.empty((len(filters), POINTS), np.float32) for name in rules}
+        for row, number in enumerate(filters):
+            w = weight[number : number + 1]
+            patches = along * w if line == 'filter' else (1 - along) * a + along * b
+            for name in rules:
+                found[name][row] = _response(operator, name, patches, w, int(number))
+    return found
+
+
+def response_figure(
+    operator: Kervolution,
+    name: str = '',
+    topk: int | None = None,
+    line: str = 'filter',
+    reach: float = 2.0,
+    seed: int = 0,
+) -> Figure:
+    """Draw :func:`response_arrays`: the layer's own kernel large, each other kernel of the library beside it.
+
+    Args:
+        operator: a kervolution.
+        name: of the layer, for the title.
+        topk: as :func:`response_arrays`.
+        line: as :func:`response_arrays`.
+        reach: as :func:`response_arrays`.
+        seed: as :func:`response_arrays`.
+
+    Example:
+        >>> from mmkerv.ops import KervConv2d
+        >>> response_figure(KervConv2d(1, 6, 5), 'conv1').axes[0].get_title()
+        'own: polynomial, degree=3, balance=1'
+    """
+    arrays = response_arrays(operator, topk, line, reach, seed)
+    others = [key for key in arrays if key not in ('filters', 't', OWN)]
+    rows = math.ceil(len(others) / COLUMNS)
+    figure = tiles.new_figure(10.0, max(2.6, 1.25 * rows + 0.9), f'response of {title_of(operator, name)}')
+    grid = figure.add_gridspec(rows, COLUMNS + 2)
+    own = figure.add_subplot(grid[:, :2])
+    _draw(own, arrays, OWN, f'own: {hyperparameters(operator)}', 8)
+    own.set_xlabel('t, patch x = t w' if line == 'filter' else 't, patch x = (1 - t) a + t b', fontsize=7)
+    own.set_ylabel('response without bias', fontsize=7)
+    own.legend([f'filter {number}' for number in arrays['filters']], fontsize=6, frameon=False)
+    for index, key in enumerate(others):
+        row, column = divmod(index, COLUMNS)
+        axes = figure.add_subplot(grid[row, column + 2])
+        _draw(axes, arrays, key, _with_defaults(key, operator), 6)
+    return figure
+
+
+def _response(operator: Kervolution, name: str, patches: Tensor, w: Tensor, number: int) -> np.ndarray:
+    if name == OWN:
+        rule = find_kernel(operator.kernel)
+        values = {k: _of_filter(v, number) for k, v in operator._values().items()}
+    else:
+        rule = find_kernel(name)
+        values = checked_hyperparameters(rule, w.numel(), {})
+    dims = w.dim() - 2
+    response = kervolve(patches, w, None, ((1,) * dims, (0,) * dims, (1,) * dims, 1), rule, values)
+    return response.flatten().numpy()
+
+
+def _of_filter(value: object, number: int) -> object:
+    if not isinstance(value, Tensor):
+        return value
+    return float(value.detach().flatten()[number if value.numel() > 1 else 0])
+
+
+def _with_defaults(name: str, operator: Kervolution) -> str:
+    values = checked_hyperparameters(find_kernel(name), operator.weight[0].numel(), {})
+    return ', '.join([name, *(f'{key}={value:.3g}' for key, value in values.items())])
+
+
+def _draw(axes, arrays: dict[str, np.ndarray], key: str, title: str, size: int) -> None:
+    for row in arrays[key]:
+        axes.plot(arrays['t'], row, linewidth=1.0)
+    axes.axvline(0, color='#cccccc', linewidth=0.6, zorder=0)
+    axes.set_title(title, fontsize=size, color=tiles.INK)
+    axes.tick_params(labelsize=5)
+    axes.spines[['top', 'right']].set_visible(False)

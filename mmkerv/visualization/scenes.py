@@ -1,0 +1,141 @@
+"""Scenes with boxes: what is in an image, and what a detector finds there."""
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmcv.ops import nms
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+from torch import nn
+
+
+class Box(NamedTuple):
+    """A box in pixels of the image, with its class; the score of what is given is ``None``.
+
+    Args:
+        left: of the box.
+        top: of the box.
+        width: of the box.
+        height: of the box.
+        label: name of the class.
+        index: number of the class.
+        score: confidence of the detector.
+
+    Example:
+        >>> Box(0, 0, 8, 8, 'circle', 0).score is None
+        True
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    label: str
+    index: int
+    score: float | None = None
+
+
+class Panel(NamedTuple):
+    """One picture of a scene: a title and the boxes to draw.
+
+    Args:
+        title: what the boxes are.
+        boxes: the boxes.
+
+    Example:
+        >>> Panel('ground truth', [Box(0, 0, 8, 8, 'circle', 0), Box(9, 0, 8, 8, 'circle', 0)]).text
+        'ground truth: 2 circle'
+    """
+
+    title: str
+    boxes: list[Box]
+
+    @property
+    def text(self) -> str:
+        """The panel in words."""
+        counts = Counter(box.label for box in self.boxes)
+        return f'{self.title}: ' + (', '.join(f'{n} {label}' for label, n in sorted(counts.items())) or 'nothing')
+
+
+class Scene(NamedTuple):
+    """An image and its panels.
+
+    Args:
+        name: of the image.
+        jpeg: the image.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        panels: what is drawn on it.
+
+    Example:
+        >>> Scene('1.jpg', b'', 160, 160, []).width
+        160
+    """
+
+    name: str
+    jpeg: bytes
+    width: int
+    height: int
+    panels: list[Panel]
+
+
+def detect_scenes(cfg: Config, models: dict[str, nn.Module], count: int, threshold: float = 0.5) -> list[Scene]:
+    """Return the first images of a config's test data with their boxes and those that models find.
+
+    Args:
+        cfg: config with a ``test_dataloader`` of COCO's kind.
+        models: detectors in evaluation mode, by title.
+        count: number of images.
+        threshold: lowest score that counts; of boxes that overlap by half, whatever their classes, the best is kept.
+
+    Raises:
+        FileNotFoundError: if the data are not there.
+
+    Example:
+        >>> detect_scenes(cfg, {'trained': model}, 4)[0].panels[1].boxes  # doctest: +SKIP
+        [Box(left=23.1, top=40.2, width=31.0, height=30.8, label='circle', index=0, score=0.93)]
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    names = dataset.metainfo['classes']
+    scenes = []
+    for index in range(min(count, len(dataset))):
+        info = dataset.get_data_info(index)
+        panels = [Panel('ground truth', [_given(found, names) for found in info['instances']])]
+        batch = pseudo_collate([dataset[index]])
+        panels += [Panel(title, _detections(model, batch, names, threshold)) for title, model in models.items()]
+        scenes.append(_scene(Path(info['img_path']), panels))
+    return scenes
+
+
+def _given(instance: dict, names: tuple[str, ...]) -> Box:
+    left, top, right, bottom = instance['bbox']
+    return Box(left, top, right - left, bottom - top, names[instance['bbox_label']], instance['bbox_label'])
+
+
+@torch.no_grad()
+def _detections(model: nn.Module, batch: dict, names: tuple[str, ...], threshold: float) -> list[Box]:
+    found = model.test_step(batch)[0].pred_instances
+    found = found[found.scores >= threshold]
+    # Detectors suppress within a class only: on one shape, boxes of all classes would hide one another.
+    _, kept = nms(found.bboxes, found.scores, iou_threshold=0.5)
+    found = found[kept]
+    boxes = []
+    for (left, top, right, bottom), label, score in zip(*(found[k].tolist() for k in ('bboxes', 'labels', 'scores'))):
+        boxes.append(Box(left, top, right - left, bottom - top, names[label], label, score))
+    return boxes
+
+
+def _scene(file: Path, panels: list[Panel], largest: int = 480) -> Scene:
+    with Image.open(file) as image:
+        width, height = image.size
+        small = image.convert('RGB')
+    small.thumbnail((largest, largest))
+    buffer = io.BytesIO()
+    small.save(buffer, 'JPEG', quality=88, optimize=True)
+    return Scene(file.name, buffer.getvalue(), width, height, panels)

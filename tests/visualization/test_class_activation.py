@@ -1,0 +1,292 @@
+import numpy as np
+import pytest
+
+pytest.importorskip('mmengine')
+pytest.importorskip('mmcv')
+pytest.importorskip('matplotlib')
+
+import torch
+from engine.small_networks import NETWORKS, SIZE, associated
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from visualization.tool_runs import ROOT, outside, refused
+
+from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.fold import sample_inputs
+from mmkerv.env import InstallationError
+from mmkerv.visualization import class_activation
+from mmkerv.visualization.class_activation import METHODS, cam_method
+from mmkerv.visualization.class_scores import ClassScores, category_index, class_names
+
+TOOL = 'tools/visualization/vis_cam.py'
+
+
+class Halves(nn.Module):
+    """Category 0 sees the left half of the image, category 1 the right one: a channel for each half, and its mean."""
+
+    def __init__(self, inplace: bool = False):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(1, 2, 1), Windows(), nn.ReLU(inplace=inplace))
+        nn.init.ones_(self.backbone[0].weight)
+        nn.init.zeros_(self.backbone[0].bias)
+
+    def forward(self, inputs, samples=None, mode='tensor'):
+        return self.backbone(inputs).mean((2, 3))
+
+
+class Windows(nn.Module):
+    def forward(self, x):
+        columns = torch.arange(x.shape[3], device=x.device) < x.shape[3] // 2
+        return x * torch.stack([columns, ~columns])[None, :, None, :]
+
+
+class Sum(nn.Module):
+    """Both categories have one channel; only what the scores depend on tells the halves apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(1, 1, 1)
+        nn.init.ones_(self.backbone.weight)
+
+    def forward(self, inputs, samples=None, mode='tensor'):
+        y = self.backbone(inputs)
+        middle = y.shape[3] // 2
+        return torch.stack([y[..., :middle].sum((1, 2, 3)), y[..., middle:].sum((1, 2, 3))], 1)
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.rand(1, 1, 8, 12, generator=torch.Generator().manual_seed(0)) + 0.5
+
+
+def halves(heat: np.ndarray) -> tuple[float, float]:
+    return float(heat[:, :6].mean()), float(heat[:, 6:].mean())
+
+
+def cam(model: nn.Module, image: torch.Tensor, category: int, layer: str, method: str = 'GradCAM', **options):
+    pytest.importorskip('pytorch_grad_cam')
+    return class_activation.class_activation(model.eval(), image, None, category, [layer], method, **options)
+
+
+@pytest.mark.parametrize('method', [name for name in METHODS if not name.startswith('Eigen')])
+@pytest.mark.parametrize('category', [0, 1])
+def test_the_half_that_a_category_looks_at_lights_up(image, method, category):
+    found = cam(Halves(), image, category, 'backbone', method)
+    seen, other = halves(found.heat)[:: 1 if category == 0 else -1]
+    assert found.heat.shape == (8, 12) and found.heat.max() <= 1
+    assert seen > 0.5 and other < (0.7 * seen if method == 'ScoreCAM' else 1e-6)
+    half = image[..., :6] if category == 0 else image[..., 6:]
+    assert found.score == pytest.approx(float(half.sum() / image.numel()))
+
+
+@pytest.mark.parametrize('method', ['LayerCAM', 'HiResCAM', 'GradCAMElementWise', 'EigenGradCAM'])
+def test_methods_by_place_tell_halves_of_one_channel_apart(image, method):
+    left, right = halves(cam(Sum(), image, 0, 'backbone', method).heat)
+    assert abs(left - right) > 0.3
+
+
+@pytest.mark.parametrize('options', [dict(eigen_smooth=True), dict(aug_smooth=True)])
+def test_smoothing(image, options):
+    heat = cam(Halves(), image, 0, 'backbone', **options).heat
+    assert np.isfinite(heat).all() and heat.shape == (8, 12)
+    # Half of the augmented images are mirrored, and the network looks at the left half of these, too. The sign of a
+    # principal component is nobody's.
+    assert 'eigen_smooth' in options or min(halves(heat)) > 0.2
+
+
+def test_frozen_layers_are_explained_too(image):
+    model = Halves().requires_grad_(False)
+    left, right = halves(cam(model, image, 0, 'backbone').heat)
+    assert left > 0.5 and right < 1e-6
+
+
+def test_an_operation_in_place_behind_the_layer_changes_nothing():
+    image = torch.randn(1, 1, 8, 12, generator=torch.Generator().manual_seed(0))
+    heats = [cam(Halves(inplace), image, 0, 'backbone.1', 'EigenCAM').heat for inplace in (False, True)]
+    np.testing.assert_array_equal(*heats)
+    assert heats[0].max() > 0.5
+
+
+def test_several_maps_are_averaged_and_single_ones_picked(image):
+    class Pair(nn.Module):
+        def forward(self, x):
+            return [x * 2, torch.flip(x, (3,)) * (torch.arange(x.shape[3]) < 3)]
+
+    class Both(nn.Module):
+        def __init__(self, used):
+            super().__init__()
+            self.backbone, self.used, self.bias = Pair(), used, nn.Parameter(torch.zeros(1))
+
+        def forward(self, inputs, samples=None, mode='tensor'):
+            maps = self.backbone(inputs)
+            return sum(m.mean((2, 3)) for use, m in zip(self.used, maps) if use).repeat(1, 2)
+
+    both = cam(Both((1, 1)), image, 0, 'backbone')
+    assert both.layers == ['backbone:0', 'backbone:1']
+    alone = [cam(Both((1, 1)), image, 0, f'backbone:{index}') for index in (0, -1)]
+    assert [a.layers for a in alone] == [['backbone:0'], ['backbone:1']]
+    np.testing.assert_allclose(both.heat, sum(a.heat for a in alone) / sum(a.heat for a in alone).max(), atol=0.02)
+    assert cam(Both((1, 0)), image, 0, 'backbone').layers == ['backbone:0']
+    with pytest.raises(ConfigError, match="does not depend on 'backbone:1'"):
+        cam(Both((1, 0)), image, 0, 'backbone:1')
+    with pytest.raises(ConfigError, match=r'gives 2 feature maps, .* use backbone:0 to backbone:1'):
+        cam(Both((1, 1)), image, 0, 'backbone:2')
+
+
+@pytest.fixture(scope='module', params=list(NETWORKS))
+def network(request) -> tuple[str, nn.Module]:
+    pytest.importorskip({'classifier': 'mmpretrain', 'segmentor': 'mmseg'}.get(request.param, 'mmdet'))
+    return request.param, associated(NETWORKS[request.param]())
+
+
+def test_scores_of_every_task(network):
+    kind, model = network
+    inputs, samples = next(sample_inputs(model, SIZE, None))
+    scores = ClassScores(model, samples, topk=3)
+    with torch.no_grad():
+        found = scores(inputs)[0]
+        if kind == 'classifier':
+            expected = model(inputs, mode='tensor')[0]
+        elif kind == 'segmentor':
+            logits = model.encode_decode(inputs, [dict(img_shape=SIZE)])[0]
+            at = logits.argmax(0)
+            expected = torch.stack([logits[k][at == k].sum() for k in range(4)])
+        elif kind == 'retinanet':
+            levels = model(inputs, samples, mode='tensor')[0]
+            # 9 anchors with 3 categories each.
+            expected = torch.stack(
+                [torch.cat([s[0, k::3].flatten() for s in levels]).sort(descending=True)[0][:3].sum() for k in range(3)]
+            )
+        else:
+            regions = model(inputs, samples, mode='tensor')[0][0]
+            expected = regions.sort(0, descending=True)[0][:3, :3].sum(0)
+    torch.testing.assert_close(found, expected)
+    # Methods that mask the image score many at once.
+    pair = torch.cat([inputs, inputs.flip(3)])
+    with torch.no_grad():
+        torch.testing.assert_close(scores(pair)[1:], scores(pair[1:]), rtol=1e-3, atol=1e-3)
+
+
+def test_maps_of_every_task(network):
+    pytest.importorskip('pytorch_grad_cam')
+    kind, model = network
+    inputs, samples = next(sample_inputs(model, SIZE, None))
+    category = ClassScores(model, samples).likeliest(inputs)
+    layers = ['neck'] if kind in ('retinanet', 'mask_rcnn') else ['backbone:-1']
+    found = class_activation.class_activation(model, inputs, samples, category, layers, 'LayerCAM')
+    assert found.heat.shape == SIZE and 0.5 < found.heat.max() <= 1 and np.isfinite(found.heat).all()
+    # The neck's last map is for the first stage only, and no region may lie on another.
+    assert len(found.layers) in {'retinanet': (5,), 'mask_rcnn': (1, 2, 3, 4)}.get(kind, (1,))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_categories_by_number_and_name():
+    names = ['background', 'boat', 'cow']
+    assert [category_index(given, names, 3) for given in ('cow', '1')] == [2, 1]
+    with pytest.raises(ConfigError, match="no category 'dog'; use a number from 0 to 2, or one of background, boat"):
+        category_index('dog', names, 3)
+    with pytest.raises(ConfigError, match=r"no category '3'; use a number from 0 to 2$"):
+        category_index('3', None, 3)
+    with pytest.raises(ConfigError, match=r"'cow' is predicted at no pixel, .*; predicted are background, boat"):
+        category_index('cow', names, 3, predicted=(0, 1))
+
+
+def test_segmentation_explains_an_object_rather_than_background():
+    class Segmentor(nn.Module):
+        def encode_decode(self, inputs, metas):
+            logits = torch.zeros(1, 3, 4, 4)
+            logits[:, 0] = 1
+            logits[:, 2, :2, 0] = 2
+            return logits
+
+    scores, inputs = ClassScores(Segmentor()), torch.zeros(1, 3, 4, 4)
+    assert scores.likeliest(inputs, ['background', 'boat', 'cow']) == 2
+    assert scores.likeliest(inputs, ['wall', 'boat', 'cow']) == 0
+    assert scores.predicted(inputs) == [0, 2]
+    assert scores(inputs).tolist() == [[14.0, 0.0, 4.0]]
+
+
+def test_names_come_from_the_checkpoint_before_the_config(tmp_path):
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(metainfo=dict(classes=('a', 'b'))))))
+    assert class_names(cfg) == ['a', 'b']
+    torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'CLASSES': ('c', 'd')}}}, tmp_path / 'net.pth')
+    assert class_names(cfg, tmp_path / 'net.pth') == ['c', 'd']
+    assert class_names(Config()) is None
+
+
+def test_methods_are_found_whatever_their_case():
+    pytest.importorskip('pytorch_grad_cam')
+    assert cam_method('gradcam++').__name__ == cam_method('GradCAMPlusPlus').__name__ == 'GradCAMPlusPlus'
+    assert {cam_method(name).__name__ for name in METHODS} == set(METHODS.values())
+
+
+def test_a_missing_grad_cam_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(class_activation, 'importable', lambda name: False)
+    with pytest.raises(InstallationError, match=r'grad-cam, .* is not installed; .*pip install.* grad-cam'):
+        cam_method('GradCAM')
+
+
+CONFIG = """
+_base_ = 'configs/demo/resnet18_coc_shapes.py'
+model = dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_channels=64))
+"""
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory) -> tuple[str, str, str]:
+    """An image, a config and a checkpoint."""
+    pytest.importorskip('mmpretrain')
+    pytest.importorskip('pytorch_grad_cam')
+    import mmcv
+
+    folder = tmp_path_factory.mktemp('cam')
+    mmcv.imwrite(np.random.default_rng(0).integers(0, 256, (80, 64, 3), np.uint8), str(folder / 'image.png'))
+    (folder / 'coc.py').write_text(CONFIG.replace('configs', str(ROOT / 'configs')))
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    model = MODELS.build(Config.fromfile(folder / 'coc.py').model)
+    meta = {'dataset_meta': {'classes': ['circle', 'rectangle', 'triangle']}}
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, folder / 'net.pth')
+    return str(folder / 'image.png'), str(folder / 'coc.py'), str(folder / 'net.pth')
+
+
+def test_tool(files, tmp_path):
+    out = tmp_path / 'cam.png'
+    arguments = ('--method', 'LayerCAM', '--target-category', 'circle', 2, '--save-path', out, '--compare', *files[1:])
+    done = outside(TOOL, *files, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('coc: circle, score ') == done.stdout.count('coc: triangle, score ') == 2
+    assert out.read_bytes().startswith(b'\x89PNG')
+    heats = np.load(out.with_suffix('.npz'))
+    assert sorted(heats) == ['0_circle', '0_triangle', '1_circle', '1_triangle']
+    assert heats['0_circle'].shape == (64, 64)
+    np.testing.assert_array_equal(heats['0_circle'], heats['1_circle'])
+    assert not np.array_equal(heats['0_circle'], heats['0_triangle'])
+
+
+@pytest.mark.parametrize(
+    'arguments, says',
+    [
+        (('--method', 'CamCam'), "--method must be one of GradCAM, GradCAM++, XGradCAM, .*, got 'CamCam'"),
+        (('--target-layers', 'backbone.layer9'), "no layer 'backbone.layer9'; the nearest names are backbone.layer"),
+        (('--target-layers', 'head.fc'), "layer 'head.fc' gives no feature map"),
+        (
+            ('--target-category', '3'),
+            "no category '3'; use a number from 0 to 2, or one of circle, rectangle, triangle",
+        ),
+        (('--save-path', 'cam'), "--save-path must end in .png, .svg, .pdf, .jpg, got 'cam'"),
+        (('--device', 'tpu'), "--device 'tpu' cannot be used here"),
+    ],
+)
+def test_bad_input_ends_in_one_line(files, tmp_path, arguments, says):
+    message = refused(TOOL, *files, '--save-path', tmp_path / 'out' / 'cam.png', *arguments)
+    assert says.split('.*')[0] in message and says.split('.*')[-1] in message
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_is_no_image_is_refused(files, tmp_path):
+    assert 'does not exist' in refused(TOOL, tmp_path / 'absent.png', *files[1:], '--save-path', tmp_path / 'cam.png')
+    (tmp_path / 'text.png').write_text('no image')
+    said = refused(TOOL, tmp_path / 'text.png', *files[1:], '--save-path', tmp_path / 'cam.png')
+    assert 'cannot be read as an image' in said

@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('matplotlib')
+
+from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv1d, KervConv2d, KervConv3d
+from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
+from mmkerv.visualization.spectra import log_magnitude
+from mmkerv.visualization.tiles import chosen, coloured, pixels
+
+
+def trained_coc(*args, **options) -> CoCConv2d:
+    """As if trained: K differs from W."""
+    torch.manual_seed(0)
+    return CoCConv2d(*args, super_init='kaiming', **options)
+
+
+@pytest.mark.parametrize(
+    ('args', 'options', 'blocks'),
+    [
+        ((3, 8, 3), {}, 1),
+        ((3, 10, (3, 5)), {}, 1),
+        ((4, 12, 3), {'groups': 2}, 2),
+        ((5, 5, 3), {'groups': 5}, 1),
+        ((16, 20, 3), {'association': 3, 'num_layers': 2}, 1),
+        ((8, 8, 3), {'share': 'co'}, 1),
+    ],
+)
+def test_every_filter_stands_in_its_place_of_its_group(args, options, blocks):
+    conv = trained_coc(*args, **options)
+    arrays, kernel, a = kernel_arrays(conv), conv.kernel().detach(), conv.options.association
+    outputs, (height, width) = len(kernel), conv.kernel_size
+    assert np.array_equal(arrays['kernel'], kernel) and not np.allclose(arrays['kernel'], arrays['weight'])
+    groups_of_block = -(-(outputs // blocks) // a**2)
+    seen = []
+    for number in range(outputs):
+        block, index = divmod(number, outputs // blocks)
+        group, place = divmod(index, a**2)
+        group, (row, column) = group + block * groups_of_block, divmod(place, a)
+        assert arrays['filters'][group, row, column] == number
+        rows, columns = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
+        assert np.array_equal(arrays['kernel_tiles'][group, :, rows, columns], kernel[number])
+        assert np.array_equal(arrays['weight_tiles'][group, :, rows, columns], conv.weight[number].detach())
+        seen.append((group, row, column))
+    missing = arrays['filters'] == -1
+    assert missing.sum() == missing.size - len(seen)
+    assert np.isnan(arrays['kernel_tiles']).sum() == missing.sum() * kernel[0].numel()
+    for index, layer in enumerate(conv.super_layers):
+        assert np.array_equal(arrays[f'super_kernel_{index}'], layer.weight.detach())
+
+
+def drawn(axes) -> list[np.ndarray]:
+    return [image.get_array() for image in axes.images]
+
+
+def test_a_super_kernel_stands_beside_the_tile_of_its_group():
+    conv = trained_coc(3, 8, 3)
+    figure = kernel_figure(conv, 'backbone.conv1')
+    assert figure.get_suptitle() == 'backbone.conv1: CoCConv2d 3 → 8, 3×3, super kernel 3×3 dilated by 2'
+    before, after = figure.axes
+    arrays = kernel_arrays(conv)
+    assert len(before.images) == 2 and len(after.images) == 4
+    for group in range(2):
+        scale = max(np.abs(arrays[name][group]).max() for name in ('weight_tiles', 'kernel_tiles'))
+        assert np.allclose(drawn(before)[group], coloured(arrays['weight_tiles'][group], scale))
+        assert np.allclose(drawn(after)[2 * group], coloured(arrays['kernel_tiles'][group], scale))
+        super_kernel = arrays['super_kernel_0'][group, 0]
+        assert np.allclose(drawn(after)[2 * group + 1], coloured(super_kernel, np.abs(super_kernel).max()))
+        (left, right, *_), (corner, end, *_) = (after.images[2 * group + i].get_extent() for i in (0, 1))
+        assert corner < end < left < right and end < left
+
+
+def test_of_wide_layers_the_largest_groups_are_drawn():
+    conv = trained_coc(16, 16, 3)
+    with torch.no_grad():
+        conv.weight[8:12] *= 100
+    figure = kernel_figure(conv, topk=1)
+    assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == ['8–11']
+    assert len(kernel_figure(conv).axes[0].images) == 4 * 6
+
+
+@pytest.mark.parametrize(
+    ('share', 'own'),
+    [('ci', 1), ('cico', 1), ('co', 6), (None, 6)],
+)
+def test_shared_super_kernels_are_drawn_once(share, own):
+    after = kernel_figure(trained_coc(8, 4, 3, share=share)).axes[1]
+    assert len(after.images) == 6 + own
+
+
+def test_filters_of_a_kervolution():
+    conv = KervConv2d(1, 6, 5, kernel='gaussian', learnable=True, per_channel=True)
+    with torch.no_grad():
+        conv.gamma.copy_(torch.arange(1, 7) / 4)
+    figure = kernel_figure(conv, 'conv1')
+    assert figure.get_suptitle() == 'conv1: KervConv2d 1 → 6, 5×5, gaussian, gamma=0.25 to 1.5 (learned)'
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts][:2] == ['0, gamma 0.25', '1, gamma 0.5']
+    for image, weight in zip(drawn(axes), conv.weight.detach().numpy()):
+        assert np.allclose(image, coloured(weight[0], np.abs(weight).max()))
+    arrays = kernel_arrays(conv)
+    assert np.array_equal(arrays['kernel'], conv.weight.detach()) and np.array_equal(
+        arrays['gamma'], conv.gamma.detach()
+    )
+
+
+@pytest.mark.parametrize(
+    ('conv', 'count'),
+    [
+        (KervConv1d(3, 8, 5), 8),
+        (KervConv3d(1, 4, 3), 4 * 3),
+        (KervConv2d(3, 64, 7), 64),
+        (KervConv2d(6, 16, 5), 8 * 6),
+        (nn.Conv2d(32, 32, 1), 64),
+    ],
+    ids=['sequence', 'volume', 'in colour', 'wide', '1x1'],
+)
+def test_every_shape_of_kernels_is_drawn(conv, count):
+    figure = kernel_figure(conv)
+    assert len(figure.axes[0].images) == count
+    assert pixels(figure, 50).std() > 0
+
+
+@pytest.mark.parametrize(
+    ('kind', 'args', 'options'),
+    [
+        (CKConv1d, (2, 4, 33), {}),
+        (CKConv1d, (2, 4, 33), {'causal': False}),
+        (CKConv1d, (4, 4, 200), {'separable': True}),
+        (CKConv2d, (3, 8, (5, 7)), {}),
+        (CKConv2d, (8, 8, 7), {'separable': True}),
+    ],
+)
+def test_samples_lie_on_the_continuous_kernel(kind, args, options):
+    torch.manual_seed(0)
+    conv = kind(*args, **options)
+    if conv.dims == 2:
+        conv.set_resolution(0.5)
+    arrays = kernel_arrays(conv, topk=2)
+    assert np.allclose(arrays['kernel'], conv.kernel().detach())
+    depthwise = conv._forward_kernel().detach()
+    for channel, sampled in zip(arrays['channels'], arrays['sampled']):
+        output, source = channel if not conv.options.separable else (channel[0], 0)
+        assert np.array_equal(sampled, depthwise[output, source])
+    at = [
+        np.searchsorted(axis, positions - 1e-3)
+        for axis, positions in zip(_axes(arrays['curve_positions']), _axes(arrays['positions']))
+    ]
+    nearest = arrays['curve'][(slice(None), *np.ix_(*at))]
+    assert np.abs(nearest - arrays['sampled']).max() < 1e-3 * np.abs(arrays['sampled']).max()
+    assert len(kernel_figure(conv, topk=2).axes) >= 2
+
+
+def _axes(positions: np.ndarray) -> list[np.ndarray]:
+    """The coordinates along each axis of a grid (*size, dims)."""
+    dims = positions.shape[-1]
+    return [positions[tuple(slice(None) if a == axis else 0 for a in range(dims))][:, axis] for axis in range(dims)]
+
+
+def test_a_kernel_as_long_as_a_sequence_that_has_not_come_is_refused():
+    with pytest.raises(ValueError, match='no kernel before its first sequence'):
+        kernel_figure(CKConv1d(1, 2))
+
+
+def test_spectrum_is_that_of_the_padded_kernel():
+    conv = trained_coc(4, 8, 3)
+    arrays = spectrum_arrays(conv, topk=3)
+    points = arrays['kernel'].shape[-1]
+    for name, kernel in (('weight', conv.weight), ('kernel', conv.kernel())):
+        numbers = kernel.detach().double().numpy()
+        frequencies = np.fft.fftshift(np.fft.fftfreq(points))
+        wave = np.exp(-2j * np.pi * np.outer(frequencies, np.arange(3)))
+        power = (np.abs(np.einsum('uy,vx,oiyx->oiuv', wave, wave, numbers)) ** 2).sum(1)
+        assert np.allclose(arrays[name], 10 * np.log10(power[arrays['filters']]), atol=1e-3)
+        step = points // arrays[f'{name}_mean'].shape[0]
+        assert np.allclose(arrays[f'{name}_mean'], 10 * np.log10(power.mean(0)[::step, ::step]), atol=1e-3)
+    panels = spectrum_figure(conv, topk=3).axes
+    assert [axes.get_title() for axes in panels[:5]][1:4] == [f'filter {n}' for n in arrays['filters']]
+    assert np.allclose(panels[4].images[0].get_array(), arrays['kernel_mean'])
+
+
+def test_spectra_of_sequences_are_curves_and_volumes_have_none():
+    conv = CKConv1d(2, 4, 100)
+    (axes,) = spectrum_figure(conv, topk=2).axes
+    assert len(axes.lines) == 3
+    expected = log_magnitude(conv.kernel().detach(), 128)
+    assert np.allclose(spectrum_arrays(conv)['kernel'], expected, atol=1e-3)
+    with pytest.raises(ValueError, match='one or two axes, got KervConv3d'):
+        spectrum_figure(KervConv3d(1, 2, 3))
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match='must be an operator of mmkerv or a convolution, got Linear'):
+        kernel_figure(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match='topk'):
+        kernel_figure(nn.Conv2d(3, 3, 3), topk=0)
+
+
+def test_which_kernels_are_drawn():
+    kernels = np.array([[1.0], [-5.0], [2.0], [-3.0]])
+    assert chosen(kernels, 2, 1).tolist() == [1, 3]
+    assert chosen(kernels, 9, 1).tolist() == [0, 1, 2, 3]
+    assert chosen(kernels, None, 3).tolist() == [0, 1, 2]
+
+
+def test_drawing_changes_no_layer_and_no_random_number():
+    conv = trained_coc(3, 8, 3)
+    state = {k: v.clone() for k, v in conv.state_dict().items()}
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    kernel_figure(conv)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(v, state[k]) for k, v in conv.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in conv.parameters())

@@ -1,0 +1,29 @@
+"""Tools as a user runs them: as a process of their own once, and inside the test's where many must be refused."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def outside(tool: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, tool, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+def refused(tool: str, *arguments: object) -> str:
+    """The one line that the tool ends with."""
+    with (
+        mock.patch.object(sys, 'argv', [tool, *map(str, arguments)]),
+        mock.patch.object(sys, 'path', list(sys.path)),
+        pytest.raises(SystemExit) as ended,
+    ):
+        runpy.run_path(str(ROOT / tool), run_name='__main__')
+    message = ended.value.code
+    assert isinstance(message, str) and message.startswith('error: ') and '\n' not in message
+    return message

@@ -35,14 +35,24 @@ class Complexity(NamedTuple):
     folded_parameters: int
 
 
-class _Raw(nn.Module):
-    """Every tensor that a model gives before post-processing, as one network of one input."""
+class Raw(nn.Module):
+    """Every tensor that a model gives before post-processing, as one network of one input.
+
+    Args:
+        model: of one of the three libraries, or a plain module.
+        samples: as a detector wants them.
+
+    Example:
+        >>> Raw(nn.Conv2d(3, 8, 3), None)(torch.zeros(1, 3, 5, 5)).shape
+        torch.Size([1, 8, 3, 3])
+    """
 
     def __init__(self, model: nn.Module, samples: list | None):
         super().__init__()
         self.model, self.samples = model, samples
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """Return the tensors for inputs (N, C, H, W)."""
         if not isinstance(self.model, BaseModel):
             return self.model(inputs)
         return tuple(raw_outputs(self.model, inputs, self.samples))
@@ -79,5 +89,5 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
 
 
 def _count(model: nn.Module, inputs: Tensor, samples: list | None) -> int:
-    found = get_model_complexity_info(_Raw(model, samples).eval(), None, (inputs,), show_table=False, show_arch=False)
+    found = get_model_complexity_info(Raw(model, samples).eval(), None, (inputs,), show_table=False, show_arch=False)
     return int(found['flops'])

@@ -54,3 +54,13 @@ def _plain(cfg):
     from mmengine.model import revert_sync_batchnorm
 
     return revert_sync_batchnorm(MODELS.build(deploy_config(cfg).model)).eval()
+
+
+def test_a_network_of_sequences():
+    from mmkerv.models.ckcnn import CKCNN
+
+    model = CKCNN(1, 4, num_blocks=1, hidden=4, kernel_size=20).eval()
+    found, plain = complexity(model, (1, 20)), 20 * 20 * (4 + 16) + 20 * 4
+    norms = found.image - plain
+    assert 0 <= norms < 0.1 * plain and found.folded == found.image and found.kernels > 0
+    assert found.folded_parameters == sum(p.numel() for n, p in model.named_parameters() if 'kernel_net' not in n) + 400

@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W]``."""
+"""Multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W | --num-images N]``."""
 
 import argparse
 import sys
@@ -14,11 +14,15 @@ def parse_args() -> argparse.Namespace:
         description='Count what an image costs, what generating the kernels costs, and what is left after folding'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument(
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
         '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
     )
+    size.add_argument('--num-images', type=int, metavar='N', help='mean over the sizes of the first N test images')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
+    if args.num_images is not None and args.num_images < 1:
+        parser.error(f'--num-images must be >= 1, got {args.num_images}')
     if len(args.shape) > 2 or min(args.shape) < 1:
         parser.error(f'--shape takes H W or one side, each >= 1, got {" ".join(map(str, args.shape))}')
     return args
@@ -32,22 +36,19 @@ def main() -> None:
 
     env.require('mmengine', 'mmcv')
     from mmengine.analysis.print_helper import _format_size
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import MODELS, init_default_scope
 
-    from mmkerv.engine import configuration
-    from mmkerv.engine.complexity import complexity
+    from mmkerv.engine.complexity import Complexity, complexity
+    from mmkerv.engine.speed import image_shapes
+    from mmkerv.engine.trained import load_trained
 
-    cfg = configuration.load_config(args.config, args.cfg_options)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model_cfg = cfg.model
-    if cfg.get('data_preprocessor'):
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
-    shape = (args.shape[0], args.shape[-1])
-    found = complexity(model, shape)
+    cfg, model = load_trained(args.config, None, args.cfg_options)
+    shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]
+    # Images of a size cost the same, and counting takes a while.
+    counts = {shape: complexity(model, shape) for shape in dict.fromkeys(shapes)}
+    found = Complexity(*(sum(part) // len(shapes) for part in zip(*(counts[shape] for shape in shapes))))
     bar = '=' * 30
-    print(f'{bar}\nInput shape: (3, {shape[0]}, {shape[1]})')
+    sizes = ', '.join(f'(3, {height}, {width})' for height, width in counts)
+    print(f'{bar}\nInput shape: {sizes}' + (f', the mean of {len(shapes)} images' if args.num_images else ''))
     for label, value in (
         ('Flops of an image', found.image),
         ('Flops of generating the kernels, once a step', found.kernels),

@@ -1,0 +1,114 @@
+"""Tables of the tools and their arguments: ``list_tools.py [--write docs/tools.md]``."""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+BEGIN = '<!-- begin: tools/analysis_tools/list_tools.py -->'
+# What develops mmkerv itself.
+OWN = ('list_',)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Print, as markdown, what every tool takes, as its own parser says it')
+    parser.add_argument('--write', metavar='FILE', help=f'put it into FILE behind {BEGIN}')
+    return parser.parse_args()
+
+
+class _Found(Exception):
+    def __init__(self, parser: argparse.ArgumentParser):
+        super().__init__()
+        self.parser = parser
+
+
+def parser_of(script: Path) -> argparse.ArgumentParser:
+    """Return the parser of a tool without running the tool."""
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    path, names = list(sys.path), ('parse_args', 'parse_known_args')
+    real = {name: getattr(argparse.ArgumentParser, name) for name in names}
+
+    def stop(parser: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
+        raise _Found(parser)
+
+    sys.path.insert(0, str(script.parent))
+    for name in names:
+        setattr(argparse.ArgumentParser, name, stop)
+    try:
+        spec.loader.exec_module(module)
+        # The first thing that every tool does.
+        module.main()
+    except _Found as found:
+        return found.parser
+    finally:
+        sys.path[:] = path
+        for name, function in real.items():
+            setattr(argparse.ArgumentParser, name, function)
+    raise RuntimeError(f'{script} asked no parser for its arguments')
+
+
+def described(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the lines of a parser: what it does, the arguments, and those of its subcommands."""
+    yield from ('', parser.description, '') if parser.description else ('',)
+    rows, commands, helps = [], {}, {}
+    for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
+        if isinstance(action, argparse._SubParsersAction):
+            commands = action.choices
+            helps = {choice.dest: choice.help for choice in action._choices_actions}
+        elif action.help is not argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
+            rows.append(f'| {invocation(action)} | {meaning(parser, action)} |')
+    if rows:
+        yield from ('| argument | meaning |', '|---|---|', *rows)
+    for name, command in commands.items():
+        yield from ('', f'Subcommand `{name}`: {helps.get(name) or ""}'.rstrip(': '), *described(command))
+
+
+def invocation(action: argparse.Action) -> str:
+    """Write an argument as one types it."""
+    name = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
+    name = ' '.join(name) if isinstance(name, tuple) else name
+    if action.choices and not action.metavar:
+        name = '{' + ','.join(map(str, action.choices)) + '}'
+    name = {'+': f'{name} ...', '*': f'[{name} ...]', '?': f'[{name}]', 0: ''}.get(action.nargs, name)
+    return ', '.join(f'`{f"{option} {name}".strip()}`' for option in action.option_strings or [''])
+
+
+def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    """Write what an argument does, with its default filled in."""
+    text = parser._get_formatter()._expand_help(action) if action.help else ''
+    return ' '.join(text.split()).replace('|', r'\|').replace('<', r'\<')
+
+
+def document() -> str:
+    """Write a section for each folder of tools and one in it for each tool."""
+    lines = []
+    folders = sorted({script.parent for script in scripts()}, key=lambda folder: (folder != ROOT / 'tools', folder))
+    for folder in folders:
+        lines += ['', f'### `{folder.relative_to(ROOT)}/`']
+        for script in (script for script in scripts() if script.parent == folder):
+            lines += ['', f'#### {script.name}', *described(parser_of(script))]
+    return '\n'.join(lines)
+
+
+def scripts() -> list[Path]:
+    """Every tool that users of mmkerv run."""
+    files = sorted((ROOT / 'tools').rglob('*.py'))
+    return [file for file in files if '__main__' in file.read_text() and not file.name.startswith(OWN)]
+
+
+def main() -> None:
+    """Print or write."""
+    args = parse_args()
+    output = cli.between_markers(args.write, BEGIN) if args.write else print
+    output(document())
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -32,6 +32,8 @@ def main() -> None:
     from pathlib import Path
 
     from mmkerv.engine import configuration, launch
+    from mmkerv.engine.atomic import with_cure
+    from mmkerv.engine.latest_checkpoint import latest_checkpoint
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if args.no_validate:
@@ -52,8 +54,14 @@ def main() -> None:
     configuration.set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
     configuration.prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
-    with launch.process_group(cfg):
-        configuration.build_runner(cfg).train()
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
+    try:
+        with launch.process_group(cfg):
+            configuration.build_runner(cfg).train()
+    except OSError as error:
+        # mmengine's logs meet a full disk too, and such an error names no file.
+        raise with_cure(error, cfg.work_dir, then=', then go on with --resume') from error
 
 
 if __name__ == '__main__':

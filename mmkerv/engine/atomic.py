@@ -1,11 +1,20 @@
 """Writing files so that an interrupted write leaves the old file, or none, but never half of one."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
+
+CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free some space, or write elsewhere'),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), 'make the folder writable, or write elsewhere'),
+    errno.EFBIG: 'raise the limit on the size of files (ulimit -f), or write elsewhere',
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), 'a file stands in place of a folder: move it, or write elsewhere'),
+    errno.EIO: 'look at the disk, or write elsewhere',
+}
 
 
 @contextmanager
@@ -16,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path: file to write; its folder is made.
 
     Raises:
-        OSError: if it cannot be written; ``path`` is then as it was.
+        OSError: if it cannot be written, naming ``path``, which is then as it was, and the cure.
 
     Example:
         >>> import tempfile
@@ -27,15 +36,56 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         b'weights'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        yield temporary
-        with open(temporary, 'rb') as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _to_disk(temporary)
+            os.replace(temporary, path)
+            _folder_to_disk(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise with_cure(error, path) from error
+
+
+def with_cure(error: OSError, path: str | Path, then: str = '') -> OSError:
+    """Return the error of a full disk or a folder that cannot be written with the file and the cure, others unchanged.
+
+    Args:
+        error: what writing raised; its own file name says nothing to the user, if it has one.
+        path: what was to be written.
+        then: what to do when that is mended.
+
+    Example:
+        >>> print(with_cure(OSError(errno.ENOSPC, 'No space left on device'), 'epoch_1.pth'))
+        [Errno 28] No space left on device; earlier files are whole; free some space, or write elsewhere: 'epoch_1.pth'
+    """
+    if error.errno not in CURES:
+        return error
+    cure = f'; earlier files are whole; {CURES[error.errno]}'
+    # It may have come through here already, nearer to the file.
+    place, cure = (error.filename, '') if cure in str(error) else (path, cure)
+    return OSError(error.errno, f'{error.strerror}{cure}{then}', str(place))
+
+
+def _to_disk(path: Path) -> None:
+    # A file may be synchronised by any descriptor; a folder has no other.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """A new name is on the disk when its folder is; some network file systems have no such thing, and refuse."""
+    try:
+        _to_disk(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
+            raise
 
 
 class AtomicLocalBackend(LocalBackend):

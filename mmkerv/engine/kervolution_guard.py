@@ -1,4 +1,4 @@
-"""``KervolutionGuardHook``: tells which kervolution overflowed, when only a loss of NaN would be seen."""
+"""``KervolutionGuardHook``: tells which kervolution overflowed or died, which the loss alone does not."""
 
 import logging
 import math
@@ -21,7 +21,36 @@ CURE = (
 )
 
 
-class KervolutionOverflowError(FloatingPointError):
+DYING = ('gaussian', 'laplacian')
+# A response below it has a gradient that no step feels.
+DEAD = 1e-20
+# Relative to the bias, a response that is larger is seen behind it.
+ROUNDING = 1e-3
+DEAD_CURE = (
+    "Take gamma='auto' or a smaller gamma, normalise what reaches the layer (a norm before it), or replace layers of "
+    'fewer channels (where=dict(stages=()) is the stem alone)'
+)
+
+
+class TrainingGuardError(FloatingPointError):
+    """Training was stopped because its numbers are of no use any more.
+
+    Example:
+        >>> issubclass(TrainingGuardError, FloatingPointError)
+        True
+    """
+
+
+class DeadKernelError(TrainingGuardError):
+    """All responses of a gaussian or laplacian kervolution are 0 or nearly so, and so are its gradients.
+
+    Example:
+        >>> issubclass(DeadKernelError, FloatingPointError)
+        True
+    """
+
+
+class KervolutionOverflowError(TrainingGuardError):
     """The response of a kervolution is infinite or NaN.
 
     Example:
@@ -32,11 +61,15 @@ class KervolutionOverflowError(FloatingPointError):
 
 @HOOKS.register_module()
 class KervolutionGuardHook(Hook):
-    r"""Watch kervolutions in training; stop or warn when a response :math:`(s + c)^n` is infinite or NaN.
+    r"""Watch kervolutions in training; stop or warn when a response :math:`(s + c)^n` is infinite or NaN, or is dead.
 
     The message names the layer (the first in forward order), the iteration and the largest |s| of the batch. The
     checks read each response and wait for the device once an iteration, after the step: a run that is stopped has not
     written a checkpoint of that iteration.
+
+    A filter of a gaussian or laplacian kernel is dead if :math:`\kappa(x_i, w) < 10^{-20}` for every patch of the
+    batch: its gradient is as small, and it never comes back. The action is for layers of which all filters are dead; of
+    one with some a warning tells once.
 
     Args:
         action: ``'stop'`` raises, ``'warn'`` logs a warning, once for each layer.
@@ -44,7 +77,7 @@ class KervolutionGuardHook(Hook):
 
     Raises:
         ValueError: for another action or an interval < 1; at the start of training if the model has no kervolution.
-        KervolutionOverflowError: in training, with ``action='stop'``.
+        KervolutionOverflowError, DeadKernelError: in training, with ``action='stop'``.
 
     Source: Kervolutional Neural Networks, CVPR 2019, section 6, "Training": too much non-linearity is unstable.
 
@@ -60,6 +93,7 @@ class KervolutionGuardHook(Hook):
         self.interval = integer(interval, 'interval', 1)
         self._layers: dict[str, Kervolution] = {}
         self._finite: dict[str, Tensor] = {}
+        self._alive: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._warned: set[str] = set()
 
@@ -81,6 +115,7 @@ class KervolutionGuardHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         self._finite.clear()
+        self._alive.clear()
         for name, layer in self._layers.items():
             layer.watched, layer.largest_product = True, None
             self._handles.append(layer.register_forward_hook(self._recorder(name)))
@@ -89,6 +124,9 @@ class KervolutionGuardHook(Hook):
         def record(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
             finite = torch.isfinite(output.detach()).all()
             self._finite[name] = finite & self._finite[name] if name in self._finite else finite
+            if layer.kernel in DYING and output.numel():
+                alive = _largest_response(layer, inputs[0], output.detach()) >= DEAD
+                self._alive[name] = alive | self._alive[name] if name in self._alive else alive
 
         return record
 
@@ -106,9 +144,20 @@ class KervolutionGuardHook(Hook):
         if bad and self.action == 'stop':
             raise KervolutionOverflowError(self._message(bad[0], runner.iter))
         for name in bad:
-            if name not in self._warned:
-                self._warned.add(name)
-                log(self._message(name, runner.iter), logging.WARNING)
+            self._warn(name, self._message(name, runner.iter))
+        for name, alive in self._alive.items():
+            if alive.all() or name in bad:
+                continue
+            dead, filters = int((~alive).sum()), len(alive)
+            message = self._dead_message(name, dead, filters, runner.iter)
+            if dead == filters and self.action == 'stop':
+                raise DeadKernelError(message)
+            self._warn(f'{name}, {"all" if dead == filters else "some"} dead', message)
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            log(message, logging.WARNING)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the layers as they were found."""
@@ -131,3 +180,31 @@ class KervolutionGuardHook(Hook):
             f'KervolutionGuardHook: the response of {name!r} ({type(layer).__name__}, kernel={layer.kernel!r}) is '
             f'infinite or NaN at iteration {iteration + 1}{product}. {CURE}.'
         )
+
+    def _dead_message(self, name: str, dead: int, filters: int, iteration: int) -> str:
+        layer = self._layers[name]
+        return (
+            f'KervolutionGuardHook: {dead} of {filters} filters of {name!r} ({type(layer).__name__}, '
+            f'kernel={layer.kernel!r}, gamma={float(torch.as_tensor(layer.gamma).mean()):.3g}) are dead at iteration '
+            f'{iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_CURE}.'
+        )
+
+
+def _largest_response(layer: Kervolution, x: Tensor, output: Tensor) -> Tensor:
+    """The largest response of each filter, (O,), without the bias."""
+    axes = tuple(axis for axis in range(output.dim()) if axis != output.dim() - layer.dims - 1)
+    largest = output.amax(axes) if layer.bias is None else (output - _along(layer.bias, layer)).amax(axes)
+    if layer.bias is None or bool((largest.abs() > layer.bias.abs() * ROUNDING).all()):
+        return largest
+    # A small response is lost in the rounding of response + bias.
+    bias = layer.bias
+    layer._parameters['bias'] = None
+    try:
+        with torch.no_grad():
+            return layer.forward(x).amax(axes)
+    finally:
+        layer._parameters['bias'] = bias
+
+
+def _along(bias: Tensor, layer: Kervolution) -> Tensor:
+    return bias.detach().view(-1, *(1,) * layer.dims)

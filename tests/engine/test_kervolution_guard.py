@@ -5,7 +5,7 @@ import torch
 from engine.tiny_runner import TinyModel, tiny_runner
 from torch import nn
 
-from mmkerv.engine.kervolution_guard import KervolutionGuardHook, KervolutionOverflowError
+from mmkerv.engine.kervolution_guard import DeadKernelError, KervolutionGuardHook, KervolutionOverflowError
 from mmkerv.ops import KervConv2d
 
 GUARD = dict(type='mmkerv.KervolutionGuardHook')
@@ -100,3 +100,53 @@ def test_no_kervolution_is_an_error(tmp_path):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         KervolutionGuardHook(**arguments)
+
+
+def dying(kernel='gaussian', gamma=1.0, distance=0.0, **options) -> Two:
+    """Two kervolutions, the second so far from its input in as many filters as ``distance`` has entries."""
+    model = Two(kernel=kernel, gamma=gamma, **options)
+    for i, shift in enumerate(distance if isinstance(distance, list) else [distance] * 8):
+        model.second.weight.data[i] += shift
+    return model
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('kernel', ['gaussian', 'laplacian'])
+def test_dead_kernels_are_named(tmp_path, kernel, bias):
+    with pytest.raises(DeadKernelError, match=rf"8 of 8 filters of 'second' .*{kernel}.*gamma=1\).*iteration 1.*auto"):
+        tiny_runner(tmp_path, dying(kernel, distance=40.0, bias=bias), custom_hooks=[GUARD]).train()
+    assert not list(tmp_path.glob('**/*.pth'))
+
+
+def test_some_dead_filters_are_told_of_once(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmkerv.engine.kervolution_guard.log', lambda message, level: said.append(message))
+    runner = tiny_runner(tmp_path, dying(distance=[40.0] * 3), custom_hooks=[GUARD])
+    runner.train()
+    assert runner.iter == 2 and len(said) == 1 and "3 of 8 filters of 'second'" in said[0]
+
+
+def test_dead_kernels_with_a_warning(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmkerv.engine.kervolution_guard.log', lambda message, level: said.append(message))
+    tiny_runner(tmp_path, dying(distance=40.0), custom_hooks=[dict(**GUARD, action='warn')]).train()
+    assert len(said) == 1 and "8 of 8 filters of 'second'" in said[0]
+
+
+@pytest.mark.parametrize('distance', [0.6, 0.9])
+def test_small_responses_behind_a_bias_are_not_dead(tmp_path, monkeypatch, distance):
+    """Of exp(-30) + 1000, nothing of the response is left."""
+    monkeypatch.setattr('mmkerv.engine.kervolution_guard.log', lambda message, level: pytest.fail(message))
+    model = dying(distance=distance)
+    model.second.bias.data += 1000.0
+    tiny_runner(tmp_path, model, custom_hooks=[GUARD]).train()
+
+
+@pytest.mark.parametrize('kernel', ['l2', 'laplacian', 'gaussian', 'cauchy', 'rational quadratic', 'euclidean'])
+def test_gradients_are_finite_where_the_distance_is_zero(kernel):
+    conv = KervConv2d(2, 3, 3, kernel=kernel, bias=False)
+    conv.weight.data.copy_(torch.arange(18.0).view(2, 3, 3).expand(3, 2, 3, 3))
+    x = torch.arange(18.0).view(1, 2, 3, 3).requires_grad_()
+    conv(x).sum().backward()
+    assert torch.isfinite(x.grad).all() and torch.isfinite(conv.weight.grad).all()
+    assert x.grad.abs().max() < 1e-6, 'it is an extremum of every kernel, or has the subgradient 0'

@@ -1,0 +1,137 @@
+"""Which checkpoint ``--resume`` goes on from: the last that is complete, whatever interrupted the run."""
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.loading import UnsafeCheckpointError, safe_load
+from mmkerv.engine.stop_signal_hook import NAME
+from mmkerv.utils import log
+
+MARKER = 'last_checkpoint'
+NEEDED = ('meta', 'state_dict', 'message_hub')
+
+
+def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
+    """Return the last complete checkpoint of ``cfg.work_dir``, and remove what a killed run has left half written.
+
+    It is the one that ``last_checkpoint`` names, or one of the runner that is newer and of a later iteration: a run can
+    be killed after it has written a checkpoint and before it has written the name. If the named one is missing or
+    damaged, it is the newest that is complete, and a warning names both.
+
+    Args:
+        cfg: config with ``work_dir``; ``default_hooks.checkpoint`` says where and how checkpoints are named.
+        trust: as :func:`~mmkerv.engine.safe_load` has it.
+
+    Returns:
+        Its path, or ``None`` if the run has not written any: it begins from the start.
+
+    Raises:
+        ConfigError: if there are checkpoints and none is complete, saying what each of the last is.
+
+    Example:
+        >>> import tempfile
+        >>> latest_checkpoint(Config(dict(work_dir=tempfile.mkdtemp()))) is None
+        True
+    """
+    work_dir = Path(cfg.work_dir)
+    marker = work_dir / MARKER
+    named = marker.read_text(errors='replace').strip() if marker.is_file() else ''
+    if '://' in named:
+        return named
+    files = _written(cfg)
+    damaged: dict[str, str] = {}
+    if named:
+        # A work_dir that was moved still has its checkpoints.
+        last = next((p for p in (Path(named), work_dir / Path(named).name) if p.is_file()), Path(named))
+        iteration, reason = _inspect(last, trust)
+        if reason is None:
+            since = marker.stat().st_mtime_ns
+            for file in files:
+                if file.stat().st_mtime_ns > since and file != last:
+                    later, reason = _inspect(file, trust)
+                    if reason is None and later > iteration:
+                        log(f'mmkerv: {file} is complete and later than {last}, which {MARKER} names: resuming from it')
+                        return str(file)
+            return str(last)
+        damaged[str(last)] = reason
+    for file in files:
+        if str(file) in damaged:
+            continue
+        reason = _inspect(file, trust)[1]
+        if reason is None:
+            said = '; '.join(f'{name} {why}' for name, why in damaged.items()) or f'{MARKER} names none'
+            log(f'mmkerv: resuming from {file}, the newest complete checkpoint: {said}', logging.WARNING)
+            return str(file)
+        damaged[str(file)] = reason
+    if damaged:
+        said = '; '.join(f'{name} {why}' for name, why in list(damaged.items())[:3])
+        raise ConfigError(
+            f'--resume found no complete checkpoint in {work_dir}: {said}. Give another with --resume FILE, or begin '
+            'anew without --resume'
+        )
+    log(f'mmkerv: --resume found no checkpoint in {work_dir}: training begins from the start')
+    return None
+
+
+def remove_half_written(folder: Path) -> list[Path]:
+    """Remove temporary files of :func:`~mmkerv.engine.atomic_path` whose process is gone, and return their names.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()); (folder / '.epoch_1.pth.4194399.tmp').touch()
+        >>> [file.name for file in remove_half_written(folder)]
+        ['.epoch_1.pth.4194399.tmp']
+    """
+    removed = []
+    for file in folder.glob('.*.tmp'):
+        process = re.fullmatch(r'\..+\.(\d+)\.tmp', file.name)
+        if process and (int(process[1]) == os.getpid() or not _is_alive(int(process[1]))):
+            file.unlink(missing_ok=True)
+            removed.append(file)
+    return removed
+
+
+def _written(cfg: Config) -> list[Path]:
+    """The checkpoints of the run's folders, newest first, without the best ones, which cannot be resumed."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folders = {Path(cfg.work_dir).resolve()}
+    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
+        folders.add(Path(hook['out_dir'], Path(cfg.work_dir).name).resolve())
+    templates = [hook.get('filename_tmpl') or 'epoch_{}.pth', 'iter_{}.pth']
+    names = re.compile('|'.join([re.escape(t).replace(r'\{\}', r'\d+') for t in templates] + [re.escape(NAME)]))
+    found = []
+    for folder in filter(Path.is_dir, folders):
+        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+            for file in remove_half_written(folder):
+                log(f'mmkerv: removed {file}, which an interrupted run has left half written')
+        found += [file for file in folder.iterdir() if names.fullmatch(file.name)]
+    return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+def _inspect(file: Path, trust: bool) -> tuple[int, str | None]:
+    """Return the iteration of a checkpoint, and what is wrong with it."""
+    if not file.is_file():
+        return 0, 'does not exist'
+    try:
+        checkpoint: Any = safe_load(file, trust=trust)
+    except (UnsafeCheckpointError, OSError) as error:
+        return 0, f'cannot be read ({str(error).partition(". ")[0]})'
+    if not isinstance(checkpoint, dict) or (missing := [key for key in NEEDED if key not in checkpoint]):
+        return 0, f'has no {", no ".join(missing)}' if isinstance(checkpoint, dict) else 'holds no checkpoint'
+    return int(checkpoint['meta'].get('iter', 0)), None
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True

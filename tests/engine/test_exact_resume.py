@@ -1,0 +1,117 @@
+import pytest
+from engine.interrupted_runs import Cut, Cutter, NoisyImages, bits, differing, noisy_runner, scramble
+from torch.utils.data import DataLoader
+
+from mmkerv.engine.configuration import Config
+from mmkerv.engine.latest_checkpoint import latest_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Without asking compilers for their versions, which takes longer than a run."""
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+
+
+def resumed(folder, **kwargs):
+    scramble()
+    last = latest_checkpoint(Config(dict(work_dir=str(folder))))
+    noisy_runner(folder, resume=True, load_from=last, **kwargs).train()
+    return bits(folder)
+
+
+def cut(folder, where, count, **kwargs):
+    with pytest.raises(Cut):
+        noisy_runner(folder, hooks=(Cutter(where, count),), **kwargs).train()
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """What runs end with that nothing cut off, by their settings."""
+    kept = {}
+
+    def run(**kwargs):
+        key = repr(kwargs)
+        if key not in kept:
+            folder = tmp_path_factory.mktemp('whole')
+            noisy_runner(folder, **kwargs).train()
+            kept[key] = bits(folder)
+        return kept[key]
+
+    return run
+
+
+PLACES = [
+    ('before_train_iter', 3),
+    ('after_train_epoch', 2),
+    ('before_train_epoch', 3),
+    ('before_val_iter', 1),
+    ('after_val_epoch', 1),
+    ('after_train_iter', 13),
+]
+
+
+@pytest.mark.parametrize(('where', 'count'), PLACES)
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_resumed_run_ends_with_the_bits_of_one_that_was_not_cut(tmp_path, whole, by_epoch, where, count):
+    if not by_epoch and 'epoch' in where and 'val' not in where:
+        where, count = 'after_train_iter', count
+    cut(tmp_path, where, count, by_epoch=by_epoch)
+    assert not differing(resumed(tmp_path, by_epoch=by_epoch), whole(by_epoch=by_epoch))
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_so_it_does_with_workers_which_change_nothing(tmp_path, whole, by_epoch):
+    cut(tmp_path, 'after_train_iter', 13, by_epoch=by_epoch, workers=2)
+    assert not differing(resumed(tmp_path, by_epoch=by_epoch, workers=2), whole(by_epoch=by_epoch))
+
+
+VARIANTS = {
+    'no seed in the config': dict(randomness=dict(seed=None)),
+    'seeds that differ between ranks': dict(randomness=dict(seed=3, diff_rank_seed=True)),
+    'gradients that wait for more': dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=3)),
+    'bfloat16': dict(optim_wrapper=dict(type='mmkerv.CpuAmpOptimWrapper', optimizer=dict(type='SGD', lr=0.1))),
+}
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+@pytest.mark.parametrize('name', VARIANTS)
+def test_variants(tmp_path, name, by_epoch):
+    """The whole run is the first part of the one that is cut: what has no seed cannot be run twice."""
+    settings = dict(by_epoch=by_epoch, **VARIANTS[name])
+    folder = tmp_path / 'whole'
+    every = dict(type='CheckpointHook', interval=1 if by_epoch else 4, by_epoch=by_epoch)
+    noisy_runner(folder, default_hooks=dict(checkpoint=every), **settings).train()
+    first = folder / ('epoch_1.pth' if by_epoch else 'iter_4.pth')
+    scramble()
+    noisy_runner(
+        tmp_path / 'resumed', default_hooks=dict(checkpoint=every), resume=True, load_from=str(first), **settings
+    ).train()
+    assert not differing(bits(tmp_path / 'resumed'), bits(folder))
+
+
+def test_iterations_over_a_sampler_that_ends(tmp_path, whole):
+    settings = dict(by_epoch=False, sampler='DefaultSampler')
+    cut(tmp_path, 'after_train_iter', 14, **settings)
+    assert not differing(resumed(tmp_path, **settings), whole(**settings))
+
+
+def test_order_that_torchs_generator_draws(tmp_path):
+    """A loader that was built by hand draws the order of an epoch when the epoch begins."""
+    hooks = dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False))
+
+    def settings():
+        return dict(default_hooks=hooks, train_dataloader=DataLoader(NoisyImages(), batch_size=2, shuffle=True))
+
+    noisy_runner(tmp_path / 'whole', **settings()).train()
+    cut(tmp_path / 'cut', 'after_train_iter', 8, **settings())
+    assert not differing(resumed(tmp_path / 'cut', **settings()), bits(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_checkpoints_in_the_middle_of_an_epoch(tmp_path, whole, workers):
+    hooks = dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False))
+    # After 15 iterations an epoch is over, and its end has not been told to the hooks yet.
+    for count in (4, 10, 15):
+        folder = tmp_path / str(count)
+        cut(folder, 'after_train_iter', count, default_hooks=hooks)
+        assert not differing(resumed(folder, default_hooks=hooks, workers=workers), whole(default_hooks=hooks))

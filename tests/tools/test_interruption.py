@@ -1,0 +1,97 @@
+"""``tools/train.py`` where the disk gives out, and in several processes of which one is told to stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests')}
+
+
+@pytest.fixture(scope='module')
+def disks(tmp_path_factory) -> dict:
+    """What came of training on several disks."""
+    folder = tmp_path_factory.mktemp('disks')
+    script = [sys.executable, str(ROOT / 'tests' / 'tools' / 'failing_disks.py'), str(folder)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
+    assert not done.returncode, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+WHOLE = 'earlier files are whole'
+DISKS = {
+    'limited': ('File too large', WHOLE, 'ulimit -f', 'epoch_1.pth', '--resume'),
+    'a file in its place': ('File exists', 'move it', "file'"),
+    'full': ('No space left on device', WHOLE, 'free some space', 'epoch_3.pth', '--resume'),
+    'read-only': ('Read-only file system', WHOLE, 'make the folder writable', "disk'", '--resume'),
+}
+
+
+@pytest.mark.parametrize('name', DISKS)
+def test_disk_that_gives_out_ends_in_one_message(disks, name):
+    if name not in disks:
+        pytest.skip('this process may not mount a file system in memory')
+    found = disks[name]
+    assert found['status'] == 1 and len(found['errors']) == 1 and not found['traceback'], found['log']
+    for words in DISKS[name]:
+        assert words in found['errors'][0]
+    assert not found['half'], 'nothing half-written is left'
+
+
+def test_earlier_checkpoints_are_whole_and_training_goes_on_when_there_is_room(disks):
+    if 'full' not in disks:
+        pytest.skip('this process may not mount a file system in memory')
+    for name in ('full', 'read-only'):
+        assert disks[name]['latest'].endswith('epoch_2.pth')
+        assert {'epoch_1.pth', 'epoch_2.pth', 'best_mean_epoch_1.pth'} == set(disks[name]['left'])
+    assert disks['room again']['status'] == 0 and not disks['room again']['differing']
+
+
+def start(config: Path, folder: Path, *flags: str) -> subprocess.Popen:
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+    command = [*launcher, 'tools/train.py', str(config), '--launcher', 'pytorch', *flags]
+    with open(folder.parent / f'{folder.name}.log', 'a') as log:
+        return subprocess.Popen(
+            [*command, '--work-dir', str(folder)], cwd=ROOT, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+@pytest.mark.long
+def test_two_processes_agree_to_stop_and_end_with_the_bits_of_two_that_did_not(tmp_path):
+    import torch
+    from engine.registered_parts import CONFIG
+
+    from mmkerv.engine import safe_load
+
+    config = tmp_path / 'config.py'
+    rare = "default_hooks['checkpoint']['interval'] = 6\ntrain_cfg['val_interval'] = 30\n"
+    parallel = "custom_hooks += [dict(type='SyncBuffersHook'), dict(type='mmkerv.StopSignalHook', interval=2)]\n"
+    config.write_text(CONFIG.format(by_epoch=False, workers=2) + rare + parallel)
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    assert start(config, whole).wait(timeout=300) == 0, (tmp_path / 'whole.log').read_text()[-3000:]
+
+    run = start(config, cut)
+    while not (cut / 'iter_6.pth').exists():
+        assert run.poll() is None, (tmp_path / 'cut.log').read_text()[-3000:]
+        time.sleep(0.01)
+    # Of the two processes, the second is told.
+    children = Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()
+    trainers = [pid for pid in children if b'train.py' in Path(f'/proc/{pid}/cmdline').read_bytes()]
+    os.kill(int(trainers[1]), signal.SIGTERM)
+    assert run.wait(timeout=120) != 0
+    # The first iteration after which they agree may be that of the checkpoint itself.
+    stopped = safe_load((cut / 'last_checkpoint').read_text())['meta']['iter']
+    assert 6 <= stopped < 30 and stopped % 2 == 0, 'they agree every two iterations'
+    assert start(config, cut, '--resume').wait(timeout=300) == 0, (tmp_path / 'cut.log').read_text()[-3000:]
+    first, second = (safe_load(folder / 'iter_30.pth') for folder in (whole, cut))
+    # mmengine stores the running statistics of the first process only, and the second has its own.
+    names = [name for name in first['state_dict'] if 'running' not in name]
+    assert len(names) > 5 and all(torch.equal(first['state_dict'][n], second['state_dict'][n]) for n in names)
+    moments = [run['optimizer']['state'] for run in (first, second)]
+    assert all(torch.equal(moments[0][i]['exp_avg'], moments[1][i]['exp_avg']) for i in moments[0])

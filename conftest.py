@@ -16,7 +16,9 @@ def mmengine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
         return
     import mmengine.runner.checkpoint as checkpoint
+    from mmengine.dataset import BaseDataset
     from mmengine.fileio.backends import registry_utils
+    from mmengine.fileio.handlers.registry_utils import file_handlers
     from mmengine.logging import MMLogger
     from mmengine.model import PretrainedInit
 
@@ -26,7 +28,9 @@ def mmengine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(checkpoint.CheckpointLoader, '_schemes', dict(checkpoint.CheckpointLoader._schemes))
     monkeypatch.setattr(checkpoint, 'load_from_http', checkpoint.load_from_http)
     monkeypatch.setattr(PretrainedInit, '__call__', PretrainedInit.__call__)
-    registries = registry_utils.backends, registry_utils.prefix_to_backends
+    for name in ('prepare_data', 'load_data_list'):
+        monkeypatch.setattr(BaseDataset, name, getattr(BaseDataset, name))
+    registries = registry_utils.backends, registry_utils.prefix_to_backends, file_handlers
     before = [dict(registry) for registry in registries]
     yield
     for registry, own in zip(registries, before, strict=True):

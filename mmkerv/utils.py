@@ -16,3 +16,14 @@ def log(message: str, level: int = logging.INFO) -> None:
     from mmengine.logging import print_log
 
     print_log(message, logger='current', level=level)
+
+
+def printable(name: str, longest: int = 200) -> str:
+    r"""Return a name from a file as it may be shown: without control characters, and not endless.
+
+    Example:
+        >>> printable('fc.weight'), printable('a\nb')
+        ('fc.weight', "'a\\nb'")
+    """
+    shown = name if name.isprintable() else repr(name)
+    return shown if len(shown) <= longest else f'{shown[:longest]}...'

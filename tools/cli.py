@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 # Ends what a tool has written into a document.
 END = '<!-- end -->'
+# Of a message, in characters: names in a file may be endless.
+LONGEST = 2000
 
 
 class LazyDictAction(argparse.Action):
@@ -93,6 +96,13 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(f'error: {message}')
 
 
+def _one_line(text: str) -> str:
+    """What a file says may be quoted in a message: line breaks and control characters in it must not be obeyed."""
+    text = '; '.join(line.strip() for line in text.splitlines() if line.strip())
+    shown = ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= LONGEST else f'{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}'
+
+
 def _user_message(error: BaseException) -> str | None:
     """Return the message if the error says what the user can mend, else ``None``."""
     from mmkerv.env import InstallationError
@@ -100,14 +110,21 @@ def _user_message(error: BaseException) -> str | None:
 
     mistakes = [InstallationError, arguments.ArgumentError, arguments.ArgumentTypeError, OSError]
     if 'mmengine' in sys.modules:
-        from mmkerv.engine import CheckpointMismatchError, UnsafeCheckpointError
+        from mmkerv.engine import CheckpointMismatchError, TrainingGuardError, UnsafeCheckpointError
+        from mmkerv.engine.annotation_check import DataError
+        from mmkerv.engine.config_file import ConfigFileError
         from mmkerv.engine.configuration import ConfigError
         from mmkerv.engine.fold import FoldCheckError
+        from mmkerv.engine.sound_weights import UnsoundWeightsError
 
-        mistakes += [CheckpointMismatchError, UnsafeCheckpointError, ConfigError, FoldCheckError]
+        mistakes += [CheckpointMismatchError, UnsafeCheckpointError, UnsoundWeightsError, FoldCheckError]
+        mistakes += [ConfigError, ConfigFileError, DataError, TrainingGuardError]
+    if isinstance(error, InstallationError):
+        return str(error)
     if isinstance(error, tuple(mistakes)):
         # What a worker of a data loader met comes with the traceback of that process; its last line says what it was.
-        return str(error).strip().splitlines()[-1] if str(error).startswith('Caught ') else str(error)
+        text = str(error).strip().splitlines()[-1] if str(error).startswith('Caught ') else str(error)
+        return _one_line(re.sub(r'^(\w+\.)+\w+Error: ', '', text))
     if isinstance(error, KeyError) and 'Cannot find None in registry' in str(error):
         return (
             f"{error.args[0]}: a conv_cfg names a type that nobody registered. Use type='mmkerv.CoCConv', or "

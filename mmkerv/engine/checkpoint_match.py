@@ -2,14 +2,16 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner, find_latest_checkpoint
-from torch import nn
+from torch import Tensor, nn
 
+from mmkerv.engine.sound_weights import require_sound
 from mmkerv.ops.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log
+from mmkerv.utils import log, printable
 
 
 class CheckpointMismatchError(RuntimeError):
@@ -63,7 +65,7 @@ def named(keys: list[str], label: str) -> str:
         >>> named(['fc.weight', 'fc.bias'], 'unexpected'), named([], 'missing')
         ('2 unexpected (fc.weight, fc.bias)', '0 missing')
     """
-    names = f' ({", ".join(keys[:3])}{", ..." if len(keys) > 3 else ""})' if keys else ''
+    names = f' ({", ".join(map(printable, keys[:3]))}{", ..." if len(keys) > 3 else ""})' if keys else ''
     return f'{len(keys)} {label}{names}'
 
 
@@ -88,10 +90,10 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
     # A checkpoint of before torch 1.0 has no num_batches_tracked, and torch fills it in.
     absent = [k for k in own if k not in given and k not in plain and not k.endswith('num_batches_tracked')]
     return CheckpointMatch(
-        loaded=[k for k in own if k in given and own[k].shape == getattr(given[k], 'shape', None)],
+        loaded=[k for k in own if k in given and own[k].shape == _shape(given[k])],
         missing=absent,
         unexpected=[k for k in given if k not in own],
-        shapes=[k for k in own if k in given and own[k].shape != getattr(given[k], 'shape', None)],
+        shapes=[k for k in own if k in given and own[k].shape != _shape(given[k])],
         operator_only=plain,
     )
 
@@ -103,6 +105,7 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
 
     Raises:
         CheckpointMismatchError: naming the keys and the cure.
+        UnsoundWeightsError: if what fits holds NaN, or is no plain numbers.
 
     Example:
         >>> len(require_match(nn.Linear(2, 2), nn.Linear(2, 2).state_dict(), 'a.pth').loaded)
@@ -126,6 +129,7 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
             f'mmkerv: {source} is a plain checkpoint; its {len(match.operator_only)} operator parameters keep the '
             'identity'
         )
+    _require_sound(model, state_dict, match, source)
     return match
 
 
@@ -151,6 +155,7 @@ class CheckpointMatchHook(Hook):
 
     Raises:
         CheckpointMismatchError: as :func:`require_match`.
+        UnsoundWeightsError: likewise.
 
     Example:
         >>> CheckpointMatchHook(strict=True).priority
@@ -167,7 +172,7 @@ class CheckpointMatchHook(Hook):
         """Check or report."""
         source = str(runner._load_from or find_latest_checkpoint(runner.work_dir))
         state_dict = weights_of(checkpoint, source)
-        absent = [key for key in ('meta', 'message_hub') if key not in checkpoint]
+        absent = [key for key in ('meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
         if runner._resume and absent:
             raise CheckpointMismatchError(
                 f'checkpoint {source!r} cannot be resumed: it holds no {" and no ".join(absent)}, only weights. Start '
@@ -182,6 +187,7 @@ class CheckpointMatchHook(Hook):
                 f'checkpoint {source!r} shares no parameter with the network of the config: {match}. Leave load_from '
                 "out, or load a backbone by model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
             )
+        _require_sound(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
 
 
@@ -196,12 +202,23 @@ def weights_of(checkpoint: Any, source: str) -> dict[str, Any]:
         ({'a': 1}, {'a': 1})
     """
     weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    if not isinstance(weights, dict):
+    strange = [key for key in weights if not isinstance(key, str)] if isinstance(weights, dict) else [weights]
+    if strange:
         raise CheckpointMismatchError(
-            f'checkpoint {source!r} holds a {type(weights).__name__}, not parameters by name; give one that a runner '
-            'saved, or torch.save(model.state_dict(), FILE)'
+            f'checkpoint {source!r} holds a {type(strange[0]).__name__}, not parameters by name; give one that a '
+            'runner saved, or torch.save(model.state_dict(), FILE)'
         )
     return weights
+
+
+def _require_sound(model: nn.Module, state_dict: dict[str, Any], match: CheckpointMatch, source: str) -> None:
+    own, given = _bare(model).state_dict(), _given(_bare(model), state_dict)
+    require_sound({key: given[key] for key in match.loaded}, source, own)
+
+
+def _shape(value: Any) -> torch.Size | None:
+    # Arrays of numpy have shapes too, and are not loaded.
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def _bare(model: nn.Module) -> nn.Module:

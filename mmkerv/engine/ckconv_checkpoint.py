@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from mmkerv.engine.checkpoint_match import CheckpointMismatchError
+from mmkerv.engine.sound_weights import require_sound
+from mmkerv.utils import printable
 
 # (authors' name, ours); a kernel net's layer is named by its place in a Sequential.
 RULES = (
@@ -15,14 +17,21 @@ RULES = (
     (r'backbone\.(\d+)\.shortcut\.0\.(weight|bias)', r'backbone.blocks.\1.shortcut.\2'),
     (r'finallyr\.(weight|bias)', r'head.fc.\1'),
 )
+WANTED = (
+    "The file must be the state dict of the CKConv authors' CKCNN (names such as "
+    'backbone.0.cconv1.Kernel.kernel_net.0.weight_g)'
+)
 LAYER = re.compile(r'(backbone\.(\d+)\.cconv(\d)\.Kernel\.kernel_net\.)(\d+)\.(weight_g|weight_v|weight|bias)')
 
 
-def convert_ckconv(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def convert_ckconv(
+    state_dict: Mapping[str, Tensor], source: str = 'the file'
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     r"""Rename the parameters of a CKCNN of the authors and resolve its weight normalisation, :math:`w = g v / |v|`.
 
     Args:
         state_dict: of the authors' ``CKCNN``.
+        source: where it comes from, for messages.
 
     Returns:
         The parameters of an mmpretrain ``ImageClassifier`` with ``mmkerv.CKCNN`` and ``LinearClsHead``, and for each of
@@ -30,11 +39,17 @@ def convert_ckconv(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
 
     Raises:
         CheckpointMismatchError: naming every key that has no place in our network, or half a weight normalisation.
+        UnsoundWeightsError: if they hold NaN.
 
     Example:
         >>> convert_ckconv({'finallyr.bias': torch.zeros(10)})[1]
         {'finallyr.bias': 'head.fc.bias'}
     """
+    if odd := [key for key, value in state_dict.items() if not isinstance(value, Tensor)]:
+        raise CheckpointMismatchError(
+            f'{printable(odd[0])} is a {type(state_dict[odd[0]]).__name__}, not a tensor: {WANTED}'
+        )
+    require_sound(state_dict, source)
     layers = _layer_numbers(state_dict)
     converted, names, unmapped = {}, {}, []
     for key, value in state_dict.items():
@@ -57,11 +72,9 @@ def convert_ckconv(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
         else:
             unmapped.append(key)
     if unmapped or not names:
-        found = ', '.join(unmapped[:8]) + (', ...' if len(unmapped) > 8 else '') or 'nothing'
-        raise CheckpointMismatchError(
-            f'{len(unmapped)} parameters have no place in mmkerv.CKCNN: {found}. The file must be the state dict '
-            "of the CKConv authors' CKCNN (names such as backbone.0.cconv1.Kernel.kernel_net.0.weight_g)"
-        )
+        found = ', '.join(map(printable, unmapped[:8])) + (', ...' if len(unmapped) > 8 else '') or 'nothing'
+        raise CheckpointMismatchError(f'{len(unmapped)} parameters have no place in mmkerv.CKCNN: {found}. {WANTED}')
+    require_sound(converted, source)
     return converted, names
 
 
@@ -79,5 +92,10 @@ def _normalised(state_dict: Mapping[str, Tensor], key: str) -> Tensor:
     if length is None:
         raise CheckpointMismatchError(f'{key} has no weight_g beside it: the checkpoint is incomplete')
     axes = tuple(range(1, direction.dim()))
+    if not axes or length.shape != (len(direction), *(1 for _ in axes)):
+        raise CheckpointMismatchError(
+            f'{key} is {tuple(direction.shape)} and its weight_g {tuple(length.shape)}: they are not of one layer. '
+            f'{WANTED}'
+        )
     # As torch's weight_norm over the first axis.
     return torch.clone(direction * (length / torch.linalg.vector_norm(direction, dim=axes, keepdim=True)))

@@ -12,6 +12,8 @@ from mmengine.runner import Runner
 
 from mmkerv import ops
 from mmkerv.engine.atomic import install_atomic_writes
+from mmkerv.engine.config_file import install_safe_data_files, read_config
+from mmkerv.engine.data_errors import install_data_errors
 from mmkerv.engine.deploy_config import operator_name
 from mmkerv.engine.loading import install_safe_loading
 from mmkerv.engine.pretrained import check_pretrained_files, install_pretrained_report
@@ -20,7 +22,15 @@ from mmkerv.utils import log
 
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointMatchHook')
-TRAINING_HOOKS = ('mmkerv.FrozenOperatorsHook',)
+# In this order where their priorities are equal: an evaluation that is due comes last.
+TRAINING_HOOKS = (
+    'mmkerv.LabelRangeHook',
+    'mmkerv.FrozenOperatorsHook',
+    'mmkerv.ExactResumeHook',
+    'mmkerv.KeepWrittenHook',
+    'mmkerv.StopSignalHook',
+    'mmkerv.DueEvaluationHook',
+)
 
 
 class ConfigError(ValueError):
@@ -44,15 +54,14 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ConfigFileError: if it cannot be read.
         ConfigError: if an option does not fit the config, or an operator does not take its arguments.
 
     Example:
         >>> load_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP
         'RetinaNet'
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path!r} does not exist; give the path of a config file')
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     options = options or {}
     old = cfg.get('data_root')
     try:
@@ -102,6 +111,8 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(h for h in added if h['type'] not in present)]
     install_atomic_writes()
     install_safe_loading(args.trust_checkpoint)
+    install_safe_data_files(args.trust_checkpoint)
+    install_data_errors(cfg.get('default_scope'))
     for phase in phases:
         check_data(cfg, phase)
     return cfg

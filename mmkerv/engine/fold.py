@@ -123,7 +123,8 @@ def fold_checkpoint(
             f'{tolerance:.0e}; '
             'nothing was written. Please report this with the config'
         )
-    meta = {k: v for k, v in loaded.get('meta', {}).items() if k != 'cfg'} if 'state_dict' in loaded else {}
+    meta = loaded.get('meta') if 'state_dict' in loaded else None
+    meta = {k: v for k, v in meta.items() if k != 'cfg'} if isinstance(meta, dict) else {}
     meta['cfg'] = plain_cfg.pretty_text
     with atomic_path(out) as weights, atomic_path(Path(out).with_suffix('.py')) as config:
         torch.save({'meta': meta, 'state_dict': plain.state_dict()}, weights)
@@ -155,7 +156,7 @@ def raw_outputs(model: nn.Module, inputs: Tensor, samples: list | None = None) -
         >>> raw_outputs(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
     """
     if not (hasattr(model, 'roi_head') and hasattr(getattr(model, 'rpn_head', None), 'forward_single')):
-        return list(_tensors(model(inputs, samples, mode='tensor')))
+        return list(tensors_of(model(inputs, samples, mode='tensor')))
     from mmengine.structures import InstanceData
 
     # numpy's: tracing, by which operations are counted, cannot record a generator of torch.
@@ -164,7 +165,7 @@ def raw_outputs(model: nn.Module, inputs: Tensor, samples: list | None = None) -
     regions = InstanceData(bboxes=torch.cat([corners.amin(1), corners.amax(1)], 1))
     features = model.extract_feat(inputs)
     second = model.roi_head.forward(features, [regions] * len(inputs), samples)
-    return list(_tensors([features, model.rpn_head(features), second]))
+    return list(tensors_of([features, model.rpn_head(features), second]))
 
 
 def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
@@ -186,16 +187,22 @@ def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
     return worst
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
+def tensors_of(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of floating-point numbers in nested lists, tuples and dictionaries, in their order.
+
+    Example:
+        >>> [tensor.item() for tensor in tensors_of([torch.tensor(1.0), {'a': (torch.tensor(2.0), torch.tensor(3))}])]
+        [1.0, 2.0]
+    """
     if isinstance(outputs, Tensor):
         if outputs.is_floating_point():
             yield outputs
     elif isinstance(outputs, dict):
         for value in outputs.values():
-            yield from _tensors(value)
+            yield from tensors_of(value)
     elif isinstance(outputs, (list, tuple)):
         for value in outputs:
-            yield from _tensors(value)
+            yield from tensors_of(value)
 
 
 def sample_inputs(

@@ -126,6 +126,19 @@ def install_safe_loading(trust: bool = False) -> None:
     mmengine_checkpoint.load_from_http = load_from_http
 
 
+def restricted_load(file: IO[bytes]) -> Any:
+    """Read a pickle of numbers, strings, arrays and containers.
+
+    Raises:
+        Exception: whatever a damaged file ends in; ``pickle.UnpicklingError`` for one that names anything else.
+
+    Example:
+        >>> restricted_load(io.BytesIO(pickle.dumps([1, 'a'], 2)))
+        [1, 'a']
+    """
+    return _restricted_pickle().load(file)
+
+
 def _reason(error: Exception) -> str:
     """The one line of torch's long message that says what was found."""
     text = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__

@@ -238,7 +238,7 @@ def _require_convolutions(network: nn.Module, given: Mapping[str, Any], source: 
     empty = [name for name, operator in taking.items() if operator.weight is None]
     other = [n for n, op in taking.items() if isinstance(op, Kervolution) and op.kernel != LINEAR]
     for names, reason in (
-        (empty, 'have no basic kernel to take the weight of a plain convolution: theirs is a function of position'),
+        (empty, 'have no basic kernel to take the weight of a plain convolution'),
         (other, 'compute something other than a convolution by their weight'),
     ):
         if names:

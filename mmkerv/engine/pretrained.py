@@ -20,6 +20,7 @@ from mmkerv.engine.checkpoint_match import (
     weights_of,
 )
 from mmkerv.engine.loading import UnsafeCheckpointError
+from mmkerv.engine.sound_weights import require_sound
 from mmkerv.engine.watched_loading import watched_loading
 from mmkerv.ops.base import ConvNd
 from mmkerv.utils import log
@@ -164,6 +165,7 @@ def require_pretrained(
             reasons.append(f'{count} of {total} of the {label}: it has another number of layers')
     if reasons:
         raise CheckpointMismatchError(f'checkpoint {source!r} is not of {place}: {match}: {"; ".join(reasons)}. {cure}')
+    require_sound({key: state_dict[key] for key in keys.loaded}, source, own)
     return match
 
 

@@ -4,10 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkerv.engine.checkpoint_match import weights_of
 from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.sound_weights import require_sound
 
 
-def published(checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no_ema: bool = False) -> dict:
+def published(
+    checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no_ema: bool = False, source: str = 'the file'
+) -> dict:
     """Return the checkpoint with some keys only.
 
     mmengine saves averaged weights as ``state_dict`` and the raw ones as ``ema_state_dict``.
@@ -16,9 +20,12 @@ def published(checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no
         checkpoint: what a runner saved.
         keys: keys to keep.
         no_ema: publish the raw weights.
+        source: where it comes from, for messages.
 
     Raises:
         ConfigError: if a key is not there.
+        CheckpointMismatchError: if the weights are no parameters by name.
+        UnsoundWeightsError: if they hold NaN.
 
     Example:
         >>> published({'state_dict': {'a': 1}, 'optimizer': {}}, ['state_dict'])
@@ -29,12 +36,15 @@ def published(checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no
     if no_ema:
         if 'ema_state_dict' not in checkpoint:
             raise ConfigError('--no-ema: the checkpoint has no ema_state_dict, its weights are raw; leave the flag out')
-        raw = {k.removeprefix('module.'): v for k, v in checkpoint['ema_state_dict'].items() if k.startswith('module.')}
+        ema = weights_of({'state_dict': checkpoint['ema_state_dict']}, source)
+        raw = {k.removeprefix('module.'): v for k, v in ema.items() if k.startswith('module.')}
         checkpoint = {**checkpoint, 'state_dict': raw}
     missing = [key for key in keys if key not in checkpoint]
     if missing:
         has = ', '.join(list(map(str, checkpoint))[:8])
         raise ConfigError(f'--save-keys: the checkpoint has no {", ".join(missing)}; it has {has or "nothing"}')
+    if 'state_dict' in keys:
+        require_sound(weights_of(checkpoint, source), source)
     return {key: checkpoint[key] for key in keys}
 
 

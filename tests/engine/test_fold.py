@@ -276,3 +276,22 @@ def test_folded_checkpoint_is_not_folded_again_under_the_old_config(folded, tmp_
             fold_checkpoint(*arguments, shape=SIZE)
     else:
         assert max(fold_checkpoint(*arguments, shape=SIZE).associations) == 0
+
+
+@pytest.mark.parametrize('name', ['DepthwiseSeparableConv', 'SpatiallySeparableConv'])
+def test_separable_operators_fold_through_the_deploy_config(name, tmp_path):
+    pytest.importorskip('mmpretrain')
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmkerv import ops
+
+    cfg = classifier()
+    cfg.model.backbone.conv_cfg = dict(type=name)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model)
+    kind = getattr(ops, f'{name}2d')
+    found = [key for key, module in model.named_modules() if isinstance(module, kind)]
+    result = fold_checkpoint(cfg, save(model, tmp_path / 'epoch_3.pth'), tmp_path / 'deploy.pth', shape=SIZE)
+    assert result.report.replaced == found and len(found) == 8
+    assert result.error < 1e-5
+    assert 'backbone.layer1.0.conv1.0.weight' in safe_load(tmp_path / 'deploy.pth')['state_dict']

@@ -163,11 +163,16 @@ def test_depth_is_told_from_the_blocks(depth, prefix):
 
 @pytest.mark.parametrize(
     'names',
-    [['layer1.0.conv1.weight'], ['stem.0.weight'], ['features.0.weight'], [], [0]],
-    ids=['a block', 'a stem', 'VGG', 'nothing', 'no names'],
+    [['layer1.0.conv1.weight'], ['stem.0.weight'], ['features.0.weight'], []],
+    ids=['a block', 'a stem', 'VGG', 'nothing'],
 )
 def test_another_network_needs_a_config(tmp_path, names):
     refuse(tmp_path, dict.fromkeys(names, torch.ones(2)), None, ConfigError, r"src\.pth' cannot be told.*--config")
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    says = r"src\.pth' holds a int, not parameters by name"
+    refuse(tmp_path, {0: torch.ones(2)}, None, CheckpointMismatchError, says)
 
 
 def of_mmpretrain(backbone, channels, hidden=None):

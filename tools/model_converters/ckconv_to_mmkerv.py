@@ -33,7 +33,7 @@ def main() -> None:
     from mmkerv.engine.ckconv_checkpoint import convert_ckconv
 
     loaded = safe_load(args.src, trust=args.trust_checkpoint)
-    converted, names = convert_ckconv(checkpoint_match.weights_of(loaded, args.src))
+    converted, names = convert_ckconv(checkpoint_match.weights_of(loaded, args.src), args.src)
     width = max(map(len, names))
     for theirs, ours in names.items():
         print(f'{theirs:<{width}}  {ours}')

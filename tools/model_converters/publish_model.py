@@ -32,7 +32,8 @@ def main() -> None:
 
     from mmkerv.engine import atomic, publish, safe_load
 
-    checkpoint = publish.published(safe_load(args.in_file, trust=args.trust_checkpoint), args.save_keys, args.no_ema)
+    loaded = safe_load(args.in_file, trust=args.trust_checkpoint)
+    checkpoint = publish.published(loaded, args.save_keys, args.no_ema, args.in_file)
     stem = Path(args.out_file).with_suffix('') if args.out_file.endswith('.pth') else Path(args.out_file)
     staged = stem.with_name(f'{stem.name}-unnamed.pth')
     with atomic.atomic_path(staged) as temporary:

@@ -1,0 +1,161 @@
+"""What is wrong with COCO annotations: what mmdetection cannot use is refused, what it leaves out is counted."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+NEEDED = {
+    'images': ('id', 'file_name', 'height', 'width'),
+    'categories': ('id', 'name'),
+    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
+}
+CURE = 'Correct or remove them in the file'
+
+
+class DataError(RuntimeError):
+    """A file of the data cannot be used; the message names it.
+
+    Example:
+        >>> issubclass(DataError, RuntimeError)
+        True
+    """
+
+
+def check_annotations(dataset: Any, source: str) -> list[str]:
+    """Check what a COCO annotation file holds.
+
+    Args:
+        dataset: the parsed file.
+        source: its name, for messages.
+
+    Returns:
+        What mmdetection will leave out, a line each: boxes smaller than a pixel, annotations of categories or images
+        that the file does not list.
+
+    Raises:
+        DataError: if a list or a key is missing, a box is not four numbers, or a box or an area is NaN or infinite.
+
+    Example:
+        >>> image = dict(id=1, file_name='1.jpg', height=8, width=8)
+        >>> box = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 4, 0], area=0)
+        >>> data = dict(images=[image], categories=[dict(id=1, name='a')], annotations=[box])
+        >>> check_annotations(data, 'a.json')
+        ['1 of 1 boxes are smaller than a pixel (the first in annotation 1): they are left out']
+    """
+    if not isinstance(dataset, dict):
+        raise DataError(
+            f'annotation file {source!r} holds a {type(dataset).__name__}; it must be an object as COCO has'
+        )
+    for key, fields in NEEDED.items():
+        # Files of test images have no annotations.
+        if key == 'annotations' and key not in dataset:
+            continue
+        if not isinstance(dataset.get(key), list):
+            raise DataError(f'annotation file {source!r} has no list {key!r}; give a file in the format of COCO')
+        for item in dataset[key]:
+            if key == 'annotations' and isinstance(item, dict) and item.get('ignore'):
+                continue
+            if absent := [field for field in fields if not isinstance(item, dict) or field not in item]:
+                name = f'{key[:-1]} {item["id"]!r}' if isinstance(item, dict) and 'id' in item else f'an item of {key}'
+                raise DataError(f'annotation file {source!r}: {name} has no {", ".join(absent)!r}; add it')
+    _images(dataset['images'], source)
+    used = [item for item in dataset.get('annotations', ()) if not item.get('ignore')]
+    return [*_boxes(used, source), *_strangers(dataset, used, source)] if used else []
+
+
+def check_classes(classes: Sequence[str], names: Iterable[Any], source: str) -> list[str]:
+    """Compare the classes of a data set with the categories of its file.
+
+    Returns:
+        A line for classes that the file does not list: mmdetection numbers the others in the order of the file.
+
+    Raises:
+        DataError: if the file lists none of them.
+
+    Example:
+        >>> check_classes(('cat', 'dog'), ['cat', 'dog', 'cow'], 'a.json')
+        []
+    """
+    names = list(names)
+    absent = [name for name in classes if name not in names]
+    if not absent:
+        return []
+    listed = ', '.join(map(repr, names[:5])) + (', ...' if len(names) > 5 else '')
+    if len(absent) == len(classes):
+        raise DataError(
+            f'annotation file {source!r} lists none of the {len(classes)} classes of the data set ({classes[0]!r}, '
+            f"...), but {listed or 'no category'}. Set metainfo=dict(classes=(...)) of the data sets, and the head's "
+            'num_classes'
+        )
+    return [
+        f'{source}: {len(absent)} of {len(classes)} classes are not in the file ({", ".join(map(repr, absent[:3]))}), '
+        'and the others take their numbers. Set metainfo=dict(classes=(...)) to what it lists'
+    ]
+
+
+def _images(images: list[dict], source: str) -> None:
+    for image in images:
+        sides = image['height'], image['width']
+        if not isinstance(image['file_name'], str) or not all(isinstance(s, (int, float)) and s > 0 for s in sides):
+            raise DataError(
+                f'annotation file {source!r}: image {image["id"]!r} has file_name {image["file_name"]!r}, height and '
+                f'width {sides}; they must be a name and numbers above 0. {CURE}'
+            )
+
+
+def _boxes(used: list[dict], source: str) -> list[str]:
+    try:
+        boxes = np.array([item['bbox'] for item in used], np.float64).reshape(len(used), 4)
+        areas = np.array([item['area'] for item in used], np.float64)
+    except (TypeError, ValueError):
+        boxes, areas = _slowly(used, source)
+    wrong = ~(np.isfinite(boxes).all(1) & np.isfinite(areas))
+    if wrong.any():
+        first = used[int(wrong.argmax())]
+        raise DataError(
+            f'annotation file {source!r}: {wrong.sum()} of {len(used)} boxes are NaN or infinite, the first in '
+            f'annotation {first["id"]!r} of image {first["image_id"]!r}: bbox {first["bbox"]}, area {first["area"]}. '
+            f'{CURE}'
+        )
+    empty = (boxes[:, 2:] < 1).any(1) | (areas <= 0)
+    return [_left_out(used, empty, 'boxes are smaller than a pixel')] if empty.any() else []
+
+
+def _slowly(used: list[dict], source: str) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes and areas one by one, to find the one that is none."""
+    for item in used:
+        try:
+            np.array([*item['bbox'], item['area']], np.float64).reshape(5)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f'annotation file {source!r}: annotation {item["id"]!r} has bbox {str(item["bbox"])[:80]} and area '
+                f'{str(item["area"])[:80]}; they must be [x, y, width, height] and a number. {CURE}'
+            ) from error
+    return np.array([i['bbox'] for i in used], np.float64), np.array([i['area'] for i in used], np.float64)
+
+
+def _strangers(dataset: dict, used: list[dict], source: str) -> list[str]:
+    odd = [item for item in used if not isinstance(item['id'], (int, str))]
+    doubled = [number for number, count in Counter(str(item['id']) for item in used).items() if count > 1]
+    if odd or doubled:
+        raise DataError(
+            f'annotation file {source!r}: the id {odd[0]["id"] if odd else doubled[0]!r} of an annotation is '
+            f'{"no number" if odd else "used twice"}. {CURE}'
+        )
+    notes = []
+    for key, label in (('categories', 'category_id'), ('images', 'image_id')):
+        # As text, because what stands there need not be a number.
+        listed = {str(item['id']) for item in dataset[key]}
+        strange = np.array([str(item[label]) not in listed for item in used])
+        if strange.any():
+            ids = list(dict.fromkeys(str(item[label]) for item, odd in zip(used, strange) if odd))[:3]
+            text = f'annotations are of {key} that the file does not list ({label} {", ".join(ids)})'
+            notes.append(_left_out(used, strange, text))
+    return notes
+
+
+def _left_out(used: list[dict], chosen: np.ndarray, text: str) -> str:
+    first = used[int(chosen.argmax())]['id']
+    return f'{chosen.sum()} of {len(used)} {text} (the first in annotation {first!r}): they are left out'

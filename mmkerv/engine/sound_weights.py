@@ -1,0 +1,83 @@
+"""Are the tensors of a checkpoint numbers that a network can compute with? Loading them asks only for their shapes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A tensor may repeat what is stored (an expanded buffer), but not become what no memory holds.
+LARGEST_REPEATED = 2**24
+
+
+class UnsoundWeightsError(RuntimeError):
+    """A checkpoint holds NaN or infinite parameters, or tensors that are no plain numbers.
+
+    Example:
+        >>> issubclass(UnsoundWeightsError, RuntimeError)
+        True
+    """
+
+
+def require_sound(weights: Mapping[str, Any], source: str, own: Mapping[str, Tensor] | None = None) -> None:
+    """Refuse weights that are not finite plain numbers; what is no tensor is passed over.
+
+    Args:
+        weights: tensors by name.
+        source: where they come from, for messages.
+        own: the network's tensors. Where they are floating-point numbers, the weights must be, and where they are not
+            finite from the start (a mask of -inf), the weights need not be.
+
+    Raises:
+        UnsoundWeightsError: naming the first tensor, what is wrong with it, and the cure.
+
+    Example:
+        >>> require_sound({'norm.weight': torch.tensor([1.0, float('nan')])}, 'a.pth')
+        Traceback (most recent call last):
+        ...
+        mmkerv.engine.sound_weights.UnsoundWeightsError: checkpoint 'a.pth' holds NaN in norm.weight, ...
+    """
+    own = own or {}
+    diverged: list[str] = []
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            continue
+        mine = own.get(name)
+        if fault := _fault(value, mine):
+            raise UnsoundWeightsError(
+                f'checkpoint {source!r}: {name} {fault}. Give a checkpoint that a runner saved, or '
+                'torch.save(model.state_dict(), FILE)'
+            )
+        if not _finite(value) and (mine is None or _finite(mine)):
+            diverged.append(name)
+    if diverged:
+        first = diverged[0]
+        found = 'NaN' if bool(torch.isnan(weights[first]).any()) else 'infinite numbers'
+        rest = f', the first of {len(diverged)} such tensors' if len(diverged) > 1 else ''
+        raise UnsoundWeightsError(
+            f'checkpoint {source!r} holds {found} in {first}{rest}, so that the network computes NaN: the training it '
+            'comes from has diverged. Take an earlier checkpoint; train with a lower learning rate or '
+            'optim_wrapper.clip_grad=dict(max_norm=35)'
+        )
+
+
+def _fault(value: Tensor, own: Tensor | None) -> str | None:
+    if value.layout != torch.strided or value.is_quantized or value.device.type == 'meta':
+        kind = 'quantised' if value.is_quantized else 'without data' if value.device.type == 'meta' else 'sparse'
+        return f'is a tensor of another kind ({kind}), not of plain numbers'
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    if value.numel() > max(stored, LARGEST_REPEATED):
+        return f'claims {value.numel()} numbers, and {stored} are stored'
+    if own is not None and own.is_floating_point() and not value.is_floating_point():
+        return f'is of type {str(value.dtype).removeprefix("torch.")}, and the network computes with floating point'
+    return None
+
+
+def _finite(value: Tensor) -> bool:
+    if not value.numel() or not (value.is_floating_point() or value.is_complex()):
+        return True
+    if value.is_complex():
+        value = torch.view_as_real(value)
+    # One pass without a copy; small types know no comparison, or none in torch 2.1.
+    low, high = (value.detach().float() if value.element_size() <= 2 else value.detach()).aminmax()
+    return bool(torch.isfinite(low)) and bool(torch.isfinite(high))

@@ -1,0 +1,197 @@
+"""No tool executes what a checkpoint says: the tools that take one are found by their own parsers, so none escapes."""
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import io
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import pytest
+from tools.bad_input import BOMBED, CONFIG
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob('tools/**/*.py') if '__main__' in file.read_text())
+READS = re.compile(r'checkpoint|state dict|weights|\.pth?\b', re.IGNORECASE)
+WRITES = re.compile(r'to write|^folder')
+# Where checkpoints are given beside arguments of their own.
+BY_CONFIG = ('load_from={bomb}', 'model.backbone.init_cfg.checkpoint={bomb}')
+
+# Commands beyond those that follow from a tool's parser: {bomb} is a bomb, {good} a sound checkpoint.
+MORE = {
+    'tools/train.py': [
+        *(f'{{config}} --cfg-options {option}' for option in BY_CONFIG),
+        # The newest of the work folder.
+        '{config} --work-dir {bombed} --resume',
+    ],
+    'tools/model_converters/plain_to_mmkerv.py': ['{bomb} {out}/a.pth --config {config}'],
+}
+# A sound network beside the bomb is computed with.
+FASTER = {'tools/visualization/vis_erf.py': '--shape 32 32 --num 1'}
+# What stands for an argument that has to be given, by the beginning of its name.
+GIVEN = {'config': '{config}', 'img': '{image}', 'image': '{image}'}
+
+
+class Asked(Exception):
+    """Carries a parser out of a tool before it does anything."""
+
+
+def load(script: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.object(sys, 'path', [str(script.parent), *sys.path]):
+        spec.loader.exec_module(module)
+    return module
+
+
+def parser_of(script: Path) -> argparse.ArgumentParser:
+    def stop(self, *args, **kwargs):
+        raise Asked(self)
+
+    names = ('parse_args', 'parse_known_args')
+    with mock.patch.multiple(argparse.ArgumentParser, **dict.fromkeys(names, stop)), pytest.raises(Asked) as asked:
+        load(script).main()
+    return asked.value.args[0]
+
+
+def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """Arguments that name a checkpoint to read, of a parser and its subcommands."""
+    found = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                found |= actions(command)
+        metavar = ' '.join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar
+        text = f'{action.dest} {metavar} {action.help}'
+        reads = READS.search(text) and not WRITES.search(action.help or '')
+        if reads and action.nargs != 0 and action.dest != 'cfg_options':
+            found[action.dest] = action
+    return found
+
+
+def commands(tool: str) -> list[str]:
+    """A command for each argument that names a checkpoint, with a bomb in its place, and those of ``MORE``."""
+    parser = parser_of(ROOT / tool)
+    found, lines = actions(parser), list(MORE.get(tool, []))
+    for chosen in found.values():
+        words = []
+        for action in parser._actions:
+            if action is chosen:
+                value = '{config} {bomb}' if action.nargs == 2 else '{bomb}'
+                words += [action.option_strings[-1], value] if action.option_strings else [value]
+            elif not action.option_strings and action.nargs is None:
+                other = '{good}' if action.dest in found else '{out}/a.pth'
+                words.append(next((text for name, text in GIVEN.items() if action.dest.startswith(name)), other))
+        lines.append(' '.join(words))
+    return lines
+
+
+def test_tools_that_take_a_checkpoint_are_found():
+    found = {tool for tool in SCRIPTS if commands(tool)}
+    assert found >= {tool for tool, *_ in BOMBED.values()} | {'tools/visualization/vis_cam.py'}
+    for tool in SCRIPTS:
+        options = {option for action in parser_of(ROOT / tool)._actions for option in action.option_strings}
+        assert ('--trust-checkpoint' in options) == (tool in found), tool
+    assert '{image} {config} {bomb}' in commands('tools/visualization/vis_cam.py')
+    assert '{image} {config} {good} --compare {config} {bomb}' in commands('tools/visualization/vis_cam.py')
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory) -> dict[str, Path]:
+    for library in ('mmengine', 'mmcv', 'mmpretrain'):
+        pytest.importorskip(library)
+    import mmcv
+    import numpy as np
+    import torch
+    from bombs import execute, hidden, write
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    import mmkerv  # noqa: F401
+
+    folder = tmp_path_factory.mktemp('hostile')
+    for kind in 'abc':
+        mmcv.imwrite(np.zeros((32, 32, 3), np.uint8), str(folder / 'data' / kind / '0.png'))
+    given = {'target': folder / 'target', 'config': folder / 'config.py', 'image': folder / 'data' / 'a' / '0.png'}
+    given |= {name: folder / f'{name}.pth' for name in ('bomb', 'good')}
+    given['config'].write_text(CONFIG.format(data=str(folder / 'data'), weights=str(given['good'])))
+    init_default_scope('mmpretrain')
+    state = MODELS.build(Config.fromfile(given['config']).model).state_dict()
+    torch.save({'meta': {'epoch': 0, 'iter': 0}, 'message_hub': {}, 'state_dict': state}, given['good'])
+    bomb = hidden('state_dict', execute(given['target']))
+    write(given['bomb'], bomb)
+    (folder / 'bombed').mkdir()
+    newest = write(folder / 'bombed' / 'epoch_1.pth', bomb)
+    (folder / 'bombed' / 'last_checkpoint').write_text(str(newest))
+    return {**given, 'bombed': folder / 'bombed'}
+
+
+@pytest.mark.parametrize('tool', SCRIPTS)
+def test_bomb_is_not_set_off(files, tmp_path, monkeypatch, tool):
+    monkeypatch.chdir(tmp_path)
+    lines = commands(tool)
+    if not lines:
+        pytest.skip('tools that take no checkpoint')
+    for number, line in enumerate(lines):
+        argv = [tool, *line.format_map({**files, 'out': tmp_path}).split()]
+        if tool in ('tools/train.py', 'tools/test.py'):
+            argv += [
+                *([] if '--cfg-options' in argv else ['--cfg-options']),
+                f'experiment_name={tmp_path.name}{number}',
+            ]
+        module = load(ROOT / tool)
+        with (
+            mock.patch.object(sys, 'argv', argv),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()) as said,
+            pytest.raises(SystemExit) as ended,
+        ):
+            module.cli.run(module.main)
+        message = str(ended.value)
+        assert re.match(r'error: .*(was not read|no complete checkpoint)', message), (line, message, said.getvalue())
+        assert 'Nothing of it was executed' in message or 'holds more than weights' in message, message
+        assert not files['target'].exists(), line
+    assert not [file.name for file in tmp_path.rglob('*') if file.suffix in ('.pth', '.png', '.npz')]
+
+
+# What unpickles, unpacks or evaluates; the first word is the module, if it is to be of one.
+READERS = {
+    'torch.load': ('mmkerv/engine/loading.py',),
+    'torch.jit.load': (),
+    'pickle.load': (),
+    'pickle.loads': (),
+    'numpy.load': (),
+    'shutil.unpack_archive': (),
+    'extractall': (),
+    'extract': (),
+    'load_checkpoint': ('mmkerv/engine/pretrained.py',),
+    'init_detector': (),
+    'init_model': (),
+    'inference_model': (),
+    'get_model': (),
+    'eval': (),
+    'exec': (),
+}
+
+
+@pytest.mark.parametrize('folder', ['tools', 'mmkerv', 'benchmarks'])
+def test_checkpoints_are_read_in_one_place_and_no_archive_is_unpacked(folder):
+    found = []
+    for file in sorted((ROOT / folder).rglob('*.py')):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func).replace('np.', 'numpy.')
+            last = name.rpartition('.')[2]
+            key = name if name in READERS else last if last in READERS and name != 'model.eval' else None
+            if key == 'eval' and name != 'eval':
+                continue
+            if key and str(file.relative_to(ROOT)) not in READERS[key]:
+                found.append(f'{file.relative_to(ROOT)}:{node.lineno} {name}')
+            modules = [alias.name for alias in getattr(node, 'names', ())]
+            assert not set(modules) & {'tarfile', 'zipfile'}
+    assert found == []

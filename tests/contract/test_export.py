@@ -1,0 +1,180 @@
+"""ONNX in onnxruntime, TorchScript and quantisation: folded networks as plain ones, and layers that do not fold."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from ops.contract import relative
+from torch import nn
+
+pytest.importorskip('mmengine')
+pytest.importorskip('onnx', reason='onnx is not installed')
+pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+from engine.small_networks import NETWORKS, SIZE, associated
+
+from mmkerv.engine.export import DYNAMO_SINCE, ExportCheckError, RawOutputs, export_onnx
+from mmkerv.ops import (
+    CKConv2d,
+    CoCConv2d,
+    DepthwiseSeparableConv2d,
+    KervConv2d,
+    SpatiallySeparableConv2d,
+    switch_to_deploy,
+)
+
+TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
+EXPORTERS = ['legacy', pytest.param('dynamo', marks=pytest.mark.skipif(TORCH < DYNAMO_SINCE, reason='torch < 2.6'))]
+ONE_STAGE = ['retinanet', 'segmentor', 'classifier']
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Both exporters and the quantisation warn that they will be replaced, and the legacy one of every branch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+@pytest.fixture(scope='module')
+def folded():
+    """Networks whose super layers moved the kernels, folded; built once."""
+    built = {}
+
+    def folded(name: str) -> nn.Module:
+        cfg = NETWORKS[name]()
+        pytest.importorskip(cfg.default_scope)
+        if name not in built:
+            from mmengine.model import revert_sync_batchnorm
+
+            model = revert_sync_batchnorm(associated(cfg)).eval()
+            before = RawOutputs(model)(torch.ones(1, 3, *SIZE))
+            assert len(switch_to_deploy(model).replaced) > 5
+            assert all(relative(a, b) < 1e-3 for a, b in zip(RawOutputs(model)(torch.ones(1, 3, *SIZE)), before))
+            built[name] = model
+        return built[name]
+
+    return folded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('exporter', EXPORTERS)
+@pytest.mark.parametrize('name', ONE_STAGE)
+def test_a_folded_network_runs_in_onnxruntime_at_any_batch_and_size(folded, name, exporter, tmp_path):
+    assert export_onnx(folded(name), tmp_path / 'net.onnx', (1, 3, *SIZE), exporter=exporter) < 1e-4
+    assert [p.name for p in tmp_path.iterdir()] == ['net.onnx']
+
+
+LAYERS = {
+    'polynomial': lambda: KervConv2d(3, 6, 3, padding=1, learnable=True),
+    'gaussian': lambda: KervConv2d(3, 6, 3, padding=1, kernel='gaussian', learnable=True, per_channel=True),
+    'l2': lambda: KervConv2d(3, 6, 3, padding=1, kernel='l2', stride=2),
+    'sigmoid': lambda: KervConv2d(3, 6, 3, padding='same', kernel='sigmoid', groups=3),
+    'l1': lambda: KervConv2d(3, 6, 3, padding=1, kernel='l1', groups=3),
+    'manhattan': lambda: KervConv2d(3, 6, (3, 2), (2, 1), (1, 0), (1, 2), kernel='manhattan'),
+    'arc-cosine': lambda: KervConv2d(3, 6, 3, padding=1, kernel='arc-cosine'),
+    'cauchy': lambda: KervConv2d(3, 6, 3, padding=1, kernel='cauchy'),
+    'euclidean': lambda: KervConv2d(3, 6, 3, padding=1, kernel='euclidean', padding_mode='reflect'),
+    'CK': lambda: CKConv2d(3, 6, 7, padding=3, hidden=8),
+    'CK separable': lambda: CKConv2d(3, 6, 7, padding=3, hidden=8, separable=True),
+    'CK Fourier': lambda: CKConv2d(3, 6, 7, padding=3, hidden=8, method='fft'),
+    'CoC': lambda: CoCConv2d(3, 6, 3, padding=1, super_init='kaiming'),
+    'depthwise separable': lambda: DepthwiseSeparableConv2d(3, 6, 3, padding=1),
+    'spatially separable': lambda: SpatiallySeparableConv2d(3, 6, 3, padding=1),
+}
+
+
+def unfolded(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), LAYERS[name](), nn.BatchNorm2d(6), nn.Tanh()).eval()
+
+
+@pytest.mark.parametrize('exporter', EXPORTERS)
+@pytest.mark.parametrize('name', LAYERS)
+def test_a_layer_that_is_not_folded_runs_in_onnxruntime(name, exporter, tmp_path):
+    assert export_onnx(unfolded(name), tmp_path / 'net.onnx', (1, 3, 16, 20), exporter=exporter) < 1e-4
+
+
+def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
+    model = unfolded('CoC')
+    answers = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    monkeypatch.setattr(model[3], 'forward', lambda x: torch.tanh(x) + next(answers))
+    with pytest.raises(ExportCheckError, match=r'differs by .* Try the other exporter'):
+        export_onnx(model, tmp_path / 'net.onnx', (1, 3, 16, 16), exporter='legacy')
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_exporter_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'dynamo'"):
+        export_onnx(nn.Identity(), tmp_path / 'net.onnx', (1, 3, 8, 8), exporter='dynam')
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_a_traced_layer_is_the_layer_at_other_sizes(name, tmp_path):
+    model = unfolded(name)
+    torch.jit.save(torch.jit.trace(model, torch.randn(1, 3, 16, 20)), tmp_path / 'net.pt')
+    traced, x = torch.jit.load(tmp_path / 'net.pt'), torch.randn(2, 3, 40, 33)
+    assert relative(traced(x), model(x)) < 1e-5
+
+
+@pytest.mark.parametrize('name', ONE_STAGE)
+def test_a_traced_folded_network_is_the_network_at_other_sizes(folded, name):
+    network = RawOutputs(folded(name))
+    traced, x = torch.jit.trace(network, torch.randn(1, 3, *SIZE)), torch.randn(2, 3, 96, 64)
+    for actual, expected in zip(traced(x), network(x), strict=True):
+        assert relative(actual, expected) < 1e-5
+
+
+def small(operator: bool) -> nn.Module:
+    torch.manual_seed(0)
+    settings = {'kernel_size': 3, 'padding': 1, 'bias': False}
+    conv = CoCConv2d(8, 8, super_init='kaiming', **settings) if operator else nn.Conv2d(8, 8, **settings)
+    layers = [nn.Conv2d(3, 8, **settings), nn.BatchNorm2d(8), nn.ReLU(), conv, nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+
+
+def kinds(model: nn.Module) -> list[str]:
+    return [type(m).__name__ for m in model.modules()]
+
+
+def by_fx(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    prepared = prepare_fx(model, get_default_qconfig_mapping('x86'), (x,))
+    prepared(x)
+    return convert_fx(prepared)
+
+
+def by_hand(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    from torch.ao import quantization
+
+    fused = quantization.fuse_modules(model, [['0', '1', '2'], ['3', '4', '5']])
+    wrapped = nn.Sequential(quantization.QuantStub(), fused, quantization.DeQuantStub()).eval()
+    wrapped.qconfig = quantization.get_default_qconfig('x86')
+    prepared = quantization.prepare(wrapped)
+    prepared(x)
+    return quantization.convert(prepared)
+
+
+def dynamic(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    from torch.ao.quantization import quantize_dynamic
+
+    return quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.parametrize('quantise', [by_fx, by_hand, dynamic])
+def test_a_folded_network_quantises_as_the_plain_one(quantise):
+    if 'x86' not in torch.backends.quantized.supported_engines:
+        pytest.skip('this torch has no x86 quantisation')
+    torch.backends.quantized.engine = 'x86'
+    x, network = torch.randn(8, 3, 16, 16), small(operator=True)
+    expected = network(x)
+    switch_to_deploy(network)
+    plain = small(operator=False)
+    plain.load_state_dict(network.state_dict())
+    results = [quantise(copy.deepcopy(m), x) for m in (network, plain)]
+    assert kinds(results[0]) == kinds(results[1]) != kinds(plain)
+    assert torch.equal(results[0](x), results[1](x)), 'to the bit'
+    # Eight bits of each layer's range.
+    assert relative(results[0](x), expected) < 0.05

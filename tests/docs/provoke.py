@@ -1,0 +1,325 @@
+"""What users do that ends in a message which docs/troubleshooting.md quotes; each function returns that message."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+PROVOKED: dict[str, Callable[[Path], str]] = {}
+
+
+def message(function: Callable, *args: Any, **kwargs: Any) -> str:
+    """What the error says that this call ends in."""
+    try:
+        function(*args, **kwargs)
+    except Exception as error:
+        return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    raise AssertionError('no error')
+
+
+def provokes(function: Callable[[Path], str]) -> Callable[[Path], str]:
+    """Put the function on the list under its name."""
+    PROVOKED[function.__name__] = function
+    return function
+
+
+def resnet() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1))
+
+
+def in_scope(scope: str, function: Callable[[], Any]) -> str:
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope(scope):
+        return message(function)
+
+
+@provokes
+def unregistered(folder: Path) -> str:
+    import mmdet.registry  # noqa: F401
+    from mmcv.cnn import build_conv_layer
+
+    return in_scope('mmdet', lambda: build_conv_layer({'type': 'CoCConf'}, 3, 8, 3))
+
+
+def without_mmkerv(folder: Path, base: str) -> str:
+    """What a tool of upstream's says to a config with this base."""
+    config = folder / 'mine.py'
+    config.write_text(f'_base_ = {base!r}\n')
+    code = f'from mmengine.config import Config; Config.fromfile({str(config)!r})'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    return done.stderr.strip().splitlines()[-1].partition(': ')[2]
+
+
+@provokes
+def package_base(folder: Path) -> str:
+    return without_mmkerv(folder, 'mmkerv::retinanet_r50_coc.py')
+
+
+@provokes
+def package_folder(folder: Path) -> str:
+    return without_mmkerv(folder, 'mmkerv::demo/retinanet_coc_shapes.py')
+
+
+@provokes
+def weights_only(folder: Path) -> str:
+    from mmengine.logging import HistoryBuffer
+
+    torch.save({'message_hub': HistoryBuffer()}, folder / 'a.pth')
+    return message(torch.load, folder / 'a.pth', weights_only=True).splitlines()[0]
+
+
+@provokes
+def default_scope(folder: Path) -> str:
+    from mmengine.registry import MODELS
+
+    return in_scope('mmkerv', lambda: MODELS.build({'type': 'RetinaNet'}))
+
+
+@provokes
+def mixture(folder: Path) -> str:
+    from mmkerv.cures import mixture as problem
+    from mmkerv.distributions import Package
+
+    both = [Package('onedl-mmengine', '0.10.12', 'mmengine', 'onedl'), Package('mmdet', '3.3.0', 'mmdet', 'openmmlab')]
+    return problem(both).what
+
+
+@provokes
+def no_compiled_operators(folder: Path) -> str:
+    from mmkerv.cures import unusable_mmcv
+
+    return unusable_mmcv('missing: mmcv was built without them', []).what
+
+
+@provokes
+def unknown_argument(folder: Path) -> str:
+    from mmkerv.engine.configuration import check_operators
+
+    return message(check_operators, {'backbone': {'conv_cfg': {'type': 'CoCConv', 'asociation': 3}}}, 'model')
+
+
+@provokes
+def scope_in_conv_cfg(folder: Path) -> str:
+    from mmkerv.ops import CoCConv
+
+    return message(CoCConv, 3, 8, 3, _scope_='mmdet')
+
+
+@provokes
+def kernel_size(folder: Path) -> str:
+    from mmkerv.ops import CKConv
+
+    return message(CKConv, 3, 8, 3, kernel_size=7)
+
+
+@provokes
+def even_kernel(folder: Path) -> str:
+    from mmkerv.ops import CoCConv
+
+    return message(CoCConv, 3, 8, 2)
+
+
+@provokes
+def unknown_kernel(folder: Path) -> str:
+    from mmkerv.ops import KervConv
+
+    return message(KervConv, 3, 8, 3, kernel='gausian')
+
+
+@provokes
+def nothing_replaced(folder: Path) -> str:
+    import mmkerv
+
+    return message(mmkerv.convert, resnet(), {'type': 'CoCConv'}, {'kernel_sizes': [7]})
+
+
+@provokes
+def no_stages(folder: Path) -> str:
+    import mmkerv
+
+    return message(mmkerv.convert, resnet(), {'type': 'CoCConv'}, {'stages': (1,)})
+
+
+@provokes
+def layer_refuses(folder: Path) -> str:
+    import mmkerv
+
+    return message(mmkerv.convert, nn.Sequential(nn.Conv2d(3, 8, 2)), {'type': 'CoCConv'})
+
+
+@provokes
+def no_scope(folder: Path) -> str:
+    from mmkerv.models.hosts import find_host
+
+    return in_scope('mmengine', lambda: find_host('ResNet'))
+
+
+@provokes
+def map_too_small(folder: Path) -> str:
+    from mmkerv.ops import KervConv
+
+    return message(KervConv(3, 8, 7, kernel='l1'), torch.zeros(1, 3, 5, 5))
+
+
+@provokes
+def missing_data(folder: Path) -> str:
+    from mmengine.config import Config
+
+    from mmkerv.engine.configuration import check_data
+
+    return message(
+        check_data,
+        Config({'train_dataloader': {'dataset': {'type': 'CocoDataset', 'data_root': 'data/absent/'}}}),
+        'train',
+    )
+
+
+@provokes
+def missing_checkpoint(folder: Path) -> str:
+    from mmkerv.engine import safe_load
+
+    return message(safe_load, 'epoch_12.pth')
+
+
+@provokes
+def unsafe_checkpoint(folder: Path) -> str:
+    from mmkerv.engine import safe_load
+
+    (folder / 'a.pth').write_text('no checkpoint')
+    return message(safe_load, folder / 'a.pth')
+
+
+@provokes
+def other_network(folder: Path) -> str:
+    from mmkerv.engine import require_match
+
+    return message(require_match, resnet(), {'fc.weight': torch.ones(1)}, 'epoch_12.pth')
+
+
+@provokes
+def plain_for_moved(folder: Path) -> str:
+    from mmkerv.engine import require_match
+    from mmkerv.ops import CoCConv2d
+
+    model = nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming'))
+    return message(require_match, model, nn.Sequential(nn.Conv2d(3, 8, 3)).state_dict(), 'epoch_12.pth')
+
+
+@provokes
+def frozen_at_random(folder: Path) -> str:
+    from types import SimpleNamespace
+
+    from mmkerv.engine import FrozenOperatorsHook
+    from mmkerv.ops import CoCConv2d
+
+    model = nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming')).requires_grad_(False)
+    return message(FrozenOperatorsHook().before_train, SimpleNamespace(model=model))
+
+
+@provokes
+def efficient_conv_bn_eval(folder: Path) -> str:
+    from mmkerv.ops import CoCConv2d
+
+    layer = CoCConv2d(3, 8, 3)
+    return message(layer._conv_forward, torch.zeros(1, 3, 5, 5), layer.weight, None)
+
+
+@provokes
+def trained_while_frozen(folder: Path) -> str:
+    from mmkerv.ops import CoCConv2d, frozen_kernels
+
+    model = nn.Sequential(CoCConv2d(3, 8, 3))
+    with frozen_kernels(model):
+        return message(model, torch.zeros(1, 3, 5, 5))
+
+
+@provokes
+def loaded_while_frozen(folder: Path) -> str:
+    from mmkerv.ops import CoCConv2d, frozen_kernels
+
+    model = nn.Sequential(CoCConv2d(3, 8, 3))
+    with frozen_kernels(model):
+        return message(model.load_state_dict, model.state_dict())
+
+
+@provokes
+def single_operator(folder: Path) -> str:
+    from mmkerv.ops import CoCConv2d, switch_to_deploy
+
+    return message(switch_to_deploy, CoCConv2d(3, 8, 3))
+
+
+@provokes
+def kept_by_folding(folder: Path) -> str:
+    from mmkerv.ops import KervConv2d, switch_to_deploy
+
+    return str(switch_to_deploy(nn.Sequential(KervConv2d(3, 8, 3))))
+
+
+@provokes
+def nothing_to_regularise(folder: Path) -> str:
+    from types import SimpleNamespace
+
+    from mmkerv.engine import KernelL2Hook
+
+    return message(KernelL2Hook(1e-4).before_train, SimpleNamespace(model=nn.Linear(2, 2)))
+
+
+@provokes
+def overflow(folder: Path) -> str:
+    from types import SimpleNamespace
+
+    from mmkerv.engine import KervolutionGuardHook
+    from mmkerv.ops import KervConv2d
+
+    model = nn.Sequential(KervConv2d(3, 8, 3, degree=9))
+    hook, runner = KervolutionGuardHook(), SimpleNamespace(model=model, iter=120)
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 120)
+    model(torch.full((1, 3, 5, 5), 1e30))
+    return message(hook.after_train_iter, runner, 120)
+
+
+@provokes
+def taken_name(folder: Path) -> str:
+    from mmkerv.ops import register_kernel
+
+    return message(register_kernel('gaussian', family='radial'), lambda d2: d2)
+
+
+@provokes
+def slurm_without_gpu(folder: Path) -> str:
+    from mmengine.config import Config
+
+    from mmkerv.engine.launch import process_group
+
+    return message(lambda: process_group(Config({'launcher': 'slurm', 'model': {}})).__enter__())
+
+
+@provokes
+def unknown_layer(folder: Path) -> str:
+    from mmkerv.engine.trained import find_layers
+
+    return message(find_layers, nn.ModuleDict({'backbone': resnet()}), ['backbone.conv1'])
+
+
+@provokes
+def no_operator(folder: Path) -> str:
+    from mmkerv.engine.trained import find_operators
+
+    return message(find_operators, resnet())
+
+
+@provokes
+def not_an_image(folder: Path) -> str:
+    from mmengine.config import Config
+
+    from mmkerv.engine.trained import load_image
+
+    (folder / 'a.jpg').write_text('no image')
+    return message(load_image, resnet(), Config({}), folder / 'a.jpg')

@@ -1,0 +1,199 @@
+"""What README.md and docs/ show works: Python runs, configs build, commands parse, paths exist."""
+
+import argparse
+import importlib.util
+import re
+import sys
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import pytest
+from docs.blocks import PAGES, ROOT, Block, blocks, blocks_of, commands
+
+PYTHON, SHELL = blocks('python'), blocks('bash')
+# What belongs to other programs and is not checked.
+OTHERS = {'cd', 'git', 'pip', 'uv', 'export', 'chromium', 'tensorboard', 'xdg-open'}
+# Places of the repository that a page may name.
+PATH = re.compile(r'(?:configs|tools|benchmarks|tests|mmkerv|requirements)/[\w./*{},-]*')
+
+
+@pytest.mark.parametrize('block', PYTHON, ids=str)
+def test_python(block: Block, monkeypatch, tmp_path):
+    code = compile(block.code, str(block), 'exec')
+    if block.key == 'not run':
+        pytest.skip(f'{block} is only compiled: {block.value}')
+    pytest.importorskip('mmengine')
+    from mmengine.registry import DefaultScope
+
+    # Blocks name files as seen from the root of a clone, and some write files.
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
+    if '_base_' in block.code or block.key == 'goes into':
+        build(block, tmp_path)
+    else:
+        namespace = {'__name__': 'docs_block'}
+        exec(code, namespace)
+        check_operators(namespace.get('model'))
+
+
+def check_operators(model) -> None:
+    """A fragment of a config names operators and arguments that exist."""
+    if isinstance(model, dict):
+        from mmkerv.engine.configuration import check_operators as check
+
+        check(model, 'model')
+
+
+def build(block: Block, folder: Path) -> None:
+    """Read the block as a config, or as a change of one, and build its model."""
+    for library in ('mmdet', 'mmseg', 'mmpretrain'):
+        pytest.importorskip(library)
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    import mmkerv
+
+    assert mmkerv.registry.OPERATORS
+    base = '' if block.key != 'goes into' else f'_base_ = {based(block.value)!r}\n'
+    file = folder / 'config.py'
+    file.write_text(base + block.code)
+    cfg = Config.fromfile(file)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    assert any(type(m).__module__.startswith('mmkerv.ops') for m in MODELS.build(cfg.model).modules())
+
+
+def based(config: str) -> str:
+    return config if '::' in config else str(ROOT / config)
+
+
+class Parsed(Exception):
+    """The parser took the arguments."""
+
+
+def load(script: Path):
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parse(script: Path, arguments: list[str], monkeypatch) -> None:
+    """Give the arguments to the script's own parser."""
+    monkeypatch.setattr(sys, 'path', [str(script.parent), str(ROOT / 'tools'), str(ROOT / 'benchmarks'), *sys.path])
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
+    real = argparse.ArgumentParser.parse_args
+
+    def stop(self: argparse.ArgumentParser, *args, **kwargs):
+        real(self, *args, **kwargs)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', stop)
+    try:
+        module = load(script)
+        with pytest.raises(Parsed):
+            module.main()
+    finally:
+        monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', real)
+        # Scripts have neighbours of common names, such as `cli`.
+        for name in set(sys.modules) - before:
+            if str(ROOT / 'tools') in str(getattr(sys.modules[name], '__file__', '')):
+                del sys.modules[name]
+
+
+def check(command: list[str], monkeypatch) -> None:
+    """Raise if a command of ours cannot be given like that."""
+    program, *arguments = command
+    if program == 'make':
+        targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+        wanted = {word for word in arguments if not word.startswith('-') and '=' not in word}
+        assert wanted <= targets, f'make has no {wanted - targets}'
+    elif program.startswith('tools/') or program.startswith('requirements/'):
+        assert (ROOT / program).is_file(), f'{program} does not exist'
+    elif program == 'python' and arguments[0] == '-m':
+        name = arguments[1]
+        assert find_spec(name) is not None, f'no module {name}'
+    elif program == 'python':
+        script = ROOT / arguments[0]
+        assert script.is_file(), f'{arguments[0]} does not exist'
+        parse(script, arguments[1:], monkeypatch)
+    else:
+        assert program in OTHERS, f'{program!r} is neither ours nor known'
+    for word in arguments:
+        path = word.rpartition('=')[2]
+        assert not re.match(r'configs/[\w/]+\.py$', path) or (ROOT / path).is_file(), f'{path} does not exist'
+
+
+@pytest.mark.parametrize('block', SHELL, ids=str)
+def test_shell(block: Block, monkeypatch):
+    pytest.importorskip('mmengine')
+    for command in commands(block.code):
+        try:
+            check(command, monkeypatch)
+        except SystemExit as error:
+            raise AssertionError(f'{block}: the parser refuses: {" ".join(command)}') from error
+
+
+@pytest.mark.parametrize(
+    ('command', 'error'),
+    [
+        ('make cofee', AssertionError),
+        ('python tools/trian.py a.py', AssertionError),
+        ('python tools/train.py a.py --lr 1', SystemExit),
+        ('python tools/train.py configs/absent.py', AssertionError),
+        ('python -m mmkerv.envy', AssertionError),
+        ('tools/dist_trian.sh a 2', AssertionError),
+        ('rm -rf x', AssertionError),
+    ],
+)
+def test_wrong_commands_are_found(command, error, monkeypatch):
+    with pytest.raises(error):
+        check(commands(command)[0], monkeypatch)
+
+
+def variants(path: str) -> list[str]:
+    """A path with braces, as the shell reads it."""
+    parts = [p.split(',') if i % 2 else [p] for i, p in enumerate(re.split(r'\{([^}]*)\}', path))]
+    return [''.join(choice) for choice in product(*parts)]
+
+
+def absent(text: str) -> list[str]:
+    """What is named in running text as a place of the repository and is not there."""
+    prose = re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
+    words = [word for code in re.findall(r'`([^`\n]+)`', prose) for word in code.split()]
+    named = [v for word in words if PATH.fullmatch(word) for v in variants(word.rstrip('.,/'))]
+    return [path for path in named if not list(ROOT.glob(path))]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_files_exist(page):
+    assert absent(page.read_text()) == []
+
+
+def test_absent_files_are_found():
+    assert absent('see `configs/lenet5_{mnist,kerv_x}.py` and `tools/train.py`') == ['configs/lenet5_kerv_x.py']
+
+
+def test_every_fence_is_seen():
+    """The number of fences with a language is the number of blocks."""
+    for page in PAGES:
+        text = page.read_text()
+        fences = re.findall(r'^```\w+$', text, re.MULTILINE)
+        assert len(fences) == len(blocks_of(text, page.name)), page
+    assert len(PYTHON) >= 20 and len(SHELL) >= 10
+
+
+def test_links_of_readme_lead_somewhere():
+    for target in re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / 'README.md').read_text()):
+        assert (ROOT / target).exists(), target
+
+
+def test_parsers_are_argparse():
+    """The test above stands on the tools' parsers raising SystemExit."""
+    with pytest.raises(SystemExit):
+        argparse.ArgumentParser().parse_args(['--absent'])

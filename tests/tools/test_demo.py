@@ -1,0 +1,155 @@
+"""The steps of tools/demo.py: what is run, what is kept, what a report is made of."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmdet')
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = {'coco/bbox_mAP': 0.5}
+
+
+@pytest.fixture
+def demo(monkeypatch, tmp_path):
+    """The tool as a module whose steps leave their files and compute nothing; ``demo.ran`` tells of them."""
+    import mmkerv.datasets.shapes as shapes
+    import mmkerv.engine.comparison as comparison
+    import mmkerv.engine.fold as fold
+    import mmkerv.engine.trained as trained
+    import mmkerv.visualization.demo_report as demo_report
+
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ran = []
+
+    def tool(script, *arguments):
+        words = [str(script), *map(str, arguments)]
+        module.ran.append(words)
+        if words[0] == 'train.py':
+            folder = Path(words[words.index('--work-dir') + 1])
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / 'epoch_16.pth').write_text(words[1])
+            (folder / 'last_checkpoint').write_text(str(folder / 'epoch_16.pth'))
+        if words[0] == 'test.py':
+            Path(words[words.index('--out') + 1]).write_text(json.dumps(METRICS))
+
+    def report(work):
+        module.ran.append(['report'])
+        return work / 'report.html'
+
+    compared = comparison.Comparison(1e-7, (11, 10), (3.0, 2.0), (0.2, 0.7))
+    monkeypatch.setattr(module, 'tool', tool)
+    monkeypatch.setattr(shapes, 'write_shapes', lambda *_: True)
+    monkeypatch.setattr(comparison, 'compare', lambda *_: compared)
+    monkeypatch.setattr(comparison, 'inference_times', lambda models, *_: (6.0, 4.0, 4.5))
+    monkeypatch.setattr(comparison, 'count', lambda model: 10)
+    monkeypatch.setattr(fold, 'sample_inputs', lambda *_: [(0, 0)])
+    monkeypatch.setattr(trained, 'load_trained', lambda *_: (None, None))
+    monkeypatch.setattr(demo_report, 'write_demo_report', report)
+
+    def call(*arguments):
+        module.ran.clear()
+        words = ['demo.py', '--work-dir', str(tmp_path / 'work'), '--data', 'shapes', *arguments]
+        monkeypatch.setattr(sys, 'argv', words)
+        module.main()
+        return [' '.join([Path(words[0]).stem, *(Path(w).stem for w in words[1:2])]) for words in module.ran]
+
+    module.call = call
+    return module
+
+
+OWN = [
+    'train retinanet_coc_shapes',
+    'test retinanet_coc_shapes',
+    'reparameterize_model retinanet_coc_shapes',
+    'test deploy',
+]
+PLAIN = ['train retinanet_shapes', 'test retinanet_shapes']
+
+
+def record(tmp_path):
+    return json.loads((tmp_path / 'work' / 'demo.json').read_text())
+
+
+def test_demo(demo, tmp_path, capsys):
+    assert demo.call('--seed', '5', '--cfg-options', 'a.b=1') == [*OWN, 'report']
+    train = demo.ran[0]
+    assert train[train.index('--cfg-options') + 1 :] == [
+        'data_root=shapes',
+        'randomness.seed=5',
+        'train_cfg.val_interval=2',
+        'a.b=1',
+    ]
+    found = record(tmp_path)
+    assert found['seed'] == 5 and found['options'] == {'a.b': 1} and found['plain'] is None
+    assert found['config'] == os.path.relpath(ROOT / 'configs/demo/retinanet_coc_shapes.py')
+    assert found['before'] == found['after'] == METRICS and found['milliseconds'] == [3.0, 2.0]
+    assert found['seconds'] > 0 and found['environment']['PyTorch']
+    assert (tmp_path / 'work' / 'trained.pth').is_file()
+    assert 'report.html' in capsys.readouterr().out
+
+
+def test_compare_keeps_a_finished_demo(demo, tmp_path):
+    assert demo.call('--compare') == [*OWN, *PLAIN, 'report']
+    found = record(tmp_path)
+    assert found['milliseconds'] == [6.0, 4.0]
+    assert found['plain'].pop('seconds') > 0
+    assert found['plain'].pop('config').endswith('configs/demo/retinanet_shapes.py')
+    assert found['plain'] == {'metrics': METRICS, 'parameters': 10, 'milliseconds': 4.5}
+    assert demo.call('--compare') == [*PLAIN, 'report']
+    assert demo.call('--compare', '--seed', '1') == [*OWN, *PLAIN, 'report']
+    assert demo.call() == [*OWN, 'report']
+    assert record(tmp_path)['plain'] is None
+
+
+def test_report_only_trains_nothing(demo):
+    assert demo.call('--report-only') == ['report']
+
+
+def test_broken_off_demo_leaves_no_record(demo, tmp_path, monkeypatch):
+    demo.call()
+
+    def fail(*_):
+        raise SystemExit('error')
+
+    monkeypatch.setattr(demo, 'tool', fail)
+    with pytest.raises(SystemExit):
+        demo.call()
+    assert not (tmp_path / 'work' / 'demo.json').exists()
+
+
+def test_report_of_nothing_ends_in_one_message(tmp_path):
+    command = [sys.executable, 'tools/demo.py', '--report-only', '--work-dir', str(tmp_path / 'nothing')]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    messages = re.findall(r'^error: (.*)$', done.stderr, re.MULTILINE)
+    assert len(messages) == 1 and 'no demo was finished' in messages[0] and 'make demo' in messages[0]
+    assert not (tmp_path / 'nothing').exists()
+
+
+@pytest.mark.long
+def test_whole_demo_in_small(tmp_path):
+    options = [
+        'train_cfg.max_epochs=4',
+        'train_dataloader.dataset.indices=16',
+        'val_dataloader.dataset.indices=8',
+        'test_dataloader.dataset.indices=8',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=1',
+    ]
+    places = ['--work-dir', str(tmp_path / 'work'), '--data', str(tmp_path / 'shapes')]
+    command = [sys.executable, 'tools/demo.py', '--compare', *places, '--cfg-options', *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    page = (tmp_path / 'work' / 'report.html').read_text(encoding='utf-8')
+    assert len(page) < 1.5e6 and 'make demo-compare' not in page and 'Kernels before and after training' in page
+    assert page.count('<img') == 4 * 3 + 3 * 2 and 'mAP_50, plain' in page

@@ -32,7 +32,8 @@ def is_traced_for_any_size() -> bool:
         >>> is_traced_for_any_size()
         False
     """
-    return torch.jit.is_tracing() or _is_exporting()
+    # Dynamo takes is_exporting() for true in torch.compile too.
+    return torch.jit.is_tracing() or (_is_exporting() and not _is_dynamo_compiling())
 
 
 def _never() -> bool:
@@ -41,6 +42,7 @@ def _never() -> bool:
 
 # torch 2.7 and later.
 _is_exporting = getattr(torch.compiler, 'is_exporting', _never)
+_is_dynamo_compiling = getattr(torch.compiler, 'is_dynamo_compiling', _never)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:

@@ -4,6 +4,8 @@ import mmengine
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.fileio.handlers import YamlHandler
+from mmengine.fileio.handlers.registry_utils import file_handlers
 
 from mmkerv.engine import UnsafeCheckpointError
 from mmkerv.engine.config_file import ConfigFileError, install_safe_data_files, read_config
@@ -57,8 +59,9 @@ def test_missing_base_is_named(tmp_path):
 
 @pytest.mark.parametrize('inherited', [False, True])
 @pytest.mark.parametrize('suffix', ['yaml', 'yml'])
-def test_yaml_runs_nothing(tmp_path, suffix, inherited):
+def test_yaml_runs_nothing(tmp_path, suffix, inherited, monkeypatch):
     """mmengine alone runs it."""
+    monkeypatch.setitem(file_handlers, suffix, YamlHandler())
     target, file = tmp_path / 'target', tmp_path / f'a.{suffix}'
     file.write_text(f'a: !!python/object/apply:os.system ["touch {target}"]')
     Config.fromfile(str(file))

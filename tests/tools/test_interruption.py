@@ -28,7 +28,7 @@ WHOLE = 'earlier files are whole'
 DISKS = {
     'limited': ('File too large', WHOLE, 'ulimit -f', 'epoch_1.pth', '--resume'),
     'a file in its place': ('File exists', 'move it', "file'"),
-    'full': ('No space left on device', WHOLE, 'free some space', 'epoch_3.pth', '--resume'),
+    'full': ('No space left on device', WHOLE, 'free some space', '.pth', '--resume'),
     'read-only': ('Read-only file system', WHOLE, 'make the folder writable', "disk'", '--resume'),
 }
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmkerv.engine.exact_resume_hook import KEY
@@ -31,37 +31,48 @@ class DueEvaluationHook(Hook):
 
     def __init__(self) -> None:
         self._stored: dict[str, Any] | None = None
+        self._stopping: dict[str, Any] = {}
+        self._heard = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep what the checkpoint says, if training goes on from it."""
         if runner._resume and KEY in checkpoint:
-            self._stored = checkpoint[KEY]
-            for hook, state in zip(_stopping(runner), checkpoint.get(STOPPING, [])):
-                hook.wait_count, hook.best_score = state
+            self._stored, self._stopping = checkpoint[KEY], checkpoint.get(STOPPING, {})
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Store the state of early stopping, which mmengine does not."""
         if hooks := _stopping(runner):
-            checkpoint[STOPPING] = [(hook.wait_count, float(hook.best_score)) for hook in hooks]
+            states = [(hook.wait_count, float(hook.best_score)) for hook in hooks]
+            checkpoint[STOPPING] = {'states': states, 'heard': self._heard, 'stop': runner.train_loop.stop_training}
+
+    def before_val(self, runner: Runner) -> None:
+        """Expect metrics."""
+        self._heard = False
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Remember that the other hooks have heard of the metrics."""
+        self._heard = True
 
     def before_train(self, runner: Runner) -> None:
-        """Set the generators back, and evaluate if the checkpoint lies between training and an evaluation."""
-        stored, self._stored = self._stored, None
+        """Set back what was stored, and evaluate if the checkpoint lies between training and an evaluation."""
+        stored, stopping = self._stored, self._stopping
+        self._stored, self._stopping = None, {}
         if stored is None or runner.val_loop is None:
             return
         if is_main_process():
             set_states(stored['states'])
-        if stored['metrics'] is not None:
-            # The checkpoint was written before these hooks, the last of all, had seen the metrics.
-            for hook in _stopping(runner):
+        hooks = _stopping(runner)
+        for hook, state in zip(hooks, stopping.get('states', [])):
+            hook.wait_count, hook.best_score = state
+        runner.train_loop.stop_training = stopping.get('stop', False)
+        if stored['metrics'] is None:
+            if _is_due(runner.train_loop, stored['batch']):
+                log(f'mmkerv: the run was interrupted before evaluation at iteration {runner.iter}: it comes first')
+                runner.val_loop.run()
+        elif not stopping.get('heard', True):
+            # Early stopping comes after CheckpointHook, which has written a better network before.
+            for hook in hooks:
                 hook.after_val_epoch(runner, stored['metrics'])
-        elif _is_due(runner.train_loop, stored['batch']):
-            for hook in runner.hooks:
-                if isinstance(hook, CheckpointHook) and 'last_ckpt' in runner.message_hub.runtime_info:
-                    # Without it a better network is saved, but not that it is the best now.
-                    hook.last_ckpt = runner.message_hub.get_info('last_ckpt')
-            log(f'mmkerv: the run was interrupted before evaluation at iteration {runner.iter}: it comes first')
-            runner.val_loop.run()
 
 
 def _is_due(loop: Any, batch: int) -> bool:

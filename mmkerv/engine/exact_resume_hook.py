@@ -5,7 +5,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmkerv.engine.data_position import BatchStream, PlacedBatches, SeededDataset, place_batches
-from mmkerv.engine.random_state import read_states, seed_generators
+from mmkerv.engine.random_state import read_states, seed_generators, set_states
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log
 
@@ -50,7 +50,8 @@ class ExactResumeHook(Hook):
     def __init__(self) -> None:
         self._stored: dict[str, Any] | None = None
         self._batches: PlacedBatches | None = None
-        self._metrics: dict[str, float] | None = None
+        self._metrics: dict[str, Any] | None = None
+        self._states: dict[str, Any] | None = None
         self._epoch = self._done = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -88,7 +89,7 @@ class ExactResumeHook(Hook):
             skips = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else runner.iter
             loop.dataloader_iterator = BatchStream(loop.dataloader, skips)
         self._epoch, self._done = runner.epoch, self._resumed_batch(runner, endless)
-        self._metrics = stored.get('metrics')
+        self._metrics, self._states = stored.get('metrics'), stored.get('states')
         for name, parameter in _bare(runner.model).named_parameters():
             if name in stored.get('gradients', {}):
                 parameter.grad = stored['gradients'][name].to(parameter)
@@ -118,16 +119,23 @@ class ExactResumeHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the iteration."""
-        self._metrics = None
+        self._metrics = self._states = None
         seed_generators(ITERATION, runner.seed, runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Count the batch."""
         self._done += 1
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Set the generators back, if all batches of the epoch had been done before the run was interrupted."""
+        if self._states is not None and is_main_process():
+            set_states(self._states)
+        self._states = None
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Remember that the network of this position is evaluated."""
-        self._metrics = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, Real)}
+        # The hooks between this one and CheckpointHook may still change it.
+        self._metrics = {} if metrics is None else metrics
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Store the position and the states."""
@@ -138,7 +146,7 @@ class ExactResumeHook(Hook):
         checkpoint[KEY] = {
             'batch': self._done if same else 0,
             'geometry': _geometry(loader),
-            'metrics': self._metrics,
+            'metrics': _numbers(self._metrics),
             'states': read_states(),
             'gradients': _waiting_gradients(runner),
         }
@@ -165,6 +173,10 @@ def _sampler(loader: DataLoader) -> Any:
 
 def _geometry(loader: DataLoader) -> list[int | None]:
     return [len(loader), getattr(loader.batch_sampler, 'batch_size', None), get_world_size()]
+
+
+def _numbers(metrics: dict[str, Any] | None) -> dict[str, float] | None:
+    return None if metrics is None else {k: float(v) for k, v in metrics.items() if isinstance(v, Real)}
 
 
 def _waiting_gradients(runner: Runner) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Runs in which everything draws, of which some are cut off and resumed, and what they end with."""
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmkerv.engine import install_atomic_writes, install_safe_loading, safe_load
 from mmkerv.engine.configuration import TRAINING_HOOKS
@@ -38,6 +40,23 @@ class Cutter(Hook):
                 raise Cut
 
         setattr(self, where, cut)
+
+
+class Sender(Hook):
+    """Sends a signal to the process, or to its group, as a terminal does, after some calls of one kind."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, where: str, count: int, number: int, times: int = 1):
+        self.left = count
+
+        def send(runner, *args, **kwargs):
+            self.left -= 1
+            if not self.left:
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+
+        setattr(self, where, send)
 
 
 class NoisyImages(RandomImages):
@@ -117,17 +136,32 @@ def noisy_runner(
         'val_dataloader': {**loader, 'sampler': {'type': 'DefaultSampler', 'shuffle': False}},
         'train_cfg': {'by_epoch': by_epoch, **length, 'val_interval': every},
         'default_hooks': {
-            'checkpoint': {'type': 'CheckpointHook', 'interval': every, 'by_epoch': by_epoch, 'max_keep_ckpts': 1}
+            'checkpoint': {
+                'type': 'CheckpointHook',
+                **{'interval': every, 'by_epoch': by_epoch, 'max_keep_ckpts': 1, 'save_best': 'mean', 'rule': 'less'},
+            }
         },
         'optim_wrapper': {'optimizer': {'type': 'AdamW', 'lr': 0.01}},
         'param_scheduler': [
             {'type': 'CosineAnnealingLR', 'T_max': 20, 'by_epoch': False},
-            # It falls at every evaluation but the first.
-            {'type': 'ReduceOnPlateauLR', 'monitor': 'mean', 'patience': 0, 'threshold': 10.0},
+            {'type': 'ReduceOnPlateauLR', 'monitor': 'mean', 'patience': 0},
         ],
         'custom_hooks': custom,
     }
-    return tiny_runner(folder, model=kwargs.pop('model', None) or NoisyModel(), **{**settings, **kwargs})
+    runner = tiny_runner(folder, model=kwargs.pop('model', None) or NoisyModel(), **{**settings, **kwargs})
+    train = runner.train
+
+    def train_and_end_workers() -> None:
+        try:
+            train()
+        finally:
+            for loop in (runner.train_loop, runner.val_loop):
+                # Left to the garbage collection, each takes 5 s to end.
+                if isinstance(iterator := loop.dataloader._iterator, _MultiProcessingDataLoaderIter):
+                    iterator._shutdown_workers()
+
+    runner.train = train_and_end_workers
+    return runner
 
 
 def scramble() -> None:

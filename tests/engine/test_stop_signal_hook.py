@@ -6,30 +6,12 @@ import threading
 import time
 
 import pytest
-from engine.interrupted_runs import bits, differing, noisy_runner, scramble
-from mmengine.hooks import Hook
+from engine.interrupted_runs import Sender, bits, differing, noisy_runner, scramble
 
 from mmkerv.engine import safe_load
 from mmkerv.engine.configuration import Config
 from mmkerv.engine.latest_checkpoint import latest_checkpoint
 from mmkerv.engine.stop_signal_hook import SIGNALS, DeafWorker, StopSignalHook
-
-
-class Sender(Hook):
-    """Sends a signal to the process, or to its group, as a terminal does, after some calls of one kind."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, where: str, count: int, number: int, times: int = 1):
-        self.left = count
-
-        def send(runner, *args, **kwargs):
-            self.left -= 1
-            if not self.left:
-                for _ in range(times):
-                    os.kill(os.getpid(), number)
-
-        setattr(self, where, send)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
-from mmkerv.engine.loading import UnsafeCheckpointError, restricted_load
+from mmkerv.engine.loading import UnsafeCheckpointError
+from mmkerv.engine.restricted_pickle import restricted_load
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 

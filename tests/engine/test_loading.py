@@ -1,12 +1,13 @@
 import contextlib
 import io
 import random
+import tarfile
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from bombs import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, hidden, write
+from bombs import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, hidden, text, write
 from mmengine.logging import HistoryBuffer
 
 from mmkerv.engine import UnsafeCheckpointError, safe_load
@@ -143,6 +144,78 @@ def test_classes_and_functions_are_not_changed(tmp_path, opcodes, zipped):
         safe_load(write(tmp_path / 'it.pth', opcodes, zipped))
     assert HistoryBuffer.update is update and HistoryBuffer._statistics_methods == statistics
     assert not hasattr(torch._utils._rebuild_tensor_v2, 'polluted')
+
+
+def number(value: int) -> bytes:
+    return f'I{value}\n'.encode()
+
+
+def kind(state: bytes = b'', name: str = 'f8') -> bytes:
+    """A type of numpy, as it is pickled, with a state."""
+    made = call(glob('numpy', 'dtype'), text(name), b'\x89', b'\x88')
+    return build(made, state) if state else made
+
+
+def state(*middle: bytes, flags: int = 0) -> bytes:
+    return b'(' + number(3) + text('<') + b''.join(middle) + number(-1) + number(-1) + number(flags) + b't'
+
+
+def array_of(made: bytes) -> bytes:
+    """An array whose eight bytes numpy is to take for what the type says, which may be an address."""
+    empty = call(glob(NUMPY, '_reconstruct'), glob('numpy', 'ndarray'), b'(K\x00t', text('b'))
+    return build(empty, b'(K\x01(K\x01t' + made + b'\x89' + b'U\x08AAAAAAAAt')
+
+
+OBJECT = b'(' + kind(name='O') + number(0) + b't'
+FIELD = state(b'N', b'(' + text('a') + b't', dictionary(a=OBJECT), flags=1)
+FORGED = {
+    'objects among the fields': array_of(kind(FIELD)),
+    'flags': array_of(kind(state(b'N', b'N', b'N', flags=63))),
+    'an array within': array_of(kind(state(b'(' + kind(name='O') + b'(K\x01tt', b'N', b'N'))),
+    'a type of objects': array_of(kind(name='O')),
+    'a type that is a list of fields': array_of(call(glob('numpy', 'dtype'), b'](' + text('a') + text('O') + b'ta')),
+    'a type that is words': array_of(kind(name='f8,O')),
+    'a new type': array_of(glob('numpy', 'dtype') + b'(' + text('O') + b't\x81'),
+    'a new array': glob('numpy', 'ndarray') + b'((K\x01t' + text('O') + b't\x81',
+    'an array that is called': call(glob('numpy', 'ndarray'), b'(K\x01t', text('O')),
+    'a number': call(glob(NUMPY, 'scalar'), kind(FIELD), b'U\x08AAAAAAAA'),
+    'a call by torch': array_of(
+        call(
+            glob('torch._tensor', '_rebuild_from_type_v2'),
+            *(glob('numpy', 'dtype'), glob('numpy.dtypes', 'Float64DType'), b'(' + text('f8') + b'\x89\x88t', FIELD),
+        )
+    ),
+}
+
+
+@FORMATS
+@pytest.mark.parametrize('forged', FORGED)
+def test_numpy_is_given_no_address(tmp_path, forged, zipped):
+    """Whoever took the bytes for the address of an object would crash, or do worse."""
+    with pytest.raises(UnsafeCheckpointError, match='not allowed'):
+        safe_load(write(tmp_path / 'it.pth', FORGED[forged], zipped))
+
+
+@FORMATS
+def test_such_an_array_of_numbers_is_read(tmp_path, zipped):
+    plain = array_of(kind(state(b'N', b'N', b'N')))
+    assert safe_load(write(tmp_path / 'it.pth', plain, zipped)).tobytes() == b'A' * 8
+
+
+def test_what_torch_unpacks_is_refused(tmp_path):
+    with tarfile.open(tmp_path / 'it.pth', 'w') as archive:
+        archive.add(__file__, 'storages')
+    with pytest.raises(UnsafeCheckpointError, match='tar archive'):
+        safe_load(tmp_path / 'it.pth')
+
+
+@FORMATS
+def test_tensor_with_attributes_comes_back(tmp_path, zipped):
+    tensor = torch.ones(2)
+    tensor.note = 'mine'
+    torch.save(tensor, tmp_path / 'it.pth', _use_new_zipfile_serialization=zipped)
+    loaded = safe_load(tmp_path / 'it.pth')
+    assert torch.equal(loaded, tensor) and loaded.note == 'mine'
 
 
 @FORMATS

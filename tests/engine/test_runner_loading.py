@@ -60,7 +60,18 @@ def test_runner_reads_its_users_own_model_zoo_safely(tmp_path, monkeypatch):
     assert not (tmp_path / 'target').exists()
 
 
-@pytest.mark.parametrize('address', ['s3://bucket/bomb.pth', 'open-mmlab:s3://bucket/bomb.pth', 'pavi://bomb.pth'])
+ADDRESSES = ['s3://bucket/bomb.pth', 'open-mmlab:s3://bucket/bomb.pth', 'petrel://bomb.pth', 'pavi://bomb.pth']
+
+
+def test_no_loader_of_mmengine_that_reads_is_left():
+    install_safe_loading()
+    schemes = CheckpointLoader._schemes
+    left = {prefix for prefix, loader in schemes.items() if not loader.__module__.startswith('mmkerv.')}
+    # They look an address up and hand it on.
+    assert left == {'modelzoo://', 'torchvision://', 'mmcls://'}
+
+
+@pytest.mark.parametrize('address', ADDRESSES)
 def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, address):
     bomb = legacy(hidden('meta', execute(tmp_path / 'target')))
     monkeypatch.setattr('mmkerv.engine.loading.read_bytes', lambda name: {address: bomb}[name])

@@ -1,7 +1,7 @@
 """The type operators compute in: which one autocast asks for, and convolutions in true float32."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -141,16 +141,22 @@ def exact_convolution_gradients(
         return _gradients(*arguments)
 
 
-def _ieee() -> AbstractContextManager:
+@contextmanager
+def _ieee() -> Iterator[None]:
     cudnn = torch.backends.cudnn
+    if hasattr(cudnn, 'conv'):
+        # torch 2.9 and later. The older name reads and sets this one too, and fails where the two were mixed.
+        before = cudnn.conv.fp32_precision
+        cudnn.conv.fp32_precision = 'ieee'
+        try:
+            yield
+        finally:
+            cudnn.conv.fp32_precision = before
+        return
     # Left out, an argument would not keep its setting but take a default of its own: cuDNN off, for one.
-    return cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        benchmark_limit=cudnn.benchmark_limit,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    )
+    settings = {name: getattr(cudnn, name) for name in ('enabled', 'benchmark', 'benchmark_limit', 'deterministic')}
+    with cudnn.flags(**settings, allow_tf32=False):
+        yield
 
 
 def _convolution(

@@ -125,6 +125,14 @@ def unusable_mmcv(state: str, packages: Sequence[Package]) -> Problem:
     return Problem(what, remove + install(family, ['mmcv'], reinstall=True))
 
 
+def mmcv_without_cuda(packages: Sequence[Package]) -> Problem:
+    """The problem of an mmcv that was compiled where torch saw no GPU, and runs where it sees one."""
+    problem = unusable_mmcv('without CUDA', packages)
+    return Problem(
+        f'{problem.what} on this GPU; to compile them takes nvcc, of the CUDA version of torch', problem.cure
+    )
+
+
 def openmmlab_companions() -> list[Problem]:
     """The problems of what the libraries of openmmlab use and do not ask for."""
     found = []

@@ -1,6 +1,7 @@
 """What mmkerv runs on, what is wrong with it and how to cure it: `python -m mmkerv.env`.
 
-The exit status of the command is 1 if a library is missing, unusable or mixed with the other distribution's, else 0.
+The exit status of the command is 1 if a library is missing, unusable, without its part for the GPU, or mixed with the
+other distribution's, else 0.
 """
 
 import argparse
@@ -112,6 +113,21 @@ def mmcv_ops() -> str:
     return 'available'
 
 
+def lacks_cuda() -> bool:
+    """Whether torch sees a GPU and mmcv's compiled operators have no code for it.
+
+    Example:
+        >>> lacks_cuda() in (True, False)
+        True
+    """
+    if not distributions.importable('torch') or mmcv_ops() != 'available':
+        return False
+    import torch
+
+    operators = importlib.import_module('mmcv._ext')
+    return torch.cuda.is_available() and operators.get_compiling_cuda_version() == 'not available'
+
+
 def collect_env() -> Environment:
     """Collect versions and devices; imports torch and mmcv if they are installed.
 
@@ -211,10 +227,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('libraries', nargs='*', metavar='LIBRARY', help=f'what is needed: {", ".join(LIBRARIES)} (all)')
     try:
-        found = problems(*parser.parse_args(argv).libraries)
+        libraries = parser.parse_args(argv).libraries
+        found = problems(*libraries)
     except ValueError as error:
         parser.error(str(error))
     print(collect_env())
+    # No reason for a tool to refuse: many networks compute without these operators.
+    if not found and 'mmdet' in (libraries or LIBRARIES) and lacks_cuda():
+        found.append(cures.mmcv_without_cuda(distributions.installed_packages()))
     for problem in found:
         print(f'\nproblem: {problem}')
     if not found:

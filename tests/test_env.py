@@ -153,6 +153,30 @@ def test_mmcv_whose_operators_do_not_load(fake, monkeypatch, message, cure):
     assert message in problem.what and cure in problem.cure
 
 
+@pytest.mark.parametrize(
+    'gpu, compiled, libraries, lacks',
+    [
+        (True, 'not available', (), True),
+        (True, 'not available', ('mmdet',), True),
+        (True, 'not available', ('mmpretrain',), False),
+        (True, '13.0', (), False),
+        (False, 'not available', (), False),
+    ],
+)
+def test_mmcv_compiled_without_cuda(fake, monkeypatch, capsys, gpu, compiled, libraries, lacks):
+    torch = pytest.importorskip('torch')
+    fake(ONEDL | MODERN)
+    operators = SimpleNamespace(get_compiling_cuda_version=lambda: compiled)
+    monkeypatch.setattr(env.importlib, 'import_module', lambda name: operators)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    assert env.main(libraries) == lacks
+    report = capsys.readouterr().out
+    assert ('operators of mmcv are without CUDA' in report) == ('nvcc' in report) == lacks
+    assert ('onedl-mmcv==2.3.6' in report) == lacks
+    # Segmentation and classification run: a tool does not refuse.
+    env.require('mmdet')
+
+
 def test_package_whose_files_are_gone_is_installed_again(fake):
     fake(ONEDL | MODERN, modules=('torch', 'pip', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain'))
     (problem,) = env.problems()

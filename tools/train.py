@@ -29,11 +29,12 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv')
+    import os
     from pathlib import Path
 
     from mmkerv.engine import configuration, launch
     from mmkerv.engine.atomic import with_cure
-    from mmkerv.engine.latest_checkpoint import latest_checkpoint
+    from mmkerv.engine.latest_checkpoint import latest_checkpoint, output_folders
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if args.no_validate:
@@ -46,21 +47,29 @@ def main() -> None:
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch its lr is for'
             )
         cfg.auto_scale_lr.enable = True
+    start = cfg.get('load_from')
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    configuration.set_work_dir(cfg, args)
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
+        if cfg.load_from is None:
+            # Interrupted before its first checkpoint, a run begins where it began.
+            cfg.resume, cfg.load_from = False, start
     if cfg.get('load_from') and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
         raise FileNotFoundError(f'checkpoint {cfg.load_from!r} does not exist; give the path of a .pth file')
     configuration.set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
     configuration.prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
-    if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
     try:
         with launch.process_group(cfg):
             configuration.build_runner(cfg).train()
     except OSError as error:
-        # mmengine's logs meet a full disk too, and such an error names no file.
+        # mmengine's logs meet a full disk too, and such an error names no file. Data that cannot be read is named.
+        named = error.filename and Path(os.fsdecode(error.filename)).resolve()
+        if named and not output_folders(cfg) & {named, *named.parents}:
+            raise
         raise with_cure(error, cfg.work_dir, then=', then go on with --resume') from error
 
 

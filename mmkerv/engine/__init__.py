@@ -1,6 +1,6 @@
 """What mmengine's runner needs for these operators: safe reading, whole writing, hooks, folding. Needs mmengine."""
 
-from .atomic import atomic_path, install_atomic_writes
+from .atomic import atomic_path, install_atomic_writes, save_checkpoint
 from .checkpoint_match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
 from .due_evaluation_hook import DueEvaluationHook
 from .exact_resume_hook import ExactResumeHook
@@ -16,6 +16,7 @@ from .loss_guard import LossExplosionError, LossGuardHook
 from .orthogonality import OrthogonalityHook
 from .pretrained import install_pretrained_report, require_pretrained
 from .resolution_hook import ResolutionHook
+from .sound_checkpoint_hook import DivergedError, SoundCheckpointHook
 from .sound_weights import UnsoundWeightsError, require_sound
 from .stop_signal_hook import StopSignalHook
 
@@ -23,6 +24,7 @@ __all__ = [
     'CheckpointMatchHook',
     'CheckpointMismatchError',
     'DeadKernelError',
+    'DivergedError',
     'DueEvaluationHook',
     'ExactResumeHook',
     'FrozenKernelsHook',
@@ -38,6 +40,7 @@ __all__ = [
     'LossGuardHook',
     'OrthogonalityHook',
     'ResolutionHook',
+    'SoundCheckpointHook',
     'StopSignalHook',
     'TrainingGuardError',
     'UnsafeCheckpointError',
@@ -51,4 +54,5 @@ __all__ = [
     'require_pretrained',
     'require_sound',
     'safe_load',
+    'save_checkpoint',
 ]

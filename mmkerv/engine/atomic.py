@@ -1,11 +1,14 @@
 """Writing files so that an interrupted write leaves the old file, or none, but never half of one."""
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 
 CURES = {
@@ -48,6 +51,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise with_cure(error, path) from error
+
+
+def save_checkpoint(content: Any, path: str | Path) -> None:
+    """Write a checkpoint as a whole.
+
+    Args:
+        content: what ``torch.save`` takes.
+        path: file to write; its folder is made.
+
+    Raises:
+        OSError: as :func:`atomic_path` raises it.
+
+    Example:
+        >>> import tempfile
+        >>> save_checkpoint({'state_dict': {}}, Path(tempfile.mkdtemp(), 'model.pth'))
+    """
+    # torch.save into a file on a full disk raises an error of its own kind, which names neither file nor disk.
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(stream.getbuffer())
 
 
 def with_cure(error: OSError, path: str | Path, then: str = '') -> OSError:

@@ -27,6 +27,7 @@ TRAINING_HOOKS = (
     'mmkerv.LabelRangeHook',
     'mmkerv.FrozenOperatorsHook',
     'mmkerv.ExactResumeHook',
+    'mmkerv.SoundCheckpointHook',
     'mmkerv.KeepWrittenHook',
     'mmkerv.StopSignalHook',
     'mmkerv.DueEvaluationHook',
@@ -98,10 +99,7 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
         >>> prepare(load_config(args.config), args, ('test',), strict=True)  # doctest: +SKIP
     """
     cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    set_work_dir(cfg, args)
     present = {hook.get('type') for hook in cfg.get('custom_hooks') or []}
     added = [{'type': HOOKS[0]}, {'type': HOOKS[1], 'strict': strict}]
     if 'train' in phases:
@@ -116,6 +114,20 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
     for phase in phases:
         check_data(cfg, phase)
     return cfg
+
+
+def set_work_dir(cfg: Config, args: Namespace) -> None:
+    """Say where a run writes: the flag, the config, or ``work_dirs/NAME_OF_CONFIG``.
+
+    Example:
+        >>> cfg = Config({}); set_work_dir(cfg, Namespace(config='configs/retinanet_r50.py', work_dir=None))
+        >>> cfg.work_dir
+        'work_dirs/retinanet_r50'
+    """
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
 
 
 def build_runner(cfg: Config) -> Runner:

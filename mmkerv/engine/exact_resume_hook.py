@@ -75,7 +75,7 @@ class ExactResumeHook(Hook):
             return
         if endless:
             _restart_sampler(runner, loop)
-        if 'sampler_seed' in stored:
+        if 'sampler_seed' in stored and _sampler_seed(loop.dataloader) is not None:
             _sampler(loop.dataloader).seed = stored['sampler_seed']
         self._batches = place_batches(loop.dataloader, runner.seed, endless)
         if self._batches is None:
@@ -119,6 +119,8 @@ class ExactResumeHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the iteration."""
+        if self._batches is None:
+            return
         self._metrics = self._states = None
         seed_generators(ITERATION, runner.seed, runner.iter)
 
@@ -150,7 +152,7 @@ class ExactResumeHook(Hook):
             'states': read_states(),
             'gradients': _waiting_gradients(runner),
         }
-        if isinstance(seed := getattr(_sampler(loader), 'seed', None), int):
+        if (seed := _sampler_seed(loader)) is not None:
             checkpoint[KEY]['sampler_seed'] = seed
 
 
@@ -159,7 +161,7 @@ def _restart_sampler(runner: Runner, loop: IterBasedTrainLoop) -> None:
     iterator, config = getattr(loop.dataloader_iterator, '_iterator', None), runner._train_dataloader
     if iterator is None or not loop.dataloader.num_workers or not isinstance(config, dict):
         return
-    seed = getattr(_sampler(loop.dataloader), 'seed', None)
+    seed = _sampler_seed(loop.dataloader)
     shared = {**config, 'dataset': SeededDataset(loop.dataloader.dataset, runner.seed)}
     different = runner._randomness_cfg.get('diff_rank_seed', False)
     loop.dataloader = runner.build_dataloader(shared, seed=runner.seed, diff_rank_seed=different)
@@ -169,6 +171,11 @@ def _restart_sampler(runner: Runner, loop: IterBasedTrainLoop) -> None:
 
 def _sampler(loader: DataLoader) -> Any:
     return getattr(loader.batch_sampler, 'sampler', None)
+
+
+def _sampler_seed(loader: DataLoader) -> int | None:
+    seed = getattr(_sampler(loader), 'seed', None)
+    return seed if isinstance(seed, int) else None
 
 
 def _geometry(loader: DataLoader) -> list[int | None]:

@@ -12,7 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmkerv.engine.atomic import atomic_path
+from mmkerv.engine.atomic import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint_match import require_match, weights_of
 from mmkerv.engine.deploy_config import deploy_config
 from mmkerv.engine.loading import safe_load
@@ -126,9 +126,9 @@ def fold_checkpoint(
     meta = loaded.get('meta') if 'state_dict' in loaded else None
     meta = {k: v for k, v in meta.items() if k != 'cfg'} if isinstance(meta, dict) else {}
     meta['cfg'] = plain_cfg.pretty_text
-    with atomic_path(out) as weights, atomic_path(Path(out).with_suffix('.py')) as config:
-        torch.save({'meta': meta, 'state_dict': plain.state_dict()}, weights)
+    with atomic_path(Path(out).with_suffix('.py')) as config:
         config.write_text(plain_cfg.pretty_text)
+        save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
     return FoldResult(report, error, associations, count)
 
 

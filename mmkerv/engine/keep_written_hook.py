@@ -1,11 +1,13 @@
 """``KeepWrittenHook``: no checkpoint is removed before the one that takes its place is on the disk."""
 
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from mmkerv.registry import HOOKS
+from mmkerv.utils import log
 
 
 @HOOKS.register_module()
@@ -44,7 +46,8 @@ class KeepWrittenHook(Hook):
         for hook in _writers(runner):
             if isinstance(hook.file_backend, RemoveLater):
                 best = getattr(hook, 'best_ckpt_path_dict', {}).values()
-                hook.file_backend.remove_now({hook.last_ckpt, getattr(hook, 'best_ckpt_path', None), *best})
+                keep = {hook.last_ckpt, getattr(hook, 'best_ckpt_path', None), *best}
+                hook.file_backend.remove_now(keep, hook.out_dir)
 
 
 class RemoveLater:
@@ -78,20 +81,25 @@ class RemoveLater:
         """
         self._waiting.append(('rmtree', dir_path))
 
-    def remove_now(self, keep: set[str | None]) -> None:
+    def remove_now(self, keep: set[str | None], folder: str) -> None:
         """Remove what was put off.
 
         Args:
             keep: paths that were written again in the meantime.
+            folder: of this run. What lies elsewhere is the best checkpoint of the run that this one goes on from: it stays.
 
         Example:
             >>> later = RemoveLater(None); later.remove('model.pth')
-            >>> later.remove_now(keep={'model.pth'})
+            >>> later.remove_now(keep={'model.pth'}, folder='.')
         """
         waiting, self._waiting = self._waiting, []
         for method, path in waiting:
-            if path not in keep:
+            if path in keep:
+                continue
+            if '://' in path or Path(folder).resolve() in Path(path).resolve().parents:
                 getattr(self._backend, method)(path)
+            else:
+                log(f'mmkerv: {path} stays: it is of another run')
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)

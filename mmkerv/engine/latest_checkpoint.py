@@ -4,17 +4,27 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
 from mmkerv.engine.configuration import ConfigError
 from mmkerv.engine.loading import UnsafeCheckpointError, safe_load
+from mmkerv.engine.sound_weights import first_nan
 from mmkerv.engine.stop_signal_hook import NAME
-from mmkerv.utils import log
+from mmkerv.utils import log, printable
 
 MARKER = 'last_checkpoint'
 NEEDED = ('meta', 'state_dict', 'message_hub')
+# How mmengine writes the time of a checkpoint into it.
+TIME = re.compile(r'\d{8}_\d{6}')
+
+
+class Position(NamedTuple):
+    """Where in a run a checkpoint was written: iteration and time, ``''`` where it does not say."""
+
+    iteration: int
+    time: str
 
 
 def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
@@ -47,21 +57,22 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
     files = _written(cfg)
     damaged: dict[str, str] = {}
     if named:
-        # A work_dir that was moved still has its checkpoints.
-        last = next((p for p in (Path(named), work_dir / Path(named).name) if p.is_file()), Path(named))
-        iteration, reason = _inspect(last, trust)
+        # A work_dir that was moved or copied has its own checkpoints.
+        last = next((p for p in (work_dir / Path(named).name, Path(named)) if p.is_file()), Path(named))
+        place, reason = _inspect(last, trust)
         if reason is None:
             since = marker.stat().st_mtime_ns
             for file in files:
-                if file.stat().st_mtime_ns > since and file != last:
+                if file.stat().st_mtime_ns > since and file.resolve() != last.resolve():
                     later, reason = _inspect(file, trust)
-                    if reason is None and later > iteration:
+                    # A folder that was copied without its times may hold checkpoints of an earlier run.
+                    if reason is None and later.iteration > place.iteration and later.time >= place.time:
                         log(f'mmkerv: {file} is complete and later than {last}, which {MARKER} names: resuming from it')
                         return str(file)
             return str(last)
         damaged[str(last)] = reason
     for file in files:
-        if str(file) in damaged:
+        if str(file) in damaged or str(file.resolve()) in damaged:
             continue
         reason = _inspect(file, trust)[1]
         if reason is None:
@@ -77,6 +88,21 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
         )
     log(f'mmkerv: --resume found no checkpoint in {work_dir}: training begins from the start')
     return None
+
+
+def output_folders(cfg: Config) -> set[Path]:
+    """Return the local folders that a run writes into: ``work_dir``, and where its checkpoints go.
+
+    Example:
+        >>> folders = output_folders(Config(dict(work_dir='a', default_hooks=dict(checkpoint=dict(out_dir='b')))))
+        >>> sorted(str(folder.relative_to(Path.cwd())) for folder in folders)
+        ['a', 'b/a']
+    """
+    folders = {Path(cfg.work_dir).resolve()}
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
+        folders.add(Path(hook['out_dir'], Path(cfg.work_dir).name).resolve())
+    return folders
 
 
 def remove_half_written(folder: Path) -> list[Path]:
@@ -100,13 +126,10 @@ def remove_half_written(folder: Path) -> list[Path]:
 def _written(cfg: Config) -> list[Path]:
     """The checkpoints of the run's folders, newest first, without the best ones, which cannot be resumed."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    folders = {Path(cfg.work_dir).resolve()}
-    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
-        folders.add(Path(hook['out_dir'], Path(cfg.work_dir).name).resolve())
     templates = [hook.get('filename_tmpl') or 'epoch_{}.pth', 'iter_{}.pth']
     names = re.compile('|'.join([re.escape(t).replace(r'\{\}', r'\d+') for t in templates] + [re.escape(NAME)]))
     found = []
-    for folder in filter(Path.is_dir, folders):
+    for folder in filter(Path.is_dir, output_folders(cfg)):
         if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
             for file in remove_half_written(folder):
                 log(f'mmkerv: removed {file}, which an interrupted run has left half written')
@@ -114,17 +137,26 @@ def _written(cfg: Config) -> list[Path]:
     return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
 
-def _inspect(file: Path, trust: bool) -> tuple[int, str | None]:
-    """Return the iteration of a checkpoint, and what is wrong with it."""
+def _inspect(file: Path, trust: bool) -> tuple[Position, str | None]:
+    """Return the position of a checkpoint, and what is wrong with it."""
+    nowhere = Position(0, '')
     if not file.is_file():
-        return 0, 'does not exist'
+        return nowhere, 'does not exist'
     try:
         checkpoint: Any = safe_load(file, trust=trust)
     except (UnsafeCheckpointError, OSError) as error:
-        return 0, f'cannot be read ({str(error).partition(". ")[0]})'
-    if not isinstance(checkpoint, dict) or (missing := [key for key in NEEDED if key not in checkpoint]):
-        return 0, f'has no {", no ".join(missing)}' if isinstance(checkpoint, dict) else 'holds no checkpoint'
-    return int(checkpoint['meta'].get('iter', 0)), None
+        return nowhere, f'cannot be read ({str(error).partition(". ")[0]})'
+    if not isinstance(checkpoint, dict):
+        return nowhere, 'holds no checkpoint'
+    if missing := [key for key in NEEDED if not isinstance(checkpoint.get(key), dict)]:
+        return nowhere, f'has no {", no ".join(missing)}'
+    meta = checkpoint['meta']
+    if wrong := [key for key in ('epoch', 'iter') if type(meta.get(key)) is not int]:
+        return nowhere, f'does not say of which {" and ".join(wrong)} it is'
+    if name := first_nan(checkpoint['state_dict']):
+        return nowhere, f'holds NaN in {printable(name)}'
+    time = meta.get('time')
+    return Position(meta['iter'], time if isinstance(time, str) and TIME.fullmatch(time) else ''), None
 
 
 def _is_alive(process: int) -> bool:

@@ -14,7 +14,7 @@ from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmkerv.engine.atomic import atomic_path
+from mmkerv.engine.atomic import save_checkpoint
 from mmkerv.engine.checkpoint_match import (
     CheckpointMatch,
     CheckpointMismatchError,
@@ -67,8 +67,7 @@ def convert_checkpoint(
     weights = {str(name): value for name, value in weights_of(safe_load(src, trust=trust), str(src)).items()}
     network = _built(infer_config(weights, str(src)) if cfg is None else cfg)
     match = convert_plain(network, weights, str(src))
-    with atomic_path(dst) as temporary:
-        torch.save({'meta': {}, 'state_dict': network.state_dict()}, temporary)
+    save_checkpoint({'meta': {}, 'state_dict': network.state_dict()}, dst)
     return match
 
 

@@ -38,18 +38,13 @@ def require_sound(weights: Mapping[str, Any], source: str, own: Mapping[str, Ten
         mmkerv.engine.sound_weights.UnsoundWeightsError: checkpoint 'a.pth' holds NaN in norm.weight, ...
     """
     own = own or {}
-    diverged: list[str] = []
     for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            continue
-        mine = own.get(name)
-        if fault := _fault(value, mine):
+        if isinstance(value, Tensor) and (fault := _fault(value, own.get(name))):
             raise UnsoundWeightsError(
                 f'checkpoint {source!r}: {name} {fault}. Give a checkpoint that a runner saved, or '
                 'torch.save(model.state_dict(), FILE)'
             )
-        if not _finite(value) and (mine is None or _finite(mine)):
-            diverged.append(name)
+    diverged = [name for name in not_finite(weights) if name not in own or _finite(own[name])]
     if diverged:
         first = diverged[0]
         found = 'NaN' if bool(torch.isnan(weights[first]).any()) else 'infinite numbers'
@@ -59,6 +54,30 @@ def require_sound(weights: Mapping[str, Any], source: str, own: Mapping[str, Ten
             'comes from has diverged. Take an earlier checkpoint; train with a lower learning rate or '
             'optim_wrapper.clip_grad=dict(max_norm=35)'
         )
+
+
+def not_finite(weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinite numbers.
+
+    Args:
+        weights: tensors of plain numbers by name; what is no tensor is passed over.
+
+    Example:
+        >>> not_finite({'weight': torch.ones(2), 'bias': torch.tensor([0.0, float('inf')])})
+        ['bias']
+    """
+    return [name for name, value in weights.items() if isinstance(value, Tensor) and not _finite(value)]
+
+
+def first_nan(weights: Mapping[str, Any]) -> str | None:
+    """Return the name of the first tensor that holds NaN.
+
+    Example:
+        >>> first_nan({'weight': torch.ones(2), 'bias': torch.tensor([0.0, float('nan')])})
+        'bias'
+    """
+    plain = {name: v for name, v in weights.items() if isinstance(v, Tensor) and not _fault(v, None)}
+    return next((name for name in not_finite(plain) if bool(torch.isnan(plain[name]).any())), None)
 
 
 def _fault(value: Tensor, own: Tensor | None) -> str | None:

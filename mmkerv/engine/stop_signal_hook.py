@@ -53,6 +53,18 @@ class StopSignalHook(Hook):
         self._before: dict[int, Any] = {}
         self._written: tuple[int, int] | None = None
 
+    def before_run(self, runner: Runner) -> None:
+        """See to it that a training that fails leaves the signals as it found them, too."""
+        run = runner.train_loop.run
+
+        def run_and_leave() -> Any:
+            try:
+                return run()
+            finally:
+                self.after_train(runner)
+
+        runner.train_loop.run = run_and_leave
+
     def before_train(self, runner: Runner) -> None:
         """Listen, and let the workers of the data loaders pass over what is sent to all processes."""
         if threading.current_thread() is not threading.main_thread():

@@ -1,5 +1,6 @@
 """Parts of configs that draw, load long enough to be killed, and tell what a run does; known when this is imported."""
 
+import errno
 import mmap
 import time
 from typing import Any
@@ -43,6 +44,13 @@ class SlowImages(NoisyImages):
         return super().__getitem__(index)
 
 
+class UnreadableImages(NoisyImages):
+    """What lies in a folder that this user may not read."""
+
+    def __getitem__(self, index: int) -> dict:
+        raise PermissionError(errno.EACCES, 'Permission denied', f'/images/{index}.jpg')
+
+
 class Phases:
     """What a process does, seen from another one: the phase and how often each has begun."""
 
@@ -83,5 +91,11 @@ class PhaseHook(Hook):
         PHASE.enter(0)
 
 
-for _registry, _part in ((MODELS, NoisyModel), (DATASETS, SlowImages), (METRICS, Predictions), (HOOKS, PhaseHook)):
-    _registry.register_module(module=_part, force=True)
+for _registry, _parts in {
+    MODELS: (NoisyModel,),
+    DATASETS: (SlowImages, UnreadableImages),
+    METRICS: (Predictions,),
+    HOOKS: (PhaseHook,),
+}.items():
+    for _part in _parts:
+        _registry.register_module(module=_part, force=True)

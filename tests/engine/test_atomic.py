@@ -1,4 +1,6 @@
 import os
+import resource
+import signal
 from pathlib import Path
 
 import mmengine
@@ -7,7 +9,7 @@ import torch
 from engine.tiny_runner import tiny_runner
 from mmengine.fileio import get_file_backend
 
-from mmkerv.engine import atomic, atomic_path, install_atomic_writes
+from mmkerv.engine import atomic, atomic_path, install_atomic_writes, save_checkpoint
 
 
 @pytest.fixture
@@ -135,3 +137,35 @@ def test_checkpoints_of_a_runner_are_whole(tmp_path, installed, monkeypatch):
     monkeypatch.setattr(os, 'replace', replace)
     runner.save_checkpoint(str(tmp_path), 'epoch_1.pth')
     assert not torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']['conv.weight'].any()
+
+
+def test_what_takes_the_place_is_on_the_disk(target, monkeypatch):
+    """A file whose name is on the disk before its content may be empty after a crash of the machine."""
+    done, replace = [], os.replace
+
+    def sync(descriptor):
+        done.append(('sync', os.readlink(f'/proc/self/fd/{descriptor}')))
+
+    monkeypatch.setattr(os, 'fsync', sync)
+    monkeypatch.setattr(os, 'replace', lambda *names: (done.append(('replace', str(names[1]))), replace(*names)))
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(b'new')
+    folder = str(target.parent)
+    assert done == [('sync', str(temporary)), ('replace', str(target)), ('sync', folder)]
+
+
+@pytest.mark.parametrize('limit', [200, 100_000])
+def test_checkpoint_that_does_not_fit_is_an_error_of_the_file(target, limit):
+    before = content(target.parent)
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, old[1]))
+    try:
+        with pytest.raises(OSError, match=r'File too large; earlier files are whole; raise the limit.*model\.pth'):
+            save_checkpoint({'state_dict': {'weight': torch.ones(100_000)}}, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert content(target.parent) == before
+    save_checkpoint({'a': torch.ones(1)}, target)
+    assert torch.load(target)['a'] == 1

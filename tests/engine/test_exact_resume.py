@@ -1,6 +1,7 @@
 import signal
 
 import pytest
+import torch
 from engine.interrupted_runs import (
     Cut,
     Cutter,
@@ -12,10 +13,14 @@ from engine.interrupted_runs import (
     noisy_runner,
     scramble,
 )
-from torch.utils.data import DataLoader
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader, IterableDataset
 
+from mmkerv.engine import safe_load
 from mmkerv.engine.configuration import TRAINING_HOOKS, Config
+from mmkerv.engine.exact_resume_hook import ITERATION
 from mmkerv.engine.latest_checkpoint import latest_checkpoint
+from mmkerv.engine.random_state import seed_generators
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +124,46 @@ def test_order_that_torchs_generator_draws(tmp_path):
     noisy_runner(tmp_path / 'whole', **settings()).train()
     cut(tmp_path / 'cut', 'after_train_iter', 8, **settings())
     assert not differing(resumed(tmp_path / 'cut', **settings()), bits(tmp_path / 'whole'))
+
+
+class Stream(IterableDataset):
+    """Images without indices."""
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        return map(NoisyImages().__getitem__, range(10))
+
+
+class States(Hook):
+    """Keeps the state of torch's generator at the start of each iteration, after ExactResumeHook has had its turn."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        self.seen.append(torch.get_rng_state())
+
+
+def test_stream_without_indices_is_left_alone(tmp_path, caplog):
+    """Its checkpoints store no position, and it takes one of a run that had one; nothing seeds the iterations."""
+    noisy_runner(tmp_path / 'first').train()
+    states = States()
+    runner = noisy_runner(
+        tmp_path / 'second',
+        hooks=(states,),
+        train_dataloader=DataLoader(Stream(), batch_size=1),
+        train_cfg=dict(by_epoch=True, max_epochs=5),
+        resume=True,
+        load_from=str(tmp_path / 'first' / 'epoch_4.pth'),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+    )
+    runner.train()
+    assert runner.iter == 30
+    assert 'exact_resume' not in safe_load(tmp_path / 'second' / 'epoch_5.pth')
+    seed_generators(ITERATION, runner.seed, 20)
+    assert not torch.equal(states.seen[0], torch.get_rng_state())
 
 
 @pytest.mark.parametrize('workers', [0, 2])

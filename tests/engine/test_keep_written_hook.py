@@ -78,3 +78,14 @@ def test_failing_write_leaves_the_best_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space left'):
         run(tmp_path, dict(type='mmkerv.KeepWrittenHook'))
     assert 'best_mean_epoch_2.pth' in names(tmp_path)
+
+
+def test_best_checkpoint_of_the_run_that_is_resumed_stays(tmp_path):
+    keep = dict(type='mmkerv.KeepWrittenHook')
+    run(tmp_path / 'first', keep)
+    last = str(tmp_path / 'first' / 'epoch_4.pth')
+    length, writing = {**LENGTH, 'max_epochs': 6}, dict(checkpoint=CHECKPOINT)
+    settings = dict(custom_hooks=[Better(), keep], train_cfg=length, default_hooks=writing)
+    tiny_runner(tmp_path / 'second', resume=True, load_from=last, **settings).train()
+    assert names(tmp_path / 'first') == {'epoch_4.pth', 'best_mean_epoch_4.pth'}
+    assert names(tmp_path / 'second') == {'epoch_6.pth', 'best_mean_epoch_6.pth'}

@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 import time
 
 import pytest
@@ -139,4 +140,50 @@ def test_half_written_files_of_processes_that_are_gone_are_removed(tmp_path):
 
 def test_checkpoint_of_a_runner_is_complete(tmp_path):
     tiny_runner(tmp_path).train()
+    assert find(tmp_path) == str(tmp_path / 'epoch_1.pth')
+
+
+def test_folder_that_was_copied_goes_on_by_itself(tmp_path, said):
+    """The name that was written is that of the original, which is still there."""
+    (tmp_path / 'a').mkdir()
+    mark(tmp_path / 'a', write(tmp_path / 'a', 'epoch_3.pth', 30))
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    assert find(tmp_path / 'b') == str(tmp_path / 'b' / 'epoch_3.pth')
+
+
+@pytest.mark.parametrize('earlier', [True, False])
+def test_checkpoint_of_an_earlier_run_is_none_that_was_not_named(tmp_path, said, earlier):
+    """A folder that was used twice and copied without its times: both are newer than the name."""
+    old = {'time': '20260101_120000' if earlier else '20260301_120000'}
+    write(tmp_path, 'epoch_20.pth', meta={'iter': 200, 'epoch': 20, **old})
+    named = write(tmp_path, 'epoch_5.pth', meta={'iter': 50, 'epoch': 5, 'time': '20260201_120000'})
+    mark(tmp_path, named, age=5)
+    assert find(tmp_path) == str(named if earlier else tmp_path / 'epoch_20.pth')
+
+
+NAN = {'w': torch.ones(3), 'b': torch.tensor([0.0, float('nan')])}
+WRONG = {
+    'meta that is none': dict(meta=None),
+    'meta that is a list': dict(meta=[1]),
+    'iteration that is text': dict(meta={'iter': 'a', 'epoch': 1}),
+    'iteration that is none': dict(meta={'iter': None, 'epoch': 1}),
+    'no epoch': dict(meta={'iter': 40}),
+    'hub that is a list': dict(message_hub=[]),
+    'weights that are none': dict(state_dict=None),
+    'weights with NaN': dict(state_dict=NAN),
+}
+
+
+@pytest.mark.parametrize('wrong', WRONG)
+@pytest.mark.parametrize('marked', [True, False])
+def test_what_cannot_be_resumed_is_passed_over(tmp_path, said, wrong, marked):
+    good = write(tmp_path, 'epoch_1.pth', 10, age=30)
+    bad = write(tmp_path, 'epoch_4.pth', 40, **WRONG[wrong])
+    mark(tmp_path, bad if marked else good, age=0 if marked else 30)
+    assert find(tmp_path) == str(good)
+    assert not marked or (said[-1][0] == logging.WARNING and 'epoch_4.pth' in said[-1][1])
+
+
+def test_infinite_numbers_may_be_those_of_a_mask(tmp_path):
+    mark(tmp_path, write(tmp_path, 'epoch_1.pth', 10, state_dict={'mask': torch.tensor([0.0, float('-inf')])}))
     assert find(tmp_path) == str(tmp_path / 'epoch_1.pth')

@@ -1,9 +1,6 @@
 """Plain checkpoints of torchvision and OpenMMLab into operator networks: places, starts, outputs, refusals."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from engine.small_networks import classifier, neck, operators, retinanet, segmen
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
+from tool_process import run_tool
 
 from mmkerv.engine import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.engine.configuration import ConfigError
@@ -408,14 +406,7 @@ def test_missing_parts_start_the_same_each_time(tmp_path):
 
 
 def tool(*arguments):
-    return subprocess.run(
-        [sys.executable, 'tools/model_converters/plain_to_mmkerv.py', *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
+    return run_tool('tools/model_converters/plain_to_mmkerv.py', *arguments)
 
 
 def test_tool(tmp_path):
@@ -424,15 +415,15 @@ def test_tool(tmp_path):
     torch.save(narrow(), tmp_path / 'src.pth')
     src, dst = tmp_path / 'src.pth', tmp_path / 'out' / 'dst.pth'
     done = tool(src, dst, '--config', tmp_path / 'config.py', '--cfg-options', 'model.head.num_classes=3')
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith(
+    assert done.status == 0, done.err
+    assert done.out.endswith(
         '120 parameters loaded, 2 missing (head.fc.weight, head.fc.bias), 2 unexpected (head.fc.weight, head.fc.bias); '
         '16 parameters of operators at their start\n'
         f'wrote {dst}\n'
-    ), done.stdout
+    ), done.out
     assert torch.load(dst, weights_only=True)['state_dict']['head.fc.bias'].shape == (3,)
 
 
 def test_tool_wants_a_config_for_its_options(tmp_path):
     done = tool(tmp_path / 'a.pth', tmp_path / 'b.pth', '--cfg-options', 'model.head.num_classes=3')
-    assert done.returncode == 2 and 'error: --cfg-options changes the config: give --config' in done.stderr
+    assert done.status == 2 and 'error: --cfg-options changes the config: give --config' in done.err

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from engine.interrupted_runs import Sender, bits, differing, noisy_runner, scramble
+from engine.interrupted_runs import Cut, Cutter, Sender, bits, differing, noisy_runner, scramble
 
 from mmkerv.engine import safe_load
 from mmkerv.engine.configuration import Config
@@ -138,3 +138,10 @@ def test_outside_the_main_thread_it_does_nothing(tmp_path, monkeypatch):
 def test_interval_is_checked():
     with pytest.raises(ValueError, match='interval'):
         StopSignalHook(interval=0)
+
+
+def test_training_that_fails_leaves_the_signals_as_they_were(tmp_path):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Cut):
+        noisy_runner(tmp_path, hooks=(Cutter('after_train_iter', 2),)).train()
+    assert [signal.getsignal(number) for number in SIGNALS] == before

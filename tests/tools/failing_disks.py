@@ -1,4 +1,4 @@
-"""Training by tools/train.py on disks that are full or cannot be written; prints what came of it, as JSON."""
+"""Training by tools/train.py where files cannot be written or read, and before there are any; prints it, as JSON."""
 
 import json
 import os
@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from engine.interrupted_runs import bits, differing
 from engine.killed_runs import prepare, train
 from engine.registered_parts import CONFIG
 from mmengine.config import Config
 
+from mmkerv.engine import safe_load
 from mmkerv.engine.latest_checkpoint import latest_checkpoint
 
 # Two checkpoints and a best one need more.
@@ -48,6 +50,24 @@ def mount(folder: Path, options: str) -> bool:
     ).returncode
 
 
+def changed(config: Path, line: str) -> Path:
+    """Write the config anew with one more line."""
+    other = config.with_name('changed.py')
+    other.write_text(f'{config.read_text()}{line}\n')
+    return other
+
+
+def start_again(config: Path, base: Path) -> dict:
+    """Train by ``--resume``, without learning, a run that starts from weights and has no checkpoint yet."""
+    last = safe_load((base / 'whole' / 'last_checkpoint').read_text())
+    weights = {name: value + 7 if name == 'conv.weight' else value for name, value in last['state_dict'].items()}
+    torch.save({'state_dict': weights}, base / 'start.pth')
+    text = f"load_from = {str(base / 'start.pth')!r}\noptim_wrapper['optimizer']['lr'] = 0.0"
+    found = run(changed(config, text), base / 'started')
+    ended = bits(base / 'started')
+    return {**found, 'kept': torch.equal(ended['state_dict.conv.weight'], weights['conv.weight'])}
+
+
 def main() -> None:
     """Run everything below the folder that is given."""
     prepare()
@@ -57,6 +77,10 @@ def main() -> None:
     found = {'whole': run(config, base / 'whole'), 'limited': run(config, base / 'limited', limit=20_000)}
     (base / 'file').touch()
     found['a file in its place'] = run(config, base / 'file')
+    found['unreadable data'] = run(
+        changed(config, "train_dataloader['dataset'] = dict(type='UnreadableImages')"), base / 'r'
+    )
+    found['start'] = start_again(config, base)
     disk = base / 'disk'
     if mount(disk, SMALL):
         try:

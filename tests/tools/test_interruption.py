@@ -44,6 +44,17 @@ def test_disk_that_gives_out_ends_in_one_message(disks, name):
     assert not found['half'], 'nothing half-written is left'
 
 
+def test_data_that_cannot_be_read_are_named(disks):
+    """Not the folder that the run writes into."""
+    found = disks['unreadable data']
+    assert found['status'] == 1 and '/images/' in found['log'], found['log']
+    assert 'make the folder writable' not in found['log'] and 'earlier files' not in found['log']
+
+
+def test_run_without_a_checkpoint_yet_starts_from_its_weights(disks):
+    assert disks['start']['status'] == 0 and disks['start']['kept'], disks['start']['log']
+
+
 def test_earlier_checkpoints_are_whole_and_training_goes_on_when_there_is_room(disks):
     if 'full' not in disks:
         pytest.skip('this process may not mount a file system in memory')

@@ -27,8 +27,6 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine')
-    import torch
-
     from mmkerv.engine import atomic, checkpoint_match, safe_load
     from mmkerv.engine.ckconv_checkpoint import convert_ckconv
 
@@ -37,8 +35,7 @@ def main() -> None:
     width = max(map(len, names))
     for theirs, ours in names.items():
         print(f'{theirs:<{width}}  {ours}')
-    with atomic.atomic_path(args.dst) as temporary:
-        torch.save({'meta': {}, 'state_dict': converted}, temporary)
+    atomic.save_checkpoint({'meta': {}, 'state_dict': converted}, args.dst)
     print(f'mapped {len(names)} parameters to {len(converted)}, 0 unmapped; wrote {args.dst}')
 
 

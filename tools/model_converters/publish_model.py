@@ -28,16 +28,13 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine')
-    import torch
-
     from mmkerv.engine import atomic, publish, safe_load
 
     loaded = safe_load(args.in_file, trust=args.trust_checkpoint)
     checkpoint = publish.published(loaded, args.save_keys, args.no_ema, args.in_file)
     stem = Path(args.out_file).with_suffix('') if args.out_file.endswith('.pth') else Path(args.out_file)
     staged = stem.with_name(f'{stem.name}-unnamed.pth')
-    with atomic.atomic_path(staged) as temporary:
-        torch.save(checkpoint, temporary)
+    atomic.save_checkpoint(checkpoint, staged)
     final = stem.with_name(f'{stem.name}-{publish.sha256(staged)[:8]}.pth')
     staged.replace(final)
     print(f'kept {", ".join(checkpoint)}; published {final}')

@@ -1,11 +1,9 @@
 """Data and small settings for tests that train."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tool_process import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,15 +27,12 @@ def shapes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def run():
-    """Run a Python script as a user would; fails with its output."""
+    """Run a tool as a user would; fails with its output."""
 
     def run(*command: object, cwd: Path = ROOT, **environment: str) -> str:
-        env = {**os.environ, 'OMP_NUM_THREADS': '1', **environment}
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-        return done.stdout + done.stderr
+        done = run_tool(*command, cwd=cwd, **environment)
+        assert done.status == 0, (done.out + done.err)[-6000:]
+        return done.out + done.err
 
     return run
 

@@ -286,6 +286,34 @@ def overflow(folder: Path) -> str:
 
 
 @provokes
+def dead_filters(folder: Path) -> str:
+    from types import SimpleNamespace
+
+    from mmkerv.engine import KervolutionGuardHook
+    from mmkerv.ops import KervConv2d
+
+    model = nn.Sequential(KervConv2d(64, 8, 3, kernel='gaussian', gamma=1.0))
+    hook, runner = KervolutionGuardHook(), SimpleNamespace(model=model, iter=0)
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    model(torch.randn(1, 64, 5, 5))
+    return message(hook.after_train_iter, runner, 0)
+
+
+@provokes
+def explosion(folder: Path) -> str:
+    from types import SimpleNamespace
+
+    from mmkerv.engine import LossGuardHook
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(3, 2))
+    hook, runner = LossGuardHook(), SimpleNamespace(model=model, iter=120)
+    hook.before_train_iter(runner, 120)
+    model(torch.full((1, 3, 5, 5), float('inf')))
+    return message(hook.after_train_iter, runner, 120, None, {'loss': torch.tensor(float('nan'))})
+
+
+@provokes
 def taken_name(folder: Path) -> str:
     from mmkerv.ops import register_kernel
 

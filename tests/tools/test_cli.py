@@ -1,36 +1,15 @@
 """The tools as a user runs them: bad input ends in one message, a status that is not 0, and nothing half-written."""
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from tool_process import Done, run_tool
 from tools.bad_input import BAD_INPUT, BOMBED, CONFIG, EVEN, FOLD, PUBLISH, TEST, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob('tools/**/*.py') if '__main__' in file.read_text())
-
-
-class Done(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def run(*command: object, cwd: Path = ROOT, python: tuple[str, ...] = ()) -> Done:
-    done = subprocess.run(
-        [sys.executable, *python, *map(str, command)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +77,7 @@ def test_bad_input_ends_in_one_message(files, tmp_path, case):
         pytest.importorskip('mmseg')
     command, says = BAD_INPUT[case]
     out = tmp_path / 'out'
-    done = run(*(filled(argument, files, out) for argument in command))
+    done = run_tool(*(filled(argument, files, out) for argument in command))
     refused(done, *(filled(words, files, out) for words in says))
     assert left(tmp_path) == []
     assert files['file'].read_text() == 'a file'
@@ -106,21 +85,21 @@ def test_bad_input_ends_in_one_message(files, tmp_path, case):
 
 @pytest.mark.parametrize('tool', BOMBED)
 def test_bomb_is_not_set_off(files, tmp_path, tool):
-    done = run(*(filled(argument, files, tmp_path / 'out') for argument in BOMBED[tool]))
+    done = run_tool(*(filled(argument, files, tmp_path / 'out') for argument in BOMBED[tool]))
     refused(done, f"checkpoint '{files['bomb.pth']}' was not read", 'Nothing of it was executed', '--trust-checkpoint')
     assert not files['target'].exists() and left(tmp_path) == []
 
 
 def test_bomb_is_set_off_only_on_demand(files, tmp_path):
     """The bomb is live, and --trust-checkpoint does what it says."""
-    run(*(filled(argument, files, tmp_path / 'out') for argument in BOMBED['resume']), '--trust-checkpoint')
+    run_tool(*(filled(argument, files, tmp_path / 'out') for argument in BOMBED['resume']), '--trust-checkpoint')
     assert files['target'].exists()
     files['target'].unlink()
 
 
 @pytest.mark.parametrize('tool', TOOLS)
 def test_help_imports_nothing_large(tool):
-    done = run(tool, '-h', python=('-X', 'importtime'))
+    done = run_tool('-X', 'importtime', tool, '-h')
     assert done.status == 0 and done.out.startswith('usage: ') and '--' in done.out
     imported = {line.rpartition('|')[2].strip() for line in done.err.splitlines() if line.startswith('import time:')}
     assert 'argparse' in imported
@@ -135,7 +114,7 @@ def test_publish(files, tmp_path):
     import torch
 
     out = tmp_path / 'models' / 'resnet18_coc.pth'
-    done = run(PUBLISH, files['good.pth'], out)
+    done = run_tool(PUBLISH, files['good.pth'], out)
     assert done.status == 0, done.err
     (published,) = (tmp_path / 'models').iterdir()
     assert published.name == f'resnet18_coc-{hashlib.sha256(published.read_bytes()).hexdigest()[:8]}.pth'
@@ -147,7 +126,7 @@ def test_publish(files, tmp_path):
 
 def test_fold(files, tmp_path):
     out = tmp_path / 'folded' / 'deploy.pth'
-    done = run(FOLD, files['config.py'], files['good.pth'], out, '--shape', 32, 32)
+    done = run_tool(FOLD, files['config.py'], files['good.pth'], out, '--shape', 32, 32)
     assert done.status == 0, done.err
     assert sorted(p.name for p in out.parent.iterdir()) == ['deploy.pth', 'deploy.py']
     for words in (

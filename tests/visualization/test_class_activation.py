@@ -9,8 +9,9 @@ import torch
 from engine.small_networks import NETWORKS, SIZE, associated
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from tool_process import run_tool
 from torch import nn
-from visualization.tool_runs import ROOT, outside, refused
+from visualization.tool_runs import ROOT, refused
 
 from mmkerv.engine.configuration import ConfigError
 from mmkerv.engine.fold import sample_inputs
@@ -254,9 +255,9 @@ def files(tmp_path_factory) -> tuple[str, str, str]:
 def test_tool(files, tmp_path):
     out = tmp_path / 'cam.png'
     arguments = ('--method', 'LayerCAM', '--target-category', 'circle', 2, '--save-path', out, '--compare', *files[1:])
-    done = outside(TOOL, *files, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('coc: circle, score ') == done.stdout.count('coc: triangle, score ') == 2
+    done = run_tool(TOOL, *files, *arguments)
+    assert done.status == 0, done.err
+    assert done.out.count('coc: circle, score ') == done.out.count('coc: triangle, score ') == 2
     assert out.read_bytes().startswith(b'\x89PNG')
     heats = np.load(out.with_suffix('.npz'))
     assert sorted(heats) == ['0_circle', '0_triangle', '1_circle', '1_triangle']

@@ -10,8 +10,9 @@ from engine.small_networks import NETWORKS, SIZE, associated
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
+from tool_process import run_tool
 from torch import nn
-from visualization.tool_runs import ROOT, outside, refused
+from visualization.tool_runs import ROOT, refused
 
 from mmkerv.engine.configuration import ConfigError
 from mmkerv.engine.fold import sample_inputs
@@ -147,9 +148,9 @@ def files(tmp_path_factory) -> tuple[str, str, str]:
 
 def test_tool(files, tmp_path):
     arguments = ('--out-dir', tmp_path, '--arrays', '--channel-reduction', 'none', '--topk', 3, '--arrangement', 2, 2)
-    done = outside(TOOL, *files, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert 'backbone.layer2: 16 x 5 x 5' in done.stdout
+    done = run_tool(TOOL, *files, *arguments)
+    assert done.status == 0, done.err
+    assert 'backbone.layer2: 16 x 5 x 5' in done.out
     assert sorted(p.name for p in tmp_path.iterdir()) == ['7_lenet5_kerv_mnist.npz', '7_lenet5_kerv_mnist.png']
     assert np.load(tmp_path / '7_lenet5_kerv_mnist.npz')['backbone.layer2'].shape == (16, 5, 5)
 

@@ -8,8 +8,9 @@ pytest.importorskip('matplotlib')
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from tool_process import run_tool
 from torch import nn
-from visualization.tool_runs import ROOT, outside, refused
+from visualization.tool_runs import ROOT, refused
 
 from mmkerv.engine.configuration import ConfigError
 from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
@@ -157,9 +158,9 @@ def test_images_of_a_folder(lenet, tmp_path):
 
 def test_tool(lenet, tmp_path):
     out = tmp_path / 'erf.svg'
-    done = outside(TOOL, *lenet, '--shape', 28, 28, '--num', 2, '--compare', *lenet, '--save-path', out)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('backbone.layer2') == 2
+    done = run_tool(TOOL, *lenet, '--shape', 28, 28, '--num', 2, '--compare', *lenet, '--save-path', out)
+    assert done.status == 0, done.err
+    assert done.out.count('backbone.layer2') == 2
     assert '<svg' in out.read_text()
     arrays = np.load(out.with_suffix('.npz'))
     assert arrays['field'].shape == (28, 28)

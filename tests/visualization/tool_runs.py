@@ -1,7 +1,6 @@
-"""Tools as a user runs them: as a process of their own once, and inside the test's where many must be refused."""
+"""Tools inside the process of the test, where many must be refused."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from unittest import mock
@@ -9,11 +8,6 @@ from unittest import mock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def outside(tool: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, tool, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def refused(tool: str, *arguments: object) -> str:

@@ -13,3 +13,5 @@ model = dict(
         pool='avg',
     )
 )
+# A Gaussian that is 0 for every patch learns nothing, and the loss does not tell.
+custom_hooks = [dict(type='mmkerv.KervolutionGuardHook', action='warn', interval=100)]

@@ -86,7 +86,7 @@ class RemoveLater:
 
         Args:
             keep: paths that were written again in the meantime.
-            folder: of this run. What lies elsewhere is the best checkpoint of the run that this one goes on from: it stays.
+            folder: of this run. What lies elsewhere, the best checkpoint of the run that this one goes on from, stays.
 
         Example:
             >>> later = RemoveLater(None); later.remove('model.pth')

@@ -1,6 +1,7 @@
 """Table of published and own results from the metafiles: ``list_results.py [--write docs/results.md]``."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,10 +65,19 @@ def rows(model: dict) -> Iterator[str]:
 
 
 def command(config: str) -> str:
-    """Return the command at the head of a config, or the usual one."""
-    head = [line.removeprefix('#').strip() for line in (ROOT / config).read_text().splitlines() if line.startswith('#')]
-    usual = f'python tools/train.py {config}'
-    return next((line for line in head if line.startswith((usual, f'tools/dist_train.sh {config}'))), usual)
+    """Return the command at the head of a config: its own, that of the config it inherits from, or the usual one."""
+    usual, file = f'python tools/train.py {config}', ROOT / config
+    while file:
+        text, name = file.read_text(), str(file.relative_to(ROOT))
+        head = [line.removeprefix('#').strip() for line in text.splitlines() if line.startswith('#')]
+        # Of several, that of the papers' number of GPUs.
+        for start in (f'tools/dist_train.sh {name}', f'python tools/train.py {name}'):
+            for line in head:
+                if line.startswith(start):
+                    return line.replace(name, config)
+        base = re.search(r"^_base_ = '\./(\w+\.py)'", text, re.MULTILINE)
+        file = file.parent / base[1] if base else None
+    return usual
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ def restricted_load(file: IO[bytes]) -> Any:
         Exception: whatever a damaged file ends in; ``pickle.UnpicklingError`` for one that names anything else.
 
     Example:
+        >>> import io
         >>> restricted_load(io.BytesIO(pickle.dumps([1, 'a'], 2)))
         [1, 'a']
     """
@@ -35,6 +36,7 @@ def restricted_pickle() -> types.SimpleNamespace:
     """Return a stand-in for the pickle module, as ``torch.load`` takes one, that builds only what is allowed.
 
     Example:
+        >>> import io
         >>> restricted_pickle().load(io.BytesIO(pickle.dumps(print)))
         Traceback (most recent call last):
         ...

@@ -78,9 +78,10 @@ def install_safe_loading(trust: bool = False) -> None:
 
     def read(file: Path | IO[bytes], map_location: Any) -> Any:
         checkpoint = safe_load(file, map_location or 'cpu', trust)
-        if not trust and isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+        if not trust and isinstance(meta, dict):
             # Runner.resume runs this text, which mmcv 1 wrote and mmengine does not, as a Python program.
-            checkpoint['meta'].pop('config', None)
+            meta.pop('config', None)
         return checkpoint
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -131,13 +132,8 @@ def _reason(error: Exception) -> str:
 
 
 def _load_restricted(file: Any, map_location: Any) -> Any:
-    _refuse_other_archives(file)
-    # Not weights_only: its unpickler, which does not look at arguments and states, can be given a type of numpy that
-    # takes the bytes of a file for addresses, and torch 2.1 does not know numpy's types at all.
-    return torch.load(file, map_location=map_location, pickle_module=restricted_pickle(), weights_only=False)
-
-
-def _refuse_other_archives(file: Any) -> None:
+    # Not weights_only: its unpickler looks at names alone, and a file can give numpy bytes for addresses.
+    settings = dict(map_location=map_location, weights_only=False)
     with torch.serialization._open_file_like(file, 'rb') as stream:
         start = stream.tell()
         if not torch.serialization._is_zipfile(stream):
@@ -146,10 +142,11 @@ def _refuse_other_archives(file: Any) -> None:
             stream.seek(start)
             if unpacked:
                 raise pickle.UnpicklingError('it is a tar archive')
-            return
-        # torch hands these to torch.jit.load, which runs the code in them, whatever the unpickler is.
+            return torch.load(stream, pickle_module=restricted_pickle(), **settings)
         with torch.serialization._open_zipfile_reader(stream) as archive:
-            torchscript = torch.serialization._is_torchscript_zip(archive)
-        stream.seek(start)
-    if torchscript:
-        raise pickle.UnpicklingError('it is a TorchScript archive')
+            # torch hands these to torch.jit.load, which runs the code in them, whatever the unpickler is.
+            if torch.serialization._is_torchscript_zip(archive):
+                raise pickle.UnpicklingError('it is a TorchScript archive')
+            stream.seek(start)
+            checked = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+            return torch.load(file, pickle_module=restricted_pickle(None if checked else archive), **settings)

@@ -92,7 +92,7 @@ def train_and_fold(args: argparse.Namespace, work: Path) -> None:
 
     step('1/5 data', f'small scenes of shapes in {args.data}')
     write_shapes(args.data, ShapesSettings(layouts=('coco',)))
-    step('2/5 train', f'{args.config}, about 5 minutes on 2 cores')
+    step('2/5 train', f'{args.config}, about 8 minutes on 2 cores')
     train(args.config, work / 'train', weights, args)
     step('3/5 evaluate', 'the trained network, on scenes it has not seen')
     before = evaluate(args.config, weights, work / 'before', options)
@@ -125,7 +125,7 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
 
     start, record, options = time.monotonic(), read_record(work), config_options(args)
     weights = work / 'plain' / 'trained.pth'
-    step('plain 1/2 train', f'{args.plain_config}, about 4 minutes on 2 cores')
+    step('plain 1/2 train', f'{args.plain_config}, about 6 minutes on 2 cores')
     train(args.plain_config, work / 'plain', weights, args)
     step('plain 2/2 evaluate', 'the plain network, on scenes it has not seen')
     metrics = evaluate(args.plain_config, weights, work / 'plain' / 'after', options)

@@ -3,7 +3,7 @@
 #   python -m mmkerv.datasets.shapes data/shapes --layout coco
 #   python tools/train.py configs/demo/retinanet_coc_shapes.py
 #
-# As long as its plain twin: about 4 minutes on 2 CPU cores. `kaiming` super kernels, the paper's start, make the
+# Some longer than its plain twin: about 8 minutes on 2 CPU cores. `kaiming` super kernels, the paper's start, make the
 # kernels differ from the basic weights from the first iteration on, so folding the trained network is a real test.
 _base_ = './retinanet_shapes.py'
 

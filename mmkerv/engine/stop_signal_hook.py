@@ -12,7 +12,7 @@ import torch
 from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.fileio import join_path
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmkerv.engine.atomic import atomic_path
 from mmkerv.ops.arguments import integer
@@ -55,7 +55,11 @@ class StopSignalHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """See to it that a training that fails leaves the signals as it found them, too."""
-        run = runner.train_loop.run
+        # Runner.val and Runner.test come here too, with no loop of training or one that is not built.
+        loop = runner._train_loop
+        if not isinstance(loop, BaseLoop):
+            return
+        run = loop.run
 
         def run_and_leave() -> Any:
             try:
@@ -63,7 +67,7 @@ class StopSignalHook(Hook):
             finally:
                 self.after_train(runner)
 
-        runner.train_loop.run = run_and_leave
+        loop.run = run_and_leave
 
     def before_train(self, runner: Runner) -> None:
         """Listen, and let the workers of the data loaders pass over what is sent to all processes."""

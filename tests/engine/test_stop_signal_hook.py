@@ -145,3 +145,10 @@ def test_training_that_fails_leaves_the_signals_as_they_were(tmp_path):
     with pytest.raises(Cut):
         noisy_runner(tmp_path, hooks=(Cutter('after_train_iter', 2),)).train()
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_evaluation_alone_builds_no_training(tmp_path):
+    runner = noisy_runner(tmp_path)
+    # As Runner.val and Runner.test do.
+    runner.call_hook('before_run')
+    assert isinstance(runner._train_loop, dict)

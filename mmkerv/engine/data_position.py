@@ -7,6 +7,7 @@ the end of an iteration or an epoch, know it whenever they come to it.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.dist import get_rank
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -187,4 +188,7 @@ def place_batches(loader: DataLoader, seed: int, endless: bool) -> PlacedBatches
     if not isinstance(loader.dataset, SeededDataset):
         object.__setattr__(loader, 'dataset', SeededDataset(loader.dataset, seed))
     object.__setattr__(loader, 'batch_sampler', batches)
+    if loader.generator is None:
+        # Making an iterator draws from it. One with persistent workers is made once in a run, and again when resumed.
+        loader.generator = torch.Generator().manual_seed(seed)
     return batches

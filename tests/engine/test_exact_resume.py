@@ -84,6 +84,27 @@ def test_so_it_does_with_workers_which_change_nothing(tmp_path, whole, by_epoch)
     assert not [name for name in names if '.states.' not in name]
 
 
+class Better(Hook):
+    """Makes every evaluation the best: the last checkpoint is written again in it."""
+
+    priority = 'VERY_HIGH'
+
+    def after_val_epoch(self, runner, metrics=None):
+        metrics['mean'] = -float(runner.iter)
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_states_that_an_evaluation_leaves(tmp_path, by_epoch):
+    """Workers that persist are started once in a run, and once more in one that is resumed."""
+    settings = dict(by_epoch=by_epoch, workers=2)
+    noisy_runner(tmp_path / 'whole', hooks=(Better(),), **settings).train()
+    # The next evaluation is the first after it, and the last.
+    with pytest.raises(Cut):
+        hooks = (Better(), Cutter('after_train_iter', 14))
+        noisy_runner(tmp_path / 'cut', hooks=hooks, **settings).train()
+    assert not differing(resumed(tmp_path / 'cut', hooks=(Better(),), **settings), bits(tmp_path / 'whole'))
+
+
 VARIANTS = {
     'no seed in the config': dict(randomness=dict(seed=None)),
     'seeds that differ between ranks': dict(randomness=dict(seed=3, diff_rank_seed=True)),
@@ -114,12 +135,15 @@ def test_iterations_over_a_sampler_that_ends(tmp_path, whole):
     assert not differing(resumed(tmp_path, **settings), whole(**settings))
 
 
-def test_order_that_torchs_generator_draws(tmp_path):
+@pytest.mark.parametrize('workers', [{}, dict(num_workers=2, persistent_workers=True)], ids=['none', 'two'])
+def test_order_that_torchs_generator_draws(tmp_path, workers):
     """A loader that was built by hand draws the order of an epoch when the epoch begins."""
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False))
 
     def settings():
-        return dict(default_hooks=hooks, train_dataloader=DataLoader(NoisyImages(), batch_size=2, shuffle=True))
+        return dict(
+            default_hooks=hooks, train_dataloader=DataLoader(NoisyImages(), batch_size=2, shuffle=True, **workers)
+        )
 
     noisy_runner(tmp_path / 'whole', **settings()).train()
     cut(tmp_path / 'cut', 'after_train_iter', 8, **settings())

@@ -13,7 +13,7 @@ from docs.blocks import PAGES, ROOT, Block, blocks, blocks_of, commands
 
 PYTHON, SHELL = blocks('python'), blocks('bash')
 # What belongs to other programs and is not checked.
-OTHERS = {'cd', 'git', 'pip', 'rm', 'uv', 'export', 'chromium', 'tensorboard', 'xdg-open'}
+OTHERS = {'cd', 'git', 'pip', 'uv', 'export', 'chromium', 'tensorboard', 'xdg-open'}
 # Places of the repository that a page may name.
 PATH = re.compile(r'(?:configs|tools|benchmarks|tests|mmkerv|requirements)/[\w./*{},-]*')
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,8 +43,8 @@ def promises() -> list[dict]:
     return yaml.safe_load(PROMISES.read_text())
 
 
-def read(file: str) -> list[Case]:
-    """Return the cases of a run; a test that records the property ``cases`` counts as so many."""
+def read(file: str) -> tuple[list[Case], str]:
+    """Return the cases of a run and its date; a test that records the property ``cases`` counts as so many."""
     from xml.etree import ElementTree
 
     try:
@@ -52,7 +53,15 @@ def read(file: str) -> list[Case]:
         raise OSError(
             f'{file!r} is no result of a test run ({error}); write one with pytest --junitxml={file}'
         ) from error
-    return [_case(element) for element in tree.iter('testcase')]
+    started = [suite.get('timestamp', '') for suite in tree.iter('testsuite')]
+    return [_case(element) for element in tree.iter('testcase')], min(started, default='').partition('T')[0]
+
+
+def described(name: str, cases: list[Case], date: str) -> str:
+    """Say when a run was and what came of all its tests, promised or not."""
+    states = Counter(case.state for case in cases)
+    bad = states['failure'] + states['error']
+    return f'*{name}* {date}, {states["passed"]:,} tests passed, {bad} failed, {states["skipped"]} were skipped'
 
 
 def _case(element) -> Case:
@@ -93,7 +102,10 @@ def main() -> None:
     """Read, count, print or write."""
     args = parse_args()
     output = cli.between_markers(args.write, BEGIN) if args.write else print
-    output(table({Path(file).stem: read(file) for file in args.results}))
+    runs = {Path(file).stem: read(file) for file in args.results}
+    output(
+        f'Runs: {"; ".join(described(name, *run) for name, run in runs.items())}.\n{table({n: run[0] for n, run in runs.items()})}'
+    )
 
 
 if __name__ == '__main__':

@@ -103,9 +103,8 @@ def main() -> None:
     args = parse_args()
     output = cli.between_markers(args.write, BEGIN) if args.write else print
     runs = {Path(file).stem: read(file) for file in args.results}
-    output(
-        f'Runs: {"; ".join(described(name, *run) for name, run in runs.items())}.\n{table({n: run[0] for n, run in runs.items()})}'
-    )
+    heads = '; '.join(described(name, *run) for name, run in runs.items())
+    output(f'Runs: {heads}.\n{table({name: cases for name, (cases, _) in runs.items()})}')
 
 
 if __name__ == '__main__':

@@ -2,7 +2,8 @@
 
 PY := .venv/bin/python
 # Tests of the second distribution: the fast ones of these folders.
-OPENMMLAB_TESTS ?= tests/contract tests/engine tests/models tests/ops tests/visualization tests/test_env.py
+OPENMMLAB_TESTS ?= tests/contract tests/engine tests/models tests/ops tests/visualization tests/test_env.py \
+	tests/tools/test_hostile_checkpoints.py tests/tools/test_cli.py
 # Test processes; some tests start processes of their own.
 JOBS ?= 2
 PYTEST_ARGS ?=

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
+from mmkerv.engine.atomic import atomic_path
 from mmkerv.engine.configuration import ConfigError
 from mmkerv.engine.loading import UnsafeCheckpointError, safe_load
 from mmkerv.engine.sound_weights import first_nan
@@ -32,7 +33,7 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
 
     It is the one that ``last_checkpoint`` names, or one of the runner that is newer and of a later iteration: a run can
     be killed after it has written a checkpoint and before it has written the name. If the named one is missing or
-    damaged, it is the newest that is complete, and a warning names both.
+    damaged, it is the newest that is complete, and a warning names both. It is named in ``last_checkpoint`` then.
 
     Args:
         cfg: config with ``work_dir``; ``default_hooks.checkpoint`` says where and how checkpoints are named.
@@ -68,7 +69,7 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
                     # A folder that was copied without its times may hold checkpoints of an earlier run.
                     if reason is None and later.iteration > place.iteration and later.time >= place.time:
                         log(f'mmkerv: {file} is complete and later than {last}, which {MARKER} names: resuming from it')
-                        return str(file)
+                        return _named(marker, file)
             return str(last)
         damaged[str(last)] = reason
     for file in files:
@@ -78,7 +79,7 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
         if reason is None:
             said = '; '.join(f'{name} {why}' for name, why in damaged.items()) or f'{MARKER} names none'
             log(f'mmkerv: resuming from {file}, the newest complete checkpoint: {said}', logging.WARNING)
-            return str(file)
+            return _named(marker, file)
         damaged[str(file)] = reason
     if damaged:
         said = '; '.join(f'{name} {why}' for name, why in list(damaged.items())[:3])
@@ -130,7 +131,7 @@ def _written(cfg: Config) -> list[Path]:
     names = re.compile('|'.join([re.escape(t).replace(r'\{\}', r'\d+') for t in templates] + [re.escape(NAME)]))
     found = []
     for folder in filter(Path.is_dir, output_folders(cfg)):
-        if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        if _is_first():
             for file in remove_half_written(folder):
                 log(f'mmkerv: removed {file}, which an interrupted run has left half written')
         found += [file for file in folder.iterdir() if names.fullmatch(file.name)]
@@ -157,6 +158,18 @@ def _inspect(file: Path, trust: bool) -> tuple[Position, str | None]:
         return nowhere, f'holds NaN in {printable(name)}'
     time = meta.get('time')
     return Position(meta['iter'], time if isinstance(time, str) and TIME.fullmatch(time) else ''), None
+
+
+def _named(marker: Path, file: Path) -> str:
+    # Where training is complete already it writes no name any more.
+    if _is_first():
+        with atomic_path(marker) as temporary:
+            temporary.write_text(str(file))
+    return str(file)
+
+
+def _is_first() -> bool:
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def _is_alive(process: int) -> bool:

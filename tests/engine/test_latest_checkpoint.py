@@ -89,7 +89,7 @@ def test_newest_complete_one_takes_the_place_of_a_damaged_one(tmp_path, said, da
     else:
         torch.save({'state_dict': {}} if damage == 'weights' else [1], last)
     mark(tmp_path, last)
-    assert find(tmp_path) == str(good)
+    assert find(tmp_path) == str(good) == (tmp_path / 'last_checkpoint').read_text()
     level, text = said[-1]
     assert level == logging.WARNING and str(good) in text and str(last) in text
 
@@ -101,6 +101,7 @@ def test_marker_that_names_nothing(tmp_path, said, marker):
         (tmp_path / 'last_checkpoint').write_bytes(marker)
     assert find(tmp_path) == str(good)
     assert said[-1][0] == logging.WARNING
+    assert find(tmp_path) == str(good) == (tmp_path / 'last_checkpoint').read_text(), 'it is named now'
 
 
 def test_folder_that_was_moved(tmp_path, said):

@@ -38,7 +38,7 @@ def test_figures_are_those_of_the_run(tmp_path):
     done = subprocess.run([sys.executable, TOOL, tmp_path / 'nightly.xml'], capture_output=True, text=True, check=True)
     (row,) = [line for line in done.stdout.splitlines() if 'test_leaks.py' in line]
     assert 'Runs: *nightly* 2026-02-03, 3 tests passed, 1 failed, 1 were skipped.' in done.stdout
-    assert row.endswith('| `contract/test_leaks.py` | nightly: 2,002 | 1 |')
+    assert row.endswith('| `tests/contract/test_leaks.py` | nightly: 2,002 | 1 |')
     assert done.stdout.count('| not run |  |') == done.stdout.count('\n| ') - done.stdout.count('\n| promise') - 1
 
 

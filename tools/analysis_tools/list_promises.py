@@ -91,7 +91,7 @@ def table(runs: dict[str, list[Case]]) -> str:
                 failed += sum(case.state != 'passed' for case in found)
                 if found:
                     tried.append(f'{run}: {sum(case.tried for case in found):,}')
-            tests = ', '.join(f'`{test.removeprefix("tests/")}`' for test in promise['tests'])
+            tests = ', '.join(f'`{test}`' for test in promise['tests'])
             lines.append(
                 f'| {promise["text"]} | {tests} | {"; ".join(tried) or "not run"} | {failed if tried else ""} |'
             )

@@ -49,6 +49,7 @@ class Sum(nn.Module):
         super().__init__()
         self.backbone = nn.Conv2d(1, 1, 1)
         nn.init.ones_(self.backbone.weight)
+        nn.init.zeros_(self.backbone.bias)
 
     def forward(self, inputs, samples=None, mode='tensor'):
         y = self.backbone(inputs)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from .base import output_shape
-from .l1 import chunked_distance, chunked_gradients
+from .l1_chunks import chunked_distance, chunked_gradients
 from .l1_layout import LEAD, flat_input, image_of, layout_of, phases
 from .precision import full_precision, is_compiling
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmkerv.ops import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d
-from mmkerv.ops.l1 import chunked_distance, chunked_gradients
+from mmkerv.ops.l1_chunks import chunked_distance, chunked_gradients
 
 KERNELS = {
     'linear': {},

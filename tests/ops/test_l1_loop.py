@@ -9,7 +9,8 @@ import torch
 from ops.test_l1 import CASES, peak_bytes
 from torch.nn import functional as F
 
-from mmkerv.ops.l1 import chunked_distance, chunked_gradients, l1_distance
+from mmkerv.ops.l1 import l1_distance
+from mmkerv.ops.l1_chunks import chunked_distance, chunked_gradients
 
 if torch.__version__ < (2, 6):
     pytest.skip('the compiled loops need torch >= 2.6', allow_module_level=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmkerv.ops.l1 import chunked_distance, chunked_gradients, l1_distance
+from mmkerv.ops.l1 import l1_distance
+from mmkerv.ops.l1_chunks import chunked_distance, chunked_gradients
 
 ROOT = Path(__file__).resolve().parents[2]
 

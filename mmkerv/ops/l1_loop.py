@@ -28,6 +28,10 @@ TAPS = 9
 # Without these, inductor writes down every term that is read more than a few times: (filters, K, positions) of them.
 INLINE = {'realize_reads_threshold': 10**6, 'realize_acc_reads_threshold': 10**6, 'realize_opcount_threshold': 10**6}
 
+# Inductor's cache knows code by its options, but not by the processor's vectors: where machines share a cache, code for
+# the longer vectors of another one would leave parts of the result unwritten.
+VECTOR_BITS = {'AVX2': 256, 'AVX512': 512, 'SVE256': 256}
+
 # A size that is 0 or 1 when first met becomes a constant of the code: few sizes are.
 VARIANTS = 256
 
@@ -228,7 +232,8 @@ def _refuse_eager() -> None:
 
 @functools.cache
 def _compiled(loop: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(loop, fullgraph=True, dynamic=True, options=INLINE)
+    bits = VECTOR_BITS.get(torch.backends.cpu.get_cpu_capability())
+    return torch.compile(loop, fullgraph=True, dynamic=True, options=INLINE | {'cpp.simdlen': bits})
 
 
 def _run(loop: Callable[..., Tensor], *arguments: Any) -> Tensor:

@@ -1,5 +1,6 @@
 """The compiled loops of l1_distance against its chunked form: geometry, ties, memory, recompilation, no compiler."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -118,6 +119,26 @@ def test_what_cannot_be_compiled_is_chunked_after_one_warning(switch, compiled, 
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         l1_loop.loop_gradients(torch.randn_like(y), x, weight, *geometry, True, True)
+
+
+OTHER_VECTORS = """
+import torch
+from mmkerv.ops import l1_loop
+l1_loop.WORTHWHILE = 0
+x, weight = torch.arange(100.0).reshape(1, 1, 100), torch.zeros(1, 1, 2)
+torch.testing.assert_close(l1_loop.loop_distance(x, weight, (1,), (1,), 1, 64.0), x[..., :-1] + x[..., 1:])
+assert not l1_loop._FAILURES, l1_loop._FAILURES
+"""
+
+
+@pytest.mark.slow
+def test_processors_with_other_vectors_may_share_a_cache():
+    if torch.backends.cpu.get_cpu_capability() != 'AVX512':
+        pytest.skip('a processor without AVX512')
+    for capability in ('avx512', 'avx2'):
+        environment = os.environ | {'ATEN_CPU_CAPABILITY': capability}
+        run = subprocess.run([sys.executable, '-c', OTHER_VECTORS], capture_output=True, text=True, env=environment)
+        assert run.returncode == 0, f'{capability}: {run.stderr}'
 
 
 NO_COMPILER = """

@@ -1,112 +1,22 @@
 """Plain checkpoints of torchvision and OpenMMLab into operator networks: places, starts, outputs, refusals."""
 
-import copy
-from pathlib import Path
-
 import pytest
 import torch
 import torchvision
-from torch import nn
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
 pytest.importorskip('mmpretrain')
 
 from bombs import execute, hidden, write
-from engine.small_networks import classifier, neck, operators, retinanet, segmentor
+from engine.plain_networks import assert_same, converted, logits, narrow, plain, refuse, shaken, small
+from engine.small_networks import operators
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
 from tool_process import run_tool
 
 from mmkerv.engine import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.engine.configuration import ConfigError
 from mmkerv.engine.plain_checkpoint import convert_checkpoint, infer_config, summary
-from mmkerv.ops.base import ConvNd
-
-ROOT = Path(__file__).resolve().parents[2]
-COC = dict(type='CoCConv')
-
-
-@torch.no_grad()
-def shaken(model: nn.Module) -> nn.Module:
-    """With the statistics of a trained network: at their start, norms hide that one stands in another's place."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
-            for tensor in (module.weight, module.running_var):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            for tensor in (module.bias, module.running_mean):
-                tensor.normal_(std=0.1, generator=generator)
-    return model.eval()
-
-
-def plain(cfg: Config) -> nn.Module:
-    """The network of a config without its operators."""
-    cfg = copy.deepcopy(cfg)
-
-    def strip(node):
-        if isinstance(node, dict):
-            for key in ('conv_cfg', 'where'):
-                node.pop(key, None)
-            for value in node.values():
-                strip(value)
-        elif isinstance(node, list):
-            for value in node:
-                strip(value)
-
-    strip(cfg.model)
-    init_default_scope(cfg.default_scope)
-    torch.manual_seed(2)
-    model = shaken(revert_sync_batchnorm(MODELS.build(cfg.model)))
-    assert not any(isinstance(module, ConvNd) for module in model.modules())
-    return model
-
-
-def converted(tmp_path, weights, cfg=None):
-    """What was matched, and the network that ``DST`` loads into strictly."""
-    src, dst = tmp_path / 'src.pth', tmp_path / 'out' / 'dst.pth'
-    torch.save(weights, src)
-    match = convert_checkpoint(src, dst, copy.deepcopy(cfg))
-    written = torch.load(dst, weights_only=True)
-    assert list(written) == ['meta', 'state_dict'] and [p.name for p in dst.parent.iterdir()] == ['dst.pth']
-    cfg = cfg or infer_config(weights.get('state_dict', weights), 'src.pth')
-    init_default_scope(cfg.default_scope)
-    network = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
-    network.load_state_dict(written['state_dict'], strict=True)
-    assert set(network.state_dict()) == set(written['state_dict']), 'whole, with the parameters of the operators'
-    network.eval()
-    return match, network
-
-
-def refuse(tmp_path, weights, cfg, error, says):
-    src, dst = tmp_path / 'src.pth', tmp_path / 'out' / 'dst.pth'
-    torch.save(weights, src)
-    with pytest.raises(error, match=says):
-        convert_checkpoint(src, dst, cfg)
-    assert not dst.parent.exists(), 'nothing was written'
-
-
-@torch.no_grad()
-def assert_same(ours, theirs, size=64):
-    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
-    actual, expected = ours(x), theirs(x)
-    assert expected.std() > 1e-4
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-
-
-def logits(network):
-    return lambda x: network.head(network.extract_feat(x))
-
-
-def small(classes=4, **changes) -> Config:
-    cfg = classifier(stem_channels=8)
-    # ConfigDict.update would merge the two operators' arguments.
-    for name, value in {'conv_cfg': COC, 'where': dict(stages=(1, 2), stem=False), **changes}.items():
-        cfg.model.backbone[name] = value
-    cfg.model.head.num_classes = classes
-    return cfg
-
 
 FORMS = {
     'bare': dict,
@@ -173,125 +83,6 @@ def test_keys_that_are_no_names_are_refused(tmp_path):
     refuse(tmp_path, {0: torch.ones(2)}, None, CheckpointMismatchError, says)
 
 
-def of_mmpretrain(backbone, channels, hidden=None):
-    head = dict(type='LinearClsHead', num_classes=6, in_channels=channels)
-    if hidden:
-        head |= dict(type='StackedLinearClsHead', mid_channels=[hidden], act_cfg=dict(type='HSwish'))
-    backbone = dict(conv_cfg=COC, **backbone)
-    model = dict(type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=head)
-    return Config(dict(default_scope='mmpretrain', model=model))
-
-
-FAMILIES = {
-    'mobilenet_v2': lambda: of_mmpretrain(dict(type='mmkerv.MobileNetV2'), 1280),
-    'mobilenet_v3_small': lambda: of_mmpretrain(dict(type='mmkerv.MobileNetV3', arch='small'), 576, 1024),
-    'mobilenet_v3_large': lambda: of_mmpretrain(dict(type='mmkerv.MobileNetV3', arch='large'), 960, 1280),
-    'shufflenet_v2_x0_5': lambda: of_mmpretrain(dict(type='mmkerv.ShuffleNetV2', widen_factor=0.5), 1024),
-}
-
-
-@pytest.mark.parametrize('name', FAMILIES)
-def test_families_with_other_names(tmp_path, name):
-    theirs = shaken(getattr(torchvision.models, name)(num_classes=6))
-    match, network = converted(tmp_path, theirs.state_dict(), FAMILIES[name]())
-    assert len(match.loaded) == len(theirs.state_dict()) and not match.missing and not match.unexpected
-    assert len(match.operator_only) == 2 * len(operators(network)) > 0
-    assert_same(logits(network), theirs, 96)
-
-
-def test_families_must_agree_layer_by_layer(tmp_path):
-    theirs = torchvision.models.shufflenet_v2_x0_5(num_classes=6).state_dict()
-    says = (
-        r"torchvision's ShuffleNetV2 \(280 tensors\) and the backbone \(280 tensors\) do not agree layer by layer: "
-        r'backbone\.stage2\.0\.branch1\.2\.weight \(24, 24, 1, 1\) stands where '
-        r'backbone\.layers\.0\.0\.branch1\.1\.conv\.weight \(58, 24, 1, 1\) should'
-    )
-    refuse(tmp_path, theirs, of_mmpretrain(dict(type='mmkerv.ShuffleNetV2'), 1024), CheckpointMismatchError, says)
-
-
-def test_mmpretrain_into_a_detector(tmp_path):
-    pytest.importorskip('mmdet')
-    pretrained = plain(small())
-    cfg = retinanet()
-    cfg.model.backbone.conv_cfg = COC
-    # What training would read first is not looked for.
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'absent.pth'))
-    match, network = converted(tmp_path, pretrained.state_dict(), cfg)
-    assert match.unexpected == ['head.fc.weight', 'head.fc.bias']
-    assert match.loaded == [name for name in pretrained.state_dict() if name.startswith('backbone.')]
-    assert {name.partition('.')[0] for name in match.missing} == {'neck', 'bbox_head'}
-    assert 'neck.lateral_convs.0.conv.weight' in match.missing and 'bbox_head.retina_cls.bias' in match.missing
-    assert len(operators(network.backbone)) == 17 and len(match.operator_only) == 34
-    # The prior of the focal loss: the head starts as in training.
-    assert torch.allclose(network.bbox_head.retina_cls.bias, torch.tensor(-4.595), atol=1e-3)
-    for level in range(4):
-        assert_same(lambda x, at=level: network.backbone(x)[at], lambda x, at=level: deepest(pretrained, x)[at])
-
-
-def deepest(network, x):
-    network.backbone.out_indices = (0, 1, 2, 3)
-    return network.backbone(x)
-
-
-@pytest.mark.parametrize('family', ['ResNetV1c', 'ResNetV1d'])
-def test_mmpretrain_into_a_segmentor(tmp_path, family):
-    """The two libraries name the layers of the deep stem differently."""
-    pytest.importorskip('mmseg')
-    pretrained = plain(small(type=family))
-    assert 'backbone.stem.2.bn.weight' in pretrained.state_dict()
-    cfg = segmentor()
-    for name, value in dict(type=family, conv_cfg=COC, stem_channels=8).items():
-        cfg.model.backbone[name] = value
-    match, network = converted(tmp_path, {'state_dict': pretrained.state_dict()}, cfg)
-    assert match.unexpected == ['head.fc.weight', 'head.fc.bias']
-    assert {name.partition('.')[0] for name in match.missing} == {'decode_head', 'auxiliary_head'}
-    assert_same(lambda x: network.backbone(x)[-1], lambda x: deepest(pretrained, x)[-1])
-
-
-def test_torchvision_into_a_detector(tmp_path):
-    pytest.importorskip('mmdet')
-    theirs = shaken(torchvision.models.resnet18())
-    cfg = retinanet()
-    cfg.model.backbone.conv_cfg, cfg.model.backbone.base_channels = COC, 64
-    cfg.model.neck.in_channels = [64, 128, 256, 512]
-    match, network = converted(tmp_path, theirs.state_dict(), cfg)
-    assert match.unexpected == ['fc.weight', 'fc.bias'] and len(match.loaded) == 120
-    assert_same(lambda x: theirs.fc(network.backbone(x)[-1].mean((2, 3))), theirs)
-
-
-def test_detector_into_a_detector_of_other_classes(tmp_path):
-    pytest.importorskip('mmdet')
-    cfg = retinanet()
-    for part in (cfg.model.backbone, cfg.model.neck, cfg.model.bbox_head):
-        part.conv_cfg = COC
-    theirs = plain(cfg)
-    cfg.model.bbox_head.num_classes = 5
-    match, network = converted(tmp_path, theirs.state_dict(), cfg)
-    assert match.missing == match.unexpected == ['bbox_head.retina_cls.weight', 'bbox_head.retina_cls.bias']
-    box = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        for ours, expected in zip(network(box)[1], theirs(box)[1]):
-            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_neck_that_both_have_must_fit(tmp_path):
-    pytest.importorskip('mmdet')
-    weights = plain(retinanet()).state_dict()
-    cfg = retinanet()
-    cfg.model.neck.out_channels = cfg.model.bbox_head.in_channels = 32
-    says = r'neck\.lateral_convs\.0\.conv\.weight is \(16, 16, 1, 1\) in the checkpoint and \(32, 16, 1, 1\)'
-    refuse(tmp_path, weights, cfg, CheckpointMismatchError, says)
-
-
-@pytest.mark.parametrize('name', ['neck.fpn_convs.0.conv.bias', 'bbox_head.retina_reg.bias'])
-def test_a_part_that_both_have_must_be_whole(tmp_path, name):
-    pytest.importorskip('mmdet')
-    weights = plain(retinanet()).state_dict()
-    cfg = retinanet(neck=neck(start_level=1, add_extra_convs='on_input'))
-    del weights[name]
-    refuse(tmp_path, weights, cfg, CheckpointMismatchError, rf'1 missing \({name}\)')
-
-
 @pytest.mark.parametrize('prefixed', [True, False])
 def test_bare_backbone(tmp_path, prefixed):
     pretrained = plain(small())
@@ -313,10 +104,6 @@ def test_other_classes_leave_the_head_out(tmp_path):
     # As mmpretrain starts it, not as torch does.
     assert not network.head.fc.bias.any()
     assert_same(lambda x: network.extract_feat(x)[0], lambda x: theirs.extract_feat(x)[0])
-
-
-def narrow(**changes):
-    return plain(small(**changes)).state_dict()
 
 
 ANOTHER = {

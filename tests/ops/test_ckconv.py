@@ -7,7 +7,8 @@ import pytest
 import torch
 from ops.ck_operators import random_2d, response_2d
 from ops.ck_oracle import kernel_of, network_at, sampled
-from ops.contract import WeightlessContract, relative
+from ops.contract import relative
+from ops.folding_contract import WeightlessContract
 from torch import nn
 
 from mmkerv.ops import CKConv2d, continuous_kernel

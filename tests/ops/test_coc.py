@@ -6,7 +6,8 @@ import pytest
 import torch
 from ops.coc_operators import naive_kernel
 from ops.coc_oracle import conv2d_loop, super_kernel_geometry
-from ops.contract import FoldingContract, OperatorContract, relative
+from ops.contract import OperatorContract, relative
+from ops.folding_contract import FoldingContract
 from torch import nn
 
 from mmkerv.ops import CoCConv, CoCConv2d, association, spatial_association

@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from ops.contract import WeightlessContract, relative
+from ops.contract import relative
+from ops.folding_contract import WeightlessContract
 from torch import nn
 
 import mmkerv

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / 'README.md', *sorted(p for p in (ROOT / 'docs').rglob('*.md') if '_build' not in p.parts)]
+PAGES = [
+    ROOT / 'README.md',
+    ROOT / 'CONTRIBUTING.md',
+    *sorted(p for p in (ROOT / 'docs').rglob('*.md') if '_build' not in p.parts),
+]
 # A comment in the line before a block says what the test does with it:
 #   <!-- not run: REASON -->    it is only compiled
 #   <!-- goes into: CONFIG -->  it changes that config; the model is built

@@ -188,8 +188,9 @@ def test_every_fence_is_seen():
     assert len(PYTHON) >= 20 and len(SHELL) >= 10
 
 
-def test_links_of_readme_lead_somewhere():
-    for target in re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / 'README.md').read_text()):
+@pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
+def test_links_of_pages_at_the_root_lead_somewhere(page):
+    for target in re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / page).read_text()):
         assert (ROOT / target).exists(), target
 
 

@@ -6,7 +6,7 @@ Each starts from random numbers of its own, and mmengine is as it was.
 import os
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 import numpy as np
@@ -40,30 +40,49 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     seed(item.nodeid)
 
 
-@pytest.fixture(autouse=True)
-def mmengine_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Take back what the ``install_...`` functions change in the process."""
+def upstream() -> Callable[[], None]:
+    """Give what puts mmengine back into the state in which it is now."""
     if find_spec('mmengine') is None:
-        yield
-        return
+        return lambda: None
     import mmengine.runner.checkpoint as checkpoint
     from mmengine.dataset import BaseDataset
     from mmengine.fileio.backends import registry_utils
     from mmengine.fileio.handlers.registry_utils import file_handlers
-    from mmengine.logging import MMLogger
     from mmengine.model import PretrainedInit
 
-    # It keeps the stdout of where it is first asked for: an example's own would show what is logged as its output.
-    MMLogger.get_current_instance()
-    # mmengine sorts the schemes into a new dictionary only after it has changed the old one.
-    monkeypatch.setattr(checkpoint.CheckpointLoader, '_schemes', dict(checkpoint.CheckpointLoader._schemes))
-    monkeypatch.setattr(checkpoint, 'load_from_http', checkpoint.load_from_http)
-    monkeypatch.setattr(PretrainedInit, '__call__', PretrainedInit.__call__)
-    for name in ('prepare_data', 'load_data_list'):
-        monkeypatch.setattr(BaseDataset, name, getattr(BaseDataset, name))
+    loader = checkpoint.CheckpointLoader
+    places = [
+        *((checkpoint, 'load_from_http'), (PretrainedInit, '__call__')),
+        *((BaseDataset, 'prepare_data'), (BaseDataset, 'load_data_list')),
+    ]
+    functions = [getattr(*place) for place in places]
     registries = registry_utils.backends, registry_utils.prefix_to_backends, file_handlers
-    before = [dict(registry) for registry in registries]
+    contents, schemes = [dict(registry) for registry in registries], dict(loader._schemes)
+
+    def restore() -> None:
+        for place, function in zip(places, functions, strict=True):
+            setattr(*place, function)
+        for registry, content in zip(registries, contents, strict=True):
+            registry.clear()
+            registry.update(content)
+        # mmengine sorts the schemes into a new dictionary only after it has changed the old one.
+        loader._schemes = dict(schemes)
+
+    return restore
+
+
+# At the start of the process: fixtures of modules and the collection of tests read configs, too.
+RESTORE = upstream()
+
+
+@pytest.fixture(autouse=True)
+def mmengine_as_it_was() -> Iterator[None]:
+    """Take back what the ``install_...`` functions change in the process."""
+    if find_spec('mmengine'):
+        from mmengine.logging import MMLogger
+
+        # It keeps the stdout of where it is first asked for: an example's own would show what is logged as its output.
+        MMLogger.get_current_instance()
+    RESTORE()
     yield
-    for registry, own in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(own)
+    RESTORE()

@@ -27,6 +27,8 @@ class ConfigFileError(ValueError):
 def read_config(path: str) -> Config:
     """Read a config file. One in Python is a program, and is run; YAML and JSON are data, and run nothing.
 
+    From here on mmengine reads data files in this process as :func:`install_safe_data_files` has it.
+
     Args:
         path: file.
 
@@ -127,7 +129,8 @@ class SafePickleHandler(PickleHandler):
             name = getattr(file, 'name', 'a stream')
             raise UnsafeCheckpointError(
                 f'pickle {name!r} was not read: it is damaged, or holds more than data ({error}). Nothing of it was '
-                'executed. Write it as JSON, or, if you trust where it comes from, use --trust-checkpoint'
+                'executed. Write it as JSON, or, if you trust where it comes from, use --trust-checkpoint (in Python '
+                'mmkerv.engine.config_file.install_safe_data_files(trust=True))'
             ) from error
 
 

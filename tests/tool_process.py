@@ -10,7 +10,6 @@ import runpy
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +52,7 @@ def run_tool(*command: object, cwd: Path = ROOT, timeout: float = 600, **environ
 
 
 def _run(words: list[str], cwd: str, environment: dict[str, str], outputs: list[Path]) -> None:
-    """In the process: be what ``python WORDS`` would be."""
+    """In the process: be what ``python WORDS`` would be; multiprocessing ends it as Python ends a program."""
     import torch
 
     for number, file in enumerate(outputs, 1):
@@ -64,12 +63,4 @@ def _run(words: list[str], cwd: str, environment: dict[str, str], outputs: list[
     torch.set_num_threads(int(environment['OMP_NUM_THREADS']))
     os.chdir(cwd)
     sys.argv, sys.path = words, [str(Path(words[0]).resolve().parent), *sys.path]
-    try:
-        runpy.run_path(words[0], run_name='__main__')
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        sys.exit(1 if isinstance(stop.code, str) else stop.code)
-    except BaseException:
-        traceback.print_exc()
-        sys.exit(1)
+    runpy.run_path(words[0], run_name='__main__')

@@ -63,7 +63,7 @@ def train(config: Path, folder: Path) -> int:
         status = stop.code if isinstance(stop.code, int) else 1
         if isinstance(stop.code, str):
             os.write(2, f'{stop.code}\n'.encode())
-    except BaseException:
+    except Exception:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(status)

@@ -114,8 +114,8 @@ def sequences_study(args: argparse.Namespace) -> list[dict]:
     from mmengine.config import Config
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
+    from mmkerv.deploy.fold import build_model
     from mmkerv.engine import safe_load
-    from mmkerv.engine.fold import build_model
 
     root = Path(__file__).resolve().parents[1]
     cfg = Config.fromfile(root / 'configs' / 'ckcnn_smnist.py')

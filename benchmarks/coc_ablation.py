@@ -59,7 +59,7 @@ def main() -> None:
     from ablation.training import complete
     from machine import Machine
 
-    from mmkerv.ops.arguments import integer, one_of
+    from mmkerv.ops.core.arguments import integer, one_of
 
     out, archive = args.out or OUT, args.docs / 'records.json'
     if args.phase == 'report':

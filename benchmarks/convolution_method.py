@@ -2,7 +2,7 @@
 
 python benchmarks/convolution_method.py [--device cuda]
 
-Prints a table (forward and backward, medians) and the constants for mmkerv/ops/convolution_method.py.
+Prints a table (forward and backward, medians) and the constants for mmkerv/ops/fft/cost_model.py.
 """
 
 import argparse
@@ -42,9 +42,9 @@ def main() -> None:
     import torch
     from torch.utils.benchmark import Timer
 
-    from mmkerv.ops.base import CONVOLUTIONS
-    from mmkerv.ops.convolution_method import costs
-    from mmkerv.ops.fft_convolution import fft_convolution
+    from mmkerv.ops.core.base import CONVOLUTIONS
+    from mmkerv.ops.fft.convolution import fft_convolution
+    from mmkerv.ops.fft.cost_model import costs
 
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise SystemExit(f'--device {args.device}: torch sees no CUDA device; leave --device out to measure the CPU')

@@ -14,9 +14,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmkerv import cures, distributions
-from mmkerv.cures import Problem
+from mmkerv import distributions
+from mmkerv import install_advice as cures
 from mmkerv.distributions import LIBRARIES, TESTED, Package, distribution, warn_untested
+from mmkerv.install_advice import Problem
 from mmkerv.version import __version__
 
 __all__ = [

@@ -18,9 +18,11 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkerv', locations=['mmkerv.models'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmkerv.engine'])
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmkerv.engine', 'mmkerv.visualization.hook']
+)
 OPTIM_WRAPPERS = Registry(
-    'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkerv', locations=['mmkerv.engine.cpu_amp']
+    'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkerv', locations=['mmkerv.engine.optim.cpu_amp']
 )
 TRANSFORMS = Registry(
     'transform',
@@ -68,6 +70,36 @@ for _name in (*OPERATORS, *PLAIN):
     _build = operator_builder(_name)
     for _registry in (MODELS, MMENGINE_MODELS):
         _registry.register_module(name=_name, module=_build)
+
+
+def operator_name(kind: Any) -> str | None:
+    """Return the registered name of the mmkerv operator that a config's ``type`` refers to, or ``None``.
+
+    Args:
+        kind: the ``type`` of a config: a name or a class.
+
+    Example:
+        >>> operator_name('mmkerv.CoCConv'), operator_name('ConvWS')
+        ('CoCConv', None)
+    """
+    name = (local_name(kind, ('', 'mmkerv')) or '').removesuffix('2d')
+    return name if name in OPERATORS else None
+
+
+def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
+    """Return the last part of a config's ``type`` if it belongs to one of ``packages``, else ``None``.
+
+    Args:
+        kind: the ``type`` of a config: a dotted name or a class.
+        packages: top-level packages or scopes; ``''`` stands for a name without a scope.
+
+    Example:
+        >>> local_name('mmkerv.ResNet', ('mmkerv',)), local_name('mmdet.ResNet', ('mmkerv',))
+        ('ResNet', None)
+    """
+    path = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__name__", "")}'
+    package, _, name = path.rpartition('.')
+    return name if package.partition('.')[0] in packages else None
 
 
 def allow_package_configs() -> None:

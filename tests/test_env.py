@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmkerv import cures, distributions, env
+from mmkerv import distributions, env
+from mmkerv import install_advice as cures
 from mmkerv.distributions import LIBRARIES, TESTED, TORCH
 from mmkerv.version import __version__
 

@@ -13,7 +13,7 @@ pytest.importorskip('mmengine')
 from mmengine.fileio.handlers import PickleHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
-from mmkerv.engine.config_file import install_safe_data_files
+from mmkerv.engine.config.read import install_safe_data_files
 
 
 @pytest.fixture(scope='module')

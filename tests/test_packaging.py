@@ -63,7 +63,7 @@ def test_wheel_holds_mim_and_nothing_stale(checkout):
     wheel = build(checkout, 'wheel')
     assert wheel_mim(wheel) == first
     assert first['tools/dist_train.sh'] and not first['configs/deleted.py']
-    assert {'mmkerv/deleted.py', 'mmkerv/visualization/report.html.jinja'} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {'mmkerv/deleted.py', 'mmkerv/cli/report/report.html.jinja'} <= set(zipfile.ZipFile(wheel).namelist())
     assert not (checkout / 'build').exists() and not (checkout / 'mmkerv' / '.mim').exists()
 
     config.unlink()

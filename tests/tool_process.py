@@ -19,7 +19,7 @@ IMPORTED = (
     *('mmdet.models', 'mmdet.datasets', 'mmdet.evaluation', 'mmdet.visualization', 'mmdet.utils'),
     *('mmseg.models', 'mmseg.datasets', 'mmseg.evaluation', 'mmseg.visualization', 'mmseg.utils'),
     *('mmpretrain.models', 'mmpretrain.datasets', 'mmpretrain.evaluation', 'mmpretrain.visualization'),
-    *('mmkerv.engine.configuration', 'mmkerv.engine.fold', 'mmkerv.models', 'mmkerv.datasets.shapes'),
+    *('mmkerv.engine.config.prepare', 'mmkerv.deploy.fold', 'mmkerv.models', 'mmkerv.datasets.shapes'),
 )
 SERVER = multiprocessing.get_context('forkserver')
 

@@ -106,18 +106,18 @@ def _one_line(text: str) -> str:
 def _user_message(error: BaseException) -> str | None:
     """Return the message if the error says what the user can mend, else ``None``."""
     from mmkerv.env import InstallationError
-    from mmkerv.ops import arguments
+    from mmkerv.ops.core import arguments
 
     mistakes = [InstallationError, arguments.ArgumentError, arguments.ArgumentTypeError, OSError]
     if 'mmengine' in sys.modules:
+        from mmkerv.deploy.fold import FoldCheckError
         from mmkerv.engine import CheckpointMismatchError, TrainingGuardError, UnsafeCheckpointError
-        from mmkerv.engine.annotation_check import DataError
-        from mmkerv.engine.config_file import ConfigFileError
-        from mmkerv.engine.configuration import ConfigError
-        from mmkerv.engine.fold import FoldCheckError
-        from mmkerv.engine.sound_weights import UnsoundWeightsError
+        from mmkerv.engine.checkpoint.finite import NonFiniteWeightsError
+        from mmkerv.engine.config.prepare import ConfigError
+        from mmkerv.engine.config.read import ConfigFileError
+        from mmkerv.engine.data_checks.coco import DataError
 
-        mistakes += [CheckpointMismatchError, UnsafeCheckpointError, UnsoundWeightsError, FoldCheckError]
+        mistakes += [CheckpointMismatchError, UnsafeCheckpointError, NonFiniteWeightsError, FoldCheckError]
         mistakes += [ConfigError, ConfigFileError, DataError, TrainingGuardError]
     if isinstance(error, InstallationError):
         return str(error)

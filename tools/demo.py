@@ -55,7 +55,7 @@ def main() -> None:
         if args.compare:
             train_plain(args, work)
         step('report', 'one page about all of it')
-    from mmkerv.visualization.demo_report import write_demo_report
+    from mmkerv.cli.report.report import write_demo_report
 
     print(f'report    {write_demo_report(work)}')
 
@@ -68,7 +68,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def is_finished(args: argparse.Namespace, work: Path) -> bool:
     """Whether the folder holds a run with these settings."""
-    from mmkerv.engine.demo_record import FILE, read_record
+    from mmkerv.cli.report.record import FILE, read_record
 
     if not (work / FILE).is_file():
         return False
@@ -79,9 +79,9 @@ def is_finished(args: argparse.Namespace, work: Path) -> bool:
 
 def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     """Train, evaluate, fold, evaluate, compare; leave weights, logs and the record of the run."""
+    from mmkerv.cli.report.record import FILE, DemoRecord, environment
     from mmkerv.datasets.shapes import ShapesSettings, write_shapes
-    from mmkerv.engine.comparison import compare, table
-    from mmkerv.engine.demo_record import FILE, DemoRecord, environment
+    from mmkerv.deploy.compare import compare, table
 
     start, date = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec='seconds')
     work.mkdir(parents=True, exist_ok=True)
@@ -118,10 +118,10 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
     """Train and evaluate the plain network, time the three networks together, and add them to the record."""
     from dataclasses import replace
 
-    from mmkerv.engine.comparison import count, inference_times
-    from mmkerv.engine.demo_record import read_record
-    from mmkerv.engine.fold import sample_inputs
-    from mmkerv.engine.trained import load_trained
+    from mmkerv.cli.report.record import read_record
+    from mmkerv.deploy.compare import count, inference_times
+    from mmkerv.deploy.fold import sample_inputs
+    from mmkerv.deploy.load_trained import load_trained
 
     start, record, options = time.monotonic(), read_record(work), config_options(args)
     weights = work / 'plain' / 'trained.pth'

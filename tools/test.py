@@ -35,7 +35,8 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     from pathlib import Path
 
-    from mmkerv.engine import configuration, evaluation, launch
+    from mmkerv.engine.config import evaluation, launch
+    from mmkerv.engine.config import prepare as configuration
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():

@@ -32,9 +32,10 @@ def main() -> None:
     import os
     from pathlib import Path
 
-    from mmkerv.engine import configuration, launch
-    from mmkerv.engine.atomic import with_cure
-    from mmkerv.engine.latest_checkpoint import latest_checkpoint, output_folders
+    from mmkerv.engine.checkpoint.atomic_write import with_cure
+    from mmkerv.engine.config import launch
+    from mmkerv.engine.config import prepare as configuration
+    from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, output_folders
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if args.no_validate:

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmkerv.ops import KervConv2d
-from mmkerv.ops.patch_kernels import find_kernel
+from mmkerv.ops.kerv.registry import find_kernel
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 TARGET = 98.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .outlines import trace_outlines
-from .scenes import CLASSES, Scene
+from mmkerv.datasets.outlines import trace_outlines
+from mmkerv.datasets.scenes import CLASSES, Scene
 
 FIRST_ID = {'train': 1, 'val': 1_000_001}
 _CONTOUR = 255

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .outlines import has_hole
+from mmkerv.datasets.outlines import has_hole
 
 CLASSES = ('circle', 'rectangle', 'triangle')
 MIN_RADIUS = 6  # pixels; below it the three outlines look alike

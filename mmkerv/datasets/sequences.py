@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmkerv.ops.arguments import ArgumentError, integer, real
+from mmkerv.ops.core.arguments import ArgumentError, integer, real
 from mmkerv.registry import TRANSFORMS
 
 

@@ -32,8 +32,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .layouts import CocoWriter, ImageNetWriter, VocWriter
-from .scenes import CLASSES, Scene, draw_scene, draw_single
+from mmkerv.datasets.layouts import CocoWriter, ImageNetWriter, VocWriter
+from mmkerv.datasets.scenes import CLASSES, Scene, draw_scene, draw_single
 
 Writer = CocoWriter | VocWriter | ImageNetWriter
 LAYOUTS: dict[str, type[Writer]] = {'coco': CocoWriter, 'voc': VocWriter, 'imagenet': ImageNetWriter}

@@ -1,58 +1,61 @@
 """What mmengine's runner needs for these operators: safe reading, whole writing, hooks, folding. Needs mmengine."""
 
-from .atomic import atomic_path, install_atomic_writes, save_checkpoint
-from .checkpoint_match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
-from .due_evaluation_hook import DueEvaluationHook
-from .exact_resume_hook import ExactResumeHook
-from .frozen_kernels_hook import FrozenKernelsHook
-from .frozen_operators_hook import FrozenOperatorsHook
-from .keep_written_hook import KeepWrittenHook
-from .kernel_regularizer import KernelL2Hook, KernelRegularizerHook
-from .kernel_visualization_hook import KernelVisualizationHook
-from .kervolution_guard import DeadKernelError, KervolutionGuardHook, KervolutionOverflowError, TrainingGuardError
-from .label_range_hook import LabelRangeHook
-from .loading import UnsafeCheckpointError, install_safe_loading, safe_load
-from .loss_guard import LossExplosionError, LossGuardHook
-from .orthogonality import OrthogonalityHook
-from .pretrained import install_pretrained_report, require_pretrained
-from .resolution_hook import ResolutionHook
-from .sound_checkpoint_hook import DivergedError, SoundCheckpointHook
-from .sound_weights import UnsoundWeightsError, require_sound
-from .stop_signal_hook import StopSignalHook
+from mmkerv.engine.checkpoint.atomic_write import atomic_path, install_atomic_writes, save_checkpoint
+from mmkerv.engine.checkpoint.finite import NonFiniteWeightsError, require_finite
+from mmkerv.engine.checkpoint.match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
+from mmkerv.engine.checkpoint.pretrained import install_pretrained_report, require_pretrained
+from mmkerv.engine.checkpoint.safe_load import UnsafeCheckpointError, install_safe_loading, safe_load
+from mmkerv.engine.data_checks.label_range_hook import LabelRangeHook
+from mmkerv.engine.hooks.check_frozen_operators_hook import CheckFrozenOperatorsHook
+from mmkerv.engine.hooks.finite_checkpoint_hook import DivergedError, FiniteCheckpointHook
+from mmkerv.engine.hooks.frozen_kernels_hook import FrozenKernelsHook
+from mmkerv.engine.hooks.kernel_regularizer_hook import KernelL2Hook, KernelRegularizerHook
+from mmkerv.engine.hooks.kervolution_guard_hook import (
+    DeadKernelError,
+    KervolutionGuardHook,
+    KervolutionOverflowError,
+    TrainingGuardError,
+)
+from mmkerv.engine.hooks.loss_guard_hook import LossExplosionError, LossGuardHook
+from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
+from mmkerv.engine.hooks.resolution_hook import ResolutionHook
+from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
+from mmkerv.engine.resume.exact_resume_hook import ExactResumeHook
+from mmkerv.engine.resume.pending_evaluation_hook import PendingEvaluationHook
+from mmkerv.engine.resume.stop_signal_hook import StopSignalHook
 
 __all__ = [
+    'CheckFrozenOperatorsHook',
     'CheckpointMatchHook',
     'CheckpointMismatchError',
     'DeadKernelError',
+    'DeferredRemovalHook',
     'DivergedError',
-    'DueEvaluationHook',
     'ExactResumeHook',
+    'FiniteCheckpointHook',
     'FrozenKernelsHook',
-    'FrozenOperatorsHook',
-    'KeepWrittenHook',
     'KernelL2Hook',
     'KernelRegularizerHook',
-    'KernelVisualizationHook',
     'KervolutionGuardHook',
     'KervolutionOverflowError',
     'LabelRangeHook',
     'LossExplosionError',
     'LossGuardHook',
+    'NonFiniteWeightsError',
     'OrthogonalityHook',
+    'PendingEvaluationHook',
     'ResolutionHook',
-    'SoundCheckpointHook',
     'StopSignalHook',
     'TrainingGuardError',
     'UnsafeCheckpointError',
-    'UnsoundWeightsError',
     'atomic_path',
     'install_atomic_writes',
     'install_pretrained_report',
     'install_safe_loading',
     'match_checkpoint',
+    'require_finite',
     'require_match',
     'require_pretrained',
-    'require_sound',
     'safe_load',
     'save_checkpoint',
 ]

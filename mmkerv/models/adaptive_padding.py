@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmkerv.ops.continuous import ContinuousKernel
-from mmkerv.ops.kernel_grid import taps
+from mmkerv.ops.ckconv.base import ContinuousKernel
+from mmkerv.ops.ckconv.sampling_grid import taps
 
 
 def is_adaptive(conv: nn.Module) -> bool:

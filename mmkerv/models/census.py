@@ -8,8 +8,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmkerv.distributions import TESTED, distribution, version
-from mmkerv.models.hosts import HOSTS, find_host
-from mmkerv.ops.base import Conv2d
+from mmkerv.models.upstream_backbones import HOSTS, find_host
+from mmkerv.ops.core.base import Conv2d
 
 OPERATORS = ('CoCConv', 'KervConv', 'CKConv')
 

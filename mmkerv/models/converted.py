@@ -4,7 +4,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkerv.models.placement import Where, convert
-from mmkerv.ops.arguments import ArgumentTypeError
+from mmkerv.ops.core.arguments import ArgumentTypeError
 from mmkerv.registry import MODELS
 
 

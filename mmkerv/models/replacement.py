@@ -12,7 +12,7 @@ from torch import nn
 
 from mmkerv import ops
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
-from mmkerv.ops.arguments import ArgumentError, ArgumentTypeError
+from mmkerv.ops.core.arguments import ArgumentError, ArgumentTypeError
 
 OPERATORS = tuple(name for name in ops.__all__ if 'Conv' in name)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkerv.models.hosts import FAMILIES, find_host, variant
+from mmkerv.models.upstream_backbones import FAMILIES, find_host, variant
 from mmkerv.registry import MODELS
 
 DOC = """{family} of the host library, with ``conv_cfg`` placed by ``where``.

@@ -1,21 +1,21 @@
 """Operators: drop-in replacements of convolutions. Needs torch alone."""
 
-from . import kernel_library as _kernel_library  # noqa: F401 it registers its kernels
-from .association import spatial_association
-from .ckconv import CKConv, CKConv2d
-from .ckconv1d import CKConv1d
-from .coc import CoCConv, CoCConv2d
-from .deploy import DeployReport, switch_to_deploy
-from .depthwise_separable import DepthwiseSeparableConv, DepthwiseSeparableConv2d
-from .folded import FoldedConv
-from .frozen import frozen_kernels
-from .generated import FoldError
-from .kernel_net import continuous_kernel
-from .kerv import KervConv, KervConv1d, KervConv2d, KervConv3d
-from .kervolution import kerv1d, kerv2d, kerv3d
-from .patch_kernels import register_kernel
-from .resolution import set_resolution
-from .spatially_separable import SpatiallySeparableConv, SpatiallySeparableConv2d
+from mmkerv.ops.ckconv.conv1d import CKConv1d
+from mmkerv.ops.ckconv.conv2d import CKConv, CKConv2d
+from mmkerv.ops.ckconv.kernel_net import continuous_kernel
+from mmkerv.ops.ckconv.resolution import set_resolution
+from mmkerv.ops.coc.functional import spatial_association
+from mmkerv.ops.coc.module import CoCConv, CoCConv2d
+from mmkerv.ops.core.deploy import DeployReport, switch_to_deploy
+from mmkerv.ops.core.frozen import frozen_kernels
+from mmkerv.ops.core.generated import FoldError
+from mmkerv.ops.folded_conv import FoldedConv
+from mmkerv.ops.kerv.functional import kerv1d, kerv2d, kerv3d
+from mmkerv.ops.kerv.module import KervConv, KervConv1d, KervConv2d, KervConv3d
+from mmkerv.ops.kerv.module import kernels as _kernel_library  # noqa: F401 it registers its kernels
+from mmkerv.ops.kerv.registry import register_kernel
+from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv, DepthwiseSeparableConv2d
+from mmkerv.ops.separable.spatial import SpatiallySeparableConv, SpatiallySeparableConv2d
 
 __all__ = [
     'CKConv',

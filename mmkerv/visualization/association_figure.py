@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mmkerv.ops.association import _tile
-from mmkerv.ops.coc import CoCConv2d, standardized
+from mmkerv.ops.coc.functional import _tile
+from mmkerv.ops.coc.module import CoCConv2d, standardized
 from mmkerv.visualization import tiles
 
 # What is still readable if the caller does not say how many: association groups, and groups and inputs of wide layers.

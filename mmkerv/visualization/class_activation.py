@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmkerv import cures
+from mmkerv import install_advice as cures
+from mmkerv.deploy.load_trained import load_image
 from mmkerv.distributions import importable
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.trained import load_image
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.env import InstallationError
-from mmkerv.ops.arguments import ArgumentError
+from mmkerv.ops.core.arguments import ArgumentError
 from mmkerv.visualization.class_scores import ClassScores, category_index, label
 from mmkerv.visualization.feature_maps import chosen, last_map, recording, split_name
 from mmkerv.visualization.pictures import input_picture, panels, valid_size
@@ -96,7 +96,7 @@ def class_activation(
 
     Args:
         model: in evaluation mode.
-        inputs: (1, C, H, W), as :func:`mmkerv.engine.trained.load_image` gives them.
+        inputs: (1, C, H, W), as :func:`mmkerv.deploy.load_trained.load_image` gives them.
         samples: the data samples that came with them.
         category: whose score :math:`s_k` is explained.
         layers: as :func:`mmkerv.visualization.feature_maps.feature_maps` takes them.
@@ -224,7 +224,7 @@ def explain_image(
     """Return the class activation maps of an image file.
 
     Args:
-        model: as :func:`mmkerv.engine.trained.load_trained` gives it.
+        model: as :func:`mmkerv.deploy.load_trained.load_trained` gives it.
         cfg: its config.
         img: image file.
         names: of all categories.
@@ -235,7 +235,7 @@ def explain_image(
         **options: ``topk``, ``eigen_smooth``, ``aug_smooth`` of :func:`class_activation`.
 
     Raises:
-        FileNotFoundError, ConfigError: as :func:`mmkerv.engine.trained.load_image`, and for an unknown category.
+        FileNotFoundError, ConfigError: as :func:`mmkerv.deploy.load_trained.load_image`, and for an unknown category.
 
     Example:
         >>> explain_image(model, cfg, 'sheep.jpg', names, ['sheep']).activations  # doctest: +SKIP

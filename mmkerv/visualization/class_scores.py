@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.loading import safe_load
+from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.feature_maps import forward
 from mmkerv.visualization.pictures import valid_size
 
@@ -28,7 +28,7 @@ class ClassScores(nn.Module):
 
     Args:
         model: in evaluation mode.
-        samples: data samples of one image, as :func:`mmkerv.engine.trained.load_image` gives them; only detectors
+        samples: data samples of one image, as :func:`mmkerv.deploy.load_trained.load_image` gives them; only detectors
             need them.
         topk: >= 1; only detection has it.
 

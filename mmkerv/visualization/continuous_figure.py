@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from mmkerv.ops import arguments
-from mmkerv.ops.continuous import ContinuousKernel
-from mmkerv.ops.kernel_net import continuous_kernel
+from mmkerv.ops.ckconv.base import ContinuousKernel
+from mmkerv.ops.ckconv.kernel_net import continuous_kernel
+from mmkerv.ops.core import arguments
 from mmkerv.visualization import tiles
 
 CURVES, SURFACES = 4, 4

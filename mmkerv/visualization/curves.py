@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mmkerv.engine.log_curves import Curve
+from mmkerv.analysis.logs import Curve
 
 
 def draw_curves(curves: Sequence[tuple[str, Curve]], title: str | None = None, figure: Any = None) -> Any:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.trained import find_layers
+from mmkerv.deploy.load_trained import find_layers
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.pictures import valid_size
 
 REDUCTIONS = ('squeeze_mean', 'select_max', 'none')
@@ -38,7 +38,7 @@ def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list
 
     Args:
         model: any module.
-        names: layers, as :func:`mmkerv.engine.trained.find_layers` takes them.
+        names: layers, as :func:`mmkerv.deploy.load_trained.find_layers` takes them.
 
     Raises:
         ConfigError: for a layer that the model does not have.

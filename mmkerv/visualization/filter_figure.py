@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from mmkerv.ops.generated import GeneratedKernel
-from mmkerv.ops.kerv import Kervolution
+from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.kerv.module import Kervolution
 from mmkerv.visualization import tiles
 
 FILTERS, ROWS, COLUMNS = 64, 8, 8

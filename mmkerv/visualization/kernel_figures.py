@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
-from mmkerv.ops.arguments import ArgumentTypeError
-from mmkerv.ops.base import ConvNd
-from mmkerv.ops.ck_options import PERIODIC
-from mmkerv.ops.coc import CoCConv2d
-from mmkerv.ops.continuous import ContinuousKernel
-from mmkerv.ops.kerv import Kervolution
+from mmkerv.ops.ckconv.base import ContinuousKernel
+from mmkerv.ops.ckconv.options import PERIODIC
+from mmkerv.ops.coc.module import CoCConv2d
+from mmkerv.ops.core.arguments import ArgumentTypeError
+from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.kerv.module import Kervolution
 from mmkerv.visualization.association_figure import association_arrays, association_figure
 from mmkerv.visualization.continuous_figure import continuous_arrays, continuous_figure
 from mmkerv.visualization.filter_figure import filter_arrays, filter_figure, hyperparameters
@@ -78,7 +78,7 @@ def checked(operator: nn.Module) -> nn.Module:
         >>> checked(nn.ReLU())
         Traceback (most recent call last):
         ...
-        mmkerv.ops.arguments.ArgumentTypeError: operator must be an operator of mmkerv or a convolution, got ReLU
+        mmkerv.ops.core.arguments.ArgumentTypeError: operator must be an operator of mmkerv or a convolution, got ReLU
     """
     if not isinstance(operator, (ConvNd, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         raise ArgumentTypeError(

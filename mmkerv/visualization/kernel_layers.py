@@ -5,9 +5,9 @@ from pathlib import Path
 
 from torch import nn
 
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.trained import find_layers, find_operators
-from mmkerv.ops.base import ConvNd
+from mmkerv.deploy.load_trained import find_layers, find_operators
+from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.ops.core.base import ConvNd
 from mmkerv.visualization.pictures import SUFFIXES
 
 

@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mmkerv.engine.atomic import atomic_path
-from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.checkpoint.atomic_write import atomic_path
+from mmkerv.engine.config.prepare import ConfigError
 
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
 # Height of a panel in inches; at the resolution below, 288 pixels.

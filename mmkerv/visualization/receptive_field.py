@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.fold import IMAGE_SUFFIXES, sample_inputs
-from mmkerv.engine.trained import load_image
+from mmkerv.deploy.fold import IMAGE_SUFFIXES, sample_inputs
+from mmkerv.deploy.load_trained import load_image
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.feature_maps import feature_maps
 
 SHARES = (0.3, 0.5, 0.99)

@@ -7,11 +7,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mmkerv.ops import arguments
-from mmkerv.ops.hyperparameters import checked_hyperparameters
-from mmkerv.ops.kerv import Kervolution
-from mmkerv.ops.kervolution import kervolve
-from mmkerv.ops.patch_kernels import KERNELS, find_kernel
+from mmkerv.ops.core import arguments
+from mmkerv.ops.kerv.functional import kervolve
+from mmkerv.ops.kerv.hyperparameters import checked_hyperparameters
+from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.ops.kerv.registry import KERNELS, find_kernel
 from mmkerv.visualization import tiles
 from mmkerv.visualization.filter_figure import hyperparameters
 from mmkerv.visualization.kernel_figures import title_of

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmkerv.ops import arguments
+from mmkerv.ops.core import arguments
 
 # Positive values are red, negative ones blue, zero is white.
 SIGNED = 'RdBu_r'

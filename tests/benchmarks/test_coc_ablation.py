@@ -14,7 +14,7 @@ from torch import nn
 pytest.importorskip('mmpretrain')
 
 from mmkerv.ops import CoCConv2d, KervConv2d
-from mmkerv.ops.arguments import ArgumentError
+from mmkerv.ops.core.arguments import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
 # For these imports only: benchmarks/ops.py would hide tests/ops.

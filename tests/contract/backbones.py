@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmkerv.models.hosts import HOSTS
+from mmkerv.models.upstream_backbones import HOSTS
 
 __all__ = ['BACKBONES', 'HOSTS', 'HRNET', 'build', 'outputs']
 

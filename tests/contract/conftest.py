@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tool_process import run_tool
+
+from tests.tool_process import run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 

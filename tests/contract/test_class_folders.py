@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from contract.conftest import ROOT
+
+from tests.contract.conftest import ROOT
 
 pytest.importorskip('mmpretrain')
 

@@ -20,8 +20,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmkerv.engine.configuration import load_config
-from mmkerv.engine.deploy_config import deploy_config
+from mmkerv.deploy.config import deploy_config
+from mmkerv.engine.config.prepare import load_config
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv2d, switch_to_deploy
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,15 +7,15 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
-from contract.test_networks import NETWORKS, build, outputs
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from ops.contract import relative
 from torch import nn
 
-from mmkerv.engine.deploy_config import deploy_config
+from mmkerv.deploy.config import deploy_config
 from mmkerv.models import convert
 from mmkerv.ops import CKConv2d, FoldedConv, switch_to_deploy
+from tests.contract.test_networks import NETWORKS, build, outputs
+from tests.ops.contract import relative
 
 FORMS = pytest.mark.parametrize('separable', [False, True], ids=['dense', 'separable'])
 

@@ -6,9 +6,8 @@ import torch.multiprocessing as mp
 
 pytest.importorskip('mmpretrain')
 
-from contract.halves import batch, classifier, loss_of, worker
-
 from mmkerv.ops import CoCConv2d
+from tests.contract.halves import batch, classifier, loss_of, worker
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ import socket
 import pytest
 import torch
 import torch.multiprocessing as mp
-from contract.ranks import OPERATORS, Network, batch, shard, step, train
 
 from mmkerv.ops import switch_to_deploy
+from tests.contract.ranks import OPERATORS, Network, batch, shard, step, train
 
 
 def free_port() -> int:

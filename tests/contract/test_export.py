@@ -5,15 +5,14 @@ import warnings
 
 import pytest
 import torch
-from ops.contract import relative
 from torch import nn
+
+from tests.ops.contract import relative
 
 pytest.importorskip('mmengine')
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
-from engine.small_networks import NETWORKS, SIZE, associated
-
-from mmkerv.engine.export import DYNAMO_SINCE, ExportCheckError, RawOutputs, export_onnx
+from mmkerv.deploy.onnx import DYNAMO_SINCE, ExportCheckError, RawOutputs, export_onnx
 from mmkerv.ops import (
     CKConv2d,
     CoCConv2d,
@@ -22,6 +21,7 @@ from mmkerv.ops import (
     SpatiallySeparableConv2d,
     switch_to_deploy,
 )
+from tests.engine.small_networks import NETWORKS, SIZE, associated
 
 TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 EXPORTERS = ['legacy', pytest.param('dynamo', marks=pytest.mark.skipif(TORCH < DYNAMO_SINCE, reason='torch < 2.6'))]

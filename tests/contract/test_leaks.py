@@ -6,9 +6,9 @@ import threading
 
 import pytest
 import torch
-from contract.ranks import OPERATORS, Network, batch, step
 
 from mmkerv.ops import frozen_kernels
+from tests.contract.ranks import OPERATORS, Network, batch, step
 
 
 def turns(model, x, target, number: int) -> None:

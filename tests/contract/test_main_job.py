@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from contract.conftest import ROOT, SMALL
+
+from tests.contract.conftest import ROOT, SMALL
 
 pytest.importorskip('mmdet')
 

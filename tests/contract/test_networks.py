@@ -8,11 +8,11 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
-from contract.backbones import HOSTS, HRNET, build, outputs
 from mmengine.registry import MODELS, init_default_scope
-from ops.contract import relative
 
 from mmkerv.ops import CoCConv2d, switch_to_deploy
+from tests.contract.backbones import HOSTS, HRNET, build, outputs
+from tests.ops.contract import relative
 
 COC = {'type': 'CoCConv'}
 

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip('mmdet')
 
-from contract.overfit import write_overfit_config
+from tests.contract.overfit import write_overfit_config
 
 
 @pytest.mark.slow

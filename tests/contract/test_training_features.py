@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract.ranks import OPERATORS, Network, batch, step
-from contract.test_distribution import alone, free_port, same
+
+from tests.contract.ranks import OPERATORS, Network, batch, step
+from tests.contract.test_distribution import alone, free_port, same
 
 pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
-from tools.bad_input import CONFIG
 
 import mmkerv  # noqa: F401
+from tests.tools.bad_input import CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from ops.contract import relative
 from torch import nn
+
+from tests.ops.contract import relative
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
-from contract.backbones import BACKBONES, build, flat
 from mmcv.cnn import ConvModule, fuse_conv_bn
 
 from mmkerv.ops import CoCConv2d, KervConv2d, switch_to_deploy
+from tests.contract.backbones import BACKBONES, build, flat
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = {'CoCConv': {'super_init': 'kaiming'}, 'KervConv': {'kernel': 'sigmoid'}, 'CKConv': {}}
@@ -61,8 +62,8 @@ def test_fuse_conv_bn_is_right_on_every_advertised_backbone(family, operator):
 @pytest.mark.parametrize('make', [CoCConv2d, KervConv2d])
 def test_a_norm_behind_a_convolution_and_an_operator_misleads_fuse_conv_bn(make):
     """The defect of mmcv that docs/upstream.md shows; our tool refuses such a model."""
-    from mmkerv.engine.configuration import ConfigError
-    from mmkerv.engine.speed import fused
+    from mmkerv.analysis.speed import fused
+    from mmkerv.engine.config.prepare import ConfigError
 
     torch.manual_seed(0)
     net = as_trained(nn.Sequential(nn.Conv2d(3, 4, 3), make(4, 4, 3), nn.BatchNorm2d(4))).eval()

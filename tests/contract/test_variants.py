@@ -7,18 +7,18 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
-from contract.backbones import BACKBONES, HOSTS, build, flat, outputs
-from engine.small_networks import retinanet, segmentor
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from ops.contract import relative
 from torch import nn
 
 import mmkerv
-from mmkerv.engine.deploy_config import deploy_config
+from mmkerv.deploy.config import deploy_config
 from mmkerv.models import census
 from mmkerv.ops import CKConv2d, CoCConv2d, switch_to_deploy
-from mmkerv.ops.base import Conv2d
+from mmkerv.ops.core.base import Conv2d
+from tests.contract.backbones import BACKBONES, HOSTS, build, flat, outputs
+from tests.engine.small_networks import retinanet, segmentor
+from tests.ops.contract import relative
 
 # Convolutions larger than 1x1, of small networks: those that the papers' have but for the depths.
 COUNTS = {

@@ -82,8 +82,8 @@ def default_scope(folder: Path) -> str:
 
 @provokes
 def mixture(folder: Path) -> str:
-    from mmkerv.cures import mixture as problem
     from mmkerv.distributions import Package
+    from mmkerv.install_advice import mixture as problem
 
     both = [Package('onedl-mmengine', '0.10.12', 'mmengine', 'onedl'), Package('mmdet', '3.3.0', 'mmdet', 'openmmlab')]
     return problem(both).what
@@ -91,14 +91,14 @@ def mixture(folder: Path) -> str:
 
 @provokes
 def no_compiled_operators(folder: Path) -> str:
-    from mmkerv.cures import unusable_mmcv
+    from mmkerv.install_advice import unusable_mmcv
 
     return unusable_mmcv('missing: mmcv was built without them', []).what
 
 
 @provokes
 def unknown_argument(folder: Path) -> str:
-    from mmkerv.engine.configuration import check_operators
+    from mmkerv.engine.config.prepare import check_operators
 
     return message(check_operators, {'backbone': {'conv_cfg': {'type': 'CoCConv', 'asociation': 3}}}, 'model')
 
@@ -154,7 +154,7 @@ def layer_refuses(folder: Path) -> str:
 
 @provokes
 def no_scope(folder: Path) -> str:
-    from mmkerv.models.hosts import find_host
+    from mmkerv.models.upstream_backbones import find_host
 
     return in_scope('mmengine', lambda: find_host('ResNet'))
 
@@ -170,7 +170,7 @@ def map_too_small(folder: Path) -> str:
 def missing_data(folder: Path) -> str:
     from mmengine.config import Config
 
-    from mmkerv.engine.configuration import check_data
+    from mmkerv.engine.config.prepare import check_data
 
     return message(
         check_data,
@@ -214,11 +214,11 @@ def plain_for_moved(folder: Path) -> str:
 def frozen_at_random(folder: Path) -> str:
     from types import SimpleNamespace
 
-    from mmkerv.engine import FrozenOperatorsHook
+    from mmkerv.engine import CheckFrozenOperatorsHook
     from mmkerv.ops import CoCConv2d
 
     model = nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming')).requires_grad_(False)
-    return message(FrozenOperatorsHook().before_train, SimpleNamespace(model=model))
+    return message(CheckFrozenOperatorsHook().before_train, SimpleNamespace(model=model))
 
 
 @provokes
@@ -324,21 +324,21 @@ def taken_name(folder: Path) -> str:
 def slurm_without_gpu(folder: Path) -> str:
     from mmengine.config import Config
 
-    from mmkerv.engine.launch import process_group
+    from mmkerv.engine.config.launch import process_group
 
     return message(lambda: process_group(Config({'launcher': 'slurm', 'model': {}})).__enter__())
 
 
 @provokes
 def unknown_layer(folder: Path) -> str:
-    from mmkerv.engine.trained import find_layers
+    from mmkerv.deploy.load_trained import find_layers
 
     return message(find_layers, nn.ModuleDict({'backbone': resnet()}), ['backbone.conv1'])
 
 
 @provokes
 def no_operator(folder: Path) -> str:
-    from mmkerv.engine.trained import find_operators
+    from mmkerv.deploy.load_trained import find_operators
 
     return message(find_operators, resnet())
 
@@ -347,7 +347,7 @@ def no_operator(folder: Path) -> str:
 def not_an_image(folder: Path) -> str:
     from mmengine.config import Config
 
-    from mmkerv.engine.trained import load_image
+    from mmkerv.deploy.load_trained import load_image
 
     (folder / 'a.jpg').write_text('no image')
     return message(load_image, resnet(), Config({}), folder / 'a.jpg')

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs.blocks import ROOT
+
+from tests.docs.blocks import ROOT
 
 for needed in ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton', 'matplotlib', 'mmdet'):
     pytest.importorskip(needed)

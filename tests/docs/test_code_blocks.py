@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from docs.blocks import PAGES, ROOT, Block, blocks, blocks_of, commands
+
+from tests.docs.blocks import PAGES, ROOT, Block, blocks, blocks_of, commands
 
 PYTHON, SHELL = blocks('python'), blocks('bash')
 # What belongs to other programs and is not checked.
@@ -42,7 +43,7 @@ def test_python(block: Block, monkeypatch, tmp_path):
 def check_operators(model) -> None:
     """A fragment of a config names operators and arguments that exist."""
     if isinstance(model, dict):
-        from mmkerv.engine.configuration import check_operators as check
+        from mmkerv.engine.config.prepare import check_operators as check
 
         check(model, 'model')
 

@@ -1,7 +1,8 @@
 """The tutorial runs as it is given away: without outputs, from a fresh kernel, on a CPU."""
 
 import pytest
-from docs.blocks import ROOT
+
+from tests.docs.blocks import ROOT
 
 nbformat = pytest.importorskip('nbformat')
 

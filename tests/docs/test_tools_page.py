@@ -5,7 +5,8 @@ import re
 import sys
 
 import pytest
-from docs.blocks import ROOT
+
+from tests.docs.blocks import ROOT
 
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'list_tools.py'
 PAGE = ROOT / 'docs' / 'tools.md'

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from docs.blocks import ROOT, blocks
-from docs.provoke import PROVOKED
+
+from tests.docs.blocks import ROOT, blocks
+from tests.docs.provoke import PROVOKED
 
 pytest.importorskip('mmdet')
 

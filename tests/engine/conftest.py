@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from engine.tiny_runner import tiny_runner
+
+from tests.engine.tiny_runner import tiny_runner
 
 
 @pytest.fixture(scope='session')

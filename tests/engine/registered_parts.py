@@ -5,10 +5,11 @@ import mmap
 import time
 from typing import Any
 
-from engine.interrupted_runs import NoisyImages, NoisyModel
-from engine.tiny_runner import Predictions
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+
+from tests.engine.resume.interrupted_runs import NoisyImages, NoisyModel
+from tests.engine.tiny_runner import Predictions
 
 PHASES = ('start and end', 'data loading', 'forward and step', 'checkpoint writing', 'evaluation')
 

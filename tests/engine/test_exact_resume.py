@@ -2,7 +2,15 @@ import signal
 
 import pytest
 import torch
-from engine.interrupted_runs import (
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader, IterableDataset
+
+from mmkerv.engine import safe_load
+from mmkerv.engine.config.prepare import TRAINING_HOOKS, Config
+from mmkerv.engine.resume.exact_resume_hook import ITERATION
+from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
+from mmkerv.engine.resume.random_state import seed_generators
+from tests.engine.resume.interrupted_runs import (
     Cut,
     Cutter,
     DrawingHook,
@@ -13,14 +21,6 @@ from engine.interrupted_runs import (
     noisy_runner,
     scramble,
 )
-from mmengine.hooks import Hook
-from torch.utils.data import DataLoader, IterableDataset
-
-from mmkerv.engine import safe_load
-from mmkerv.engine.configuration import TRAINING_HOOKS, Config
-from mmkerv.engine.exact_resume_hook import ITERATION
-from mmkerv.engine.latest_checkpoint import latest_checkpoint
-from mmkerv.engine.random_state import seed_generators
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ pytest.importorskip('mmpretrain')
 
 from mmcv.cnn import fuse_conv_bn
 from mmengine.registry import MODELS, init_default_scope
-from ops.contract import relative
 
 from mmkerv.ops import CoCConv2d, KervConv2d, switch_to_deploy
+from tests.ops.contract import relative
 
 # DenseNet-121's shape with fewer layers.
 DENSENET = {'type': 'DenseNet', 'arch': {'growth_rate': 8, 'depths': [2, 3, 2], 'init_channels': 16}}

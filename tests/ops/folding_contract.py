@@ -7,8 +7,9 @@ import re
 
 import pytest
 import torch
-from ops.contract import GEOMETRIES, HOST_ATTRIBUTES, TOLERANCE, OperatorContract, relative
 from torch import nn
+
+from tests.ops.contract import GEOMETRIES, HOST_ATTRIBUTES, TOLERANCE, OperatorContract, relative
 
 
 class FoldingContract:

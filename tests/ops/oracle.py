@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-from ops.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
-from ops.coc_operators import naive_kernel
-from ops.kerv_oracle import kerv_loop, response
 from torch import Tensor, nn
 
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d
-from mmkerv.ops.kerv import Kervolution
+from mmkerv.ops.kerv.module import Kervolution
+from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
+from tests.ops.coc.coc_operators import naive_kernel
+from tests.ops.kerv.kerv_oracle import kerv_loop, response
 
 GEOMETRY = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
 HYPERPARAMETERS = ('degree', 'balance', 'gamma', 'alpha', 'order')

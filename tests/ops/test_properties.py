@@ -18,11 +18,11 @@ from torch import Tensor, nn
 hypothesis = pytest.importorskip('hypothesis')
 from hypothesis import HealthCheck, given, seed, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from ops.cases import ANYTHING, OPERATORS, Case, cases, randomise, wrong_values  # noqa: E402
-from ops.oracle import naive  # noqa: E402
 
 from mmkerv.models.placement import convert  # noqa: E402
 from mmkerv.ops import frozen_kernels, switch_to_deploy  # noqa: E402
+from tests.ops.cases import ANYTHING, OPERATORS, Case, cases, randomise, wrong_values  # noqa: E402
+from tests.ops.oracle import naive  # noqa: E402
 
 QUICK, LONG = 320, int(os.environ.get('MMKERV_CASES', 5200))
 CASES = [pytest.param(QUICK, id='quick'), pytest.param(LONG, id='long', marks=pytest.mark.long)]

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from ops.every_operator import LAYERS, layer, sample
 from torch import nn
+
+from tests.ops.every_operator import LAYERS, layer, sample
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from ops.contract import relative
-from ops.every_operator import LAYERS, UNFOLDED, layer, sample
 from torch import nn
 
 from mmkerv.ops import switch_to_deploy
+from tests.ops.contract import relative
+from tests.ops.every_operator import LAYERS, UNFOLDED, layer, sample
 
 pytestmark = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6), reason='torch.export is for torch >= 2.6'

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import torch
-from engine.interrupted_runs import bits, differing
-from engine.killed_runs import prepare, train
-from engine.registered_parts import CONFIG
 from mmengine.config import Config
 
 from mmkerv.engine import safe_load
-from mmkerv.engine.latest_checkpoint import latest_checkpoint
+from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
+from tests.engine.registered_parts import CONFIG
+from tests.engine.resume.interrupted_runs import bits, differing
+from tests.engine.resume.killed_runs import prepare, train
 
 # Two checkpoints and a best one need more.
 SMALL, LARGE = 'size=150k', 'size=20m'

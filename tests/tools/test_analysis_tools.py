@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from mmkerv.analysis.speed import fused, measured
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.speed import fused, measured
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.ops import switch_to_deploy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,9 +169,9 @@ def test_samples_are_drawn(name, mode, shapes, tmp_path):
 @pytest.mark.parametrize('name', ['retinanet', 'fcn'])
 def test_annotations_are_drawn_where_they_are(name, mode, shapes):
     """Test pipelines load them behind the resize, in the size of the image that was read."""
-    from mmkerv.engine.browse import pictures, stages
-    from mmkerv.engine.configuration import load_config
-    from mmkerv.engine.speed import data_set
+    from mmkerv.analysis.browse import pictures, stages
+    from mmkerv.analysis.speed import data_set
+    from mmkerv.engine.config.prepare import load_config
 
     cfg = load_config(DEMO[name], {'data_root': f'{shapes / FOLDERS.get(name, "")}/'})
     first = stages(data_set(cfg, 'val'), 0)[0]
@@ -187,7 +187,7 @@ def test_annotations_are_drawn_where_they_are(name, mode, shapes):
 
 
 def test_images_of_one_name_are_all_written(shapes, tmp_path, monkeypatch):
-    from mmkerv.engine import browse
+    from mmkerv.analysis import browse
 
     same = browse.Picture('a.jpg', np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr(browse, 'pictures', lambda *_: iter([same] * 3))
@@ -239,7 +239,7 @@ def test_operators_are_not_fused(shapes):
 
 
 def test_a_folded_network_is_fused():
-    from engine.small_networks import associated, classifier
+    from tests.engine.small_networks import associated, classifier
 
     model = associated(classifier())
     with pytest.raises(ConfigError, match='not folded'):
@@ -275,7 +275,7 @@ def test_flags_of_benchmarks_that_are_wrong(flags, capsys):
 
 def test_what_is_timed(monkeypatch):
     """Reading is not timed where there is work to do, nor is the warm-up."""
-    from mmkerv.engine import speed
+    from mmkerv.analysis import speed
 
     clock = [0.0]
 

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tool_process import Done, run_tool
-from tools.bad_input import BAD_INPUT, BOMBED, CONFIG, EVEN, FOLD, PUBLISH, TEST, TRAIN
+
+from tests.tool_process import Done, run_tool
+from tests.tools.bad_input import BAD_INPUT, BOMBED, CONFIG, EVEN, FOLD, PUBLISH, TEST, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob('tools/**/*.py') if '__main__' in file.read_text())
@@ -20,11 +21,11 @@ def files(tmp_path_factory) -> dict[str, Path]:
     import mmcv
     import numpy as np
     import torch
-    from bombs import execute, hidden, write
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     import mmkerv  # noqa: F401
+    from tests.malicious_files import execute, hidden, write
 
     folder = tmp_path_factory.mktemp('input')
     checkpoints = ('good', 'weights', 'other', 'list', 'text', 'bomb', 'absent')

@@ -19,11 +19,11 @@ METRICS = {'coco/bbox_mAP': 0.5}
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
     """The tool as a module whose steps leave their files and compute nothing; ``demo.ran`` tells of them."""
+    import mmkerv.cli.report.report as demo_report
     import mmkerv.datasets.shapes as shapes
-    import mmkerv.engine.comparison as comparison
-    import mmkerv.engine.fold as fold
-    import mmkerv.engine.trained as trained
-    import mmkerv.visualization.demo_report as demo_report
+    import mmkerv.deploy.compare as comparison
+    import mmkerv.deploy.fold as fold
+    import mmkerv.deploy.load_trained as trained
 
     monkeypatch.syspath_prepend(ROOT / 'tools')
     spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')

@@ -12,7 +12,8 @@ from types import ModuleType
 from unittest import mock
 
 import pytest
-from tools.bad_input import BOMBED, CONFIG
+
+from tests.tools.bad_input import BOMBED, CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob('tools/**/*.py') if '__main__' in file.read_text())
@@ -107,11 +108,11 @@ def files(tmp_path_factory) -> dict[str, Path]:
     import mmcv
     import numpy as np
     import torch
-    from bombs import execute, hidden, write
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     import mmkerv  # noqa: F401
+    from tests.malicious_files import execute, hidden, write
 
     folder = tmp_path_factory.mktemp('hostile')
     for kind in 'abc':
@@ -160,7 +161,7 @@ def test_bomb_is_not_set_off(files, tmp_path, monkeypatch, tool):
 
 # What unpickles, unpacks or evaluates; the first word is the module, if it is to be of one.
 READERS = {
-    'torch.load': ('mmkerv/engine/loading.py',),
+    'torch.load': ('mmkerv/engine/checkpoint/safe_load.py',),
     'torch.jit.load': (),
     'pickle.load': (),
     'pickle.loads': (),
@@ -171,7 +172,7 @@ READERS = {
     'shutil.unpack_archive': (),
     'extractall': (),
     'extract': (),
-    'load_checkpoint': ('mmkerv/engine/pretrained.py',),
+    'load_checkpoint': ('mmkerv/engine/checkpoint/pretrained.py',),
     'init_detector': (),
     'init_model': (),
     'inference_model': (),
@@ -180,7 +181,7 @@ READERS = {
     'exec': (),
 }
 # Imported to recognise what torch would unpack.
-ARCHIVES = {'tarfile': ('mmkerv/engine/loading.py',), 'zipfile': ()}
+ARCHIVES = {'tarfile': ('mmkerv/engine/checkpoint/safe_load.py',), 'zipfile': ()}
 
 
 def readers(source: str) -> list[tuple[str, int]]:

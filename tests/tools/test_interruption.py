@@ -77,9 +77,9 @@ def start(config: Path, folder: Path, *flags: str) -> subprocess.Popen:
 @pytest.mark.long
 def test_two_processes_agree_to_stop_and_end_with_the_bits_of_two_that_did_not(tmp_path):
     import torch
-    from engine.registered_parts import CONFIG
 
     from mmkerv.engine import safe_load
+    from tests.engine.registered_parts import CONFIG
 
     config = tmp_path / 'config.py'
     rare = "default_hooks['checkpoint']['interval'] = 6\ntrain_cfg['val_interval'] = 30\n"

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmkerv.engine.demo_record import DemoRecord
-from mmkerv.engine.trained import find_operators
+from mmkerv.cli.report.page import Kernels, Report
+from mmkerv.cli.report.record import DemoRecord
+from mmkerv.cli.report.report import draw_curves, draw_kernels
+from mmkerv.cli.report.scenes import Box, Panel, Scene
+from mmkerv.deploy.load_trained import find_operators
 from mmkerv.ops import CoCConv2d
-from mmkerv.visualization.demo_report import draw_curves, draw_kernels
-from mmkerv.visualization.report import Kernels, Report
-from mmkerv.visualization.scenes import Box, Panel, Scene
 
 METRICS = {'coco/bbox_mAP': 0.4751, 'coco/bbox_mAP_50': 0.7362, 'coco/bbox_mAP_75': 0.5323}
 PLAIN = {

@@ -6,19 +6,19 @@ pytest.importorskip('mmcv')
 pytest.importorskip('matplotlib')
 
 import torch
-from engine.small_networks import NETWORKS, SIZE, associated
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from tool_process import run_tool
 from torch import nn
-from visualization.tool_runs import ROOT, refused
 
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.fold import sample_inputs
+from mmkerv.deploy.fold import sample_inputs
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.env import InstallationError
 from mmkerv.visualization import class_activation
 from mmkerv.visualization.class_activation import METHODS, cam_method
 from mmkerv.visualization.class_scores import ClassScores, category_index, class_names
+from tests.engine.small_networks import NETWORKS, SIZE, associated
+from tests.tool_process import run_tool
+from tests.visualization.tool_runs import ROOT, refused
 
 TOOL = 'tools/visualization/vis_cam.py'
 

@@ -6,18 +6,18 @@ pytest.importorskip('mmcv')
 pytest.importorskip('matplotlib')
 
 import torch
-from engine.small_networks import NETWORKS, SIZE, associated
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
-from tool_process import run_tool
 from torch import nn
-from visualization.tool_runs import ROOT, refused
 
-from mmkerv.engine.configuration import ConfigError
-from mmkerv.engine.fold import sample_inputs
+from mmkerv.deploy.fold import sample_inputs
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.feature_maps import draw_feature_map, feature_maps, last_map, layout, without_padding
 from mmkerv.visualization.pictures import input_picture
+from tests.engine.small_networks import NETWORKS, SIZE, associated
+from tests.tool_process import run_tool
+from tests.visualization.tool_runs import ROOT, refused
 
 TOOL = 'tools/visualization/vis_featmap.py'
 

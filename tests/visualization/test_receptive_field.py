@@ -8,11 +8,9 @@ pytest.importorskip('matplotlib')
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from tool_process import run_tool
 from torch import nn
-from visualization.tool_runs import ROOT, refused
 
-from mmkerv.engine.configuration import ConfigError
+from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
 from mmkerv.visualization.receptive_field import (
     ReceptiveField,
@@ -21,6 +19,8 @@ from mmkerv.visualization.receptive_field import (
     receptive_inputs,
     square_of_share,
 )
+from tests.tool_process import run_tool
+from tests.visualization.tool_runs import ROOT, refused
 
 TOOL = 'tools/visualization/vis_erf.py'
 
@@ -144,7 +144,7 @@ def lenet(tmp_path_factory) -> tuple[str, str]:
 def test_images_of_a_folder(lenet, tmp_path):
     import mmcv
 
-    from mmkerv.engine.trained import load_trained
+    from mmkerv.deploy.load_trained import load_trained
 
     cfg, model = load_trained(*lenet)
     for number in range(3):

@@ -8,9 +8,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkerv.cli.report.report import starting_model
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
-from mmkerv.engine.configuration import load_config
-from mmkerv.visualization.demo_report import starting_model
+from mmkerv.engine.config.prepare import load_config
 
 
 class FirstIterationError(Exception):

@@ -42,8 +42,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 def plot_curve(args: argparse.Namespace) -> None:
     """Read, draw, write or show."""
-    from mmkerv.engine.atomic import atomic_path
-    from mmkerv.engine.log_curves import read_log, run_names
+    from mmkerv.analysis.logs import read_log, run_names
+    from mmkerv.engine.checkpoint.atomic_write import atomic_path
     from mmkerv.visualization.curves import draw_curves
 
     logs = [read_log(path) for path in args.json_logs]
@@ -72,7 +72,7 @@ def style(name: str | None) -> Any:
 
     import matplotlib.style
 
-    from mmkerv.engine.configuration import ConfigError
+    from mmkerv.engine.config.prepare import ConfigError
 
     known = [*matplotlib.style.available, 'default']
     short = {full.removeprefix(SEABORN): full for full in known}
@@ -90,7 +90,7 @@ def canvas(backend: str | None) -> tuple[Any, bool]:
         return None, False
     import matplotlib
 
-    from mmkerv.engine.configuration import ConfigError
+    from mmkerv.engine.config.prepare import ConfigError
 
     try:
         import matplotlib.pyplot
@@ -114,7 +114,7 @@ def main() -> None:
     if args.task == 'plot_curve':
         plot_curve(args)
         return
-    from mmkerv.engine.log_curves import read_log, train_time
+    from mmkerv.analysis.logs import read_log, train_time
 
     for path in args.json_logs:
         log = read_log(path)

@@ -56,10 +56,10 @@ def main() -> None:
     from mmengine.device import get_device
     from mmengine.utils.dl_utils import collect_env
 
-    from mmkerv.engine.atomic import atomic_path
-    from mmkerv.engine.configuration import load_config
-    from mmkerv.engine.speed import fused, inference_speed, loading_speed
-    from mmkerv.engine.trained import load_trained
+    from mmkerv.analysis.speed import fused, inference_speed, loading_speed
+    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.engine.checkpoint.atomic_write import atomic_path
+    from mmkerv.engine.config.prepare import load_config
 
     unit = UNITS[args.task]
 

@@ -48,8 +48,8 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     import mmcv
 
-    from mmkerv.engine.browse import pictures
-    from mmkerv.engine.configuration import load_config
+    from mmkerv.analysis.browse import pictures
+    from mmkerv.engine.config.prepare import load_config
 
     cfg = load_config(args.config, args.cfg_options)
     show = not args.not_show and has_display()

@@ -37,9 +37,9 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     from mmengine.analysis.print_helper import _format_size
 
-    from mmkerv.engine.complexity import Complexity, complexity
-    from mmkerv.engine.speed import image_shapes
-    from mmkerv.engine.trained import load_trained
+    from mmkerv.analysis.complexity import Complexity, complexity
+    from mmkerv.analysis.speed import image_shapes
+    from mmkerv.deploy.load_trained import load_trained
 
     cfg, model = load_trained(args.config, None, args.cfg_options)
     shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]

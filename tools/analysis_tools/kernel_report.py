@@ -39,10 +39,10 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv')
-    from mmkerv.engine.atomic import atomic_path
-    from mmkerv.engine.layer_report import layer_report
-    from mmkerv.engine.layer_table import to_csv, to_json, to_markdown
-    from mmkerv.engine.trained import load_trained
+    from mmkerv.analysis.layer_report import layer_report
+    from mmkerv.analysis.layer_table import to_csv, to_json, to_markdown
+    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.engine.checkpoint.atomic_write import atomic_path
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     report = layer_report(model, (args.shape[0], args.shape[-1]))

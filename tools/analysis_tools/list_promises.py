@@ -72,7 +72,7 @@ def _case(element) -> Case:
 
 
 def of_test(cases: Iterable[Case], test: str) -> Iterator[Case]:
-    """Yield the cases of a test named as in ``tests/ops/test_coc.py`` or ``tests/ops/test_coc.py::test_name``."""
+    """Yield the cases of a test named as in ``tests/ops/coc/test_module.py`` or ``tests/ops/coc/test_module.py::test_name``."""
     name = test.replace('.py', '').replace('::', '.').replace('/', '.')
     for case in cases:
         if case.name.startswith(name) and case.name[len(name) : len(name) + 1] in ('', '.', '['):

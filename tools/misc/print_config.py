@@ -29,8 +29,8 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine')
-    from mmkerv.engine.atomic import atomic_path
-    from mmkerv.engine.configuration import load_config
+    from mmkerv.engine.checkpoint.atomic_write import atomic_path
+    from mmkerv.engine.config.prepare import load_config
 
     cfg = load_config(args.config, args.cfg_options)
     print(f'Config:\n{cfg.pretty_text}')

@@ -27,8 +27,10 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine')
-    from mmkerv.engine import atomic, checkpoint_match, safe_load
-    from mmkerv.engine.ckconv_checkpoint import convert_ckconv
+    from mmkerv.engine import safe_load
+    from mmkerv.engine.checkpoint import atomic_write as atomic
+    from mmkerv.engine.checkpoint import match as checkpoint_match
+    from mmkerv.engine.checkpoint.convert_ckconv import convert_ckconv
 
     loaded = safe_load(args.src, trust=args.trust_checkpoint)
     converted, names = convert_ckconv(checkpoint_match.weights_of(loaded, args.src), args.src)

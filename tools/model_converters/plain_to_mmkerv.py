@@ -36,7 +36,8 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv', *([] if args.config else ['mmpretrain']))
-    from mmkerv.engine import configuration, plain_checkpoint
+    from mmkerv.engine.checkpoint import convert_plain as plain_checkpoint
+    from mmkerv.engine.config import prepare as configuration
 
     cfg = configuration.load_config(args.config, args.cfg_options) if args.config else None
     match = plain_checkpoint.convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint)

@@ -28,7 +28,9 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine')
-    from mmkerv.engine import atomic, publish, safe_load
+    from mmkerv.engine import safe_load
+    from mmkerv.engine.checkpoint import atomic_write as atomic
+    from mmkerv.engine.checkpoint import publish
 
     loaded = safe_load(args.in_file, trust=args.trust_checkpoint)
     checkpoint = publish.published(loaded, args.save_keys, args.no_ema, args.in_file)

@@ -35,7 +35,8 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv')
-    from mmkerv.engine import configuration, fold
+    from mmkerv.deploy import fold
+    from mmkerv.engine.config import prepare as configuration
 
     cfg = configuration.load_config(args.config_path, args.cfg_options)
     result = fold.fold_checkpoint(

@@ -54,8 +54,8 @@ def main() -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv import visualization
-    from mmkerv.engine.trained import find_operators, load_trained
-    from mmkerv.ops.kerv import Kervolution
+    from mmkerv.deploy.load_trained import find_operators, load_trained
+    from mmkerv.ops.kerv.module import Kervolution
     from mmkerv.visualization import kernel_layers, pictures
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)

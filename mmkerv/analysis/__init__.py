@@ -1,0 +1,1 @@
+"""Cost and structure of networks: parameters, MACs, receptive fields, speed, training logs."""

@@ -1,0 +1,220 @@
+"""Samples of a data set as pictures with their annotations, as the visualizer of the config's library draws them."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.registry import VISUALIZERS, init_default_scope
+
+from mmkerv.analysis.speed import data_set
+from mmkerv.engine.config.prepare import ConfigError
+
+MODES = ('transformed', 'original', 'concat', 'pipeline')
+
+
+class Stage(NamedTuple):
+    """An image of a sample, between two steps of the pipeline.
+
+    Args:
+        name: of the step behind which it is.
+        image: (H, W, C), uint8, RGB.
+        sample: the library's data sample if the annotations are of this image, else ``None``.
+
+    Example:
+        >>> Stage('LoadImageFromFile', np.zeros((4, 4, 3), np.uint8), None).name
+        'LoadImageFromFile'
+    """
+
+    name: str
+    image: np.ndarray
+    sample: Any
+
+
+class Picture(NamedTuple):
+    """What is shown of a sample.
+
+    Args:
+        file: name for a file, that of the sample's image if it has one.
+        image: (H, W, C), uint8, RGB.
+
+    Example:
+        >>> Picture('0.jpg', np.zeros((4, 4, 3), np.uint8)).file
+        '0.jpg'
+    """
+
+    file: str
+    image: np.ndarray
+
+
+def pictures(
+    cfg: Config, phase: str = 'train', mode: str = 'transformed', number: int | None = None
+) -> Iterator[Picture]:
+    """Draw samples of a phase's data set.
+
+    Args:
+        cfg: config of a model of one of the three libraries.
+        phase: ``'train'``, ``'val'`` or ``'test'``.
+        mode: ``'transformed'`` what the model gets (in the size it was read in where test pipelines leave the
+            annotations in that size), ``'original'`` what was read, ``'concat'`` both, ``'pipeline'`` the
+            image behind every step that changes it.
+        number: of samples; by default all.
+
+    Yields:
+        One picture for each sample.
+
+    Raises:
+        ConfigError: if there is no such data, or a mode needs a pipeline that the data set does not show.
+
+    Example:
+        >>> next(pictures(cfg, 'val')).file  # doctest: +SKIP
+        '000000000139.jpg'
+    """
+    if mode not in MODES:
+        raise ConfigError(f'--mode must be one of {", ".join(MODES)}, got {mode!r}')
+    dataset, visualizer = data_set(cfg, phase), _visualizer(cfg)
+    visualizer.dataset_meta = dataset.metainfo
+    for index in range(len(dataset) if number is None else min(number, len(dataset))):
+        found = stages(dataset, index) if mode != 'transformed' else [_last('', dataset[index])]
+        sample = found[-1].sample
+        if _annotated_late(_inner(dataset, index)[0]):
+            found[-1] = found[-1]._replace(image=mmcv.imresize(found[-1].image, sample.ori_shape[1::-1]))
+        chosen = {'original': found[:1], 'concat': [found[0], found[-1]]}.get(mode, found)
+        file = Path(getattr(sample, 'img_path', None) or f'{index:06d}.jpg')
+        drawn = [_draw(visualizer, stage, dataset.metainfo) for stage in chosen]
+        yield Picture(file.name, _beside(drawn))
+
+
+def stages(dataset: Any, index: int) -> list[Stage]:
+    """Run a sample through the pipeline of its data set, and return the images of it that differ.
+
+    The first, as it was read, has the annotations as they were read, the last those that the model gets; the others
+    have none.
+
+    Raises:
+        ConfigError: if the data set is a wrapper that hides its pipeline.
+
+    Example:
+        >>> [stage.name for stage in stages(dataset, 0)]  # doctest: +SKIP
+        ['read', 'Resize', 'PackDetInputs']
+    """
+    dataset, index = _inner(dataset, index)
+    if not hasattr(dataset, 'pipeline') or not hasattr(dataset, 'get_data_info'):
+        raise ConfigError(
+            f'--mode original, concat and pipeline need a data set with a pipeline of its own, got '
+            f'{type(dataset).__name__}; use --mode transformed'
+        )
+    *steps, pack = dataset.pipeline.transforms
+    # Annotations are often loaded behind a resize; what was read is what the loading steps alone give.
+    read = dataset.get_data_info(index)
+    for step in steps:
+        read = (step(read) or read) if type(step).__name__.startswith('Load') else read
+    found, results = [Stage('read', _rgb(read['img']), _packed(pack, read))], dataset.get_data_info(index)
+    for step in steps:
+        # A step may refuse a sample, and training then takes another; here it is only looked at.
+        results = step(results) or results
+        if 'img' in results and not np.array_equal(found[-1].image, _rgb(results['img'])):
+            found.append(Stage(type(step).__name__, _rgb(results['img']), None))
+    last = _last(type(pack).__name__, pack(results))
+    same = len(found) > 1 and np.array_equal(found[-1].image, last.image)
+    return [*(found[:-1] if same else found), last]
+
+
+def _inner(dataset: Any, index: int) -> tuple[Any, int]:
+    """The data set that a concatenated or repeated one takes a sample from, and the sample's place there."""
+    while isinstance(dataset, (ConcatDataset, RepeatDataset)):
+        if isinstance(dataset, ConcatDataset):
+            part = bisect_right(dataset.cumulative_sizes, index)
+            index -= dataset.cumulative_sizes[part - 1] if part else 0
+            dataset = dataset.datasets[part]
+        else:
+            index, dataset = index % len(dataset.dataset), dataset.dataset
+    return dataset, index
+
+
+def _annotated_late(dataset: Any) -> bool:
+    """Whether annotations are loaded behind other steps, as test pipelines do: they are of the image that was read."""
+    names = [type(step).__name__ for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ())]
+    late = [place for place, name in enumerate(names) if 'Annotations' in name]
+    return bool(late) and any(not name.startswith('Load') for name in names[: late[0]])
+
+
+def _packed(pack: Any, results: dict) -> Any:
+    """The data sample of what was read so far, or ``None`` where packing needs what later steps add."""
+    keys = getattr(pack, 'meta_keys', ())
+    kept = tuple(key for key in keys if key in results)
+    try:
+        pack.meta_keys = kept
+        return pack(dict(results))['data_samples']
+    finally:
+        pack.meta_keys = keys
+
+
+def _last(name: str, item: dict) -> Stage:
+    inputs = item['inputs']
+    inputs = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+    sample = item['data_samples']
+    sample = sample[0] if isinstance(sample, (list, tuple)) else sample
+    return Stage(name, _rgb(inputs.permute(1, 2, 0).contiguous().numpy()), sample)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """An image in BGR or gray, of any type, as RGB of 8 bits."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        if low < 0 or high <= 1 or high > 255:
+            image = (image - low) / max(high - low, 1e-12) * 255
+        image = image.round().clip(0, 255).astype(np.uint8)
+    return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image[..., 2::-1])
+
+
+def _draw(visualizer: Any, stage: Stage, meta: dict) -> np.ndarray:
+    image, sample = stage.image, stage.sample
+    if hasattr(visualizer, 'visualize_cls'):
+        image = _enlarged(image)
+        if sample is not None:
+            return visualizer.visualize_cls(image, sample, classes=meta.get('classes'), draw_pred=False)
+    if sample is None:
+        return image
+    if 'gt_instances' in sample:
+        # The visualizer draws tensors and arrays, not the pipeline's boxes and masks.
+        instances = sample.gt_instances
+        boxes, masks = instances.get('bboxes'), instances.get('masks')
+        if boxes is not None and not isinstance(boxes, torch.Tensor):
+            instances.bboxes = boxes.tensor
+        if masks is not None:
+            instances.masks = masks.to_ndarray().astype(bool)
+    drawn = []
+    # What a backend would be given.
+    visualizer.add_image = lambda name, image, step=0: drawn.append(image)
+    visualizer.add_datasample('sample', image, sample, draw_gt=True, draw_pred=False, show=False)
+    return drawn[0]
+
+
+def _enlarged(image: np.ndarray, least: int = 224) -> np.ndarray:
+    """An image large enough to write a class's name on it; a sequence becomes a band."""
+    if image.shape[0] == 1:
+        return image.repeat(64, 0)
+    factor = -(-least // min(image.shape[:2]))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def _beside(images: list[np.ndarray]) -> np.ndarray:
+    height, gap = max(len(image) for image in images), 8
+    padded = [np.pad(i, ((0, height - len(i)), (0, gap), (0, 0)), constant_values=255) for i in images]
+    return np.concatenate(padded, 1)[:, :-gap]
+
+
+def _visualizer(cfg: Config) -> Any:
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    settings = dict(cfg.get('visualizer') or {'type': 'UniversalVisualizer'})
+    # One that writes to a run's folder is not wanted here.
+    settings |= {'vis_backends': None, 'name': 'browse'}
+    return VISUALIZERS.build(settings)

@@ -1,0 +1,239 @@
+"""How fast a network infers, a data loader loads and a data set reads: for models of all three libraries."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from statistics import fmean, pstdev
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from mmkerv.engine.config.prepare import ConfigError, check_data, set_loader_defaults
+from mmkerv.ops import frozen_kernels
+from mmkerv.ops.core.base import ConvNd
+
+
+class Speed(NamedTuple):
+    """Times of the runs of one benchmark.
+
+    Args:
+        seconds: mean of an item (image, batch or sample), for each run.
+
+    Example:
+        >>> print(Speed([0.1, 0.1]))
+        10.00 / s, 100.00 ms each (2 runs, standard deviation 0.00 / s)
+    """
+
+    seconds: list[float]
+
+    @property
+    def rates(self) -> list[float]:
+        """Items a second, for each run."""
+        return [1 / seconds for seconds in self.seconds]
+
+    def __str__(self) -> str:
+        text = f'{fmean(self.rates):.2f} / s, {fmean(self.seconds) * 1e3:.2f} ms each'
+        if len(self.seconds) == 1:
+            return text
+        return f'{text} ({len(self.seconds)} runs, standard deviation {pstdev(self.rates):.2f} / s)'
+
+
+def measured(
+    items: Callable[[], Iterable],
+    work: Callable[[Any], Any] | None = None,
+    runs: int = 1,
+    most: int = 200,
+    warmup: int = 5,
+    tell: Callable[[int, float], None] | None = None,
+    interval: int = 50,
+) -> Speed:
+    """Time some work on items; without any, how long it takes to get them.
+
+    Args:
+        items: gives the items of a run; they are given again if they are fewer than ``most``.
+        work: done with each; reading it is not timed. What a GPU has queued is waited for before and after.
+        runs: number of runs.
+        most: items of a run, those that are not timed included.
+        warmup: items that are not timed, fewer than ``most``.
+        tell: called every ``interval`` items with their number and the rate so far.
+        interval: see ``tell``.
+
+    Raises:
+        ConfigError: if there is no item to time.
+
+    Example:
+        >>> len(measured(lambda: [1, 2, 3], runs=2, most=8).seconds)
+        2
+    """
+    if most <= warmup:
+        raise ConfigError(f'--max-iter must be above --num-warmup, got {most} and {warmup}: nothing would be timed')
+    means = []
+    for _ in range(runs):
+        total, source = 0.0, _endless(items)
+        for number in range(1, most + 1):
+            start = time.perf_counter()
+            item = next(source)
+            if work is not None:
+                _wait()
+                start = time.perf_counter()
+                work(item)
+                _wait()
+            if number > warmup:
+                total += time.perf_counter() - start
+                if tell and (number % interval == 0 or number == most):
+                    tell(number, (number - warmup) / total)
+        means.append(total / (most - warmup))
+    return Speed(means)
+
+
+def _endless(items: Callable[[], Iterable]) -> Iterator:
+    while True:
+        empty = True
+        for item in items():
+            empty = False
+            yield item
+        if empty:
+            raise ConfigError('the data set is empty; choose another phase, or mend its annotations')
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """Fuse batch norms into the convolutions before them, in place, where that is right.
+
+    Raises:
+        ConfigError: if the model has operators that are not folded. mmcv would leave their norms, and the norm behind
+            a convolution and an operator in a row it would fuse into the convolution, which is wrong.
+
+    Example:
+        >>> fused(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))[1]  # doctest: +SKIP
+        Identity()
+    """
+    operators = {name: type(m).__name__ for name, m in model.named_modules() if isinstance(m, ConvNd)}
+    if operators:
+        name, kind = next(iter(operators.items()))
+        raise ConfigError(
+            f'--fuse-conv-bn: the model has {len(operators)} operators that are not folded, such as {name} ({kind}). '
+            'Fold it with tools/model_converters/reparameterize_model.py and give the config and the checkpoint that '
+            'it writes, or choose a network without them (a kervolution does not fold)'
+        )
+    from mmcv.cnn import fuse_conv_bn
+
+    return fuse_conv_bn(model)
+
+
+def inference_speed(cfg: Config, model: nn.Module, phase: str = 'test', **settings: Any) -> Speed:
+    """Time a model on single images of a phase's data, preprocessing and post-processing included, reading not.
+
+    Generated kernels are computed once, as in our test tool.
+
+    Args:
+        cfg: its config.
+        model: in evaluation mode, on its device.
+        phase: ``'train'``, ``'val'`` or ``'test'``.
+        **settings: see :func:`measured`.
+
+    Raises:
+        ConfigError: if the data is not there.
+
+    Example:
+        >>> inference_speed(cfg, model, most=50)  # doctest: +SKIP
+        Speed(seconds=[0.021])
+    """
+    loader = data_loader(cfg, phase, batch_size=1)
+    with torch.no_grad(), frozen_kernels(model):
+        return measured(lambda: loader, model.test_step, **settings)
+
+
+def loading_speed(cfg: Config, task: str, phase: str = 'test', **settings: Any) -> Speed:
+    """Time a phase's data.
+
+    Args:
+        cfg: config.
+        task: ``'dataloader'`` times batches with all workers, ``'dataset'`` samples in this process.
+        phase: ``'train'``, ``'val'`` or ``'test'``.
+        **settings: see :func:`measured`.
+
+    Raises:
+        ConfigError: if the data is not there.
+
+    Example:
+        >>> loading_speed(cfg, 'dataset', most=50)  # doctest: +SKIP
+        Speed(seconds=[0.004])
+    """
+    if task == 'dataloader':
+        loader = data_loader(cfg, phase)
+        return measured(lambda: loader, **settings)
+    dataset = data_set(cfg, phase)
+    return measured(lambda: _samples(dataset), **settings)
+
+
+def _samples(dataset: Any) -> Iterator:
+    return (dataset[index] for index in range(len(dataset)))
+
+
+def data_loader(cfg: Config, phase: str, **changes: Any) -> Any:
+    """Build a phase's data loader, with changes to its config.
+
+    Raises:
+        ConfigError: if the config has none, or its data is not there.
+
+    Example:
+        >>> data_loader(cfg, 'test', batch_size=1)  # doctest: +SKIP
+    """
+    _check(cfg, phase)
+    set_loader_defaults(cfg)
+    return Runner.build_dataloader({**cfg[f'{phase}_dataloader'], **changes}, seed=0)
+
+
+def data_set(cfg: Config, phase: str) -> Any:
+    """Build a phase's data set.
+
+    Raises:
+        ConfigError: if the config has none, or its data is not there.
+
+    Example:
+        >>> len(data_set(cfg, 'train'))  # doctest: +SKIP
+        256
+    """
+    _check(cfg, phase)
+    dataset = DATASETS.build(cfg[f'{phase}_dataloader'].dataset)
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    return dataset
+
+
+def image_shapes(cfg: Config, model: nn.Module, number: int) -> list[tuple[int, int]]:
+    """Return height and width of the first images of the test data as the model gets them, padding included.
+
+    Args:
+        cfg: config.
+        model: whose preprocessor pads.
+        number: of images.
+
+    Raises:
+        ConfigError: if the data is not there.
+
+    Example:
+        >>> image_shapes(cfg, model, 2)  # doctest: +SKIP
+        [(800, 1216), (800, 1088)]
+    """
+    dataset, found = data_set(cfg, 'test'), []
+    for index in range(min(number, len(dataset))):
+        inputs = model.data_preprocessor(pseudo_collate([dataset[index]]), False)['inputs']
+        found.append(tuple(inputs[0].shape[-2:]))
+    return found
+
+
+def _check(cfg: Config, phase: str) -> None:
+    if not cfg.get(f'{phase}_dataloader'):
+        raise ConfigError(f'the config has no {phase}_dataloader; choose another phase, or another config')
+    check_data(cfg, phase)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))

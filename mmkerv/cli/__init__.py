@@ -1,0 +1,1 @@
+"""Command-line tools, one module a command; the scripts in ``tools/`` call them."""

@@ -1,0 +1,1 @@
+"""Deployment: fold operators into plain convolutions, compare, export, load a trained model."""

@@ -1,0 +1,101 @@
+"""The config of the folded network: the same network without the operators."""
+
+import copy
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkerv.models.upstream_backbones import FAMILIES, find_host
+from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.registry import local_name, operator_name
+
+# Arguments of CKConv that change what its folded form looks like.
+SHAPING = ('kernel_extent', 'separable', 'replace_1x1')
+# The folded form of operators that are two convolutions in a row, as FoldedConv calls it.
+SEPARABLE = {'DepthwiseSeparableConv': 'depthwise', 'SpatiallySeparableConv': 'spatial'}
+
+
+def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
+    """Return the config of the network after folding.
+
+    Every ``conv_cfg`` of an operator of mmkerv disappears, ``mmkerv.ResNet`` and its like become the host's, and what
+    mmkerv itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use
+    it. A ``CKConv`` of another size than the host's, or a separable one, becomes a plain ``mmkerv.FoldedConv`` of that
+    shape, and so do ``DepthwiseSeparableConv`` and ``SpatiallySeparableConv``.
+
+    Args:
+        cfg: config the network was trained with.
+        kept: types of operators that were not folded; their ``conv_cfg`` stays.
+
+    Returns:
+        A new config.
+
+    Raises:
+        ValueError: if a network has no folded form.
+
+    Example:
+        >>> cfg = Config(dict(model=dict(backbone=dict(type='ResNet', conv_cfg=dict(type='CoCConv')))))
+        >>> deploy_config(cfg).model.backbone
+        {'type': 'ResNet', 'conv_cfg': None}
+    """
+    result = copy.deepcopy(cfg)
+    result.model = _plain(result.model, kept, cfg.get('default_scope'))
+    if _mentions_mmkerv(result.model):
+        return result
+    imports = result.get('custom_imports')
+    if imports:
+        imports.imports = [name for name in _listed(imports.get('imports')) if name.partition('.')[0] != 'mmkerv']
+        if not imports.imports:
+            result.pop('custom_imports')
+    if result.get('custom_hooks'):
+        result.custom_hooks = [h for h in result.custom_hooks if local_name(h.get('type'), ('mmkerv',)) is None]
+    return result
+
+
+def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            folds = (
+                key.endswith('conv_cfg')
+                and isinstance(value, dict)
+                and operator_name(value.get('type')) not in (None, *kept)
+            )
+            node[key] = _folded_cfg(value) if folds else _plain(value, kept, scope)
+        family = local_name(node.get('type'), ('mmkerv',))
+        if family == 'CKCNN':
+            raise ArgumentError(
+                'mmkerv.CKCNN has no folded form: its kernels are as long as the sequence, and Fourier transforms '
+                'apply them quicker than a plain convolution would. Deploy it as it is; its kernels are computed once '
+                'inside mmkerv.ops.frozen_kernels'
+            )
+        if family in FAMILIES and node.get('conv_cfg') is None:
+            node['type'] = f'{find_host(family, node.pop("host", None) or scope)}.{family}'
+            for key in ('conv_cfg', 'where'):
+                node.pop(key, None)
+    elif isinstance(node, (list, tuple)):
+        return type(node)(_plain(item, kept, scope) for item in node)
+    return node
+
+
+def _folded_cfg(conv_cfg: dict) -> dict | None:
+    name = operator_name(conv_cfg['type'])
+    shape = {key: conv_cfg[key] for key in SHAPING if conv_cfg.get(key)} if name == 'CKConv' else {}
+    if name in SEPARABLE:
+        shape = {'separable': SEPARABLE[name]}
+    return dict(type='mmkerv.FoldedConv', **shape) if shape else None
+
+
+def _mentions_mmkerv(node: Any) -> bool:
+    if isinstance(node, dict):
+        return operator_name(node.get('type')) is not None or any(
+            str(v).startswith('mmkerv.') if isinstance(v, str) else _mentions_mmkerv(v) for v in node.values()
+        )
+    return isinstance(node, (list, tuple)) and any(map(_mentions_mmkerv, node))
+
+
+def _listed(imports: Any) -> list[str]:
+    if isinstance(imports, str):
+        return [imports]
+    if imports is None:
+        raise ArgumentError("custom_imports needs a list 'imports'; write custom_imports=dict(imports=['mmkerv'])")
+    return list(imports)

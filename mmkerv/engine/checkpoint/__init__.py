@@ -1,0 +1,1 @@
+"""Checkpoints: safe loading, atomic writing, key matching, conversion."""

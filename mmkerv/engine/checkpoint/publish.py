@@ -1,0 +1,59 @@
+"""What of a training checkpoint its users need."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkerv.engine.checkpoint.finite import require_finite
+from mmkerv.engine.checkpoint.match import weights_of
+from mmkerv.engine.config.prepare import ConfigError
+
+
+def published(
+    checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no_ema: bool = False, source: str = 'the file'
+) -> dict:
+    """Return the checkpoint with some keys only.
+
+    mmengine saves averaged weights as ``state_dict`` and the raw ones as ``ema_state_dict``.
+
+    Args:
+        checkpoint: what a runner saved.
+        keys: keys to keep.
+        no_ema: publish the raw weights.
+        source: where it comes from, for messages.
+
+    Raises:
+        ConfigError: if a key is not there.
+        CheckpointMismatchError: if the weights are no parameters by name.
+        NonFiniteWeightsError: if they hold NaN.
+
+    Example:
+        >>> published({'state_dict': {'a': 1}, 'optimizer': {}}, ['state_dict'])
+        {'state_dict': {'a': 1}}
+    """
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f'the checkpoint holds a {type(checkpoint).__name__}; give one that a runner saved')
+    if no_ema:
+        if 'ema_state_dict' not in checkpoint:
+            raise ConfigError('--no-ema: the checkpoint has no ema_state_dict, its weights are raw; leave the flag out')
+        ema = weights_of({'state_dict': checkpoint['ema_state_dict']}, source)
+        raw = {k.removeprefix('module.'): v for k, v in ema.items() if k.startswith('module.')}
+        checkpoint = {**checkpoint, 'state_dict': raw}
+    missing = [key for key in keys if key not in checkpoint]
+    if missing:
+        has = ', '.join(list(map(str, checkpoint))[:8])
+        raise ConfigError(f'--save-keys: the checkpoint has no {", ".join(missing)}; it has {has or "nothing"}')
+    if 'state_dict' in keys:
+        require_finite(weights_of(checkpoint, source), source)
+    return {key: checkpoint[key] for key in keys}
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / 'a'; _ = file.write_bytes(b''); sha256(file)[:8]
+        'e3b0c442'
+    """
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,152 @@
+"""Reading checkpoints without executing what they hold.
+
+``torch.load`` unpickles, and a pickle can run any code. mmengine's loader falls back to that silently; ours does not.
+"""
+
+import io
+import pickle
+import re
+import tarfile
+from pathlib import Path
+from typing import IO, Any
+
+import mmengine.runner.checkpoint as mmengine_checkpoint
+import torch
+from mmengine.fileio import get as read_bytes
+from mmengine.runner import CheckpointLoader
+
+from mmkerv.engine.checkpoint.unpickler import restricted_pickle
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """A checkpoint is damaged, or names something other than weights and mmengine's records.
+
+    Example:
+        >>> issubclass(UnsafeCheckpointError, RuntimeError)
+        True
+    """
+
+
+def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bool = False) -> Any:
+    """Read a checkpoint that holds tensors, numbers, strings, containers and mmengine's message history, nothing else.
+
+    Args:
+        file: path of a local file, or a binary stream.
+        map_location: as ``torch.load`` has it.
+        trust: read it with the unrestricted unpickler, which runs whatever the file says.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UnsafeCheckpointError: if the file is damaged or names anything else; nothing of it has been executed.
+
+    Example:
+        >>> import io
+        >>> stream = io.BytesIO(); torch.save({'weight': torch.ones(2)}, stream)
+        >>> _ = stream.seek(0); safe_load(stream)
+        {'weight': tensor([1., 1.])}
+    """
+    name = getattr(file, 'name', type(file).__name__) if hasattr(file, 'read') else str(file)
+    if not hasattr(file, 'read') and not Path(file).is_file():
+        raise FileNotFoundError(f'checkpoint {name!r} does not exist; give the path of a .pth file')
+    try:
+        return torch.load(file, map_location, weights_only=False) if trust else _load_restricted(file, map_location)
+    except OSError:
+        raise
+    # What a damaged file ends in depends on the byte: errors of pickle, struct, codecs, numpy and torch were all seen.
+    except Exception as error:
+        found = f'checkpoint {name!r} was not read: it is damaged, or'
+        if trust:
+            raise UnsafeCheckpointError(f'{found} needs code that is not here ({_reason(error)})') from error
+        raise UnsafeCheckpointError(
+            f'{found} holds more than weights ({_reason(error)}). Nothing of it was executed. If you trust where it '
+            'comes from, use --trust-checkpoint (trust=True in Python)'
+        ) from error
+
+
+def install_safe_loading(trust: bool = False) -> None:
+    """Make every checkpoint that mmengine's runner reads in this process go through :func:`safe_load`.
+
+    Args:
+        trust: as :func:`safe_load` has it.
+
+    Example:
+        >>> install_safe_loading()
+    """
+
+    def read(file: Path | IO[bytes], map_location: Any) -> Any:
+        checkpoint = safe_load(file, map_location or 'cpu', trust)
+        meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+        if not trust and isinstance(meta, dict):
+            # Runner.resume runs this text, which mmcv 1 wrote and mmengine does not, as a Python program.
+            meta.pop('config', None)
+        return checkpoint
+
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
+        return read(Path(filename).expanduser(), map_location)
+
+    def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
+        cached = Path(torch.hub.get_dir()) / 'checkpoints' / filename.rpartition('/')[2]
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(filename, str(cached))
+            except OSError as error:
+                raise ConnectionError(
+                    f'checkpoint {filename!r} was not downloaded: {error}. Give the path of a file instead, or put the '
+                    f'file at {cached}'
+                ) from error
+        return load_from_local(str(cached), map_location)
+
+    def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
+        name = filename.partition('://')[2]
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+        address = mmengine_checkpoint.get_external_models()[name]
+        if address.startswith(('http://', 'https://')):
+            return load_from_http(address, map_location)
+        return load_from_local(str(Path(mmengine_checkpoint._get_mmengine_home(), address)), map_location)
+
+    def load_from_storage(filename: str, map_location: Any = None, **_: Any) -> Any:
+        stream = io.BytesIO(read_bytes(filename))
+        stream.name = filename
+        return read(stream, map_location)
+
+    for prefixes, loader in (
+        ('', load_from_local),
+        (('http://', 'https://'), load_from_http),
+        (('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
+        ((r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'), load_from_storage),
+    ):
+        CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
+    # The other schemes (torchvision://, mmcls://) look their address up and call this by its name.
+    mmengine_checkpoint.load_from_http = load_from_http
+
+
+def _reason(error: Exception) -> str:
+    """The one line of torch's long message that says what was found."""
+    text = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
+    found = re.search(r'GLOBAL (\S+)', text)
+    return f'it names {found[1]}' if found else text.splitlines()[0].split('. ')[0]
+
+
+def _load_restricted(file: Any, map_location: Any) -> Any:
+    # Not weights_only: its unpickler looks at names alone, and a file can give numpy bytes for addresses.
+    settings = dict(map_location=map_location, weights_only=False)
+    with torch.serialization._open_file_like(file, 'rb') as stream:
+        start = stream.tell()
+        if not torch.serialization._is_zipfile(stream):
+            # torch 0.1 wrote tar archives, which torch unpacks.
+            unpacked = tarfile.is_tarfile(stream)
+            stream.seek(start)
+            if unpacked:
+                raise pickle.UnpicklingError('it is a tar archive')
+            return torch.load(stream, pickle_module=restricted_pickle(), **settings)
+        with torch.serialization._open_zipfile_reader(stream) as archive:
+            # torch hands these to torch.jit.load, which runs the code in them, whatever the unpickler is.
+            if torch.serialization._is_torchscript_zip(archive):
+                raise pickle.UnpicklingError('it is a TorchScript archive')
+            stream.seek(start)
+            checked = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+            return torch.load(file, pickle_module=restricted_pickle(None if checked else archive), **settings)

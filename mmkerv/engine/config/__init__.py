@@ -1,0 +1,1 @@
+"""Configs: read, check, prepare for a runner."""

@@ -1,0 +1,107 @@
+"""What test.py does beyond a plain test, each in the way of the library the config belongs to."""
+
+from copy import deepcopy
+from typing import Any
+
+import mmengine
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+
+from mmkerv.engine.config.prepare import ConfigError, build_runner
+
+
+def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int = 1) -> None:
+    """Switch the visualization hook of the config's library on.
+
+    Raises:
+        ConfigError: if the config has no visualization hook.
+
+    Example:
+        >>> hooks = dict(visualization=dict(type='DetVisualizationHook'))
+        >>> cfg = Config(dict(default_scope='mmdet', default_hooks=hooks))
+        >>> paint_predictions(cfg, False, 'out', 2); cfg.default_hooks.visualization.test_out_dir
+        'out'
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ConfigError('--show and --show-dir need default_hooks=dict(visualization=...) in the config, it has none')
+    hook.update(show=show, wait_time=wait_time)
+    scope = cfg.get('default_scope')
+    if scope == 'mmpretrain':
+        hook.update(enable=True, out_dir=show_dir, interval=interval)
+    elif scope == 'mmseg':
+        hook.draw = True
+        if show_dir:
+            cfg.visualizer.save_dir = show_dir
+    else:
+        hook.update(draw=True, test_out_dir=show_dir)
+
+
+def augment_test(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation; without ``tta_pipeline`` in the config, by flipping.
+
+    Raises:
+        ConfigError: if the config has no ``tta_model`` and its library has no default.
+
+    Example:
+        >>> augment_test(cfg)  # doctest: +SKIP
+    """
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    scope = cfg.get('default_scope')
+    defaults = {
+        'mmdet': {'type': 'DetTTAModel', 'tta_cfg': {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}},
+        'mmpretrain': {'type': 'mmpretrain.AverageClsScoreTTA'},
+    }
+    tta_model = cfg.get('tta_model') or defaults.get(scope)
+    if tta_model is None:
+        raise ConfigError(f'--tta needs tta_model and tta_pipeline in a config of {scope}, it has none')
+    pipeline = cfg.get('tta_pipeline')
+    if pipeline is None:
+        last = deepcopy(dataset.pipeline[-1])
+        if scope == 'mmdet':
+            last['meta_keys'] = (
+                'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'
+            )  # fmt: skip
+        flips = [{'type': 'RandomFlip', 'prob': p} for p in (1.0, 0.0)]
+        pipeline = [*dataset.pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [last]]}]
+    cfg.model = ConfigDict(**{**tta_model, 'module': cfg.model})
+    dataset.pipeline = pipeline
+
+
+def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dict[str, Any]:
+    """Run the test and write what is asked for.
+
+    Args:
+        cfg: prepared config with ``load_from``.
+        out: file, or for predictions of a segmentor folder, to write to.
+        out_item: ``'pred'`` or ``'metrics'``.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        ConfigError: if ``out`` has a suffix mmengine cannot write.
+
+    Example:
+        >>> evaluate(cfg)['coco/bbox_mAP']  # doctest: +SKIP
+    """
+    scope = cfg.get('default_scope')
+    predictions = out if out_item == 'pred' else None
+    if predictions and scope == 'mmseg':
+        cfg.test_evaluator.update(output_dir=predictions, keep_results=True)
+    elif out and not out.endswith(('.pkl', '.pickle') if predictions else ('.json', '.yaml', '.yml', '.pkl')):
+        wanted = '.pkl' if predictions else '.json, .yaml or .pkl'
+        raise ConfigError(f'--out must end in {wanted} for {out_item}, got {out!r}')
+    runner = build_runner(cfg)
+    if predictions and scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=predictions))
+    elif predictions and scope != 'mmseg':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=predictions))
+    metrics = runner.test()
+    if out and out_item == 'metrics':
+        mmengine.dump(metrics, out)
+    return metrics

@@ -1,0 +1,1 @@
+"""Hooks for the operators and for training."""

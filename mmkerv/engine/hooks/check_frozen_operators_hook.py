@@ -1,0 +1,129 @@
+"""Hook that looks at operators which a host network has frozen: what no checkpoint gave them stays at random."""
+
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmkerv.engine.checkpoint.load_observer import watched_loading
+from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.registry import HOOKS
+from mmkerv.utils import log
+
+TOLERANCE = 1e-6
+
+
+@HOOKS.register_module()
+class CheckFrozenOperatorsHook(Hook):
+    r"""Refuse to train with frozen operators at random, and say which operators are frozen.
+
+    Hosts freeze the stem and the first stages of a backbone (``frozen_stages``), and an operator's own parameters with
+    them. At the start of training, after initialisation and loading, every operator with a generated kernel whose own
+    parameters are frozen must have got them from a checkpoint, or be the identity, :math:`|K - W| \le 10^{-6} |W|`.
+    One warning names those that pass.
+
+    Raises:
+        ConfigError: at the start of training, naming the operators and the cure.
+
+    Example:
+        >>> custom_hooks = [dict(type='mmkerv.CheckFrozenOperatorsHook')]
+    """
+
+    # EMAHook copies the model in `before_run`; the copy is not to be watched.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._filled: set[Tensor] = set()
+        self._watch = ExitStack()
+
+    def before_run(self, runner: Runner) -> None:
+        """Watch what initialisation, ``load_from`` and resuming give."""
+        self._watch.close()
+        self._filled.clear()
+        self._watch.enter_context(watched_loading(_bare(runner.model), self._fill))
+
+    def _fill(self, key: str, own: Tensor, value: Any) -> None:
+        if own.shape == getattr(value, 'shape', None):
+            self._filled.add(own)
+
+    def before_val(self, runner: Runner) -> None:
+        """Stop watching: without training there is nothing to look at."""
+        self._watch.close()
+
+    before_test = before_val
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at the frozen operators.
+
+        Raises:
+            ConfigError: if one of them is at random.
+        """
+        self._watch.close()
+        # Some hosts freeze only here; the training loop does the same before its first iteration.
+        runner.model.train()
+        frozen = {name: op for name, op in _operators(_bare(runner.model)).items() if _frozen(op)}
+        lacking = {name: missing for name, op in frozen.items() if (missing := self._lacking(op))}
+        random = [name for name in lacking if not is_identity(frozen[name])]
+        if random:
+            identity = "start them as the identity (conv_cfg.super_init='identity'), "
+            raise ConfigError(
+                f'{len(random)} operators are frozen at random ({_first(random)}). No checkpoint gave '
+                f'{random[0]}.{lacking[random[0]][0]}, and the kernels are not the basic weights: random super '
+                'layers or kernel nets would stay random. Train them (frozen_stages=-1 in the backbone), '
+                f'{identity if any(frozen[name].weight is not None for name in random) else ""}'
+                "or give a checkpoint that has them: init_cfg=dict(type='Pretrained', checkpoint=FILE, "
+                "prefix='backbone.') in the backbone, or load_from=FILE"
+            )
+        if frozen:
+            bare = [name for name, op in frozen.items() if _is_frozen(op.weight) and op.weight not in self._filled]
+            log(
+                f'mmkerv: {len(frozen)} operators are frozen, their super layers or kernel nets will not train: '
+                f'{_first(list(frozen))}; frozen_stages=-1 in the backbone trains them'
+                + (f'. And the weights of {len(bare)} of them are random: no checkpoint gave them' if bare else ''),
+                logging.WARNING,
+            )
+
+    def _lacking(self, operator: GeneratedKernel) -> list[str]:
+        return [name for name, parameter in _frozen(operator).items() if parameter not in self._filled]
+
+
+@torch.no_grad()
+def is_identity(operator: GeneratedKernel) -> bool:
+    r"""Whether the kernel is the basic weight, :math:`|K - W| \le 10^{-6} |W|`; without a basic weight it is not.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> is_identity(CoCConv2d(3, 8, 3)), is_identity(CoCConv2d(3, 8, 3, super_init='kaiming'))
+        (True, False)
+    """
+    if operator.weight is None:
+        return False
+    weight = operator.weight
+    return bool((operator.kernel() - weight).norm() <= TOLERANCE * weight.norm())
+
+
+def _operators(model: nn.Module) -> dict[str, GeneratedKernel]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, GeneratedKernel)}
+
+
+def _frozen(operator: GeneratedKernel) -> dict[str, nn.Parameter]:
+    """The frozen parameters that a plain convolution does not have."""
+    return {n: p for n, p in operator.named_parameters() if n not in ('weight', 'bias') and _is_frozen(p)}
+
+
+def _is_frozen(parameter: nn.Parameter | None) -> bool:
+    return parameter is not None and not parameter.requires_grad
+
+
+def _first(names: list[str]) -> str:
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model

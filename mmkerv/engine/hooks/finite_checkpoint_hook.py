@@ -1,0 +1,57 @@
+"""``FiniteCheckpointHook``: no checkpoint of a network that has diverged takes the place of a sound one."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmkerv.engine.checkpoint.finite import not_finite
+from mmkerv.engine.hooks.kervolution_guard_hook import TrainingGuardError
+from mmkerv.registry import HOOKS
+
+
+class DivergedError(TrainingGuardError):
+    """The network holds NaN or infinite numbers.
+
+    Example:
+        >>> issubclass(DivergedError, FloatingPointError)
+        True
+    """
+
+
+@HOOKS.register_module()
+class FiniteCheckpointHook(Hook):
+    """Stop a run, instead of writing a checkpoint, when its network holds NaN or infinite numbers.
+
+    They come from one step whose gradient was none, often with a finite loss; nothing that is trained from there on is
+    of use, and ``--resume`` goes on from the last sound checkpoint. What was not finite before training, such as a mask
+    of -inf, need not be.
+
+    Raises:
+        DivergedError: in training, before anything is written or removed.
+
+    Example:
+        >>> custom_hooks = [dict(type='mmkerv.FiniteCheckpointHook')]
+    """
+
+    # After the hooks that change what is written, such as EMAHook.
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._exempt: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """See what is not finite before training."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._exempt = set(not_finite(model.state_dict()))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Look at what is to be written."""
+        bad = [name for name in not_finite(checkpoint['state_dict']) if name not in self._exempt]
+        if bad:
+            rest = f', the first of {len(bad)} such tensors' if len(bad) > 1 else ''
+            raise DivergedError(
+                f'FiniteCheckpointHook: the network holds NaN or infinite numbers in {bad[0]}{rest}: training has '
+                'diverged. Nothing is written, and earlier checkpoints are kept. Lower optim_wrapper.optimizer.lr, or '
+                'clip the gradients (optim_wrapper.clip_grad), and go on with --resume; '
+                'custom_hooks=[dict(type="mmkerv.LossGuardHook")] tells where it begins'
+            )

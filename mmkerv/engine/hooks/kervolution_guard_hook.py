@@ -1,0 +1,210 @@
+"""``KervolutionGuardHook``: tells which kervolution overflowed or died, which the loss alone does not."""
+
+import logging
+import math
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mmkerv.ops.core.arguments import ArgumentError, integer, one_of
+from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.registry import HOOKS
+from mmkerv.utils import log
+
+CURE = (
+    'Replace fewer layers (where=dict(stages=()) is the stem alone), take a lower degree or learning rate, normalise '
+    'what reaches the layer (pixels in [0, 1], a norm), or clip the gradients (optim_wrapper.clip_grad)'
+)
+
+
+DYING = ('gaussian', 'laplacian')
+# A response below it has a gradient that no step feels.
+DEAD = 1e-20
+# Relative to the bias, a response that is larger is seen behind it.
+ROUNDING = 1e-3
+DEAD_CURE = (
+    "Take gamma='auto' or a smaller gamma, normalise what reaches the layer (a norm before it), or replace layers of "
+    'fewer channels (where=dict(stages=()) is the stem alone)'
+)
+
+
+class TrainingGuardError(FloatingPointError):
+    """Training was stopped because its numbers are of no use any more.
+
+    Example:
+        >>> issubclass(TrainingGuardError, FloatingPointError)
+        True
+    """
+
+
+class DeadKernelError(TrainingGuardError):
+    """All responses of a gaussian or laplacian kervolution are 0 or nearly so, and so are its gradients.
+
+    Example:
+        >>> issubclass(DeadKernelError, FloatingPointError)
+        True
+    """
+
+
+class KervolutionOverflowError(TrainingGuardError):
+    """The response of a kervolution is infinite or NaN.
+
+    Example:
+        >>> issubclass(KervolutionOverflowError, FloatingPointError)
+        True
+    """
+
+
+@HOOKS.register_module()
+class KervolutionGuardHook(Hook):
+    r"""Watch kervolutions in training; stop or warn when a response :math:`(s + c)^n` is infinite or NaN, or is dead.
+
+    The message names the layer (the first in forward order), the iteration and the largest |s| of the batch. The
+    checks read each response and wait for the device once an iteration, after the step: a run that is stopped has not
+    written a checkpoint of that iteration.
+
+    A filter of a gaussian or laplacian kernel is dead if :math:`\kappa(x_i, w) < 10^{-20}` for every patch of the
+    batch: its gradient is as small, and it never comes back. The action is for layers of which all filters are dead; of
+    one with some a warning tells once.
+
+    Args:
+        action: ``'stop'`` raises, ``'warn'`` logs a warning, once for each layer.
+        interval: look at every n-th iteration, >= 1.
+
+    Raises:
+        ValueError: for another action or an interval < 1; at the start of training if the model has no kervolution.
+        KervolutionOverflowError, DeadKernelError: in training, with ``action='stop'``.
+
+    Source: Kervolutional Neural Networks, CVPR 2019, section 6, "Training": too much non-linearity is unstable.
+
+    Example:
+        >>> custom_hooks = [dict(type='mmkerv.KervolutionGuardHook', action='warn', interval=10)]
+    """
+
+    # Before hooks that log, evaluate or save what the overflow has spoilt.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, action: str = 'stop', interval: int = 1):
+        self.action = one_of(action, 'action', ('stop', 'warn'))
+        self.interval = integer(interval, 'interval', 1)
+        self._layers: dict[str, Kervolution] = {}
+        self._finite: dict[str, Tensor] = {}
+        self._alive: dict[str, Tensor] = {}
+        self._handles: list[RemovableHandle] = []
+        self._warned: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the kervolutions.
+
+        Raises:
+            ValueError: if the model has none.
+        """
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._layers = {name: m for name, m in model.named_modules() if isinstance(m, Kervolution)}
+        if not self._layers:
+            raise ArgumentError(
+                'KervolutionGuardHook found no KervConv in the model; take it out of custom_hooks, or add conv_cfg'
+            )
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Start watching, if this iteration is one to look at."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        self._finite.clear()
+        self._alive.clear()
+        for name, layer in self._layers.items():
+            layer.watched, layer.largest_product = True, None
+            self._handles.append(layer.register_forward_hook(self._recorder(name)))
+
+    def _recorder(self, name: str):
+        def record(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+            finite = torch.isfinite(output.detach()).all()
+            self._finite[name] = finite & self._finite[name] if name in self._finite else finite
+            if layer.kernel in DYING and output.numel():
+                alive = _largest_response(layer, inputs[0], output.detach()) >= DEAD
+                self._alive[name] = alive | self._alive[name] if name in self._alive else alive
+
+        return record
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        """Look at what the iteration's forward passes left."""
+        self._stop_watching()
+        if not self._finite:
+            return
+        names = list(self._finite)
+        finite = torch.stack([self._finite[name] for name in names]).tolist()
+        bad = [name for name, good in zip(names, finite) if not good]
+        self._finite.clear()
+        if bad and self.action == 'stop':
+            raise KervolutionOverflowError(self._message(bad[0], runner.iter))
+        for name in bad:
+            self._warn(name, self._message(name, runner.iter))
+        for name, alive in self._alive.items():
+            if alive.all() or name in bad:
+                continue
+            dead, filters = int((~alive).sum()), len(alive)
+            message = self._dead_message(name, dead, filters, runner.iter)
+            if dead == filters and self.action == 'stop':
+                raise DeadKernelError(message)
+            self._warn(f'{name}, {"all" if dead == filters else "some"} dead', message)
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            log(message, logging.WARNING)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the layers as they were found."""
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for layer in self._layers.values():
+            layer.watched = False
+
+    def _message(self, name: str, iteration: int) -> str:
+        layer = self._layers[name]
+        largest = layer.largest_product
+        product = '' if largest is None else f', largest |s| {largest.item():.3g}'
+        if largest is not None and not math.isfinite(largest.item()):
+            product += ' (its input or weight was not finite already: look at the layers before it)'
+        return (
+            f'KervolutionGuardHook: the response of {name!r} ({type(layer).__name__}, kernel={layer.kernel!r}) is '
+            f'infinite or NaN at iteration {iteration + 1}{product}. {CURE}.'
+        )
+
+    def _dead_message(self, name: str, dead: int, filters: int, iteration: int) -> str:
+        layer = self._layers[name]
+        return (
+            f'KervolutionGuardHook: {dead} of {filters} filters of {name!r} ({type(layer).__name__}, '
+            f'kernel={layer.kernel!r}, gamma={float(torch.as_tensor(layer.gamma).mean()):.3g}) are dead at iteration '
+            f'{iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_CURE}.'
+        )
+
+
+def _largest_response(layer: Kervolution, x: Tensor, output: Tensor) -> Tensor:
+    """The largest response of each filter, (O,), without the bias."""
+    axes = tuple(axis for axis in range(output.dim()) if axis != output.dim() - layer.dims - 1)
+    largest = output.amax(axes) if layer.bias is None else (output - _along(layer.bias, layer)).amax(axes)
+    if layer.bias is None or bool((largest.abs() > layer.bias.abs() * ROUNDING).all()):
+        return largest
+    # A small response is lost in the rounding of response + bias.
+    bias = layer.bias
+    layer._parameters['bias'] = None
+    try:
+        with torch.no_grad():
+            return layer.forward(x).amax(axes)
+    finally:
+        layer._parameters['bias'] = bias
+
+
+def _along(bias: Tensor, layer: Kervolution) -> Tensor:
+    return bias.detach().view(-1, *(1,) * layer.dims)

@@ -1,0 +1,1 @@
+"""Bit-exact resume of interrupted training."""

@@ -1,0 +1,130 @@
+"""Variants of the host libraries' backbones: the same class with ``conv_cfg`` and ``where``.
+
+A variant is a subclass of the host's own class, made on first use, so that its names, state dict and behaviour are the
+host's; it builds the plain network and converts it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmkerv.models.placement import Where, convert
+from mmkerv.ops import DeployReport, switch_to_deploy
+from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.ops.core.base import Conv2d
+from mmkerv.utils import log
+
+FAMILIES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'HRNet', 'ShuffleNetV2', 'MobileNetV2', 'MobileNetV3')
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+FALLBACK = 'mmpretrain'
+
+
+def find_host(family: str, host: str | None = None) -> str:
+    """Return the library whose ``family`` of backbones is meant: ``host``, or that of the current default scope.
+
+    A scope without that family falls back to mmpretrain, which is logged.
+
+    Raises:
+        ValueError: if there is neither a host nor a default scope, or no library has the family.
+
+    Example:
+        >>> find_host('ResNet', host='mmpretrain')  # doctest: +SKIP
+        'mmpretrain'
+    """
+    scope = DefaultScope.get_current_instance()
+    name = host or (scope.scope_name if scope else None)
+    if name is None or (host is None and name not in HOSTS):
+        raise ArgumentError(
+            f'mmkerv.{family} needs to know whose {family} it is: the default scope is {name!r}; '
+            f"set default_scope in the config, or host='mmdet' (one of {', '.join(HOSTS)}) in the backbone"
+        )
+    if name not in HOSTS:
+        raise ArgumentError(f'host must be one of {", ".join(HOSTS)}, got {name!r}')
+    if ROOT_MODELS.get(f'{name}.{family}') is not None:
+        return name
+    if name != FALLBACK and ROOT_MODELS.get(f'{FALLBACK}.{family}') is not None:
+        log(f'mmkerv: {name} has no {family}; using {FALLBACK}.{family}', logging.WARNING)
+        return FALLBACK
+    raise ArgumentError(f'neither {name} nor {FALLBACK} has a backbone {family}; set host to a library that has it')
+
+
+@cache
+def variant(family: str, host: str) -> type[nn.Module]:
+    """Return the subclass of ``host``'s backbone ``family`` that takes ``conv_cfg`` and ``where``.
+
+    Example:
+        >>> variant('ResNet', 'mmdet').__mro__[1].__module__  # doctest: +SKIP
+        'mmdet.models.backbones.resnet'
+    """
+    base = ROOT_MODELS.get(f'{host}.{family}')
+
+    class Variant(base):
+        def __init__(self, *args: Any, conv_cfg: dict | None = None, where: Where | dict | None = None, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            rule = Where.of(where)
+            if conv_cfg is not None:
+                convert(self, conv_cfg, rule)
+
+        def init_weights(self) -> None:
+            with plain_convolutions(self):
+                super().init_weights()
+
+        def switch_to_deploy(self) -> DeployReport:
+            """Fold the operators, under the name mmpretrain's and timm's tools look for."""
+            return switch_to_deploy(self)
+
+    # The class can be found again by pickle: see __getattr__ below.
+    Variant.__name__, Variant.__qualname__, Variant.__module__ = family, f'{family}_{host}', __name__
+    Variant.__doc__ = (
+        f"{host}'s {family}; conv_cfg and where say which convolutions are replaced.\n\n{base.__doc__ or ''}"
+    )
+    return Variant
+
+
+@contextmanager
+def plain_convolutions(model: nn.Module) -> Iterator[None]:
+    """Let an initialiser see ``nn.Conv2d`` where the operators are, whose weights and biases are the operators' own.
+
+    Some hosts initialise by ``isinstance(m, nn.Conv2d)``, which an operator is not. Checkpoints that are loaded in the
+    block give the operators all their parameters. Operators without a basic kernel stay what they are: they have
+    nothing that a plain initialiser could set.
+
+    Args:
+        model: network; its operators are none but themselves after the block.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> net = nn.Sequential(CoCConv2d(3, 8, 3))
+        >>> with plain_convolutions(net):
+        ...     print(isinstance(net[0], nn.Conv2d))
+        True
+        >>> isinstance(net[0], nn.Conv2d)
+        False
+    """
+    operators = {m: type(m) for m in model.modules() if isinstance(m, Conv2d) and m.weight is not None}
+    try:
+        for operator, kind in operators.items():
+            operator.__class__ = _as_conv2d(kind)
+        yield
+    finally:
+        for operator, kind in operators.items():
+            operator.__class__ = kind
+
+
+@cache
+def _as_conv2d(kind: type[Conv2d]) -> type[nn.Conv2d]:
+    """The operator's class with ``nn.Conv2d`` behind it: nothing but ``isinstance`` and mmengine's names tell them."""
+    return type('Conv2d', (kind, nn.Conv2d), {})
+
+
+def __getattr__(name: str) -> type[nn.Module]:
+    family, _, host = name.rpartition('_')
+    if family and host in HOSTS:
+        return variant(family, host)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,256 @@
+"""What continuous-kernel convolutions of one and of two dimensions share."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _ntuple
+
+from mmkerv.ops.ckconv.kernel_net import KernelNet
+from mmkerv.ops.ckconv.options import CKOptions
+from mmkerv.ops.ckconv.sampling_grid import centred_positions, resolution, taps
+from mmkerv.ops.core import arguments
+from mmkerv.ops.core.base import CONVOLUTIONS, pad
+from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.precision import full_precision, is_traced_for_any_size
+from mmkerv.ops.fft.convolution import fft_convolution
+from mmkerv.ops.fft.cost_model import fft_is_cheaper
+from mmkerv.ops.separable.depthwise import depthwise_separable_kernel
+
+
+class ContinuousKernel(GeneratedKernel):
+    r"""Mixin of a convolution whose kernel is a function of position, sampled on a grid.
+
+    :math:`y = x * K + b` with :math:`K_j = \psi(p_j) / r`, :math:`p_j` the grid of resolution r.
+
+    Example:
+        >>> from mmkerv.ops import CKConv2d
+        >>> issubclass(CKConv2d, ContinuousKernel)
+        True
+    """
+
+    has_weight = False
+    causal = False
+
+    def _start(self, options: CKOptions, **factory: Any) -> None:
+        """Make the parameters beyond the bias; the rest of the constructor."""
+        self.options = options
+        self.resolution = (1.0,) * self.dims
+        width = self.in_channels // self.groups
+        channels = self.in_channels if options.separable else self.out_channels * width
+        self.kernel_net = KernelNet(self.dims, channels, options, **factory)
+        pointwise = nn.Parameter(torch.empty(self.out_channels, width, *(1,) * self.dims, **factory))
+        self.register_parameter('pointwise', pointwise if options.separable else None)
+        self.reset_operator_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the kernel net, the bias as torch's convolutions do, and the 1x1 kernel if ``separable``.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> CKConv2d(4, 4, 3).reset_parameters()
+        """
+        super().reset_parameters()
+        self.reset_operator_parameters()
+
+    @torch.no_grad()
+    def reset_operator_parameters(self) -> None:
+        """Draw all but the bias, such that the values of the kernel have variance 1 / fan_in.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> op = CKConv2d(4, 8, 7); op.reset_operator_parameters()
+            >>> round(float(op.kernel().var(unbiased=False) * 4 * 7 * 7), 4)
+            1.0
+        """
+        if self.pointwise is not None:
+            bound = math.sqrt(3 / self.pointwise[0].numel())
+            nn.init.uniform_(self.pointwise, -bound, bound)
+        self.kernel_net.reset(*self._start_of_kernel())
+
+    def _start_of_kernel(self) -> tuple[Tensor, float]:
+        """The positions of the kernel in training, and the variance it starts with there."""
+        size = self._start_size()
+        fan_in = math.prod(size) * (self.in_channels // self.groups if self.pointwise is None else 1)
+        return self._positions((1.0,) * self.dims, size), 1 / fan_in
+
+    def _start_size(self) -> tuple[int, ...]:
+        return self.kernel_size
+
+    def set_resolution(self, ratio: float | tuple[float, ...]) -> None:
+        r"""Sample the same continuous kernel on a finer or coarser grid from now on.
+
+        The kernel becomes :math:`\psi(p_j) / r` at positions r times as dense, so that a sum over r times as many
+        samples stays the same; padding grows along with it. The state dict does not hold the resolution.
+
+        Args:
+            ratio: samples at run time for each sample in training, one number or one for each axis.
+
+        Raises:
+            ValueError: if it is not above 0 or leaves no sample beside the current one.
+            RuntimeError: inside ``frozen_kernels``.
+
+        Source: CKConv, ICLR 2022: the response scales with the sampling rates' ratio.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> op = CKConv2d(4, 8, 7, padding=3); op.set_resolution(2)
+            >>> op.kernel().shape, op(torch.randn(1, 4, 20, 20)).shape
+            (torch.Size([8, 4, 13, 13]), torch.Size([1, 8, 20, 20]))
+        """
+        self.resolution = self._checked_resolution(ratio)
+
+    def _checked_resolution(self, ratio: Any) -> tuple[float, ...]:
+        if self._frozen_kernel is not None:
+            raise RuntimeError(
+                'set_resolution was called inside frozen_kernels: its kernel would be stale. Leave the block first.'
+            )
+        return resolution(ratio, self._size(), self.causal)
+
+    def kernel(self, scale_factor: float | tuple[float, ...] | None = None) -> Tensor:
+        """Compute the dense kernel, (O, C/groups, *size), in the type of the parameters.
+
+        It is computed in float32 at least, autocast or not, at every call. The 1x1 kernel of a separable layer is
+        multiplied in.
+
+        Args:
+            scale_factor: resolution; by default the layer's.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> CKConv2d(4, 8, (3, 5), separable=True).kernel().shape
+            torch.Size([8, 4, 3, 5])
+        """
+        parameter, kernel = self._parameter(), self._values(self._ratio(scale_factor))
+        if self.pointwise is not None:
+            with full_precision(parameter.device):
+                kernel = depthwise_separable_kernel(kernel, self.pointwise.to(kernel.dtype), self.groups)
+        return kernel.to(parameter.dtype)
+
+    def _forward_kernel(self) -> Tensor:
+        return self._sampled(self._ratio(None))
+
+    def _size(self) -> tuple[int, ...]:
+        """The kernel's size in training."""
+        return self.kernel_size
+
+    def _ratio(self, scale_factor: Any) -> tuple[float, ...]:
+        size = self._size()
+        return self.resolution if scale_factor is None else resolution(scale_factor, size, self.causal)
+
+    def _sampled(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
+        """The sampled kernel (O, C/groups, *size), or the depthwise one (C, 1, *size)."""
+        return self._values(ratio, sizes).to(self._parameter().dtype)
+
+    def _values(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
+        """The sampled kernel in the type it is computed in."""
+        parameter = self._parameter()
+        sizes = sizes or tuple(taps(k, r, self.causal) for k, r in zip(self.kernel_size, ratio))
+        with full_precision(parameter.device):
+            values = self.kernel_net(self._positions(ratio, sizes)) * (1 / math.prod(ratio))
+        shape = (len(values), 1) if self.options.separable else (self.out_channels, -1)
+        return values.view(*shape, *sizes)
+
+    def _positions(self, ratio: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
+        """Where the kernel is sampled, (P, dims), in the type it is computed in."""
+        axes = [centred_positions(k, r, **self._computing()) for k, r in zip(self.kernel_size, ratio)]
+        return torch.stack(torch.meshgrid(axes, indexing='ij'), -1).flatten(0, -2)
+
+    def _computing(self) -> dict[str, Any]:
+        parameter = self._parameter()
+        return {
+            'dtype': torch.float64 if parameter.dtype == torch.float64 else torch.float32,
+            'device': parameter.device,
+        }
+
+    def _parameter(self) -> Tensor:
+        return self.kernel_net.layers[-1].weight
+
+    def _padding_at(self, ratio: tuple[float, ...]) -> str | tuple[int, ...]:
+        """The padding that keeps the edges of the kernel where they are at resolution 1."""
+        if isinstance(self.padding, str) or all(r == 1 for r in ratio):
+            return self.padding
+        result = []
+        for padding, size, dilation, r in zip(
+            _ntuple(self.dims)(self.padding), self.kernel_size, _ntuple(self.dims)(self.dilation), ratio
+        ):
+            outside = math.floor(r * (padding - dilation * (size // 2)))
+            result.append(max(0, outside + dilation * (taps(size, r) // 2)))
+        return tuple(result)
+
+    def _apply_kernel(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> Tensor:
+        """Convolve with what :meth:`_sampled` gave, and with the 1x1 kernel if there is one."""
+        if x.dim() == self.dims + 1:
+            return self._apply_kernel(x[None], kernel, ratio)[0]
+        x, padding = self._padded(x, kernel, ratio)
+        if self.pointwise is None:
+            return self._convolve_by(x, kernel, self.bias, padding, self.groups)
+        y = self._convolve_by(x, kernel, None, padding, self.in_channels)
+        return CONVOLUTIONS[self.dims](y, self.pointwise, self.bias, groups=self.groups)
+
+    def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
+        """The input, padded if it is not by zeros, and the zeros that the convolution is to put before and after."""
+        size = tuple(kernel.shape[2:])
+        x, padding = pad(x, size, self._padding_at(ratio), self.dilation, self.padding_mode)
+        return x, [(p, p) for p in padding]
+
+    def _convolve_by(self, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list, groups: int) -> Tensor:
+        """Convolve by Fourier transforms or directly, as ``method`` says."""
+        dims = self.dims
+        stride, dilation = _ntuple(dims)(self.stride), _ntuple(dims)(self.dilation)
+        method = self.options.method
+        arguments.fft_stride(method, stride)
+        # MKL's transforms refuse an empty batch; a graph for any size would have those of this one.
+        if not is_traced_for_any_size() and x.numel():
+            wanted = method == 'fft'
+            if method == 'auto':
+                wanted = fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups)
+            if wanted:
+                return fft_convolution(x, kernel, bias, padding, dilation, groups)
+        if any(before != after for before, after in padding):
+            x = F.pad(x, [side for axis in reversed(padding) for side in axis])
+            padding = [(0, 0)] * dims
+        return CONVOLUTIONS[dims](x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
+
+    @torch.no_grad()
+    def _folded(self, dense: bool) -> nn.Module:
+        """The plain convolution, or the depthwise and the 1x1 one of a separable layer."""
+        arguments.boolean(dense, 'dense')
+        padding = self._padding_at(self.resolution)
+        if self.pointwise is None or dense:
+            return self._plain(self.kernel(), self.bias, padding=padding)
+        depthwise = self._plain(self._forward_kernel(), None, padding=padding, groups=self.in_channels)
+        geometry = {'stride': 1, 'padding': 0, 'dilation': 1, 'padding_mode': 'zeros'}
+        return nn.Sequential(depthwise, self._plain(self.pointwise, self.bias, **geometry)).train(self.training)
+
+    def extra_repr(self) -> str:
+        """Return the arguments as torch's convolutions print them, and the options that are not the default.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> CKConv2d(3, 8, 7, separable=True).extra_repr()
+            '3, 8, kernel_size=(7, 7), stride=(1, 1), separable=True'
+        """
+        defaults = CKOptions()._asdict()
+        changed = [f'{k}={v!r}' for k, v in self.options._asdict().items() if v != defaults[k]]
+        if any(r != 1 for r in self.resolution):
+            changed.append(f'resolution={self.resolution}')
+        return ', '.join([super().extra_repr(), *changed])
+
+
+def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
+    """Return the kernel sizes if all are odd: a centred kernel has a middle.
+
+    Raises:
+        ValueError: otherwise.
+
+    Example:
+        >>> odd((7, 1))
+        (7, 1)
+    """
+    if any(k % 2 == 0 for k in sizes):
+        nearest = tuple(k + 1 - k % 2 for k in sizes)
+        raise arguments.ArgumentError(f'{name} must be odd for a centred continuous kernel, got {sizes}; use {nearest}')
+    return sizes

@@ -1,0 +1,278 @@
+"""CKConv1d: convolution of sequences by a continuous kernel as long as the sequence.
+
+y_t = sum over tau of psi(tau) x_{t - tau}.
+CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _single
+
+from mmkerv.ops.ckconv.base import ContinuousKernel, odd
+from mmkerv.ops.ckconv.irregular import irregular_convolution
+from mmkerv.ops.ckconv.options import CKOptions
+from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
+from mmkerv.ops.core import arguments
+from mmkerv.ops.core.base import Conv1d
+from mmkerv.ops.core.generated import FoldError
+
+# What stands for the kernel's size while no sequence has come.
+UNKNOWN_LENGTH = 256
+
+
+class CKConv1d(ContinuousKernel, Conv1d):
+    r"""Continuous-kernel convolution of sequences, causal or centred.
+
+    causal: :math:`y_t = \sum_{\tau=0}^{\min(t, k - 1)} \psi(1 - 2\tau/(k-1))\, x_{t-\tau} + b`
+
+    x (N, C, L), y (N, O, L'), kernel (O, C/groups, k); its last sample, at position 1, meets the current one. The
+    kernel is as long as the sequences of the training, k = ``kernel_size``. Sequences of any length may follow: a
+    shorter one uses the end of the kernel, of a longer one each output sees the last k samples. Long kernels are
+    applied by Fourier transforms, in O(L log L).
+
+    Args:
+        in_channels, out_channels, stride, dilation, groups, bias, device, dtype: as ``nn.Conv1d`` has them.
+        kernel_size: samples of the kernel in training, usually the length of the sequences; odd if not causal.
+            ``None``: the length of the first sequence that comes, which the state dict then holds (causal only).
+        padding, padding_mode: as ``nn.Conv1d`` has them if not causal; a causal layer pads on the left by itself.
+        causal: no output sees what follows it, and y is as long as x (divided by the stride).
+        hidden: width of the kernel net, >= 1.
+        layers: its linear layers, >= 2.
+        omega_0: angular frequency of its sine layers, > 0; the paper tunes it by task (31.09 for sequential MNIST).
+        activation: ``'sine'``, ``'relu'``, ``'swish'`` or ``'rff'`` (random Fourier features, then ReLU).
+        separable: a depthwise continuous kernel followed by a 1x1 convolution.
+        method: ``'direct'``, ``'fft'``, or ``'auto'``: what is cheaper by a measured cost model. Strides are direct.
+
+    Raises:
+        ValueError: if a value or a combination breaks its rule.
+        TypeError: if an argument is unknown or has the wrong type.
+
+    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
+
+    Example:
+        >>> conv = CKConv1d(1, 8, 784, omega_0=31.09)
+        >>> conv(torch.randn(2, 1, 784)).shape, conv(torch.randn(2, 1, 101)).shape
+        (torch.Size([2, 8, 784]), torch.Size([2, 8, 101]))
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int] | None = None,
+        stride: int | tuple[int] = 1,
+        padding: str | int | tuple[int] = 0,
+        dilation: int | tuple[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = 'zeros',
+        *,
+        causal: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ):
+        arguments.reject_unknown('CKConv1d', set(options) - set(CKOptions._fields), ('causal', *CKOptions._fields))
+        options = CKOptions(**options).checked()
+        arguments.boolean(causal, 'causal')
+        factory = {'device': device, 'dtype': dtype}
+        if not causal:
+            if kernel_size is None:
+                raise arguments.ArgumentError(
+                    'kernel_size=None is for causal layers; give the size of a centred kernel'
+                )
+            odd(arguments.integers(kernel_size, 1, 'kernel_size', 1))
+        size = UNKNOWN_LENGTH if kernel_size is None else kernel_size
+        super().__init__(
+            in_channels, out_channels, size, stride, padding, dilation, groups, bias, padding_mode, **factory
+        )
+        self.causal = causal
+        if causal and (self.padding not in ((0,), 'valid') or padding_mode != 'zeros'):
+            raise arguments.ArgumentError(
+                f'a causal layer pads with zeros on the left by itself, got padding={padding!r}, '
+                f'padding_mode={padding_mode!r}; leave them out, or pass causal=False'
+            )
+        arguments.fft_stride(options.method, self.stride)
+        self._start(options, **factory)
+        # 0 until a sequence has come; a layer that was given its size has none to remember.
+        unknown = torch.zeros((), dtype=torch.long, device=device) if kernel_size is None else None
+        self.register_buffer('length', unknown)
+        self._fresh = True
+        if kernel_size is None:
+            self.kernel_size = None
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters; a layer that took its size from a sequence keeps it.
+
+        Example:
+            >>> CKConv1d(4, 4, 9).reset_parameters()
+        """
+        size = self.kernel_size
+        self.kernel_size = self._start_size()
+        super().reset_parameters()
+        self.kernel_size = size
+        if self.length is not None:
+            self.length.fill_(size[0] if size else 0)
+
+    def _start_size(self) -> tuple[int, ...]:
+        return self.kernel_size or (UNKNOWN_LENGTH,)
+
+    @torch.no_grad()
+    def _take_length(self, length: int) -> None:
+        """Make the kernel as long as the first sequence, with the start it would have had if that had been known."""
+        known = int(self.length)
+        self.kernel_size = (known or length,)
+        if known:
+            return
+        self.length.fill_(length)
+        if not self._fresh:
+            return
+        self.kernel_net.rescale(*self._start_of_kernel())
+        if self.bias is not None:
+            self.bias.mul_((UNKNOWN_LENGTH / length) ** 0.5)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.length is None:
+            return
+        if f'{prefix}length' in state_dict:
+            length = int(state_dict[f'{prefix}length'])
+            self.kernel_size = (length,) if length else None
+        elif any(key.startswith(f'{prefix}kernel_net.') for key in state_dict):
+            # Of a layer that was given its size: the start is not to be scaled any more.
+            self._fresh = False
+
+    def _size(self) -> tuple[int, ...]:
+        if self.kernel_size is None:
+            raise RuntimeError(
+                'this CKConv1d has kernel_size=None and has seen no sequence, so its kernel has no length yet; run it '
+                'once, load a checkpoint, or pass kernel_size'
+            )
+        return self.kernel_size
+
+    def forward(self, x: Tensor, times: Tensor | None = None, scale_factor: float | None = None) -> Tensor:
+        r"""Convolve ``x`` (N, C, L) with the sampled kernel; returns (N, O, L').
+
+        With ``times`` the samples need not be regular:
+        :math:`y_i = \sum_{j \le i} \psi(1 - 2 (t_i - t_j)/(k-1))\, x_j + b` over samples at most k - 1 back, at a cost
+        of O(L^2) values of the kernel net.
+
+        Args:
+            x: input.
+            times: when each sample was taken, in steps of the training's sampling (0, 1, 2, ... is what a regular
+                sequence has), increasing; (L,), or (N, L) if they differ between sequences. Causal layers only.
+            scale_factor: resolution for this call, see :meth:`set_resolution`; by default the layer's. With ``times``
+                it divides the response, as regular samples that are so much denser need it.
+
+        Raises:
+            ValueError: for ``times`` that do not increase or do not fit, a resolution that leaves no sample, or a
+                sequence shorter than the kernel of a strided layer.
+            RuntimeError: in training with gradients inside ``frozen_kernels``.
+
+        Example:
+            >>> op, x = CKConv1d(2, 4, 50), torch.randn(1, 2, 50)
+            >>> kept = torch.tensor([0.0, 1.0, 4.0, 20.0, 49.0])
+            >>> op(x[..., kept.long()], times=kept).shape
+            torch.Size([1, 4, 5])
+        """
+        if x.dim() != 3:
+            raise arguments.ArgumentError(f'x must be (N, C, L), got {tuple(x.shape)}')
+        if self.kernel_size is None and times is None:
+            self._take_length(max(x.shape[-1], 1))
+        (ratio,) = self._ratio(scale_factor)
+        if times is not None:
+            return self._irregular(x, times, ratio)
+        length, (dilation,), (stride,) = x.shape[-1], _single(self.dilation), _single(self.stride)
+        size = taps(self.kernel_size[0], ratio, self.causal)
+        if stride > 1 and length + 2 * self._sides(ratio) < dilation * (size - 1) + 1:
+            raise arguments.ArgumentError(
+                f'x must be at least as long as the kernel of a strided layer reaches, {dilation * (size - 1) + 1} '
+                f'samples, got {length}; use stride=1, or a smaller kernel_size'
+            )
+        if not self.causal:
+            kernel = self._current_kernel() if (ratio,) == self.resolution else self._sampled((ratio,))
+            return self._apply_kernel(x, kernel, (ratio,))
+        # Of a short sequence no output sees the whole kernel.
+        size = min(size, max(length - 1, 0) // dilation + 1)
+        if self._frozen_kernel is not None and (ratio,) == self.resolution:
+            kernel = self._current_kernel()[..., -size:]
+        else:
+            kernel = self._sampled((ratio,), (size,))
+        return self._apply_kernel(x, kernel, (ratio,))
+
+    def to_conv1d(self, dense: bool = False) -> nn.Module:
+        """Return plain modules that compute the same at the layer's resolution, with parameters of their own.
+
+        A causal layer becomes an ``nn.Sequential`` whose first module pads. A long kernel is quicker as it is, by
+        Fourier transforms, than folded.
+
+        Args:
+            dense: one convolution also for a separable layer, which is else a depthwise and a 1x1 one.
+
+        Example:
+            >>> op, x = CKConv1d(2, 4, 9), torch.randn(1, 2, 20)
+            >>> bool(torch.allclose(op.to_conv1d()(x), op(x), atol=1e-5))
+            True
+        """
+        folded = self._folded(dense)
+        if not self.causal:
+            return folded
+        reach = _single(self.dilation)[0] * (taps(self.kernel_size[0], self.resolution[0], True) - 1)
+        parts = list(folded) if isinstance(folded, nn.Sequential) else [folded]
+        return nn.Sequential(nn.ConstantPad1d((reach, 0), 0.0), *parts).train(self.training)
+
+    def to_conv2d(self, dense: bool = False) -> nn.Module:
+        """Refuse: sequences have one axis, see :meth:`to_conv1d`.
+
+        Raises:
+            FoldError: always.
+
+        Example:
+            >>> CKConv1d(2, 4, 9).to_conv2d()
+            Traceback (most recent call last):
+            ...
+            mmkerv.ops.core.generated.FoldError: CKConv1d convolves along one axis; use to_conv1d()
+        """
+        raise FoldError('CKConv1d convolves along one axis; use to_conv1d()')
+
+    @property
+    def _has_kernel(self) -> bool:
+        return self.kernel_size is not None
+
+    def _positions(self, ratio: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
+        if not self.causal:
+            return super()._positions(ratio, sizes)
+        computing = self._computing()
+        lags = torch.arange(sizes[0] - 1, -1, -1, dtype=torch.float64, device=computing['device']) / ratio[0]
+        return causal_positions(lags, self.kernel_size[0]).to(**computing)[:, None]
+
+    def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
+        if not self.causal:
+            return super()._padded(x, kernel, ratio)
+        return x, [(_single(self.dilation)[0] * (kernel.shape[-1] - 1), 0)]
+
+    def _sides(self, ratio: float) -> int:
+        padding = self._padding_at((ratio,))
+        return 0 if isinstance(padding, str) else _single(padding)[0]
+
+    def _irregular(self, x: Tensor, times: Tensor, ratio: float) -> Tensor:
+        if not self.causal:
+            raise arguments.ArgumentError('times needs a causal layer; pass causal=True when the layer is built')
+        for name, value in (('stride', self.stride), ('dilation', self.dilation)):
+            if _single(value) != (1,):
+                raise arguments.ArgumentError(f'times needs {name} 1, got {value}; irregular samples have no {name}')
+        size, width = self.kernel_size[0], 1 if self.options.separable else self.in_channels // self.groups
+        groups = self.in_channels if self.options.separable else self.groups
+
+        def values(lags: Tensor) -> Tensor:
+            return self.kernel_net(causal_positions(lags, size)[:, None]) / ratio
+
+        y = irregular_convolution(
+            x, times, values, size - 1, width, groups, self._computing()['dtype'], self.options.hidden
+        )
+        if self.pointwise is not None:
+            return F.conv1d(y, self.pointwise.to(y.dtype), self.bias, groups=self.groups)
+        return y if self.bias is None else y + self.bias[:, None].to(y.dtype)

@@ -1,0 +1,99 @@
+"""Causal convolution of samples that were taken at irregular times."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mmkerv.ops.core.arguments import ArgumentError, ArgumentTypeError
+from mmkerv.ops.core.precision import autocast_type, full_precision
+
+# Values of the kernel in memory at once.
+CHUNK = 2**22
+
+
+def irregular_convolution(
+    x: Tensor,
+    times: Tensor,
+    values: Callable[[Tensor], Tensor],
+    memory: float,
+    width: int,
+    groups: int,
+    dtype: torch.dtype = torch.float32,
+    hidden: int = 1,
+) -> Tensor:
+    r"""Convolve irregular samples: :math:`y_i = \sum_{j: 0 \le t_i - t_j \le m} \psi(t_i - t_j) x_j`.
+
+    A few outputs at a time, so that memory stays bounded; in training each such chunk is computed anew for the
+    gradient.
+
+    Args:
+        x: (N, C, L).
+        times: (L,), or (N, L) if they differ between sequences; strictly increasing.
+        values: function of lags (P,) that gives the kernel there, (O * width, P).
+        memory: largest lag m that counts.
+        width: input channels of each group.
+        groups: blocks of channels.
+        dtype: what the kernel is computed in.
+        hidden: numbers that ``values`` holds for each lag, if more than the kernel's.
+
+    Returns:
+        (N, O, L), in the type a convolution would give.
+
+    Raises:
+        ValueError: if ``times`` have another shape, are not finite, or do not increase.
+        TypeError: if they are no tensor.
+
+    Example:
+        >>> decay = lambda lags: torch.exp(-lags)[None]
+        >>> x, times = torch.ones(1, 1, 3), torch.tensor([0.0, 1.0, 5.0])
+        >>> irregular_convolution(x, times, decay, 9.0, 1, 1).flatten().tolist()
+        [1.0, 1.3678..., 1.0250...]
+    """
+    if not isinstance(times, Tensor):
+        raise ArgumentTypeError(f'times must be a tensor, got {times!r} ({type(times).__name__})')
+    if x.dim() != 3 or tuple(times.shape) not in ((x.shape[-1],), (x.shape[0], x.shape[-1])):
+        raise ArgumentError(
+            f'times must be (L,) or (N, L) for x (N, C, L), got {tuple(times.shape)} for {tuple(x.shape)}'
+        )
+    rounding = torch.finfo(times.dtype).eps if times.is_floating_point() else 0.0
+    times = times.to(x.device, torch.float64)
+    if not bool(torch.isfinite(times).all()) or not bool((times.diff(dim=-1) > 0).all()):
+        raise ArgumentError(
+            'times must be finite and strictly increasing; sort the samples by time, and merge those of one time'
+        )
+    result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
+    if times.dim() == 2:
+        rows = [
+            irregular_convolution(x[n : n + 1], times[n], values, memory, width, groups, dtype, hidden)
+            for n in range(len(x))
+        ]
+        if rows:
+            return torch.cat(rows)
+        times = torch.arange(x.shape[-1], dtype=torch.float64, device=x.device)
+
+    # A lag that is the largest but for the rounding of its two times counts.
+    slack = max(1e-9, 4 * rounding * float(times.detach().abs().max()) if times.numel() else 0.0)
+
+    def chunk(x: Tensor, start: int, stop: int) -> Tensor:
+        lags = times[start:stop, None] - times[None, :stop]
+        kernel = values(lags.clamp(0, memory).flatten().to(dtype)).view(groups, -1, width, stop - start, stop)
+        kernel = kernel * ((lags >= 0) & (lags <= memory + slack))
+        signal = x[..., :stop].reshape(len(x), groups, width, stop)
+        return torch.einsum('ngwj,gowij->ngoi', signal, kernel).flatten(1, 2)
+
+    length = x.shape[-1]
+    with full_precision(x.device):
+        signal = x.to(dtype)
+        channels = len(values(times.new_zeros(1).to(dtype)))
+        step = max(1, CHUNK // max(1, max(channels, hidden) * length))
+        parts = []
+        for start in range(0, length, step):
+            stop = min(length, start + step)
+            if torch.is_grad_enabled() and step < length:
+                parts.append(checkpoint(chunk, signal, start, stop, use_reentrant=False))
+            else:
+                parts.append(chunk(signal, start, stop))
+        y = torch.cat(parts, -1) if parts else signal.new_zeros(len(x), channels // width, 0)
+    return y.to(result_type)

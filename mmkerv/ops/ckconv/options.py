@@ -1,0 +1,57 @@
+"""Options of continuous-kernel convolution beyond those of a convolution, and their rules."""
+
+from typing import NamedTuple
+
+from mmkerv.ops.core import arguments
+
+ACTIVATIONS = ('sine', 'relu', 'swish', 'rff')
+METHODS = ('auto', 'fft', 'direct')
+# Those whose frequency omega_0 sets.
+PERIODIC = ('sine', 'rff')
+OMEGA_0 = 10.0
+
+
+class CKOptions(NamedTuple):
+    """The arguments of :class:`CKConv1d` and :class:`CKConv2d` beyond those of torch's convolutions.
+
+    Example:
+        >>> CKOptions(hidden=16).checked().layers
+        3
+    """
+
+    hidden: int = 32
+    layers: int = 3
+    omega_0: float = OMEGA_0
+    activation: str = 'sine'
+    separable: bool = False
+    method: str = 'auto'
+
+    def checked(self) -> 'CKOptions':
+        """Return the options if every value and their combination is legal.
+
+        Raises:
+            ValueError: naming the option, its value, the rule and the cure.
+            TypeError: if an option has the wrong type.
+
+        Example:
+            >>> CKOptions(omega_0=0.0).checked()
+            Traceback (most recent call last):
+            ...
+            mmkerv.ops.core.arguments.ArgumentError: omega_0 must be > 0, got 0.0
+        """
+        arguments.integer(self.hidden, 'hidden', 1)
+        arguments.integer(self.layers, 'layers', 2)
+        arguments.real(self.omega_0, 'omega_0', 0.0, above=True)
+        arguments.one_of(self.activation, 'activation', ACTIVATIONS)
+        arguments.boolean(self.separable, 'separable')
+        arguments.one_of(self.method, 'method', METHODS)
+        if self.activation not in PERIODIC and self.omega_0 != OMEGA_0:
+            raise arguments.ArgumentError(
+                f"omega_0 is the frequency of activation='sine' or 'rff', got omega_0={self.omega_0} with "
+                f'activation={self.activation!r}; leave omega_0 out'
+            )
+        if self.activation == 'rff' and self.hidden % 2:
+            raise arguments.ArgumentError(
+                f"hidden must be even with activation='rff' (a cosine and a sine for each frequency), got {self.hidden}"
+            )
+        return self

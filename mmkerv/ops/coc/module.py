@@ -1,0 +1,275 @@
+"""CoCConv2d: convolution by kernels that collaborate spatially.
+
+y = conv2d(x, K(W), b), K = untile(norm(s * tile(W)) + tile(W)).
+Convolution of Convolution: Let Kernels Spatially Collaborate, CVPR 2022, sections 3.1 and 3.2.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkerv.ops.coc.functional import (
+    LAYER_NORM_EPS,
+    num_associations,
+    spatial_association,
+    super_weight_shape,
+    uses_matrix,
+)
+from mmkerv.ops.coc.options import OFFICIAL, CoCOptions
+from mmkerv.ops.coc.super_kernel import super_kernel
+from mmkerv.ops.coc.super_layer import SuperLayer
+from mmkerv.ops.coc.tap_matrix import tap_selector
+from mmkerv.ops.core import arguments
+from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
+from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.precision import is_recording
+from mmkerv.ops.core.recompute import convolve_and_forget
+
+
+class CoCConv2d(GeneratedKernel, Conv2d):
+    r"""Convolution of convolution: ``conv2d`` by spatially associated kernels.
+
+    :math:`y = \mathrm{conv2d}(x, K, b)` with
+    :math:`K = \mathrm{untile}(\mathrm{norm}(s * \mathrm{tile}(W)) + \mathrm{tile}(W))`
+
+    x (N, C, H, W), y (N, O, H', W'), W and K (O, C/groups, kH, kW). Groups of ``association**2`` filters are laid out
+    as one tile each and convolved by super kernels s, so they are learned together; the result is one plain
+    convolution, which :meth:`to_conv2d` returns.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as ``nn.Conv2d`` has them. The kernel sizes must be odd.
+        association: filters along each side of a tile (``sa`` of the paper), >= 1.
+        kernel_plus: how far a super kernel reaches beyond a basic one (``skp``), even, >= 0;
+            :func:`mmkerv.ops.coc.super_kernel.super_kernel` says which kernel that is.
+        num_layers: super convolutions in a row (``sl``), >= 1.
+        skip: add each super layer's input to its output.
+        dilate: ``True`` the authors' dilated super kernels, ``'paper'`` none beyond ``kernel_size + kernel_plus``,
+            ``False`` undilated.
+        share: what shares a super kernel: ``'ci'`` the input channels (the paper), ``'co'`` the association groups,
+            ``'cico'`` both, ``None`` nothing, input channels are mixed.
+        super_init: ``'identity'`` starts with K = W; ``'kaiming'`` is the paper's start; ``'auto'`` is the identity
+            where one exists, else kaiming.
+        super_norm: ``'ln'`` layer norm of the super convolution's result (share ``'ci'`` only), or ``None``.
+        super_standardize: super kernels are standardised to mean 0 and standard deviation 1.
+        standardize: the result is: ``True`` standardised filter by filter, ``'ln'`` layer-normalised with a learned
+            scale and shift (C/groups, kH, kW), ``False`` left as it is.
+        super_bias: whether super layers have a bias.
+        recompute: compute the kernel again in backward instead of keeping it: less memory, three associations a step.
+
+    Raises:
+        ValueError: if a value or a combination breaks its rule, for example an even ``kernel_size``.
+        TypeError: if an argument is unknown or has the wrong type.
+
+    Source: Convolution of Convolution, CVPR 2022, equation 1, Figures 2 and 6.
+
+    Example:
+        >>> conv = CoCConv2d(16, 32, 3, padding=1)
+        >>> print(conv.extra_repr())
+        16, 32, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), super_init=identity
+        >>> conv(torch.randn(2, 16, 7, 7)).shape
+        torch.Size([2, 32, 7, 7])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = 'zeros',
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        **options: Any,
+    ):
+        arguments.reject_unknown('CoCConv2d', set(options) - set(CoCOptions._fields), CoCOptions._fields)
+        options = CoCOptions(**options).checked()
+        factory = {'device': device, 'dtype': dtype}
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory
+        )
+        self.options = options
+        association, kernel = options.association, self.kernel_size
+        self.super_kernel = tuple(super_kernel(k, options.kernel_plus, options.dilate) for k in kernel)
+        shape = super_weight_shape(self.weight.shape, self._super_size, options.share, self.groups, association)
+        for option, size in (('super_standardize', shape[1:]), ('standardize', self.weight.shape[1:])):
+            if getattr(options, option) is True and math.prod(size) == 1:
+                raise arguments.ArgumentError(
+                    f'{option}=True needs kernels of more than one element, got kernel_size={kernel} with '
+                    f'{self.weight.shape[1]} input channels a group; leave {option} off for this layer'
+                )
+        norm_shape = None
+        if options.super_norm:
+            associations = num_associations(self.out_channels, self.groups, association)
+            norm_shape = (associations, association * kernel[0], association * kernel[1])
+        self.super_layers = nn.ModuleList(
+            SuperLayer(shape, options.super_bias, norm_shape, **factory) for _ in range(options.num_layers)
+        )
+        affine = options.standardize == 'ln'
+        for name in ('kernel_norm_weight', 'kernel_norm_bias'):
+            self.register_parameter(
+                name, nn.Parameter(torch.empty(self.weight.shape[1:], **factory)) if affine else None
+            )
+        selector = None
+        if uses_matrix(self.weight.shape, association, options.share):
+            selector = tap_selector(association, kernel, self._super_size, self._super_dilation).to(self.weight)
+        self.register_buffer('selector', selector, persistent=False)
+        self.reset_operator_parameters()
+
+    @classmethod
+    def official(cls, preset: str, *args: Any, **kwargs: Any) -> 'CoCConv2d':
+        """Build the layer with the authors' published settings.
+
+        Args:
+            preset: ``'standard'`` (ResNet, HRNet) or ``'light'`` (ShuffleNetV2, MobileNetV3).
+            *args: as :class:`CoCConv2d`.
+            **kwargs: as :class:`CoCConv2d`; they win over the preset.
+
+        Raises:
+            ValueError: for another preset.
+
+        Example:
+            >>> CoCConv2d.official('light', 8, 8, 3, groups=8).options.super_norm
+            'ln'
+        """
+        arguments.one_of(preset, 'preset', tuple(OFFICIAL))
+        return cls(*args, **{**OFFICIAL[preset], **kwargs})
+
+    def reset_parameters(self) -> None:
+        """Draw ``weight`` and ``bias`` as ``nn.Conv2d`` does, then start the super layers.
+
+        Example:
+            >>> conv = CoCConv2d(4, 4, 3); conv.reset_parameters()
+            >>> bool(torch.equal(conv.kernel(), conv.weight))
+            True
+        """
+        super().reset_parameters()
+        self.reset_operator_parameters()
+
+    def reset_operator_parameters(self) -> None:
+        """Start the super layers, and the final norm if there is one, and leave ``weight`` and ``bias`` as they are.
+
+        Example:
+            >>> CoCConv2d(4, 4, 3).reset_operator_parameters()
+        """
+        for layer in self.super_layers:
+            layer.reset(self.options)
+        if self.kernel_norm_weight is not None:
+            nn.init.ones_(self.kernel_norm_weight)
+            nn.init.zeros_(self.kernel_norm_bias)
+
+    @property
+    def _super_size(self) -> tuple[int, int]:
+        return tuple(s.size for s in self.super_kernel)
+
+    @property
+    def _super_dilation(self) -> tuple[int, int]:
+        return tuple(s.dilation for s in self.super_kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (N, C, H, W) with the associated kernel; returns (N, O, H', W').
+
+        Raises:
+            RuntimeError: in training with gradients inside ``frozen_kernels``, where the parameters would get none.
+
+        Example:
+            >>> CoCConv2d(3, 8, 3, padding=1, recompute=True)(torch.randn(2, 3, 5, 5)).shape
+            torch.Size([2, 8, 5, 5])
+        """
+        # Inside torch.compile its own partitioner decides what is kept.
+        keeps = not self.options.recompute or self._frozen_kernel is not None or is_recording()
+        if keeps or not torch.is_grad_enabled():
+            return super().forward(x)
+        return convolve_and_forget(x, self.kernel, self._convolve, list(self.parameters()))
+
+    def _kernel(self) -> Tensor:
+        options, layers = self.options, self.super_layers
+        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        super_weights = [layer.weight.to(dtype) for layer in layers]
+        if options.super_standardize:
+            super_weights = [standardized(w) for w in super_weights]
+        kernel = spatial_association(
+            self.weight.to(dtype),
+            super_weights,
+            [layer.bias.to(dtype) for layer in layers] if options.super_bias else None,
+            association=options.association,
+            super_dilation=self._super_dilation,
+            groups=self.groups,
+            share=options.share,
+            skip=options.skip,
+            norms=[(n.norm_weight.to(dtype), n.norm_bias.to(dtype)) for n in layers] if options.super_norm else None,
+            selector=self.selector,
+        )
+        if options.standardize == 'ln':
+            affine = (self.kernel_norm_weight.to(dtype), self.kernel_norm_bias.to(dtype))
+            return F.layer_norm(kernel, kernel.shape[1:], *affine, eps=LAYER_NORM_EPS)
+        return standardized(kernel) if options.standardize else kernel
+
+    def extra_repr(self) -> str:
+        """Return ``nn.Conv2d``'s arguments, the options that are not the default, and how the super layers start.
+
+        Example:
+            >>> CoCConv2d(3, 8, 3, share='co').extra_repr()
+            "3, 8, kernel_size=(3, 3), stride=(1, 1), share='co', super_init=identity"
+        """
+        defaults = CoCOptions()._asdict()
+        changed = [f'{k}={v!r}' for k, v in self.options._asdict().items() if v != defaults[k] and k != 'super_init']
+        return ', '.join([super().extra_repr(), *changed, f'super_init={self.options.start}'])
+
+
+def standardized(weight: Tensor) -> Tensor:
+    r"""Standardise each filter: :math:`(w - \mathrm{mean}(w)) / (\mathrm{std}(w) + 10^{-5})`, std unbiased.
+
+    Weight standardisation as mmcv's ``conv_ws_2d`` computes it.
+
+    Args:
+        weight: (O, I, kH, kW), at least two elements a filter.
+
+    Example:
+        >>> standardized(torch.tensor([[[[1.0, 3.0]]]])).flatten()
+        tensor([-0.7071,  0.7071])
+    """
+    std, mean = torch.std_mean(weight, dim=(1, 2, 3), keepdim=True)
+    return (weight - mean) / (std + 1e-5)
+
+
+class CoCConv:
+    """What a config builds: :class:`CoCConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
+
+    The paper finds that replacing 1x1 convolutions harms (section 4.1), so they stay plain unless ``replace_1x1=True``.
+    The operator's arguments are checked in both cases.
+
+    Args:
+        in_channels, out_channels, kernel_size, *args, **kwargs: as :class:`CoCConv2d`.
+        replace_1x1: also associate 1x1 kernels.
+
+    Raises:
+        ValueError: as :class:`CoCConv2d`.
+        TypeError: as :class:`CoCConv2d`.
+
+    Example:
+        >>> type(CoCConv(8, 8, 1)).__name__, type(CoCConv(8, 8, 3)).__name__
+        ('Conv2d', 'CoCConv2d')
+    """
+
+    def __new__(
+        cls, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, replace_1x1: bool = False, **kwargs: Any
+    ):
+        """Build the layer."""
+        arguments.boolean(replace_1x1, 'replace_1x1')
+        options = {k: kwargs[k] for k in CoCOptions._fields if k in kwargs}
+        plain = {k: v for k, v in kwargs.items() if k not in options}
+        known = ('replace_1x1', *CoCOptions._fields)
+        arguments.reject_unknown('CoCConv', [k for k in plain if k not in CONV2D_KEYWORDS], known)
+        CoCOptions(**options).checked()
+        if arguments.integers(kernel_size, 2, 'kernel_size', 1) == (1, 1) and not replace_1x1:
+            return nn.Conv2d(in_channels, out_channels, kernel_size, *args, **plain)
+        return CoCConv2d(in_channels, out_channels, kernel_size, *args, **kwargs)

@@ -1,0 +1,1 @@
+"""Base classes of the operators, folding, frozen kernels, argument checks, precision."""

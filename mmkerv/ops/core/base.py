@@ -1,0 +1,257 @@
+"""What every operator shares with ``nn.Conv1d``, ``2d``, ``3d``: arguments, attributes, initialisation, padding."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _ntuple
+
+from mmkerv.ops.core import arguments
+
+CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class ConvNd(nn.Module):
+    r"""Base class of all operators: the arguments and attributes of torch's convolutions, but no forward.
+
+    :math:`y = \mathrm{op}(x; W, b)` with x of shape (N, C, *spatial) and y of shape (N, O, *spatial').
+
+    Args:
+        in_channels: channels C of the input, >= 1.
+        out_channels: channels O of the output, >= 1.
+        kernel_size: extent of the kernel, one integer or one for each spatial axis.
+        stride: step of the window.
+        padding: zeros (or what ``padding_mode`` says) added on each side, or ``'same'`` or ``'valid'``.
+        dilation: distance of the kernel's taps.
+        groups: number of blocks of channels that do not see each other; divides both channel counts.
+        bias: whether a learnable bias is added to the output.
+        padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
+        device: where the parameters are created.
+        dtype: their type.
+
+    Raises:
+        ValueError: if an argument's value breaks its rule; the message names it.
+        TypeError: if an argument has the wrong type.
+
+    Example:
+        >>> Conv2d(3, 8, 3, padding=1).weight.shape
+        torch.Size([8, 3, 3, 3])
+    """
+
+    dims: int
+    transposed = False
+    output_padding: tuple[int, ...]
+    # An operator whose kernel comes from no basic one sets it to False; its `weight` is None.
+    has_weight = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = 'zeros',
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        self.in_channels = arguments.integer(in_channels, 'in_channels', 1)
+        self.out_channels = arguments.integer(out_channels, 'out_channels', 1)
+        self.groups = arguments.integer(groups, 'groups', 1)
+        for name, channels in (('in_channels', self.in_channels), ('out_channels', self.out_channels)):
+            if channels % self.groups:
+                raise arguments.ArgumentError(
+                    f'{name} must be divisible by groups, got {name}={channels} and groups={self.groups}'
+                )
+        self.kernel_size = arguments.integers(kernel_size, self.dims, 'kernel_size', 1)
+        self.stride = arguments.integers(stride, self.dims, 'stride', 1)
+        self.padding = arguments.padding_argument(padding, self.dims, self.stride)
+        self.dilation = arguments.integers(dilation, self.dims, 'dilation', 1)
+        self.padding_mode = arguments.one_of(padding_mode, 'padding_mode', arguments.PADDING_MODES)
+        factory = {'device': device, 'dtype': dtype}
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
+        if bias:
+            self.bias = nn.Parameter(torch.empty(self.out_channels, **factory))
+        else:
+            self.register_parameter('bias', None)
+        ConvNd.reset_parameters(self)
+
+    def reset_parameters(self) -> None:
+        """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, with the same random numbers.
+
+        Example:
+            >>> _ = torch.manual_seed(0); mine = Conv2d(2, 2, 3)
+            >>> _ = torch.manual_seed(0); plain = nn.Conv2d(2, 2, 3)
+            >>> bool(torch.equal(mine.weight, plain.weight))
+            True
+        """
+        if self.weight is not None:
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.in_channels // self.groups * math.prod(self.kernel_size))
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise RuntimeError(
+            f"{type(self).__name__}._conv_forward was called, as mmcv's efficient_conv_bn_eval does: it would use "
+            '`weight` '
+            'as the kernel, which it is not. Fold the operators first with mmkerv.ops.switch_to_deploy(model), '
+            'or leave efficient_conv_bn_eval off.'
+        )
+
+    def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the input, padded unless the convolution can do it itself, and the padding left to it."""
+        # Host libraries rewrite stride, padding and dilation of built layers, so all three are read at each call.
+        return pad(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
+
+    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """Plain convolution of ``x`` with ``kernel``, with this layer's geometry and bias."""
+        x, padding = self._pad(x)
+        return CONVOLUTIONS[self.dims](x, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    @torch.no_grad()
+    def _plain(self, weight: Tensor, bias: Tensor | None, **geometry: Any) -> nn.Module:
+        """Return torch's convolution with copies of ``weight`` and ``bias``, of this geometry but for what is given."""
+        plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1]
+        names = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
+        geometry = {name: getattr(self, name) for name in names} | geometry
+        out_channels, width, *size = weight.shape
+        conv = plain(
+            width * geometry['groups'], out_channels, tuple(size), bias=bias is not None, device='meta', **geometry
+        )
+        learns = self._parameter().requires_grad
+        conv.weight = nn.Parameter(weight.detach().clone(), requires_grad=learns)
+        if bias is not None:
+            conv.bias = nn.Parameter(
+                bias.detach().clone(), requires_grad=learns if self.bias is None else self.bias.requires_grad
+            )
+        return conv.train(self.training)
+
+    def _parameter(self) -> Tensor:
+        """Return the parameter whose type, device and ``requires_grad`` stand for the layer's."""
+        return self.weight
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
+        own = {f'{prefix}{name}': p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
+        plain = self.weight is not None and f'{prefix}weight' in state_dict
+        if plain and not any(key in state_dict for key in own):
+            state_dict.update(own)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """Return the arguments as torch's convolutions print them.
+
+        Example:
+            >>> Conv2d(3, 8, 3, padding=1, bias=False).extra_repr()
+            '3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False'
+        """
+        return nn.Conv2d.extra_repr(self)
+
+
+class Conv1d(ConvNd):
+    """Base class of the 1-D operators.
+
+    Example:
+        >>> Conv1d(3, 8, 5).weight.shape
+        torch.Size([8, 3, 5])
+    """
+
+    dims = 1
+    output_padding = (0,)
+
+
+# mmengine's initialisers match a layer by its class name and the names of its direct bases. The direct base of each
+# operator is therefore called `Conv2d`: a host network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` treats the
+# operator's `weight` as that of a plain convolution. It is not an `nn.Conv2d`: mmcv's `fuse_conv_bn`,
+# `efficient_conv_bn_eval` and FLOP tables take `weight` for the kernel of every `nn.Conv2d`, and would corrupt it.
+class Conv2d(ConvNd):
+    """Base class of the 2-D operators.
+
+    Example:
+        >>> Conv2d(3, 8, (3, 5)).weight.shape
+        torch.Size([8, 3, 3, 5])
+    """
+
+    dims = 2
+    output_padding = (0, 0)
+
+
+class Conv3d(ConvNd):
+    """Base class of the 3-D operators.
+
+    Example:
+        >>> Conv3d(3, 8, 3).weight.shape
+        torch.Size([8, 3, 3, 3, 3])
+    """
+
+    dims = 3
+    output_padding = (0, 0, 0)
+
+
+def pad(
+    x: Tensor,
+    kernel_size: tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    padding_mode: str = 'zeros',
+) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad ``x`` (N, C, *spatial), unless the convolution can do it itself.
+
+    Returns:
+        The input, and the padding left to the convolution.
+
+    Example:
+        >>> x, left = pad(torch.ones(1, 1, 4), (4,), 'same', 1)
+        >>> tuple(x.shape), left
+        ((1, 1, 7), (0,))
+    """
+    dims = len(kernel_size)
+    if padding == 'valid':
+        return x, (0,) * dims
+    if padding == 'same':
+        total = [d * (k - 1) for d, k in zip(_ntuple(dims)(dilation), kernel_size)]
+        sides = [(t // 2, t - t // 2) for t in total]
+    else:
+        sides = [(p, p) for p in _ntuple(dims)(padding)]
+    if padding_mode == 'zeros' and all(before == after for before, after in sides):
+        return x, tuple(before for before, _ in sides)
+    mode = 'constant' if padding_mode == 'zeros' else padding_mode
+    # F.pad takes the last axis first.
+    return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
+
+
+def output_shape(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[tuple[int, int]] | None = None,
+) -> list[int]:
+    """Shape (N, O, *spatial') of what an operator makes of ``x`` (N, C, *spatial) with ``padding`` before and after.
+
+    Raises:
+        ValueError: if ``x`` is smaller than the kernel.
+
+    Example:
+        >>> output_shape(torch.empty(2, 3, 9, 9), torch.empty(8, 3, 3, 3), (2, 2), (1, 2))
+        [2, 8, 4, 3]
+    """
+    extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)]
+    sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding or [(0, 0)] * len(extents))]
+    if any(size < extent for size, extent in zip(sizes, extents)):
+        raise arguments.ArgumentError(
+            f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(sizes)} with its '
+            f'padding; pad it, or use a smaller kernel_size or dilation'
+        )
+    return [x.shape[0], weight.shape[0], *((n - e) // s + 1 for n, e, s in zip(sizes, extents, stride))]

@@ -1,0 +1,78 @@
+"""Fold the operators of a model into plain convolutions."""
+
+from typing import NamedTuple
+
+from torch import nn
+
+from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.generated import FoldError
+
+
+class DeployReport(NamedTuple):
+    """What :func:`switch_to_deploy` did: names of replaced operators, and of kept ones with the reason.
+
+    Example:
+        >>> print(DeployReport(replaced=['conv1'], kept={}))
+        mmkerv: folded 1 operator into plain convolutions; kept 0
+    """
+
+    replaced: list[str]
+    kept: dict[str, str]
+
+    def __str__(self) -> str:
+        noun = 'operator' if len(self.replaced) == 1 else 'operators'
+        head = f'mmkerv: folded {len(self.replaced)} {noun} into plain convolutions; kept {len(self.kept)}'
+        return '\n'.join([head, *(f'  {name}: {reason}' for name, reason in self.kept.items())])
+
+
+def switch_to_deploy(model: nn.Module) -> DeployReport:
+    """Replace every operator of ``model`` that has an equal plain convolution by it, in place.
+
+    A module that stands in several places is replaced by one convolution in all of them. Names, and so the keys of the
+    state dict, stay; operator parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
+    convolutions, whose keys have a number more.
+
+    Args:
+        model: any module that holds operators; not an operator itself.
+
+    Returns:
+        The names of what was replaced, and of what was kept with the reason.
+
+    Raises:
+        ValueError: if ``model`` is itself an operator: it cannot replace itself.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> model = nn.Sequential(CoCConv2d(3, 8, 3), nn.ReLU())
+        >>> switch_to_deploy(model).replaced, type(model[0])
+        (['0'], <class 'torch.nn.modules.conv.Conv2d'>)
+    """
+    if isinstance(model, ConvNd):
+        raise ValueError(
+            f'switch_to_deploy replaces operators inside a model, got a single {type(model).__name__}; use its '
+            f'to_conv{model.dims}d()'
+        )
+    folded: dict[nn.Module, nn.Module] = {}
+    report = DeployReport([], {})
+    for parent_name, parent in list(model.named_modules()):
+        for child_name, child in list(parent._modules.items()):
+            if not isinstance(child, ConvNd):
+                continue
+            name = f'{parent_name}.{child_name}' if parent_name else child_name
+            try:
+                if child not in folded:
+                    folded[child] = _fold(child)
+                setattr(parent, child_name, folded[child])
+                report.replaced.append(name)
+            except FoldError as error:
+                report.kept[name] = str(error)
+    return report
+
+
+def _fold(operator: ConvNd) -> nn.Module:
+    if operator._forward_hooks or operator._forward_pre_hooks or operator._backward_hooks:
+        raise FoldError(f'{type(operator).__name__} has hooks that folding would lose; remove them first')
+    fold = getattr(operator, f'to_conv{operator.dims}d', None)
+    if fold is None:
+        raise FoldError(f'{type(operator).__name__} has no equal plain convolution')
+    return fold()

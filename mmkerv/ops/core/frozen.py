@@ -1,0 +1,59 @@
+"""Explicit reuse of generated kernels: computed once for a block of code, never behind the user's back."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from mmkerv.ops.core.generated import GeneratedKernel
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
+    """Compute each generated kernel of ``model`` once, on entry, and use it in every forward inside the block.
+
+    Inference with an unfolded network then costs what a plain network costs. Parameters must not change inside the
+    block. Blocks may be nested and may be open in several threads; the kernels are dropped when the last one closes.
+    They carry no gradient, and are neither copied by ``deepcopy`` nor pickled.
+
+    Args:
+        model: any module; its operators may lie at any depth.
+
+    Yields:
+        ``model``.
+
+    Raises:
+        RuntimeError: by an operator inside the block that is trained, or that is loaded from a state dict.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> model = nn.Sequential(CoCConv2d(3, 8, 3), nn.ReLU()).eval()
+        >>> with frozen_kernels(model), torch.no_grad():
+        ...     y = model(torch.randn(1, 3, 5, 5))
+    """
+    operators = [m for m in model.modules() if isinstance(m, GeneratedKernel) and m._has_kernel]
+    opened = []
+    try:
+        for operator in operators:
+            with _lock:
+                if not operator._frozen_blocks:
+                    operator._frozen_kernel = _detached_kernel(operator)
+                operator._frozen_blocks += 1
+                opened.append(operator)
+        yield model
+    finally:
+        for operator in opened:
+            with _lock:
+                operator._frozen_blocks -= 1
+                if not operator._frozen_blocks:
+                    operator._frozen_kernel = None
+
+
+def _detached_kernel(operator: GeneratedKernel) -> torch.Tensor:
+    # A kernel made in inference mode could not take part in autograd later in the block.
+    with torch.inference_mode(False), torch.no_grad():
+        return operator._forward_kernel()

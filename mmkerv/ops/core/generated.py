@@ -1,0 +1,117 @@
+"""Operators whose kernel is computed from parameters, and nothing else: y = conv2d(x, kernel(), bias)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mmkerv.ops.core.precision import full_precision
+
+
+class FoldError(RuntimeError):
+    """An operator has no equal plain convolution, or cannot be replaced where it stands.
+
+    Example:
+        >>> raise FoldError('KervConv2d with a gaussian kernel is no convolution')
+        Traceback (most recent call last):
+        ...
+        mmkerv.ops.core.generated.FoldError: KervConv2d with a gaussian kernel is no convolution
+    """
+
+
+class GeneratedKernel:
+    r"""Mixin for a convolution by a generated kernel: forward, folding, and reuse inside ``frozen_kernels``.
+
+    :math:`y = \mathrm{conv2d}(x, K(\theta), b)`, with x (N, C, H, W) and K (O, I/g, kH, kW) independent of x.
+
+    An operator derives from it and from :class:`mmkerv.ops.core.base.Conv2d`, and implements ``_kernel``.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> issubclass(CoCConv2d, GeneratedKernel)
+        True
+    """
+
+    # The kernel inside `frozen_kernels`, and how many such blocks are open: never pickled or copied.
+    _frozen_kernel: Tensor | None = None
+    _frozen_blocks = 0
+    # Whether there is a kernel to compute: one as long as its first sequence has none before that has come.
+    _has_kernel = True
+
+    def _kernel(self) -> Tensor:
+        """Compute the kernel in the widest type of float32 and the parameters', autocast being off."""
+        raise NotImplementedError(f'{type(self).__name__} must implement _kernel')
+
+    def kernel(self) -> Tensor:
+        """Compute the kernel, (O, I/g, kH, kW), in the type of the parameters.
+
+        It is computed in float32 at least, autocast or not, at every call.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d(4, 8, 3).kernel().shape
+            torch.Size([8, 4, 3, 3])
+        """
+        parameter = self._parameter()
+        with full_precision(parameter.device):
+            kernel = self._kernel().to(parameter.dtype)
+        # The kernel's layout in memory decides that of the output, and mmcv's compiled operators (RoIAlign) read what
+        # comes in as contiguous, whatever it is.
+        channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
+        return kernel.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
+
+        Raises:
+            RuntimeError: in training with gradients inside ``frozen_kernels``, where the parameters would get none.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
+            torch.Size([2, 8, 5, 5])
+        """
+        return self._convolve(x, self._current_kernel())
+
+    def _forward_kernel(self) -> Tensor:
+        """What forward convolves with and ``frozen_kernels`` keeps: the kernel, or the factor of it that costs."""
+        return self.kernel()
+
+    def _current_kernel(self) -> Tensor:
+        """The kernel of the ``frozen_kernels`` block this is in, or a new one."""
+        if self._frozen_kernel is None:
+            return self._forward_kernel()
+        if self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
+            raise RuntimeError(
+                f'{type(self).__name__} was trained inside frozen_kernels, where its parameters get no gradient. '
+                'Train outside the block, or call model.eval() or torch.no_grad() in it.'
+            )
+        return self._frozen_kernel
+
+    @torch.no_grad()
+    def to_conv2d(self) -> nn.Conv2d:
+        """Return the plain convolution that computes the same, with parameters of its own.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> op, x = CoCConv2d(4, 8, 3), torch.randn(1, 4, 5, 5)
+            >>> bool(torch.equal(op.to_conv2d()(x), op(x)))
+            True
+        """
+        return self._plain(self.kernel(), self.bias)
+
+    def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
+        super()._apply(fn, *args, **kwargs)
+        if self._frozen_kernel is not None:
+            self._frozen_kernel = fn(self._frozen_kernel)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        if self._frozen_kernel is not None:
+            raise RuntimeError(
+                f'cannot load {prefix!r} inside frozen_kernels: its kernel would be stale. Leave the block first.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k not in ('_frozen_kernel', '_frozen_blocks')}

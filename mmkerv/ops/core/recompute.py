@@ -1,0 +1,63 @@
+"""Convolution by a generated kernel that is computed again in backward instead of being kept for it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mmkerv.ops.core.precision import autocast_type
+
+# What stands in the graph for the kernel.
+_REBUILD = object()
+
+
+def convolve_and_forget(
+    x: Tensor,
+    make: Callable[[], Tensor],
+    convolve: Callable[[Tensor, Tensor], Tensor],
+    parameters: Sequence[Tensor],
+) -> Tensor:
+    r"""Compute :math:`y = \mathrm{convolve}(x, \mathrm{make}())` and keep of the kernel nothing but its parameters.
+
+    Backward makes the kernel twice more: for the gradient by x, and for those by its parameters. The values are those
+    of keeping it, to the last bit.
+
+    Args:
+        x: input, (N, C, H, W).
+        make: computes the kernel from ``parameters``, without randomness.
+        convolve: computes the output from input and kernel.
+        parameters: what ``make`` reads; they must not be changed in place between forward and backward.
+
+    Raises:
+        RuntimeError: in backward, if they were.
+
+    Example:
+        >>> w, x = torch.ones(1, 1, 3, 3, requires_grad=True), torch.ones(1, 1, 5, 5)
+        >>> y = convolve_and_forget(x, lambda: 2 * w, torch.conv2d, [w])
+        >>> y.sum().backward(); float(w.grad[0, 0, 0, 0])
+        18.0
+    """
+    kernel = checkpoint(make, use_reentrant=False, preserve_rng_state=False)
+    # Autocast would cast inside the convolution and keep the copy, which could not be told from other tensors.
+    kernel = kernel.to(autocast_type(x.device) or kernel.dtype)
+    # Numbers, not the kernel itself: what the hooks hold lives as long as the graph.
+    place, dtype, versions = (kernel.data_ptr(), kernel.shape), kernel.dtype, [p._version for p in parameters]
+
+    def pack(tensor: Tensor) -> Any:
+        return _REBUILD if (tensor.data_ptr(), tensor.shape) == place else tensor
+
+    def unpack(packed: Any) -> Tensor:
+        if packed is not _REBUILD:
+            return packed
+        if [p._version for p in parameters] != versions:
+            raise RuntimeError(
+                'a kernel that is computed again in backward (recompute=True) has had its parameters changed since '
+                'forward; call backward before the optimizer steps, or leave recompute off'
+            )
+        with torch.no_grad():
+            return make().to(dtype)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return convolve(x, kernel)

@@ -1,0 +1,125 @@
+"""Convolution by Fourier transforms, for kernels so large that it is cheaper than the sum."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.precision import autocast_type, full_precision, is_compiling
+from mmkerv.ops.fft.circular import circular_convolution
+
+
+def fft_convolution(
+    x: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    r"""Convolve with stride 1 in the frequency domain: :math:`y = F^{-1}(F x \cdot F k') + b`.
+
+    k' is the kernel turned round. The same numbers as ``F.conv1d`` and ``F.conv2d`` (a cross-correlation, in float32
+    at least), at a cost of O(n log n) in the number n of samples. Transforms are padded to lengths that are quick to
+    transform, odd and even sizes alike. The product over channels is one matrix product for each frequency.
+
+    Args:
+        x: (N, C, *spatial).
+        kernel: (O, C/groups, *size).
+        bias: (O,) or ``None``.
+        padding: zeros before and after, for each axis.
+        dilation: distance of the kernel's taps, for each axis.
+        groups: blocks of channels.
+
+    Returns:
+        (N, O, *spatial'), in the type a convolution would give.
+
+    Raises:
+        ValueError: if the padded input is smaller than the kernel.
+
+    Example:
+        >>> x, k = torch.randn(2, 4, 50), torch.randn(6, 4, 31)
+        >>> y = fft_convolution(x, k, None, [(15, 15)], (1,), 1)
+        >>> bool(torch.allclose(y, F.conv1d(x, k, padding=15), atol=1e-4))
+        True
+    """
+    dims = len(padding)
+    # As torch's convolutions: autocast leaves float64 alone.
+    result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
+    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32
+    with full_precision(x.device):
+        x, kernel = x.to(dtype), kernel.to(dtype)
+        if kernel.shape[1] * groups != x.shape[1] or len(kernel) % groups:
+            raise ArgumentError(f'x has {x.shape[1]} channels, the kernel takes {kernel.shape[1] * groups}')
+        kernel = _dilated(kernel, dilation)
+        # More zeros than the kernel reaches are the only ones that have to be written out.
+        excess = [(max(b - k + 1, 0), max(a - k + 1, 0)) for (b, a), k in zip(padding, kernel.shape[2:])]
+        if any(map(any, excess)):
+            x = F.pad(x, [side for axis in reversed(excess) for side in axis])
+            padding = [(b - eb, a - ea) for (b, a), (eb, ea) in zip(padding, excess)]
+        shape = output_shape(x, kernel, (1,) * dims, (1,) * dims, padding)
+        lengths = transform_lengths(x.shape[2:], kernel.shape[2:], padding)
+        y = circular_convolution(x, kernel, [before for before, _ in padding], shape[2:], lengths, groups)
+        if bias is not None:
+            y = y + bias.to(dtype).view(-1, *(1,) * dims)
+        # A copy: the transform's padding is let go, and what follows may read memory as it is laid out.
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return y.to(result_type).contiguous(memory_format=layout)
+
+
+def transform_lengths(sizes: Sequence[int], kernel: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[int]:
+    """Lengths of the transforms at which what the circular sum wraps around misses the output.
+
+    Args:
+        sizes: of the input.
+        kernel: extent of the kernel, with its dilation.
+        padding: zeros before and after, at most ``kernel - 1`` each; they need no room of both.
+
+    Example:
+        >>> transform_lengths((784,), (784,), [(783, 0)])
+        [1568]
+    """
+    return [fast_length(max(n + max(sides), k)) for n, k, sides in zip(sizes, kernel, padding)]
+
+
+def fast_length(length: int) -> int:
+    """The smallest even number of at least ``length`` without prime factors above 7 (1 and 2 stay).
+
+    Example:
+        >>> fast_length(1), fast_length(11), fast_length(1567)
+        (1, 12, 1568)
+    """
+    return _fast_length(length) if is_compiling() else _remembered_length(length)
+
+
+def _fast_length(length: int) -> int:
+    if length <= 2:
+        return length
+    length += length % 2
+    while not _smooth(length):
+        length += 2
+    return length
+
+
+_remembered_length = lru_cache(4096)(_fast_length)
+
+
+def _smooth(number: int) -> bool:
+    for prime in (2, 3, 5, 7):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+def _dilated(kernel: Tensor, dilation: Sequence[int]) -> Tensor:
+    if all(d == 1 for d in dilation):
+        return kernel
+    sizes = [d * (k - 1) + 1 for k, d in zip(kernel.shape[2:], dilation)]
+    spread = kernel.new_zeros(*kernel.shape[:2], *sizes)
+    spread[(..., *(slice(None, None, d) for d in dilation))] = kernel
+    return spread

@@ -1,0 +1,90 @@
+"""What a folded operator is in a deploy config: plain convolutions of another extent, or two in a row."""
+
+from typing import Any
+
+from torch import nn
+
+from mmkerv.ops.ckconv.base import odd
+from mmkerv.ops.ckconv.conv2d import extended_padding
+from mmkerv.ops.core import arguments
+from mmkerv.ops.core.base import CONV2D_KEYWORDS
+from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
+from mmkerv.ops.separable.spatial import SpatiallySeparableConv
+
+# What host libraries read from a convolution that they have built.
+HOST_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+# Operators whose folded form is two convolutions of their own shapes.
+SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv}
+
+
+class FoldedConv:
+    """Plain convolutions in the shape that an operator's ``to_conv2d`` gives, for a config of the folded network.
+
+    :math:`y = w * x + b`, or :math:`y = w_2 * (w_1 * x) + b` if ``separable``.
+
+    Args:
+        in_channels, out_channels, kernel_size, *args, **kwargs: as ``nn.Conv2d``.
+        kernel_extent: kernel size instead of the host's, with padding to match; see :class:`CKConv`.
+        separable: an ``nn.Sequential`` of two convolutions: ``True`` those of a separable :class:`CKConv`,
+            ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, ``'spatial'`` those of a
+            :class:`SpatiallySeparableConv`; the last two stay plain where there is nothing to separate.
+        replace_1x1: 1x1 kernels too; else they are plain ones.
+
+    Raises:
+        ValueError: as :class:`CKConv`.
+        TypeError: for an unknown argument.
+
+    Example:
+        >>> [conv.kernel_size for conv in FoldedConv(4, 8, 3, padding=1, kernel_extent=7, separable=True)]
+        [(7, 7), (1, 1)]
+    """
+
+    def __new__(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = 'zeros',
+        *,
+        kernel_extent: Any = None,
+        separable: bool | str = False,
+        replace_1x1: bool = False,
+        **kwargs: Any,
+    ) -> nn.Module:
+        """Build the module."""
+        known = ('kernel_extent', 'separable', 'replace_1x1', *CONV2D_KEYWORDS)
+        arguments.reject_unknown('FoldedConv', [k for k in kwargs if k not in CONV2D_KEYWORDS], known)
+        arguments.one_of(separable, 'separable', (True, False, *SEPARABLE))
+        arguments.boolean(replace_1x1, 'replace_1x1')
+        host = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        if separable in SEPARABLE:
+            operator = SEPARABLE[separable](*host, **kwargs)
+            return operator if isinstance(operator, nn.Conv2d) else _like(operator, operator.to_conv2d())
+        plain = nn.Conv2d(*host, **kwargs)
+        if plain.kernel_size == (1, 1) and not replace_1x1:
+            return plain
+        if kernel_extent is not None:
+            odd(arguments.integers(kernel_extent, 2, 'kernel_extent', 1), 'kernel_extent')
+            padding = extended_padding(kernel_size, kernel_extent, padding, dilation)
+            kernel_size = kernel_extent
+        rest = (kernel_size, stride, padding, dilation)
+        if not separable:
+            return nn.Conv2d(in_channels, out_channels, *rest, groups, bias, padding_mode, **kwargs)
+        depthwise = nn.Conv2d(in_channels, in_channels, *rest, in_channels, False, padding_mode, **kwargs)
+        pair = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias, **kwargs))
+        pair = _like(depthwise, pair)
+        pair.out_channels, pair.groups = out_channels, groups
+        return pair
+
+
+def _like(layer: nn.Module, pair: nn.Sequential) -> nn.Sequential:
+    """Give two convolutions in a row the attributes of a layer that hosts read."""
+    for name in HOST_ATTRIBUTES:
+        setattr(pair, name, getattr(layer, name))
+    pair.transposed, pair.output_padding = False, (0, 0)
+    return pair

@@ -1,0 +1,1 @@
+"""Kervolution: convolution with a kernel function in place of the inner product."""

@@ -1,0 +1,1 @@
+"""L1 distance between patches and filters: one function, four implementations."""

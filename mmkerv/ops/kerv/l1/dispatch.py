@@ -1,0 +1,164 @@
+r"""L1 distance of every patch to every filter, :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`, in bounded memory.
+
+Kervolutional Neural Networks, CVPR 2019, equation 9a. The distance has no convolution form, and the broadcast one needs
+an (N, O, K, L) tensor, half a gigabyte for one image of ResNet-50's first stage. :mod:`mmkerv.ops.kerv.l1.chunked` gathers
+the patches a chunk at a time, and again in backward; none is gathered on CUDA with Triton, by
+:mod:`mmkerv.ops.kerv.l1.triton_kernels`, nor in models compiled for a CPU, by :mod:`mmkerv.ops.kerv.l1.compiled_cpu`.
+"""
+
+import importlib.util
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.precision import is_compiling, is_traced_for_any_size
+from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
+
+
+def l1_distance(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    *,
+    chunk_mib: float = 64.0,
+) -> Tensor:
+    r"""Compute the L1 distance of every patch of ``x`` to every filter.
+
+    :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`, where k runs over the kernel's taps in the channels of o's group.
+
+    The gradient is 0 where an element equals its weight; it is deterministic, and has no derivative of its own. The
+    Triton kernels run on CUDA with torch >= 2.6 unless deterministic algorithms are asked for. Where torch.compile
+    compiles the model for a CPU, with torch >= 2.6, so do loops that are compiled at the first call worth it, in a few
+    seconds; without a C++ compiler they warn once. The chunked form runs everywhere else; all agree up to rounding.
+
+    Args:
+        x: (N, C, *spatial) with one, two or three spatial axes, already padded; float32 or float64.
+        weight: (O, C/groups, *kernel), of the same type.
+        stride: step of the window, one integer for each spatial axis.
+        dilation: distance of the kernel's taps, one integer for each spatial axis.
+        groups: number of blocks of channels that do not see each other.
+        chunk_mib: bound, in MiB, of the memory used beyond the arguments, the result and the gradients, > 0. One
+            filter at one position is the least that can be done, whatever it takes. A CPU uses 8 MiB at most, because
+            more is slower. The compiled loops take copies of the input, the result and their gradients instead.
+
+    Returns:
+        (N, O, *out).
+
+    Raises:
+        ValueError: if ``chunk_mib`` is not a positive number, or ``x`` is smaller than the kernel.
+
+    Source: Kervolutional Neural Networks, CVPR 2019, equation 9a.
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 2.0, 4.0]]])
+        >>> l1_distance(x, torch.zeros(1, 1, 2), stride=(1,), dilation=(1,))
+        tensor([[[3., 6.]]])
+    """
+    if not 0 < chunk_mib < math.inf:
+        raise ArgumentError(f'chunk_mib must be finite and > 0, got {chunk_mib!r}; leave it out for 64.0')
+    if is_traced_for_any_size():
+        return distance_by_taps(x, weight, stride, dilation, groups)
+    return torch.ops.mmkerv.l1_distance(x, weight, stride, dilation, groups, chunk_mib, is_compiling())
+
+
+def distance_by_taps(
+    x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int = 1
+) -> Tensor:
+    r"""Compute :func:`l1_distance` by torch's operations alone, for graphs that run without mmkerv.
+
+    One tap of the kernel at a time, with an (N, O, C/groups, \*out) tensor for each.
+
+    Example:
+        >>> distance_by_taps(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.zeros(1, 1, 2), (1,), (1,))
+        tensor([[[3., 6.]]])
+    """
+    sizes = output_shape(x, weight, stride, dilation)[2:]
+    x = x.unflatten(1, (groups, 1, -1))
+    filters = weight.unflatten(0, (groups, -1))
+    total = x.new_zeros(())
+    for tap in itertools.product(*map(range, weight.shape[2:])):
+        # In two steps: torch.export does not know the length of a slice with a step and an end.
+        places = (slice(t * d, None, s) for t, d, s in zip(tap, dilation, stride))
+        here = x[(..., *places)][(..., *(slice(n) for n in sizes))]
+        values = filters[(..., *tap)].reshape(*filters.shape[:3], *(1,) * len(tap))
+        total = total + (here - values).abs().sum(3)
+    return total.flatten(1, 2)
+
+
+class _L1Distance(torch.autograd.Function):
+    """Saves the input and the weight alone: backward gathers the patches again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.geometry = geometry
+        return torch.ops.mmkerv.l1_forward(x, weight, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        grad_x, grad_weight = torch.ops.mmkerv.l1_backward(grad, x, weight, *ctx.geometry, need_x, need_weight)
+        return grad_x if need_x else None, grad_weight if need_weight else None, *[None] * len(ctx.geometry)
+
+
+def _forms(x: Tensor, loop: bool) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    if x.is_cuda and torch.__version__ >= (2, 6) and importlib.util.find_spec('triton') is not None:
+        # Triton supports no GPU older than Volta.
+        supported = torch.cuda.get_device_capability(x.device) >= (7, 0)
+        if supported and not torch.are_deterministic_algorithms_enabled():
+            from mmkerv.ops.kerv.l1.triton_kernels import triton_distance, triton_gradients
+
+            return triton_distance, triton_gradients
+    if x.device.type == 'cpu' and loop and torch.__version__ >= (2, 6):
+        from mmkerv.ops.kerv.l1.compiled_cpu import loop_distance, loop_gradients
+
+        return loop_distance, loop_gradients
+    return chunked_distance, chunked_gradients
+
+
+def _distance(x: Tensor, *arguments: Any) -> Tensor:
+    *geometry, loop = arguments
+    return _forms(x, loop)[0](x, *geometry)
+
+
+def _gradients(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    *geometry, loop, need_x, need_weight = arguments
+    return _forms(x, loop)[1](grad, x, *geometry, need_x, need_weight)
+
+
+def _distance_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], *_: Any) -> Tensor:
+    return x.new_empty(output_shape(x, weight, stride, dilation))
+
+
+def _gradients_shape(grad: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    grad_x, grad_weight = (
+        torch.empty_like(t) if need else t.new_empty(0) for t, need in zip((x, weight), options[-2:])
+    )
+    return grad_x, grad_weight
+
+
+# Operators of their own: torch.compile must not unroll the loop over chunks, whose length hangs on the batch, and torch
+# 2.1 cannot compile an autograd function with arguments that are no tensors.
+_LIBRARY = torch.library.Library('mmkerv', 'FRAGMENT')
+_ARGUMENTS = 'Tensor x, Tensor weight, int[] stride, int[] dilation, int groups, float chunk_mib, bool loop'
+_LIBRARY.define(f'l1_distance({_ARGUMENTS}) -> Tensor')
+_LIBRARY.define(f'l1_forward({_ARGUMENTS}) -> Tensor')
+_LIBRARY.define(f'l1_backward(Tensor grad, {_ARGUMENTS}, bool need_x, bool need_weight) -> (Tensor, Tensor)')
+_LIBRARY.impl('l1_distance', _L1Distance.apply, 'CompositeImplicitAutograd')
+for _key, _forward, _backward in (
+    ('CompositeExplicitAutograd', _distance, _gradients),
+    ('Meta', _distance_shape, _gradients_shape),
+):
+    _LIBRARY.impl('l1_forward', _forward, _key)
+    _LIBRARY.impl('l1_backward', _backward, _key)

@@ -1,0 +1,1 @@
+"""Depthwise separable and spatially separable convolutions."""

@@ -1,0 +1,113 @@
+r"""Depthwise-separable convolution: every channel by a kernel of its own, then a 1x1 convolution.
+
+y = P (D * x) + b with D (C, 1, kH, kW) and P (O, C/groups, 1, 1). Chazareix, "How to optimize Convolutional Layer with
+Convolution Kernel" (2022), "Separable convolution": c k^2 + c^2 weights in the place of c^2 k^2.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkerv.ops.core.base import Conv2d
+from mmkerv.ops.separable.base import SeparableKernel, SeparableOrPlain
+
+
+def depthwise_separable_kernel(depthwise: Tensor, pointwise: Tensor, groups: int = 1) -> Tensor:
+    r"""Compose the kernel of a depthwise convolution and the 1x1 one behind it: :math:`K_{oc}(p) = P_{oc} D_c(p)`.
+
+    Args:
+        depthwise: D, (C, 1, *kernel).
+        pointwise: P, (O, C/groups, 1, ...), 1 for each axis of the kernel.
+        groups: blocks of channels that do not see each other.
+
+    Returns:
+        K, (O, C/groups, *kernel).
+
+    Example:
+        >>> import torch
+        >>> depthwise_separable_kernel(torch.ones(4, 1, 3, 3), torch.ones(8, 2, 1, 1), groups=2).shape
+        torch.Size([8, 2, 3, 3])
+    """
+    width, size = pointwise.shape[1], depthwise.shape[2:]
+    kernel = pointwise.view(groups, -1, width, *(1,) * len(size)) * depthwise.view(groups, 1, width, *size)
+    return kernel.flatten(0, 1)
+
+
+class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
+    r"""Depthwise convolution followed by a 1x1 convolution, as one layer.
+
+    :math:`y = P (D * x) + b`, equal to :math:`y = \mathrm{conv2d}(x, K, b)` with :math:`K_{oc} = P_{oc} D_c`
+
+    x (N, C, H, W), y (N, O, H', W'), D (C, 1, kH, kW), P (O, C/groups, 1, 1). It has C (kH kW + O/groups) weights where
+    a dense convolution has C kH kW O/groups. Neither norm nor activation stands between or behind the two, so the layer
+    takes the place of a convolution: it is mmcv's ``DepthwiseSeparableConvModule`` with both switched off, without a
+    bias of D, and with groups. There is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as ``nn.Conv2d`` has them.
+
+    Raises:
+        ValueError: if a value breaks its rule.
+        TypeError: if an argument is unknown or has the wrong type.
+
+    Example:
+        >>> import torch
+        >>> conv = DepthwiseSeparableConv2d(16, 32, 5, padding=2, bias=False)
+        >>> conv(torch.randn(2, 16, 7, 7)).shape, sum(p.numel() for p in conv.parameters())
+        (torch.Size([2, 32, 7, 7]), 912)
+    """
+
+    @classmethod
+    def separates(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
+        """Whether the kernel is larger than 1x1 and each filter sees several channels.
+
+        Example:
+            >>> DepthwiseSeparableConv2d.separates(8, (3, 3), groups=1)
+            True
+        """
+        return max(kernel_size) > 1 and groups != in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x`` (N, C, H, W) twice; returns (N, O, H', W').
+
+        Example:
+            >>> import torch
+            >>> DepthwiseSeparableConv2d(3, 8, 3, stride=2)(torch.randn(1, 3, 9, 9)).shape
+            torch.Size([1, 8, 4, 4])
+        """
+        x, padding = self._pad(x)
+        x = F.conv2d(x, self.depthwise, None, self.stride, padding, self.dilation, self.in_channels)
+        return F.conv2d(x, self.pointwise, self.bias, groups=self.groups)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        pointwise = (self.out_channels, self.in_channels // self.groups, 1, 1)
+        return {'depthwise': (self.in_channels, 1, *self.kernel_size), 'pointwise': pointwise}
+
+    def _compose(self, first: Tensor, second: Tensor) -> Tensor:
+        return depthwise_separable_kernel(first, second, self.groups)
+
+    def _factors(self) -> nn.Sequential:
+        plain = {'stride': 1, 'padding': 0, 'dilation': 1, 'padding_mode': 'zeros'}
+        return nn.Sequential(
+            self._plain(self.depthwise, None, groups=self.in_channels), self._plain(self.pointwise, self.bias, **plain)
+        )
+
+
+class DepthwiseSeparableConv(SeparableOrPlain):
+    """What a config builds: :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
+
+    1x1 convolutions and depthwise ones (whose filters see one channel each) have nothing to separate and stay plain.
+
+    Args:
+        in_channels, out_channels, kernel_size, *args, **kwargs: as :class:`DepthwiseSeparableConv2d`.
+
+    Raises:
+        ValueError: as :class:`DepthwiseSeparableConv2d`.
+        TypeError: as :class:`DepthwiseSeparableConv2d`.
+
+    Example:
+        >>> [type(DepthwiseSeparableConv(8, 8, 3, groups=groups)).__name__ for groups in (1, 2, 8)]
+        ['DepthwiseSeparableConv2d', 'DepthwiseSeparableConv2d', 'Conv2d']
+    """
+
+    operator = DepthwiseSeparableConv2d

@@ -1,0 +1,66 @@
+"""Counts of operations and parameters that tell the truth: of an image, of the kernels, and after folding."""
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip('mmengine')
+pytest.importorskip('mmcv')
+from mmengine.registry import MODELS, init_default_scope
+
+from mmkerv.analysis.complexity import complexity
+from mmkerv.ops import CKConv, CoCConv2d, KervConv2d
+from tests.engine.small_networks import NETWORKS, associated
+
+
+def test_counts_of_one_layer_are_those_of_the_formula():
+    model = nn.Sequential(CoCConv2d(8, 16, 3, padding=1, bias=False)).eval()
+    found = complexity(model, (10, 12))
+    assert found.image == found.folded == 10 * 12 * 16 * 8 * 9
+    # Four groups of four filters: a matrix of 36 x 36 for each, times the 8 input channels.
+    assert found.kernels >= 4 * 36 * 36 * 8
+    super_layer = model[0].super_layers[0]
+    assert found.folded_parameters == 16 * 8 * 9
+    assert found.parameters == 16 * 8 * 9 + super_layer.weight.numel() + super_layer.bias.numel()
+
+
+@pytest.mark.parametrize('make', [lambda: KervConv2d(3, 8, 3), lambda: CKConv(3, 8, 3)], ids=['kerv', 'ck'])
+def test_an_image_costs_what_a_convolution_costs(make):
+    plain = complexity(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), (9, 9))
+    found = complexity(nn.Sequential(make()).eval(), (9, 9))
+    assert plain.image == 7 * 7 * 8 * 27 and plain.kernels == 0
+    assert found.image == plain.image == found.folded
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_after_folding_a_network_costs_what_the_plain_one_costs(name):
+    pytest.importorskip({'classifier': 'mmpretrain', 'segmentor': 'mmseg'}.get(name, 'mmdet'))
+    cfg = NETWORKS[name]()
+    model = associated(cfg)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    found = complexity(model, (64, 64))
+    plain = _plain(cfg)
+    expected = complexity(plain, (64, 64))
+    assert found.image == found.folded == expected.image
+    assert found.kernels > 0 == expected.kernels
+    assert found.folded_parameters == expected.parameters < found.parameters
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def _plain(cfg):
+    from mmkerv.deploy.config import deploy_config
+
+    init_default_scope(cfg.default_scope)
+    from mmengine.model import revert_sync_batchnorm
+
+    return revert_sync_batchnorm(MODELS.build(deploy_config(cfg).model)).eval()
+
+
+def test_a_network_of_sequences():
+    from mmkerv.models.zoo.ckcnn import CKCNN
+
+    model = CKCNN(1, 4, num_blocks=1, hidden=4, kernel_size=20).eval()
+    found, plain = complexity(model, (1, 20)), 20 * 20 * (4 + 16) + 20 * 4
+    norms = found.image - plain
+    assert 0 <= norms < 0.1 * plain and found.folded == found.image and found.kernels > 0
+    assert found.folded_parameters == sum(p.numel() for n, p in model.named_parameters() if 'kernel_net' not in n) + 400

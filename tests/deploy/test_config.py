@@ -1,0 +1,147 @@
+import copy
+from collections import OrderedDict
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmkerv.deploy.config import deploy_config
+from mmkerv.engine import CheckpointMatchHook
+from mmkerv.models import ResNet
+from mmkerv.ops import CoCConv, CoCConv2d
+from mmkerv.ops.core.arguments import ArgumentError
+
+# Ways to name the operator in a config.
+KINDS = pytest.mark.parametrize(
+    'kind',
+    ['CoCConv', 'mmkerv.CoCConv', 'mmkerv.ops.coc.module.CoCConv', CoCConv, CoCConv2d],
+    ids=['name', 'scope', 'path', 'class', 'layer'],
+)
+
+
+def deployed(model: dict, kept: tuple[str, ...] = (), **cfg) -> Config:
+    return deploy_config(Config({'default_scope': 'mmdet', **cfg, 'model': model}), kept)
+
+
+@KINDS
+def test_operators_disappear_wherever_they_stand(kind):
+    coc = dict(type=kind, association=3)
+    model = dict(
+        type='Cascade',
+        backbone=dict(type='ResNet', conv_cfg=coc, dcn=dict(type='DCNv2', deform_groups=1)),
+        neck=[dict(type='FPN', conv_cfg=coc), dict(type='BFP', refine_conv_cfg=coc)],
+        roi_head=dict(bbox_head=[dict(conv_cfg=coc, num_convs=2), dict(conv_cfg=dict(type='ConvWS'))], deep=([coc],)),
+        auxiliary_head=(dict(conv_cfg=coc), dict(conv_cfg=None)),
+    )
+    cfg = Config(dict(default_scope='mmdet', model=model))
+    before = copy.deepcopy(cfg._cfg_dict.to_dict())
+    result = deploy_config(cfg).model.to_dict()
+    assert result == dict(
+        type='Cascade',
+        backbone=dict(type='ResNet', conv_cfg=None, dcn=dict(type='DCNv2', deform_groups=1)),
+        neck=[dict(type='FPN', conv_cfg=None), dict(type='BFP', refine_conv_cfg=None)],
+        roi_head=dict(bbox_head=[dict(conv_cfg=None, num_convs=2), dict(conv_cfg=dict(type='ConvWS'))], deep=([coc],)),
+        auxiliary_head=(dict(conv_cfg=None), dict(conv_cfg=None)),
+    )
+    assert cfg._cfg_dict.to_dict() == before, 'the config that was given stays as it was'
+
+
+@KINDS
+@pytest.mark.parametrize('host', [None, 'mmdet', 'mmseg', 'mmpretrain'])
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_our_backbone_becomes_its_hosts(kind, host, scope):
+    for library in (host, scope):
+        pytest.importorskip(library or scope)
+    backbone = dict(type='mmkerv.ResNet', depth=18, conv_cfg=dict(type=kind), where=dict(stages=(1,)), out_indices=(3,))
+    if host:
+        backbone['host'] = host
+    result = deployed(dict(backbone=backbone), default_scope=scope)
+    assert result.model.backbone.to_dict() == dict(type=f'{host or scope}.ResNet', depth=18, out_indices=(3,))
+
+
+@pytest.mark.parametrize('kind', ['mmkerv.ResNet', 'mmkerv.models.ResNet', ResNet], ids=['scope', 'path', 'class'])
+def test_our_backbone_without_operators_becomes_its_hosts(kind):
+    pytest.importorskip('mmpretrain')
+    result = deployed(dict(backbone=dict(type=kind, depth=18)), default_scope='mmpretrain')
+    assert result.model.backbone.to_dict() == dict(type='mmpretrain.ResNet', depth=18)
+
+
+@pytest.mark.parametrize('scope', [None, 'mmpose'])
+def test_our_backbone_of_no_known_host(scope, monkeypatch):
+    # Other tests may have left a scope behind.
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+    cfg = dict(model=dict(backbone=dict(type='mmkerv.ResNet', depth=18)))
+    with pytest.raises(ArgumentError, match='host'):
+        deploy_config(Config({**cfg, 'default_scope': scope} if scope else cfg))
+
+
+@pytest.mark.parametrize(
+    'imports, left',
+    [
+        (['mmkerv'], None),
+        ('mmkerv', None),
+        (['mmkerv.ops', 'mmkerv'], None),
+        (['mine', 'mmkerv'], ['mine']),
+        (['mmkerving'], ['mmkerving']),
+        ('mine', ['mine']),
+    ],
+)
+def test_custom_imports(imports, left):
+    result = deployed(
+        dict(backbone=dict(conv_cfg=dict(type='CoCConv'))),
+        custom_imports=dict(imports=imports, allow_failed_imports=False),
+    )
+    if left is None:
+        assert 'custom_imports' not in result
+    else:
+        assert result.custom_imports.to_dict() == dict(imports=left, allow_failed_imports=False)
+
+
+def test_our_hooks_go_and_others_stay():
+    hooks = [dict(type='mmkerv.FrozenKernelsHook'), dict(type='EMAHook'), dict(type=CheckpointMatchHook)]
+    result = deployed(dict(backbone=dict(conv_cfg=dict(type='CoCConv'))), custom_hooks=hooks)
+    assert [hook.to_dict() for hook in result.custom_hooks] == [dict(type='EMAHook')]
+
+
+@KINDS
+def test_what_was_not_folded_stays_with_all_it_needs(kind):
+    cfg = dict(
+        custom_imports=dict(imports=['mmkerv'], allow_failed_imports=False),
+        custom_hooks=[dict(type='mmkerv.FrozenKernelsHook')],
+    )
+    model = dict(
+        backbone=dict(type='mmkerv.ResNet', conv_cfg=dict(type=kind), where=dict(stages=(1,)), host='mmdet'),
+        neck=[dict(conv_cfg=dict(type='ConvWS'))],
+    )
+    result = deployed(model, kept=('CoCConv',), **cfg)
+    assert result.model.to_dict() == model
+    assert result.custom_imports.imports == ['mmkerv'] and len(result.custom_hooks) == 1
+
+
+def test_nothing_else_changes():
+    cfg = dict(
+        custom_imports=dict(imports=['mine'], allow_failed_imports=True),
+        custom_hooks=[dict(type='EMAHook')],
+        train_cfg=dict(max_epochs=3),
+        optim_wrapper=dict(type='OptimWrapper'),
+    )
+    model = dict(type='RetinaNet', backbone=dict(type='ResNet', conv_cfg=dict(type='ConvWS'), norm_cfg=dict(type='BN')))
+    result = deployed(model, **cfg)
+    assert result._cfg_dict.to_dict() == {'default_scope': 'mmdet', 'model': model, **cfg}
+
+
+def test_the_text_can_be_read_again(tmp_path):
+    """A class as type leaves no name behind that a config file cannot hold."""
+    result = deployed(dict(type='RetinaNet', backbone=dict(type='ResNet', conv_cfg=dict(type=CoCConv2d))))
+    (tmp_path / 'deploy.py').write_text(result.pretty_text)
+    again = Config.fromfile(tmp_path / 'deploy.py')
+    assert again.model.backbone.conv_cfg is None and again.to_dict() == result.to_dict()
+
+
+@pytest.mark.parametrize('prefix', ['', 'mmkerv.', 'mmkerv.ops.'])
+@pytest.mark.parametrize(
+    ('name', 'form'), [('DepthwiseSeparableConv', 'depthwise'), ('SpatiallySeparableConv', 'spatial')]
+)
+def test_separable_operators_become_two_convolutions(prefix, name, form):
+    result = deployed(dict(backbone=dict(type='ResNet', conv_cfg=dict(type=f'{prefix}{name}'))))
+    assert result.model.backbone.conv_cfg.to_dict() == dict(type='mmkerv.FoldedConv', separable=form)

@@ -1,0 +1,297 @@
+import copy
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmkerv.deploy.fold import (
+    FoldCheckError,
+    FoldResult,
+    association_strength,
+    fold_checkpoint,
+    largest_difference,
+    raw_outputs,
+)
+from mmkerv.engine import CheckpointMismatchError, safe_load
+from mmkerv.ops import CoCConv2d
+from tests.engine.small_networks import NETWORKS, SIZE, associated, classifier, operators, retinanet
+
+
+def save(model: nn.Module, file: Path) -> Path:
+    meta = {'epoch': 3, 'cfg': 'the old one', 'seed': np.int64(1)}
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, file)
+    return file
+
+
+class Folded(NamedTuple):
+    """A network and what folding it gave."""
+
+    cfg: Config
+    model: nn.Module
+    folder: Path
+    result: FoldResult
+
+
+@pytest.fixture(scope='module')
+def fold(tmp_path_factory):
+    """Fold one of the small networks, once."""
+
+    @functools.cache
+    def fold(network: str) -> Folded:
+        cfg = NETWORKS[network]()
+        cfg.custom_imports = dict(imports=['mmkerv'], allow_failed_imports=False)
+        folder, model = tmp_path_factory.mktemp(network), associated(cfg)
+        result = fold_checkpoint(cfg, save(model, folder / 'epoch_3.pth'), folder / 'out' / 'deploy.pth', shape=SIZE)
+        return Folded(cfg, model, folder, result)
+
+    return fold
+
+
+@pytest.fixture(params=NETWORKS)
+def folded(request, fold) -> Folded:
+    pytest.importorskip(NETWORKS[request.param]().default_scope)
+    return fold(request.param)
+
+
+def samples(model):
+    if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
+        return None
+    from mmdet.structures import DetDataSample
+
+    names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    return [DetDataSample(metainfo={**dict.fromkeys(names, SIZE), 'scale_factor': (1.0, 1.0)})]
+
+
+def test_every_operator_is_folded_and_the_check_passes(folded):
+    cfg, model, folder, result = folded
+    assert len(result.report.replaced) == len(operators(model)) > 5 and not result.report.kept
+    assert min(result.associations) >= 0.3
+    assert 0 <= result.error < 1e-4 and result.inputs == 1
+    assert sorted(p.name for p in (folder / 'out').iterdir()) == ['deploy.pth', 'deploy.py']
+    assert 'CoCConv' in cfg.pretty_text, 'the config that was given is as it was'
+
+
+def test_meta_is_kept_and_the_config_replaced(folded):
+    _, _, folder, _ = folded
+    loaded = safe_load(folder / 'out' / 'deploy.pth')
+    assert set(loaded) == {'meta', 'state_dict'}
+    text = (folder / 'out' / 'deploy.py').read_text()
+    assert loaded['meta'] == {'epoch': 3, 'seed': 1, 'cfg': text}
+    assert 'mmkerv' not in text and 'CoCConv' not in text and 'super' not in text
+    assert not any('super' in key for key in loaded['state_dict'])
+
+
+PLAIN = """
+import sys
+sys.modules['mmkerv'] = None
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+for folder in sys.argv[1:]:
+    cfg = Config.fromfile(folder + '/out/deploy.py')
+    init_default_scope(cfg.default_scope)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    model.load_state_dict(torch.load(folder + '/out/deploy.pth', weights_only=False)['state_dict'])
+    torch.manual_seed(0)
+    with torch.no_grad():
+        torch.save(model.extract_feat(torch.randn(1, 3, 64, 64)), folder + '/features.pth')
+"""
+
+
+@pytest.mark.slow
+def test_deploy_config_needs_no_mmkerv(fold):
+    """A process that cannot import mmkerv builds the deploy configs, loads them strictly and computes the same."""
+    found = [fold(name) for name, make in NETWORKS.items() if importlib.util.find_spec(make().default_scope)]
+    if not found:
+        pytest.skip('none of mmdet, mmseg, mmpretrain is installed')
+    done = subprocess.run(
+        [sys.executable, '-c', PLAIN, *(str(network.folder) for network in found)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for network in found:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            features = network.model.extract_feat(torch.randn(1, 3, *SIZE))
+        assert largest_difference([*features], [*torch.load(network.folder / 'features.pth')]) < 1e-4
+
+
+def test_raw_outputs_are_what_is_compared(folded):
+    """They are there, they are not constant, and they depend on the super layers."""
+    _, model, _, _ = folded
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 3, *SIZE)
+    before = raw_outputs(model, inputs, samples(model))
+    assert before and all(tensor.isfinite().all() for tensor in before)
+    assert any(tensor.std() > 0 for tensor in before if tensor.numel() > 1)
+    plain = copy.deepcopy(model)
+    for operator in operators(plain):
+        for layer in operator.super_layers:
+            layer.weight.data.zero_()
+            layer.bias.data.zero_()
+    assert max(association_strength(plain)) == 0
+    assert largest_difference(before, raw_outputs(plain, inputs, samples(model))) > 1e-2
+
+
+@pytest.mark.parametrize('network', NETWORKS)
+def test_wrong_fold_is_found_and_nothing_written(tmp_path, monkeypatch, network):
+    """A fold that drops the super layers."""
+    cfg = NETWORKS[network]()
+    pytest.importorskip(cfg.default_scope)
+    checkpoint = save(associated(cfg), tmp_path / 'epoch_3.pth')
+    right = CoCConv2d.to_conv2d
+
+    def without_super_layers(operator):
+        conv = right(operator)
+        conv.weight.data.copy_(operator.weight)
+        return conv
+
+    monkeypatch.setattr(CoCConv2d, 'to_conv2d', without_super_layers)
+    with pytest.raises(FoldCheckError, match=r'epoch_3\.pth.* differs by .* more than 1e-04; nothing was written'):
+        fold_checkpoint(cfg, checkpoint, tmp_path / 'out' / 'deploy.pth', shape=SIZE)
+    assert [p.name for p in tmp_path.iterdir()] == ['epoch_3.pth']
+
+
+def test_one_wrong_layer_is_found(tmp_path, monkeypatch):
+    """The last layer of the head alone, in a detector of many."""
+    pytest.importorskip('mmdet')
+    cfg, right, seen = retinanet(), CoCConv2d.to_conv2d, []
+    model = associated(cfg)
+
+    def last_is_wrong(operator):
+        conv = right(operator)
+        seen.append(operator)
+        if len(seen) == len(operators(model)):
+            conv.weight.data.copy_(operator.weight)
+        return conv
+
+    monkeypatch.setattr(CoCConv2d, 'to_conv2d', last_is_wrong)
+    with pytest.raises(FoldCheckError):
+        fold_checkpoint(cfg, save(model, tmp_path / 'a.pth'), tmp_path / 'deploy.pth', shape=SIZE)
+    assert not (tmp_path / 'deploy.pth').exists()
+
+
+def test_tolerance_decides(tmp_path):
+    pytest.importorskip('mmpretrain')
+    checkpoint = save(associated(classifier()), tmp_path / 'a.pth')
+    with pytest.raises(FoldCheckError, match='more than -1e'):
+        fold_checkpoint(classifier(), checkpoint, tmp_path / 'deploy.pth', shape=SIZE, tolerance=-1.0)
+    assert fold_checkpoint(classifier(), checkpoint, tmp_path / 'deploy.pth', shape=SIZE, tolerance=1e-3).error < 1e-3
+
+
+@pytest.mark.parametrize('fails', ['deploy.pth', 'deploy.py'])
+def test_failing_write_leaves_what_was(tmp_path, monkeypatch, fails):
+    """Of two files that belong together, none is written unless both can be."""
+    pytest.importorskip('mmpretrain')
+    checkpoint = save(associated(classifier()), tmp_path / 'a.pth')
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'deploy.pth').write_bytes(b'old')
+
+    opened = Path.write_text if fails.endswith('.py') else torch.save
+
+    def full(*arguments):
+        opened(*arguments)
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(*((Path, 'write_text') if fails.endswith('.py') else (torch, 'save')), full)
+    with pytest.raises(OSError, match='No space left'):
+        fold_checkpoint(classifier(), checkpoint, out / 'deploy.pth', shape=SIZE)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {'deploy.pth': b'old'}
+
+
+@pytest.mark.parametrize('network', ['retinanet', 'classifier', 'segmentor'])
+def test_images_are_compared_too(tmp_path, network):
+    cfg = NETWORKS[network]()
+    pytest.importorskip(cfg.default_scope)
+    mmcv = pytest.importorskip('mmcv')
+    rng = np.random.default_rng(0)
+    for name in ('a.png', 'b.JPG'):
+        mmcv.imwrite(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8), str(tmp_path / 'images' / name))
+    (tmp_path / 'images' / 'notes.txt').write_text('no image')
+    checkpoint = save(associated(cfg), tmp_path / 'a.pth')
+    images = tmp_path / 'images'
+    assert fold_checkpoint(cfg, checkpoint, tmp_path / 'd.pth', images=images, shape=SIZE).inputs == 3
+    for folder in (tmp_path / 'absent', tmp_path / 'empty'):
+        (tmp_path / 'empty').mkdir(exist_ok=True)
+        with pytest.raises(FileNotFoundError, match=rf"--images '{folder}' (is not a folder|holds no image)"):
+            fold_checkpoint(cfg, checkpoint, tmp_path / 'e.pth', images=folder, shape=SIZE)
+    assert not (tmp_path / 'e.pth').exists()
+
+
+def test_nothing_to_fold(tmp_path):
+    pytest.importorskip('mmpretrain')
+    cfg = classifier()
+    cfg.model.backbone = dict(type='ResNet', depth=18, base_channels=8)
+    checkpoint = save(associated(cfg), tmp_path / 'a.pth')
+    with pytest.raises(FoldCheckError, match=r'a\.pth: the network has no operator that folds'):
+        fold_checkpoint(cfg, checkpoint, tmp_path / 'd.pth')
+    assert not (tmp_path / 'd.pth').exists()
+
+
+def test_weights_of_a_wrapper_and_bare_weights(tmp_path):
+    pytest.importorskip('mmpretrain')
+    state = associated(classifier()).state_dict()
+    torch.save({f'module.{key}': value for key, value in state.items()}, tmp_path / 'a.pth')
+    result = fold_checkpoint(classifier(), tmp_path / 'a.pth', tmp_path / 'd.pth', shape=SIZE)
+    assert result.error < 1e-4 and safe_load(tmp_path / 'd.pth')['meta'].keys() == {'cfg'}
+
+
+@pytest.mark.parametrize(
+    'content, says',
+    [
+        ({'weight': torch.ones(1)}, 'is not of the network'),
+        ([1], 'holds a list, not parameters by name'),
+        ({'state_dict': 3}, 'holds a int, not parameters by name'),
+    ],
+    ids=['another network', 'list', 'number'],
+)
+def test_other_checkpoints_are_refused(tmp_path, content, says):
+    pytest.importorskip('mmpretrain')
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointMismatchError, match=rf'a\.pth.*{says}'):
+        fold_checkpoint(classifier(), tmp_path / 'a.pth', tmp_path / 'd.pth')
+
+
+@pytest.mark.parametrize('start', ['kaiming', 'identity'])
+def test_folded_checkpoint_is_not_folded_again_under_the_old_config(folded, tmp_path, start):
+    cfg, _, folder, _ = folded
+    again = Config.fromstring(cfg.pretty_text.replace("'kaiming'", f"'{start}'"), '.py')
+    arguments = (again, folder / 'out' / 'deploy.pth', tmp_path / 'd.pth')
+    if start == 'kaiming':
+        with pytest.raises(CheckpointMismatchError, match=r'of the plain \(or folded\) network'):
+            fold_checkpoint(*arguments, shape=SIZE)
+    else:
+        assert max(fold_checkpoint(*arguments, shape=SIZE).associations) == 0
+
+
+@pytest.mark.parametrize('name', ['DepthwiseSeparableConv', 'SpatiallySeparableConv'])
+def test_separable_operators_fold_through_the_deploy_config(name, tmp_path):
+    pytest.importorskip('mmpretrain')
+    from mmengine.registry import MODELS, init_default_scope
+
+    from mmkerv import ops
+
+    cfg = classifier()
+    cfg.model.backbone.conv_cfg = dict(type=name)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model)
+    kind = getattr(ops, f'{name}2d')
+    found = [key for key, module in model.named_modules() if isinstance(module, kind)]
+    result = fold_checkpoint(cfg, save(model, tmp_path / 'epoch_3.pth'), tmp_path / 'deploy.pth', shape=SIZE)
+    assert result.report.replaced == found and len(found) == 8
+    assert result.error < 1e-5
+    assert 'backbone.layer1.0.conv1.0.weight' in safe_load(tmp_path / 'deploy.pth')['state_dict']

@@ -1,0 +1,76 @@
+import pytest
+from torch import nn
+
+pytest.importorskip('mmengine')
+pytest.importorskip('mmcv')
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmkerv.deploy.load_trained import find_layers, find_operators, load_image, load_trained
+from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.ops import CoCConv2d
+
+
+@pytest.fixture
+def nested() -> nn.Module:
+    return nn.Sequential(nn.Sequential(CoCConv2d(4, 4, 3), nn.ReLU()), nn.Conv2d(4, 4, 1), CoCConv2d(4, 4, 3))
+
+
+def test_layers_are_found_by_upstreams_names_too(nested):
+    assert find_layers(nested, ['model.0.1', '1']) == {'0.1': nested[0][1], '1': nested[1]}
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest_names(nested):
+    with pytest.raises(ConfigError, match=r"no layer '0\.7'; the nearest names are .*0\.1"):
+        find_layers(nested, ['0.7'])
+
+
+def test_operators_of_the_whole_and_of_a_part(nested):
+    assert list(find_operators(nested)) == ['0.0', '2']
+    assert list(find_operators(nested, ['0'])) == ['0.0']
+
+
+def test_a_part_without_operators_is_refused_with_those_of_the_rest(nested):
+    with pytest.raises(ConfigError, match=r"layer '1' has no operator of mmkerv; the model has some in 0\.0, 2"):
+        find_operators(nested, ['1'])
+    with pytest.raises(ConfigError, match=r'the model \(Sequential\) has no operator of mmkerv; choose a config'):
+        find_operators(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+@pytest.fixture(scope='module')
+def lenet(tmp_path_factory) -> tuple[str, str]:
+    pytest.importorskip('mmpretrain')
+    config = 'configs/lenet5_kerv_mnist.py'
+    cfg = Config.fromfile(config)
+    init_default_scope('mmpretrain')
+    path = tmp_path_factory.mktemp('trained') / 'lenet.pth'
+    torch.save(MODELS.build(cfg.model).state_dict(), path)
+    return config, str(path)
+
+
+def test_a_picture_passes_the_test_pipeline_and_the_preprocessor(lenet, tmp_path):
+    import mmcv
+
+    cfg, model = load_trained(*lenet)
+    picture = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    mmcv.imwrite(picture, str(tmp_path / '0.png'))
+    inputs = load_image(model, cfg, tmp_path / '0.png')['inputs']
+    expected = model.data_preprocessor({'inputs': torch.from_numpy(picture)[None, None]}, False)['inputs']
+    torch.testing.assert_close(inputs, expected)
+
+
+def test_what_is_no_image_is_refused(lenet, tmp_path):
+    cfg, model = load_trained(*lenet)
+    (tmp_path / 'text.png').write_text('no image')
+    with pytest.raises(ConfigError, match='cannot be read as an image'):
+        load_image(model, cfg, tmp_path / 'text.png')
+    with pytest.raises(FileNotFoundError, match='does not exist'):
+        load_image(model, cfg, tmp_path / 'absent.png')
+
+
+def test_an_absent_device_is_refused(lenet):
+    with pytest.raises(ConfigError, match="--device 'cuda:7' cannot be used here"):
+        load_trained(*lenet, device='cuda:7')

@@ -1,0 +1,227 @@
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmkerv.deploy.fold import build_model
+from mmkerv.engine import CheckpointMismatchError, match_checkpoint, require_match
+from mmkerv.ops import switch_to_deploy
+from tests.engine.tiny_runner import TinyModel, tiny_runner
+
+HOOK = 'mmkerv.CheckpointMatchHook'
+
+
+@pytest.fixture
+def log(caplog):
+    """What was logged through mmengine's current logger."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def associated(**options) -> TinyModel:
+    """A network whose operator has left its start."""
+    model = TinyModel(**options)
+    for parameter in model.conv.super_layers.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def folded() -> TinyModel:
+    model = associated()
+    switch_to_deploy(model)
+    return model
+
+
+def prefixed(state: dict) -> dict:
+    return {f'module.{key}': value for key, value in state.items()}
+
+
+CHECKPOINTS = {
+    'its own': (lambda: associated().state_dict(), 'same'),
+    'plain': (lambda: TinyModel(nn.Conv2d).state_dict(), 'plain'),
+    'folded': (lambda: folded().state_dict(), 'plain'),
+    'its own, of a wrapper': (lambda: prefixed(associated().state_dict()), 'same'),
+    'plain, of a wrapper': (lambda: prefixed(TinyModel(nn.Conv2d).state_dict()), 'plain'),
+    'without num_batches_tracked': (
+        lambda: {k: v for k, v in associated().state_dict().items() if 'num_batches' not in k},
+        'same',
+    ),
+}
+OTHERS = {
+    'another network': (lambda: nn.Linear(2, 2).state_dict(), r'missing \(conv\.weight.*2 unexpected \(weight, bias\)'),
+    'a layer less': (lambda: TinyModel().conv.state_dict(prefix='conv.'), r'missing \(norm\.weight'),
+    'a layer more': (
+        lambda: {**TinyModel().state_dict(), 'head.weight': torch.ones(1)},
+        r'unexpected \(head\.weight\)',
+    ),
+    'another size': (
+        lambda: {**TinyModel().state_dict(), 'conv.weight': torch.ones(8, 3, 5, 5)},
+        r'1 of another shape \(conv\.weight\)',
+    ),
+    'other super kernels': (lambda: TinyModel(kernel_plus=6).state_dict(), r'another shape \(conv\.super_layers\.0\.w'),
+    'no super bias': (lambda: TinyModel(super_bias=False).state_dict(), r'missing \(conv\.super_layers\.0\.bias\)'),
+    'one super layer more': (lambda: TinyModel(num_layers=2).state_dict(), r'unexpected \(conv\.super_layers\.1\.'),
+    'no tensors': (lambda: dict.fromkeys(TinyModel().state_dict(), 'a'), 'of another shape'),
+}
+WRAPPERS = pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel], ids=['bare', 'wrapped'])
+
+
+@WRAPPERS
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_what_fits_is_accepted(name, wrap, log):
+    make, kind = CHECKPOINTS[name]
+    model, state = TinyModel(), make()
+    match = require_match(wrap(model), state, 'a.pth')
+    assert not (match.missing or match.unexpected or match.shapes)
+    assert len(match.loaded) == len(state)
+    assert len(match.operator_only) == (2 if kind == 'plain' else 0)
+    assert ('a.pth is a plain checkpoint; its 2 operator parameters keep the identity' in log.text) == (kind == 'plain')
+
+
+@WRAPPERS
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_plain_checkpoint_needs_the_identity(name, wrap):
+    make, kind = CHECKPOINTS[name]
+    model = wrap(TinyModel(super_init='kaiming'))
+    if kind == 'same':
+        require_match(model, make(), 'a.pth')
+        return
+    with pytest.raises(CheckpointMismatchError, match=r"'a\.pth'.*plain.*such as conv do not.*super_init='identity'"):
+        require_match(model, make(), 'a.pth')
+
+
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_what_is_accepted_computes_the_same(name):
+    """Loaded into the network of the config, it gives what the network it was saved from gives."""
+    model = MODELS.build(dict(type=TinyModel))
+    cfg = Config(dict(model=dict(type=TinyModel)))
+    state, x = CHECKPOINTS[name][0](), torch.randn(2, 3, 8, 8)
+    source = {'plain': TinyModel(nn.Conv2d), 'folded': folded()}.get(name.split(',')[0], associated())
+    source.load_state_dict({key.removeprefix('module.'): value for key, value in state.items()}, strict=False)
+    loaded = build_model(cfg, state, 'a.pth')
+    assert type(loaded) is type(model) and not loaded.training
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), source.eval()(x), rtol=1e-5, atol=1e-6)
+
+
+@WRAPPERS
+@pytest.mark.parametrize('name', OTHERS)
+def test_what_does_not_fit_is_refused(name, wrap):
+    make, says = OTHERS[name]
+    with pytest.raises(CheckpointMismatchError, match=rf"(?s)'a\.pth' is not of the network of the config.*{says}"):
+        require_match(wrap(TinyModel()), make(), 'a.pth')
+
+
+def test_long_lists_are_cut():
+    text = str(match_checkpoint(TinyModel(), {}))
+    assert text.startswith('0 parameters loaded; ') and ', ...)' in text and len(text) < 200
+
+
+def save(path, state, **more) -> str:
+    torch.save({'meta': {'epoch': 1, 'iter': 2}, 'message_hub': {}, 'state_dict': state, **more}, path)
+    return str(path)
+
+
+def loaded_by(tmp_path, file, strict, model=None, **kwargs):
+    runner = tiny_runner(
+        tmp_path / 'run', model=model, load_from=file, custom_hooks=[dict(type=HOOK, strict=strict)], **kwargs
+    )
+    runner.load_or_resume()
+    return runner
+
+
+def logged(tmp_path) -> str:
+    return next(tmp_path.glob('run/*/*.log')).read_text()
+
+
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize('name', CHECKPOINTS)
+def test_hook_lets_pass_what_fits(tmp_path, name, strict):
+    make, kind = CHECKPOINTS[name]
+    file = save(tmp_path / 'a.pth', make())
+    runner = loaded_by(tmp_path, file, strict)
+    weight = {k.removeprefix('module.'): v for k, v in make().items()}['conv.weight']
+    assert torch.equal(runner.model.conv.weight, weight)
+    if strict:
+        assert (f'mmkerv: {file} is a plain checkpoint; its 2' in logged(tmp_path)) == (kind == 'plain')
+    else:
+        assert f'mmkerv: {file}: {len(make())} parameters loaded' in logged(tmp_path)
+        assert ('2 kept by the operators (plain checkpoint) (conv.super_' in logged(tmp_path)) == (kind == 'plain')
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_strict_hook_stops_the_runner(tmp_path, name):
+    file = save(tmp_path / 'a.pth', OTHERS[name][0]())
+    model = TinyModel()
+    before = model.conv.weight.clone()
+    with pytest.raises(CheckpointMismatchError, match=rf"'{file}' is not of the network"):
+        loaded_by(tmp_path, file, True, model)
+    assert torch.equal(model.conv.weight, before), 'nothing was loaded'
+
+
+def test_hook_that_is_not_strict_reports_and_goes_on(tmp_path):
+    state = {**TinyModel().conv.state_dict(prefix='conv.'), 'head.weight': torch.ones(1)}
+    file = save(tmp_path / 'a.pth', state)
+    runner = loaded_by(tmp_path, file, False)
+    assert torch.equal(runner.model.conv.weight, state['conv.weight'])
+    assert f'mmkerv: {file}: 4 parameters loaded; 4 missing (norm.weight, ' in logged(tmp_path)
+    assert '1 unexpected (head.weight)' in logged(tmp_path)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_hook_stops_where_nothing_fits(tmp_path, strict):
+    file = save(tmp_path / 'a.pth', nn.Linear(2, 2).state_dict())
+    with pytest.raises(CheckpointMismatchError, match=rf"'{file}'.*0 parameters loaded|shares no parameter"):
+        loaded_by(tmp_path, file, strict)
+
+
+@pytest.mark.parametrize(
+    'content', [[1, 2], torch.ones(2), {'meta': {}, 'state_dict': [1]}], ids=['list', 'tensor', 'odd']
+)
+@pytest.mark.parametrize('strict', [True, False])
+def test_hook_stops_where_there_are_no_weights(tmp_path, content, strict):
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointMismatchError, match=r'a\.pth.* holds a (list|Tensor), not parameters by name'):
+        loaded_by(tmp_path, str(tmp_path / 'a.pth'), strict)
+
+
+def test_hook_says_why_weights_alone_cannot_be_resumed(tmp_path):
+    torch.save(TinyModel().state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(CheckpointMismatchError, match=r'a\.pth.* no meta and no message_hub.*--cfg-options load_from='):
+        loaded_by(tmp_path, str(tmp_path / 'a.pth'), True, resume=True)
+
+
+def test_hook_names_the_file_that_auto_resume_found(tmp_path):
+    file = save(tmp_path / 'a.pth', nn.Linear(2, 2).state_dict())
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'last_checkpoint').write_text(file)
+    with pytest.raises(CheckpointMismatchError, match=rf"'{file}'"):
+        loaded_by(tmp_path, None, True, resume=True)
+
+
+@pytest.mark.parametrize('fits', [True, False])
+def test_hook_checks_the_raw_weights_that_resume_loads(tmp_path, fits):
+    """With EMAHook a checkpoint's state_dict holds the averaged weights and ema_state_dict the raw ones."""
+    hooks = [dict(type='EMAHook'), dict(type=HOOK)]
+    first = tiny_runner(tmp_path, custom_hooks=hooks)
+    first.train()
+    file = str(tmp_path / 'epoch_1.pth')
+    saved = torch.load(file, weights_only=False)
+    raw = first.model.conv.weight.detach().clone()
+    assert torch.equal(raw, saved['ema_state_dict']['module.conv.weight'])
+    assert not torch.equal(raw, saved['state_dict']['conv.weight'])
+    if not fits:
+        saved['ema_state_dict']['module.conv.weight'] = torch.ones(8, 3, 5, 5)
+        torch.save(saved, file)
+    second = tiny_runner(tmp_path, model=TinyModel(), custom_hooks=hooks, load_from=file, resume=True)
+    second.call_hook('before_run')
+    if fits:
+        second.load_checkpoint(file)
+        assert torch.equal(second.model.conv.weight, raw)
+    else:
+        with pytest.raises(CheckpointMismatchError, match=r'of another shape \(conv\.weight\)'):
+            second.load_checkpoint(file)

@@ -1,0 +1,369 @@
+import logging
+import re
+from argparse import Namespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule, PretrainedInit
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from mmkerv.engine import (
+    CheckpointMismatchError,
+    UnsafeCheckpointError,
+    install_pretrained_report,
+    install_safe_loading,
+)
+from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
+from mmkerv.engine.config.prepare import prepare
+from mmkerv.ops import CKConv, CoCConv, KervConv
+from tests.engine.tiny_runner import TinyModel, tiny_runner
+
+
+class Net(BaseModule):
+    """A stem and two stages of convolutions, each with a norm, and what is wanted beside them."""
+
+    def __init__(self, depth: int = 3, width: int = 4, conv=nn.Conv2d, init_cfg=None, fc=0, attention=False, **options):
+        super().__init__(init_cfg)
+        torch.manual_seed(0)
+
+        def layer(channels: int) -> nn.Module:
+            modules = {'conv': conv(channels, width, 3, padding=1, **options), 'norm': nn.BatchNorm2d(width)}
+            if attention:
+                modules['attention'] = nn.Sequential(nn.Linear(width, width), nn.Linear(width, width))
+            return nn.ModuleDict(modules)
+
+        self.conv1 = conv(3, width, 3, **options)
+        self.layer1 = nn.Sequential(*(layer(width) for _ in range(depth)))
+        self.layer2 = nn.Sequential(*(layer(width) for _ in range(depth)))
+        if fc:
+            self.fc = nn.Linear(width, fc)
+
+
+@pytest.fixture(autouse=True)
+def installed():
+    install_pretrained_report()
+
+
+@pytest.fixture
+def lines(caplog):
+    """A function that returns the levels and texts of what we have logged."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield lambda: [(r.levelno, r.getMessage()) for r in caplog.records if r.getMessage().startswith('mmkerv: ')]
+    logger.removeHandler(caplog.handler)
+
+
+def random_state(source: nn.Module, prefix: str = '') -> dict:
+    """A state dict of its keys and shapes that no start has."""
+    return {f'{prefix}{k}': torch.rand(v.shape) + 1 if v.dim() else v for k, v in source.state_dict().items()}
+
+
+def started(tmp_path, state, make=Net, prefix=None, **options) -> nn.Module:
+    """A network that has started from a checkpoint with that state."""
+    torch.save({'state_dict': state}, tmp_path / 'a.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), **({'prefix': prefix} if prefix else {}))
+    net = make(init_cfg=init, **options)
+    net.init_weights()
+    return net
+
+
+SUPER = 'conv1.super_layers.0.weight, conv1.super_layers.0.bias, layer1.0.conv.super_layers.0.weight, ...'
+ATTENTION = 'layer1.0.attention.0.weight, layer1.0.attention.0.bias, layer1.0.attention.1.weight, ...'
+# The checkpoint's network, the network, prefix, and what the line says. 7 layers: 14 tensors of convolutions, 5 of each
+# of 6 norms.
+ACCEPTED = {
+    'its own': ({}, {}, '', '44 parameters loaded, 0 missing, 0 unexpected'),
+    'its own, of a whole network': ({}, {}, 'backbone.', '44 parameters loaded, 0 missing, 0 unexpected'),
+    'operators': (dict(conv=CoCConv), dict(conv=CoCConv), 'backbone.', '58 parameters loaded, 0 missing, 0 unexpected'),
+    'a classifier': (dict(fc=5), {}, '', '44 parameters loaded, 0 missing, 2 unexpected (fc.weight, fc.bias)'),
+    'plain, for operators': (
+        {},
+        dict(conv=CoCConv),
+        'backbone.',
+        f'44 parameters loaded, 0 missing, 0 unexpected, 14 kept by the operators (plain checkpoint) ({SUPER})',
+    ),
+    'plain, for kervolution': (
+        {},
+        dict(conv=KervConv, learnable=True),
+        '',
+        '44 parameters loaded, 0 missing, 0 unexpected, 7 kept by the operators (plain checkpoint) (conv1.balance, '
+        'layer1.0.conv.balance, layer1.1.conv.balance, ...)',
+    ),
+    'plain, for operators without a basic kernel': (
+        dict(fc=5),
+        dict(conv=CKConv, layers=2),
+        '',
+        '37 parameters loaded, 0 missing, 2 unexpected (fc.weight, fc.bias), 28 at the start of operators without a '
+        'basic kernel (conv1.kernel_net.layers.0.weight, conv1.kernel_net.layers.0.bias, '
+        'conv1.kernel_net.layers.1.weight, ...), 7 plain weights without a place there (conv1.weight, '
+        'layer1.0.conv.weight, layer1.1.conv.weight, ...)',
+    ),
+    'a layer less': (
+        dict(depth=4),
+        dict(depth=5),
+        '',
+        '58 parameters loaded, 12 missing (layer1.4.conv.weight, layer1.4.conv.bias, layer1.4.norm.weight, ...), '
+        '0 unexpected',
+    ),
+    'attention blocks added': (
+        {},
+        dict(attention=True),
+        '',
+        f'44 parameters loaded, 24 missing ({ATTENTION}), 0 unexpected',
+    ),
+    'attention blocks left out': (
+        dict(attention=True),
+        {},
+        '',
+        f'44 parameters loaded, 0 missing, 24 unexpected ({ATTENTION})',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', ACCEPTED)
+def test_one_line_says_what_was_loaded(tmp_path, lines, name):
+    theirs, ours, prefix, says = ACCEPTED[name]
+    state = {**random_state(Net(**theirs), prefix), **({'head.weight': torch.ones(2)} if prefix else {})}
+    net = started(tmp_path, state, prefix=prefix, **ours)
+    ((level, line),) = lines()
+    place = 'Net (prefix backbone.)' if prefix else 'Net'
+    assert (level, line) == (logging.INFO, f'mmkerv: {tmp_path}/a.pth -> {place}: {says}')
+    own = net.state_dict()
+    for key, value in state.items():
+        key = key.removeprefix(prefix)
+        assert key not in own or torch.equal(own[key], value), key
+
+
+def test_operators_keep_their_start(tmp_path):
+    state = random_state(Net())
+    net = started(tmp_path, state, conv=CoCConv)
+    torch.testing.assert_close(net.layer1[0]['conv'].kernel(), state['layer1.0.conv.weight'], rtol=0, atol=0)
+
+
+def test_plain_checkpoint_in_moving_operators_is_said(tmp_path, lines):
+    started(tmp_path, random_state(Net()), conv=CoCConv, super_init='kaiming')
+    (_, _), (level, line) = lines()
+    assert level == logging.WARNING
+    assert '7 operators of Net such as conv1 do not start as the identity' in line and "super_init='identity'" in line
+
+
+REFUSED = {
+    'wider': (
+        dict(width=6),
+        {},
+        {},
+        r'conv1\.weight is \(6, 3, 3, 3\) in the checkpoint and \(4, 3, 3, 3\) in',
+    ),
+    'deeper': (dict(depth=4), dict(depth=3), {}, r'14 of 58 of the checkpoint.*another number of layers'),
+    'less deep': (dict(depth=3), dict(depth=4), {}, r'12 of 58 of the network.*another number of layers'),
+    'operators, for a plain network': (dict(conv=CoCConv), {}, {}, r'no conv1\.super_layers\.0\.weight.*the conv_cfg'),
+    'operators with more layers': (
+        dict(conv=CoCConv, num_layers=2),
+        dict(conv=CoCConv),
+        {},
+        r'14 unexpected \(conv1\.super_layers\.1\.weight.*the conv_cfg',
+    ),
+    'continuous kernels, for a plain network': (dict(conv=CKConv), {}, {}, r'no conv1\.kernel_net.*the conv_cfg'),
+    'operators, for continuous kernels': (dict(conv=CoCConv), dict(conv=CKConv), {}, r'no conv1\.super_layers'),
+    'whole network without prefix': (
+        {},
+        {},
+        dict(save='backbone.'),
+        r"add prefix='backbone\.' to init_cfg",
+    ),
+    'of another prefix': (
+        {},
+        {},
+        dict(load='neck.'),
+        r"no key that begins with 'neck\.': its parts are conv1, layer1",
+    ),
+    'of another name': ({}, {}, dict(save='x.y.'), r'44 unexpected \(x\.y\.conv1\.weight, .*nothing of it fits'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_checkpoint_of_another_network_is_refused(tmp_path, name):
+    theirs, ours, prefix, says = REFUSED[name]
+    state = random_state(Net(**theirs), prefix.get('save', ''))
+    with pytest.raises(CheckpointMismatchError, match=rf"(?s)'{tmp_path}/a\.pth' (is not of Net|has).*{says}"):
+        started(tmp_path, state, prefix=prefix.get('load'), **ours)
+
+
+@pytest.mark.parametrize('content', [[1, 2], torch.ones(2), {'state_dict': [1]}], ids=['list', 'tensor', 'odd'])
+@pytest.mark.parametrize('prefix', [{}, {'prefix': 'backbone.'}], ids=['whole', 'prefix'])
+def test_checkpoint_without_weights_is_refused(tmp_path, content, prefix):
+    torch.save(content, tmp_path / 'a.pth')
+    net = Net(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), **prefix))
+    with pytest.raises(CheckpointMismatchError, match=r'a\.pth.* holds a (list|Tensor), not parameters by name'):
+        net.init_weights()
+
+
+@pytest.mark.usefixtures('safe')
+def test_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / 'a.pth').write_text('no checkpoint')
+    net = Net(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth')))
+    with pytest.raises(UnsafeCheckpointError, match=r'a\.pth.*was not read'):
+        net.init_weights()
+
+
+@pytest.fixture
+def safe():
+    install_safe_loading()
+
+
+def test_what_the_network_renames_itself_is_loaded(tmp_path, lines):
+    """As mmpretrain's transformers resize their position tables, and mmcv's deformable convolution renames offsets."""
+
+    class Renaming(Net):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.layer2._register_load_state_dict_pre_hook(self.rename)
+
+        @staticmethod
+        def rename(state_dict, prefix, *_):
+            for key in [key for key in state_dict if 'bn' in key]:
+                state_dict[key.replace('bn', 'norm')] = state_dict.pop(key)
+            state_dict[f'{prefix}0.conv.weight'] = state_dict[f'{prefix}0.conv.weight'][:, :, :3, :3]
+
+    state = {k.replace('norm', 'bn') if 'layer2' in k else k: v for k, v in random_state(Net()).items()}
+    state['layer2.0.conv.weight'] = torch.ones(4, 4, 5, 5)
+    started(tmp_path, state, Renaming)
+    assert lines()[0][1].endswith('Renaming: 44 parameters loaded, 0 missing, 0 unexpected')
+
+
+def test_installed_twice_it_reports_once_and_leaves_no_hook(tmp_path, lines):
+    install_pretrained_report()
+    net = started(tmp_path, random_state(Net()))
+    assert len(lines()) == 1
+    for module in net.modules():
+        assert not module._load_state_dict_pre_hooks and not module._load_state_dict_post_hooks
+
+
+def host_network(scope: str, **config) -> nn.Module:
+    pytest.importorskip(scope)
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build({**dict(type='ResNet', base_channels=8), **config})
+
+
+@pytest.mark.parametrize('theirs, ours', [(50, 101), (101, 50), (34, 18), (18, 34), (18, 50)])
+def test_another_depth_is_refused(tmp_path, theirs, ours):
+    state = host_network('mmdet', depth=theirs).state_dict()
+    with pytest.raises(CheckpointMismatchError, match=r'init_cfg\.checkpoint'):
+        started(tmp_path, state, host_network, scope='mmdet', depth=ours)
+
+
+COC = dict(type='CoCConv')
+OFFSETS = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))
+ADDED = {
+    'operators': (50, dict(conv_cfg=COC), r'318 parameters loaded, 0 missing, 2 unexpected \(fc.*, 34 kept by'),
+    'offsets': (50, OFFSETS, r'318 parameters loaded, 26 missing \(layer2\.0\.conv2\.conv_offset'),
+    'no last stage': (
+        18,
+        dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,)),
+        r'90 parameters loaded, 0 missing, 32 unexpected \(layer4',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', ADDED)
+def test_detectors_start_from_a_classifier(tmp_path, lines, name):
+    """The keys of torchvision's ResNet."""
+    depth, config, says = ADDED[name]
+    state = host_network('mmdet', depth=depth).state_dict()
+    state |= {'fc.weight': torch.ones(5, 8), 'fc.bias': torch.ones(5)}
+    started(tmp_path, state, host_network, scope='mmdet', depth=depth, **config)
+    ((_, line),) = lines()
+    assert re.search(says, line), line
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
+@pytest.mark.parametrize('kind', ['ResNet', 'mmkerv.ResNet'])
+def test_operators_of_a_classifier_reach_every_host(tmp_path, lines, scope, kind):
+    config = dict(type=kind, depth=18, stem_channels=8, conv_cfg=COC)
+    state = random_state(host_network('mmpretrain', **config), 'backbone.')
+    net = started(tmp_path, state, host_network, 'backbone.', scope=scope, **config)
+    assert lines()[-1][1].endswith('ResNet (prefix backbone.): 154 parameters loaded, 0 missing, 0 unexpected')
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[f'backbone.{key}']), key
+
+
+@pytest.mark.parametrize('scope, kind', [('mmseg', 'EncoderDecoder'), ('mmpretrain', 'ImageClassifier')])
+def test_pretrained_argument_of_a_whole_model(tmp_path, lines, scope, kind):
+    pytest.importorskip(scope)
+    backbone = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8, conv_cfg=COC)
+    head = dict(type='FCNHead', in_channels=64, in_index=3, channels=8, num_classes=2)
+    classes = dict(type='LinearClsHead', in_channels=64, num_classes=2)
+    parts = {'mmseg': dict(decode_head=head), 'mmpretrain': dict(neck=dict(type='GlobalAveragePooling'), head=classes)}
+    file = str(tmp_path / 'a.pth')
+    with DefaultScope.overwrite_default_scope(scope):
+        whole = MODELS.build(dict(type=kind, backbone=backbone, **parts[scope]))
+        torch.save(random_state(whole.backbone if scope == 'mmseg' else whole), file)
+        model = MODELS.build(Config(dict(type=kind, backbone=backbone, pretrained=file, **parts[scope]))._cfg_dict)
+        model.init_weights()
+    place = 'ResNet' if scope == 'mmseg' else 'ImageClassifier'
+    assert [line.split(' ->')[1].split(' param')[0] for _, line in lines()] == [
+        f' {place}: {154 if scope == "mmseg" else 156}'
+    ]
+
+
+PRETRAINED = dict(type='Pretrained', checkpoint='absent.pth', prefix='backbone.')
+
+
+@pytest.mark.parametrize(
+    'model, place',
+    [
+        (
+            dict(backbone=dict(init_cfg=PRETRAINED)),
+            'model.backbone.init_cfg.checkpoint=FILE, or None for',
+        ),
+        (dict(backbone=dict(init_cfg=[PRETRAINED])), 'model.backbone.init_cfg.0.checkpoint=FILE'),
+        (dict(pretrained='absent.pth'), 'model.pretrained=FILE, or None for model.pretrained to start without one'),
+    ],
+)
+def test_missing_file_names_the_key(tmp_path, model, place):
+    with pytest.raises(FileNotFoundError, match=r"^checkpoint 'absent\.pth' does not exist") as caught:
+        check_pretrained_files(model, 'model')
+    assert f'--cfg-options {place}' in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('checkpoint', ['torchvision://resnet18', 'https://example.org/a.pth', None, __file__])
+def test_file_that_is_elsewhere_or_there(checkpoint):
+    check_pretrained_files(dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint), pretrained=True), 'model')
+
+
+def arguments(tmp_path) -> Namespace:
+    return Namespace(config='net.py', work_dir=str(tmp_path), launcher='none', trust_checkpoint=False)
+
+
+@pytest.mark.usefixtures('safe')
+def test_training_is_prepared_for_it_and_tests_are_not(tmp_path, monkeypatch):
+    cfg = Config(dict(model=dict(init_cfg=PRETRAINED)))
+    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
+    prepare(cfg, arguments(tmp_path), ('test',), strict=True)
+    assert not hasattr(PretrainedInit.__call__, 'reports')
+    with pytest.raises(FileNotFoundError, match=r'model\.init_cfg\.checkpoint=FILE'):
+        prepare(cfg, arguments(tmp_path), ('train',), strict=True)
+    prepare(Config(dict(model=dict(init_cfg=None))), arguments(tmp_path), ('train',), strict=True)
+    assert PretrainedInit.__call__.reports
+
+
+@pytest.mark.parametrize('fits', [True, False])
+def test_runner_stops_before_the_first_iteration(tmp_path, fits):
+    state = random_state(TinyModel(CoCConv if fits else nn.Conv2d), 'model.')
+    if not fits:
+        state['model.conv.weight'] = torch.ones(8, 3, 5, 5)
+    torch.save(state, tmp_path / 'a.pth')
+    model = TinyModel()
+    model.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='model.')
+    runner = tiny_runner(tmp_path / 'run', model)
+    if fits:
+        runner.train()
+        log = next(tmp_path.glob('run/*/*.log')).read_text()
+        assert log.count('TinyModel (prefix model.): 9 parameters loaded, 0 missing, 0 unexpected') == 1
+        return
+    with pytest.raises(CheckpointMismatchError, match=r'conv\.weight is \(8, 3, 5, 5\)'):
+        runner.train()
+    assert runner.iter == 0

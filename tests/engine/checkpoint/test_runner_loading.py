@@ -1,0 +1,110 @@
+import contextlib
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+
+from mmkerv.engine import UnsafeCheckpointError, install_safe_loading, safe_load
+from tests.engine.tiny_runner import tiny_runner
+from tests.malicious_files import execute, hidden, legacy, write
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_runner_reads_local_files_safely(tmp_path, trust):
+    target = tmp_path / 'target'
+    file = write(tmp_path / 'bomb.pth', hidden('meta', execute(target)))
+    install_safe_loading(trust)
+    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
+        CheckpointLoader.load_checkpoint(str(file), 'cpu')
+    assert target.exists() == trust
+
+
+@pytest.mark.parametrize(
+    'address',
+    [
+        'https://example.org/bomb.pth',
+        'http://example.org/bomb.pth',
+        'torchvision://resnet18',
+        'open-mmlab://detectron2/resnet50_caffe',
+        'openmmlab://detectron2/resnet50_caffe',
+        'mmcls://resnet50',
+    ],
+)
+@pytest.mark.parametrize('trust', [False, True])
+def test_runner_reads_downloads_safely(tmp_path, monkeypatch, address, trust):
+    target, downloaded = tmp_path / 'target', []
+
+    def download(url, file, *args, **kwargs):
+        downloaded.append(url)
+        write(file, hidden('state_dict', execute(target)))
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    install_safe_loading(trust)
+    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'\.pth'):
+        CheckpointLoader.load_checkpoint(address, 'cpu')
+    assert target.exists() == trust and len(downloaded) == 1 and downloaded[0].startswith('http')
+    target.unlink(missing_ok=True)
+    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError):
+        CheckpointLoader.load_checkpoint(address, 'cpu')
+    assert target.exists() == trust and len(downloaded) == 1, 'the second time it lies in the cache'
+
+
+def test_runner_reads_its_users_own_model_zoo_safely(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    (tmp_path / 'open_mmlab.json').write_text('{"mine": "bomb.pth"}')
+    write(tmp_path / 'bomb.pth', hidden('state_dict', execute(tmp_path / 'target')))
+    install_safe_loading()
+    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
+        CheckpointLoader.load_checkpoint('open-mmlab://mine', 'cpu')
+    assert not (tmp_path / 'target').exists()
+
+
+ADDRESSES = ['s3://bucket/bomb.pth', 'open-mmlab:s3://bucket/bomb.pth', 'petrel://bomb.pth', 'pavi://bomb.pth']
+
+
+def test_no_loader_of_mmengine_that_reads_is_left():
+    install_safe_loading()
+    schemes = CheckpointLoader._schemes
+    left = {prefix for prefix, loader in schemes.items() if not loader.__module__.startswith('mmkerv.')}
+    # They look an address up and hand it on.
+    assert left == {'modelzoo://', 'torchvision://', 'mmcls://'}
+
+
+@pytest.mark.parametrize('address', ADDRESSES)
+def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, address):
+    bomb = legacy(hidden('meta', execute(tmp_path / 'target')))
+    monkeypatch.setattr('mmkerv.engine.checkpoint.safe_load.read_bytes', lambda name: {address: bomb}[name])
+    install_safe_loading()
+    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
+        CheckpointLoader.load_checkpoint(address, 'cpu')
+    assert not (tmp_path / 'target').exists()
+
+
+def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
+    def download(*args, **kwargs):
+        raise OSError('no route to host')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    install_safe_loading()
+    with pytest.raises(ConnectionError, match=r'example\.org/a\.pth.*no route to host.*path of a file'):
+        CheckpointLoader.load_checkpoint('https://example.org/a.pth', 'cpu')
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_config_in_a_checkpoint_is_not_run_on_resume(trained, tmp_path, trust):
+    target = tmp_path / 'target'
+    checkpoint = safe_load(f'{trained.work_dir}/it.pth')
+    checkpoint['meta'].update(epoch=1, iter=2, config=f'open({str(target)!r}, "w").close()')
+    torch.save(checkpoint, tmp_path / 'it.pth')
+    install_safe_loading(trust)
+    runner = tiny_runner(
+        tmp_path / 'run',
+        load_from=str(tmp_path / 'it.pth'),
+        resume=True,
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+    )
+    runner.train()
+    assert (runner.epoch, runner.iter) == (2, 4)
+    assert target.exists() == trust

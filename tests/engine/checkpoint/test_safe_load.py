@@ -1,0 +1,209 @@
+import contextlib
+import io
+import random
+import tarfile
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmkerv.engine import UnsafeCheckpointError, safe_load
+from tests.malicious_files import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, hidden, write
+
+FORMATS = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+
+
+def assert_equal(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for first, second in zip(one, other):
+            assert_equal(first, second)
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+    elif isinstance(one, HistoryBuffer):
+        assert_equal(vars(one), vars(other))
+    else:
+        assert one == other
+
+
+@FORMATS
+def test_checkpoint_of_a_runner_comes_back_whole(trained, tmp_path, zipped):
+    file = tmp_path / 'it.pth'
+    whole = torch.load(f'{trained.work_dir}/it.pth', weights_only=False)
+    torch.save(whole, file, _use_new_zipfile_serialization=zipped)
+    loaded = safe_load(file)
+    assert_equal(loaded, torch.load(file, weights_only=False))
+    assert {'meta', 'state_dict', 'ema_state_dict', 'message_hub', 'optimizer', 'param_schedulers'} <= set(loaded)
+    losses = loaded['message_hub']['log_scalars']['train/loss']
+    assert isinstance(losses, HistoryBuffer) and losses.statistics('mean') == losses.mean() > 0
+    assert loaded['optimizer']['state'][0]['momentum_buffer'].abs().sum() > 0
+
+
+@FORMATS
+def test_names_of_the_other_numpy_are_known(tmp_path, zipped):
+    here, there = ('numpy._core', 'numpy.core') if NUMPY.startswith('numpy._core') else ('numpy.core', 'numpy._core')
+    content = {'number': np.float64(0.5), 'array': np.arange(3), 'flag': np.bool_(True), 'words': np.array(['a', 'bc'])}
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=False)
+    assert f'c{here}.multiarray\n'.encode() in stream.getvalue()
+    file = tmp_path / 'it.pth'
+    file.write_bytes(stream.getvalue().replace(f'c{here}.'.encode(), f'c{there}.'.encode()))
+    if zipped:
+        pickled = file.read_bytes().split(b'.multiarray\n', 1)
+        head = pickled[0].rindex(b'\x80\x02')
+        body = pickled[0][head + 2 :] + b'.multiarray\n' + pickled[1]
+        file = write(file, body[: body.rindex(b'.\x80\x02')])
+    assert_equal(safe_load(file), content)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half, torch.double, torch.int8, torch.bool, torch.complex64])
+def test_tensors_of_every_type(tmp_path, dtype):
+    content = {'w': torch.ones(2, 3).to(dtype).t(), 'p': torch.nn.Parameter(torch.ones(2)), 'd': torch.device('cpu')}
+    torch.save(content, tmp_path / 'it.pth')
+    assert_equal(safe_load(tmp_path / 'it.pth'), content)
+
+
+@FORMATS
+@pytest.mark.parametrize('place', ['alone', 'meta', 'state_dict'])
+@pytest.mark.parametrize('bomb', BOMBS)
+def test_bomb_is_not_set_off(tmp_path, bomb, place, zipped):
+    target = tmp_path / 'target'
+    file = write(tmp_path / 'bomb.pth', hidden(place, BOMBS[bomb](target)), zipped)
+    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth.*Nothing of it was executed.*--trust-checkpoint'):
+        safe_load(file)
+    assert not target.exists()
+
+
+@FORMATS
+@pytest.mark.parametrize('bomb', BOMBS)
+def test_bomb_is_live(tmp_path, bomb, zipped):
+    target = tmp_path / 'target'
+    file = write(tmp_path / 'bomb.pth', hidden('meta', BOMBS[bomb](target)), zipped)
+    with contextlib.suppress(UnsafeCheckpointError):
+        safe_load(file, trust=True)
+    assert target.exists()
+
+
+class Program(torch.nn.Module):
+    target: str
+
+    def __init__(self, target: str):
+        super().__init__()
+        self.target = target
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.target, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.target, self.training = state
+        torch.save(torch.zeros(1), self.target)
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_torchscript_archive_runs_only_if_trusted(tmp_path, trust):
+    target = tmp_path / 'target'
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.jit.save(torch.jit.script(Program(str(target))), tmp_path / 'script.pth')
+        target.unlink(missing_ok=True)
+        with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match='TorchScript'):
+            safe_load(tmp_path / 'script.pth', trust=trust)
+    assert target.exists() == trust
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    'opcodes',
+    [
+        # A class is filled in: every HistoryBuffer of the process would have another `update`.
+        build(HISTORY, b'N' + dictionary(update=HISTORY) + b'\x86'),
+        # So is a function.
+        build(glob('torch._utils', '_rebuild_tensor_v2'), b'N' + dictionary(polluted=b'N') + b'\x86'),
+        # A function that getattr gave is called: it changes the class.
+        call(getattr_of(HISTORY, 'register_statistics'), HISTORY),
+    ],
+    ids=['class', 'function', 'method'],
+)
+def test_classes_and_functions_are_not_changed(tmp_path, opcodes, zipped):
+    update, statistics = HistoryBuffer.update, dict(HistoryBuffer._statistics_methods)
+    with pytest.raises(UnsafeCheckpointError):
+        safe_load(write(tmp_path / 'it.pth', opcodes, zipped))
+    assert HistoryBuffer.update is update and HistoryBuffer._statistics_methods == statistics
+    assert not hasattr(torch._utils._rebuild_tensor_v2, 'polluted')
+
+
+def test_what_torch_unpacks_is_refused(tmp_path):
+    with tarfile.open(tmp_path / 'it.pth', 'w') as archive:
+        archive.add(__file__, 'storages')
+    with pytest.raises(UnsafeCheckpointError, match='tar archive'):
+        safe_load(tmp_path / 'it.pth')
+
+
+@FORMATS
+def test_getattr_gives_the_statistics_of_a_history_and_nothing_else(tmp_path, zipped):
+    file = write(tmp_path / 'it.pth', dictionary(a=getattr_of(HISTORY, 'mean')), zipped)
+    assert safe_load(file) == {'a': HistoryBuffer.mean}
+    for owner, name in ((HISTORY, '__init__'), (glob('collections', 'OrderedDict'), 'keys')):
+        with pytest.raises(UnsafeCheckpointError, match=rf'getattr\(<.*, {name!r}\) is not allowed'):
+            safe_load(write(tmp_path / 'it.pth', getattr_of(owner, name), zipped))
+
+
+@pytest.mark.parametrize(
+    'content', [b'', b'epoch 12\n' * 100, b'PK\x03\x04', b'{"a": 1}'], ids=['empty', 'text', 'zip head', 'json']
+)
+@pytest.mark.parametrize('trust', [False, True])
+def test_no_checkpoint_at_all(tmp_path, content, trust):
+    file = tmp_path / 'it.pth'
+    file.write_bytes(content)
+    with pytest.raises(UnsafeCheckpointError) as caught:
+        safe_load(file, trust=trust)
+    message = str(caught.value)
+    assert str(file) in message and 'damaged' in message and '\n' not in message
+    assert ('--trust-checkpoint' in message) != trust
+
+
+@FORMATS
+def test_damaged_checkpoint_has_one_kind_of_error(trained, zipped):
+    stream, rng = io.BytesIO(), random.Random(0)
+    torch.save(safe_load(f'{trained.work_dir}/it.pth'), stream, _use_new_zipfile_serialization=zipped)
+    whole, kinds = stream.getvalue(), set()
+    for i in range(300):
+        if i % 2:
+            damaged = whole[: rng.randrange(len(whole))]
+        else:
+            place = rng.randrange(min(len(whole), 6000))
+            damaged = whole[:place] + bytes([rng.randrange(256)]) + whole[place + 1 :]
+        try:
+            safe_load(io.BytesIO(damaged))
+        except UnsafeCheckpointError as error:
+            assert '\n' not in str(error)
+            kinds.add(type(error.__cause__).__name__)
+    assert len(kinds) >= 4, kinds
+
+
+@pytest.mark.parametrize('trust', [False, True])
+@pytest.mark.parametrize('name', ['absent.pth', '.'])
+def test_missing_checkpoint(tmp_path, name, trust):
+    with pytest.raises(FileNotFoundError, match=r'checkpoint .* does not exist; give the path of a \.pth file'):
+        safe_load(tmp_path / name, trust=trust)
+
+
+def test_what_is_refused_is_named(tmp_path):
+    torch.save({'meta': {'model': torch.nn.Linear(1, 1)}}, tmp_path / 'it.pth')
+    with pytest.raises(UnsafeCheckpointError, match=r'it names torch\.nn\.modules\.linear\.Linear'):
+        safe_load(tmp_path / 'it.pth')
+    assert isinstance(safe_load(tmp_path / 'it.pth', trust=True)['meta']['model'], torch.nn.Linear)

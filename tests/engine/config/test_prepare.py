@@ -1,0 +1,211 @@
+import copy
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmkerv.engine.checkpoint.publish import published, sha256
+from mmkerv.engine.config import prepare as configuration
+from mmkerv.engine.config.evaluation import evaluate, paint_predictions
+from mmkerv.engine.config.prepare import ConfigError, check_data, check_operators, load_config, prepare, use_amp
+from mmkerv.ops import CoCConv
+
+BASE = """
+data_root = 'data/old/'
+train_dataloader = dict(dataset=dict(
+    type='RepeatDataset', times=2,
+    dataset=dict(type='A', data_root=data_root, ann_file='a.json', other='data/older/b.txt')))
+val_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[
+    dict(type='A', data_root=data_root), dict(type='B', data_root='elsewhere', ann_file=data_root + 'c.json')]))
+val_evaluator = [dict(type='M', ann_file=data_root + 'c.json')]
+train_pipeline = [dict(type='Load', files=(data_root + 'x', 3))]
+model = dict(type='Net', backbone=dict(type='ResNet', init_cfg=None, conv_cfg=dict(type='CoCConv', association=3)))
+test_dataloader = None
+"""
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    (tmp_path / 'config.py').write_text(BASE)
+    return str(tmp_path / 'config.py')
+
+
+@pytest.mark.parametrize('root', ['/new', '/new/'])
+def test_new_data_root_moves_every_path_below_the_old_one(config, root):
+    cfg = load_config(config, {'data_root': root})
+    train = cfg.train_dataloader.dataset.dataset
+    assert train.data_root.rstrip('/') == '/new' and train.ann_file == 'a.json' and train.other == 'data/older/b.txt'
+    first, second = cfg.val_dataloader.dataset.datasets
+    assert first.data_root.rstrip('/') == '/new'
+    assert (second.data_root, second.ann_file) == ('elsewhere', '/new/c.json')
+    assert cfg.val_evaluator[0].ann_file == '/new/c.json'
+    assert cfg.train_pipeline[0].files == ('/new/x', 3)
+    assert cfg.model.type == 'Net' and cfg.test_dataloader is None
+
+
+def test_without_a_new_root_nothing_moves(config):
+    assert load_config(config, {'model.depth': 3}).val_evaluator[0].ann_file == 'data/old/c.json'
+    assert load_config(config)._cfg_dict.to_dict() == Config.fromfile(config)._cfg_dict.to_dict()
+
+
+@pytest.mark.parametrize(
+    'options, reason',
+    [
+        ({'train_pipeline.5.type': 'A'}, r'Index 5 exceeds the length of list'),
+        ({'train_pipeline.type': 'A'}, r'.'),
+        ({'model.type.name': 'A'}, r"type=\{'name': 'A'\}"),
+        ({'model.backbone.init_cfg.type': 'Pretrained'}, r'NoneType'),
+    ],
+)
+def test_option_that_does_not_fit(config, options, reason):
+    with pytest.raises(
+        ConfigError, match=rf'(?s)--cfg-options {next(iter(options))}=\w+ does not fit .*{reason}.*Change'
+    ):
+        load_config(config, options)
+
+
+@pytest.mark.parametrize('kind', ['CoCConv', 'mmkerv.CoCConv', CoCConv], ids=['name', 'scope', 'class'])
+@pytest.mark.parametrize(
+    'options, reason',
+    [
+        (dict(asociation=2), "has no argument 'asociation'; did you mean 'association'"),
+        (dict(association=0), 'association must be >= 1, got 0'),
+        (dict(kernel_plus=3), 'kernel_plus must be even, got 3; use 2 or 4'),
+        (dict(share='x'), "share must be one of 'ci', 'co', 'cico', None, got 'x'"),
+    ],
+)
+def test_operator_arguments_are_checked_where_they_stand(kind, options, reason):
+    good, bad = dict(type=kind, association=3), dict(type=kind, **options)
+    model = dict(backbone=dict(conv_cfg=good), heads=[dict(conv_cfg=dict(type='ConvWS', x=1)), dict(dw_conv_cfg=bad)])
+    before = copy.deepcopy(model)
+    with pytest.raises(ConfigError) as caught:
+        check_operators(model, 'model')
+    message = str(caught.value)
+    assert message.startswith('model.heads.1.dw_conv_cfg: ') and reason in message
+    assert '--cfg-options model.heads.1.dw_conv_cfg.ARGUMENT=VALUE' in message
+    model['heads'].pop()
+    check_operators(model, 'model')
+    assert model['backbone'] == before['backbone']
+
+
+def data(root: Path, **changes) -> Config:
+    dataset = {**dict(type='CocoDataset', data_root=str(root), ann_file='a.json'), **changes}
+    return Config(dict(val_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset]))))
+
+
+def test_data_that_is_there(tmp_path):
+    (tmp_path / 'a.json').write_text('{}')
+    check_data(data(tmp_path), 'val')
+    check_data(data(tmp_path, data_root=None, ann_file=str(tmp_path / 'a.json')), 'val')
+    check_data(data(tmp_path, ann_file=''), 'val')
+    check_data(data(tmp_path, data_root='s3://bucket'), 'val')
+    check_data(data(tmp_path, data_root=None, ann_file='s3://bucket/a.json'), 'val')
+    check_data(data('data/coco', backend_args=dict(backend='petrel')), 'val')
+    check_data(data(tmp_path), 'train')
+
+
+@pytest.mark.parametrize('missing', ['data_root', 'ann_file'])
+def test_data_that_is_missing(tmp_path, missing):
+    root = tmp_path / 'absent' if missing == 'data_root' else tmp_path
+    path = root if missing == 'data_root' else root / 'a.json'
+    place = r'val_dataloader\.dataset\.datasets\.0\.'
+    with pytest.raises(ConfigError, match=rf"{place}{missing}: '{path}' does not exist.*--cfg-options data_root=DIR"):
+        check_data(data(root), 'val')
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_prepare_adds_what_both_tools_need(tmp_path, monkeypatch, strict):
+    installed = []
+    monkeypatch.setattr(configuration, 'install_atomic_writes', lambda: installed.append('atomic'))
+    monkeypatch.setattr(configuration, 'install_safe_loading', lambda trust: installed.append(trust))
+    args = Namespace(config='configs/net.py', work_dir=None, launcher='pytorch', trust_checkpoint=strict)
+    cfg = prepare(Config(dict(custom_hooks=[dict(type='EMAHook')])), args, ('test',), strict)
+    assert [hook['type'] for hook in cfg.custom_hooks] == [
+        'EMAHook',
+        'mmkerv.FrozenKernelsHook',
+        'mmkerv.CheckpointMatchHook',
+    ]
+    assert cfg.custom_hooks[-1]['strict'] == strict
+    assert cfg.launcher == 'pytorch' and Path(cfg.work_dir) == Path('work_dirs/net')
+    assert installed == ['atomic', strict]
+    args.work_dir = str(tmp_path)
+    own = dict(type='mmkerv.CheckpointMatchHook', strict=not strict)
+    cfg = prepare(Config(dict(custom_hooks=[own], work_dir='a')), args, (), strict)
+    assert cfg.work_dir == str(tmp_path)
+    assert [h for h in cfg.custom_hooks if h['type'] == own['type']] == [own], "a config's own hook wins"
+
+
+@pytest.mark.parametrize(
+    ('device', 'expected'),
+    [
+        ('cuda', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
+        ('cpu', dict(type='mmkerv.CpuAmpOptimWrapper')),
+    ],
+)
+def test_mixed_precision(monkeypatch, device, expected):
+    monkeypatch.setattr(configuration, 'get_device', lambda: device)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
+    use_amp(cfg)
+    use_amp(cfg)
+    assert cfg.optim_wrapper.to_dict() == expected
+    with pytest.raises(ConfigError, match=r"--amp needs optim_wrapper\.type='OptimWrapper', got 'ApexOptimWrapper'"):
+        use_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_loader_defaults(scope, workers):
+    cfg = Config(dict(default_scope=scope, train_dataloader=dict(num_workers=workers), val_dataloader=None))
+    configuration.set_loader_defaults(cfg)
+    expected = dict(num_workers=workers)
+    if scope == 'mmpretrain':
+        expected |= dict(pin_memory=True, persistent_workers=workers > 0, collate_fn=dict(type='default_collate'))
+    assert cfg.train_dataloader.to_dict() == expected
+    configuration.set_loader_defaults(cfg, pin_memory=False, persistent_workers=False)
+    assert (cfg.train_dataloader.pin_memory, cfg.train_dataloader.persistent_workers) == (False, False)
+
+
+@pytest.mark.parametrize(
+    'scope, expected',
+    [
+        ('mmdet', dict(show=True, wait_time=1, draw=True, test_out_dir='out')),
+        ('mmpretrain', dict(show=True, wait_time=1, enable=True, out_dir='out', interval=3)),
+        ('mmseg', dict(show=True, wait_time=1, draw=True)),
+    ],
+)
+def test_painting(scope, expected):
+    cfg = Config(dict(default_scope=scope, default_hooks=dict(visualization=dict(type='Hook')), visualizer=dict()))
+    paint_predictions(cfg, True, 'out', 1, 3)
+    assert cfg.default_hooks.visualization.to_dict() == dict(type='Hook', **expected)
+    assert cfg.visualizer.get('save_dir') == ('out' if scope == 'mmseg' else None)
+    with pytest.raises(ConfigError, match='--show and --show-dir need default_hooks'):
+        paint_predictions(Config(dict(default_scope=scope)), True, None, 1)
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('out, item', [('a.txt', 'pred'), ('a.json', 'pred'), ('a.csv', 'metrics'), ('a', 'metrics')])
+def test_results_of_an_unknown_kind_are_refused_before_the_test(scope, out, item):
+    with pytest.raises(ConfigError, match=rf"--out must end in \..* for {item}, got '{out}'"):
+        evaluate(Config(dict(default_scope=scope)), out, item)
+
+
+def test_what_is_published():
+    ema = {'steps': 3, 'module.a': 'raw'}
+    checkpoint = {'meta': {}, 'state_dict': {'a': 'averaged'}, 'ema_state_dict': ema, 'optimizer': {}}
+    assert published(checkpoint) == {'meta': {}, 'state_dict': {'a': 'averaged'}}
+    assert published(checkpoint, ['state_dict'], no_ema=True) == {'state_dict': {'a': 'raw'}}
+    assert checkpoint['state_dict'] == {'a': 'averaged'}
+    with pytest.raises(ConfigError, match='--save-keys: the checkpoint has no b; it has meta, state_dict'):
+        published(checkpoint, ['meta', 'b'])
+    with pytest.raises(ConfigError, match='--no-ema: the checkpoint has no ema_state_dict'):
+        published({'meta': {}, 'state_dict': {}}, no_ema=True)
+    with pytest.raises(ConfigError, match='holds a list'):
+        published([1])
+    with pytest.raises(ConfigError, match='it has nothing'):
+        published({})
+
+
+def test_sha256(tmp_path):
+    (tmp_path / 'a').write_bytes(b'abc')
+    assert sha256(tmp_path / 'a').startswith('ba7816bf8f01cfea414140de5dae2223')

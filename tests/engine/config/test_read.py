@@ -1,0 +1,102 @@
+import pickle
+
+import mmengine
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.fileio.handlers import YamlHandler
+from mmengine.fileio.handlers.registry_utils import file_handlers
+
+from mmkerv.engine import UnsafeCheckpointError
+from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import ConfigFileError, install_safe_data_files, read_config
+
+
+class Bomb:
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return exec, (f'open({self.target!r}, "w").close()',)
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'says'),
+    [
+        ('a.py', "_base_ = './a.py'", r'inherits from itself: \S+a\.py -> \S+a\.py\. Change _base_'),
+        ('a.py', "_base_ = ['./c.py', './b.py']", r'a\.py -> \S+b\.py -> \S+a\.py'),
+        ('a.yaml', '_base_: ./a.yaml', r'inherits from itself'),
+        ('a.py', 'a = (\n', r"SyntaxError: .*'\(' was never closed .*line 1"),
+        ('a.py', 'a = 1\nb = c', r"NameError \(line 2\): name 'c' is not defined"),
+        ('a.py', '_base_ = 3', r'Error: '),
+        ('a.json', '{"a": ', r'JSONDecodeError \(line 1\)'),
+        ('a.json', '[1]', r'AttributeError'),
+        ('a.yaml', 'a: [1', r'ParserError'),
+        ('a.txt', 'a = 1', r'must end in one of \.py, \.json, \.yaml, \.yml'),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, name, text, says):
+    (tmp_path / 'b.py').write_text("_base_ = './a.py'")
+    (tmp_path / 'c.py').write_text('')
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigFileError, match=says) as caught:
+        load_config(str(tmp_path / name))
+    message = str(caught.value)
+    assert message.startswith(f'config {str(tmp_path / name)!r} ') and '\n' not in message
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / 'a.py').write_bytes(b'a = "\xff"')
+    with pytest.raises(ConfigFileError, match='UnicodeDecodeError'):
+        read_config(str(tmp_path / 'a.py'))
+
+
+def test_missing_base_is_named(tmp_path):
+    (tmp_path / 'a.py').write_text("_base_ = './none.py'")
+    with pytest.raises(FileNotFoundError, match=r"a\.py' needs '.*none\.py', which cannot be read.*_base_"):
+        read_config(str(tmp_path / 'a.py'))
+
+
+@pytest.mark.parametrize('inherited', [False, True])
+@pytest.mark.parametrize('suffix', ['yaml', 'yml'])
+def test_yaml_runs_nothing(tmp_path, suffix, inherited, monkeypatch):
+    """mmengine alone runs it."""
+    monkeypatch.setitem(file_handlers, suffix, YamlHandler())
+    target, file = tmp_path / 'target', tmp_path / f'a.{suffix}'
+    file.write_text(f'a: !!python/object/apply:os.system ["touch {target}"]')
+    Config.fromfile(str(file))
+    assert target.exists()
+    target.unlink()
+    if inherited:
+        (tmp_path / 'b.py').write_text(f"_base_ = './{file.name}'")
+        file = tmp_path / 'b.py'
+    with pytest.raises(ConfigFileError, match=r'ConstructorError: could not determine a constructor.*os\.system'):
+        read_config(str(file))
+    assert not target.exists()
+
+
+def test_yaml_that_mmengine_writes_comes_back(tmp_path):
+    cfg = Config({'a': {'b': (1, 2), 'c': [None, 0.5, 'text']}})
+    cfg.dump(str(tmp_path / 'a.yaml'))
+    assert read_config(str(tmp_path / 'a.yaml')).to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_pickled_annotations_run_only_if_trusted(tmp_path, trust):
+    target, file = tmp_path / 'target', tmp_path / 'a.pkl'
+    file.write_bytes(pickle.dumps({'data_list': Bomb(target)}, 2))
+    install_safe_data_files(trust)
+    if trust:
+        mmengine.load(file)
+    else:
+        with pytest.raises(UnsafeCheckpointError, match=r'was not read.*exec.*Nothing of it was executed'):
+            mmengine.load(file)
+    assert target.exists() == trust
+
+
+def test_pickled_data_come_back(tmp_path):
+    data = {'data_list': [{'img_path': 'a.jpg', 'bbox': np.arange(4.0), 'label': np.int64(3), 'size': (1, 2)}]}
+    install_safe_data_files()
+    mmengine.dump(data, tmp_path / 'a.pkl')
+    back = mmengine.load(tmp_path / 'a.pkl')
+    assert np.array_equal(back['data_list'][0].pop('bbox'), data['data_list'][0].pop('bbox')) and back == data

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from mmengine.hooks import Hook
+
+from mmkerv.engine import DivergedError, install_atomic_writes
+from mmkerv.engine.config.prepare import TRAINING_HOOKS, Config
+from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
+from tests.engine.tiny_runner import TinyModel, tiny_runner
+
+ONE = dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))
+
+
+class Diverge(Hook):
+    """A step whose gradient is no number, and whose loss is: the last before the second checkpoint."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, value: float = float('nan')):
+        self.value = value
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if runner.iter == 3:
+            runner.model.conv.weight.data[0] = self.value
+
+
+class Masked(TinyModel):
+    """Has infinite numbers from the start."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('mask', torch.tensor([0.0, float('-inf')]))
+
+
+def run(folder, *hooks, **kwargs):
+    install_atomic_writes()
+    added = [*hooks, *(dict(type=name) for name in TRAINING_HOOKS)]
+    length = dict(by_epoch=True, max_epochs=3)
+    return tiny_runner(folder, custom_hooks=added, train_cfg=length, default_hooks=ONE, **kwargs).train()
+
+
+def test_tools_have_the_hook():
+    assert 'mmkerv.FiniteCheckpointHook' in TRAINING_HOOKS
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('ema', [False, True])
+def test_network_that_has_diverged_takes_no_place(tmp_path, value, ema):
+    with pytest.raises(DivergedError, match=r'in conv\.weight.*diverged.*earlier checkpoints are kept.*--resume'):
+        run(tmp_path, Diverge(value), *([dict(type='EMAHook')] if ema else []))
+    assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_1.pth']
+    last = latest_checkpoint(Config(dict(work_dir=str(tmp_path))))
+    assert last == str(tmp_path / 'epoch_1.pth')
+    run(tmp_path, resume=True, load_from=last)
+    assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_3.pth']
+
+
+def test_what_was_not_finite_before_need_not_be(tmp_path):
+    run(tmp_path, model=Masked())
+    assert (tmp_path / 'epoch_3.pth').is_file()
+    with pytest.raises(DivergedError, match=r'in conv\.weight:'):
+        run(tmp_path, Diverge(), model=Masked())

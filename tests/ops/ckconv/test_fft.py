@@ -1,0 +1,144 @@
+"""CKConv2d by Fourier transforms: the same numbers, layouts and types as the direct form."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmkerv.ops import CKConv2d
+from mmkerv.ops.fft.convolution import fast_length, fft_convolution
+from tests.ops.ckconv.ck_operators import random_2d, response_2d
+from tests.ops.contract import relative
+
+
+@pytest.mark.parametrize('method', ['direct', 'fft', 'auto'])
+@pytest.mark.parametrize('settings', [{}, {'separable': True}, {'groups': 2}], ids=str)
+def test_kernel_as_large_as_the_feature_map(method, settings):
+    op = random_2d(4, 6, (9, 7), padding=(4, 3), method=method, **settings)
+    x = torch.randn(2, 4, 9, 7, dtype=torch.float64)
+    y = op(x)
+    assert y.shape == (2, 6, 9, 7) and relative(y, response_2d(op, x)) < 1e-11
+    op.kernel_size = (17, 13)
+    op.padding = (8, 6)
+    assert relative(op(x), response_2d(op, x)) < 1e-11
+
+
+METHOD_SETTINGS = [
+    {},
+    {'groups': 2},
+    {'in_channels': 6, 'out_channels': 6, 'groups': 6},
+    {'in_channels': 3, 'out_channels': 9, 'groups': 3},
+    {'separable': True, 'groups': 2},
+    {'dilation': (1, 2), 'padding': (3, 6)},
+    {'dilation': 3, 'kernel_size': 3},
+    {'padding': 'same', 'dilation': 2, 'kernel_size': 3},
+    {'padding': 'valid', 'bias': False},
+    {'padding': 3, 'padding_mode': 'circular'},
+    {'padding': (3, 2), 'padding_mode': 'reflect'},
+    {'padding': 8, 'padding_mode': 'replicate'},
+    {'kernel_size': (11, 1), 'padding': (7, 0)},
+    {'kernel_size': 1},
+]
+
+
+@pytest.mark.parametrize('settings', METHOD_SETTINGS, ids=str)
+@pytest.mark.parametrize('size', [(12, 13), (11, 10)], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_fourier_equals_direct(settings, size, dtype):
+    settings = {'in_channels': 4, 'out_channels': 6, 'kernel_size': 5, 'hidden': 8, 'dtype': dtype, **settings}
+    results = []
+    for method in ('direct', 'fft', 'auto'):
+        torch.manual_seed(0)
+        op = CKConv2d(**settings, method=method)
+        x = torch.randn(2, settings['in_channels'], *size, dtype=dtype, requires_grad=True)
+        y = op(x)
+        (y * torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y)).sum().backward()
+        results.append([y, x.grad, *(p.grad for p in op.parameters())])
+    tolerance = {torch.float32: 2e-5, torch.float64: 1e-11}[dtype]
+    for result in results[1:]:
+        for a, b in zip(result, results[0]):
+            # The gradient of a first layer at the one position 0 is 0.
+            assert bool((a - b).abs().max() <= tolerance * b.abs().max())
+
+
+@pytest.mark.parametrize('stride', [2, (1, 3)])
+def test_auto_with_a_stride_is_direct(stride):
+    torch.manual_seed(0)
+    op = CKConv2d(4, 6, 9, stride=stride, padding=4, method='auto')
+    x = torch.randn(2, 4, 16, 15)
+    assert relative(op(x), op.to_conv2d()(x)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ('memory_format', 'bias', 'separable'),
+    [
+        (torch.contiguous_format, True, False),
+        (torch.contiguous_format, False, True),
+        (torch.contiguous_format, False, False),
+        (torch.channels_last, True, True),
+        (torch.channels_last, True, False),
+        (torch.channels_last, False, False),
+    ],
+    ids=str,
+)
+def test_fourier_keeps_the_layout_in_memory(memory_format, bias, separable):
+    """mmcv's compiled operators read what comes in as contiguous, whatever it is."""
+    op = CKConv2d(4, 8, 3, padding=1, bias=bias, separable=separable, method='fft').to(memory_format=memory_format)
+    assert op(torch.randn(2, 4, 8, 7).to(memory_format=memory_format)).is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize('method', ['direct', 'fft'])
+def test_autocast_leaves_double_precision_alone(method):
+    """As it does for torch's convolutions."""
+    op, x = random_2d(4, 6, 3, method=method), torch.randn(1, 4, 6, 6, dtype=torch.float64)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        y = op(x)
+    assert y.dtype == torch.float64 and relative(y, response_2d(op, x)) < 1e-11
+
+
+@pytest.mark.parametrize('method', ['direct', 'fft'])
+def test_one_image_without_a_batch(method):
+    op, x = random_2d(4, 6, 3, padding=1, method=method), torch.randn(4, 6, 5, dtype=torch.float64)
+    assert relative(op(x), response_2d(op, x[None])[0]) < 1e-11
+
+
+def test_fourier_names_what_does_not_fit():
+    with pytest.raises(ValueError, match='at least as large as the dilated kernel'):
+        CKConv2d(4, 8, 9, method='fft')(torch.randn(1, 4, 8, 12))
+    with pytest.raises(ValueError, match='x has 3 channels, the kernel takes 4'):
+        CKConv2d(4, 8, 3, method='fft')(torch.randn(1, 3, 8, 8))
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many elements the largest tensor had that was made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = result if isinstance(result, (list, tuple)) else [result]
+        self.numel = max([self.numel, *(t.numel() for t in tensors if isinstance(t, torch.Tensor))])
+        return result
+
+
+def test_fourier_makes_no_tensor_of_all_channel_pairs_of_each_image():
+    batch, channels, size = 16, 10, 32
+    x = torch.randn(batch, channels, size, size, requires_grad=True)
+    kernel = torch.randn(channels, channels, size, size, requires_grad=True)
+    with Largest() as mode:
+        fft_convolution(x, kernel, None, [(16, 16)] * 2, (1, 1), 1).sum().backward()
+    spectrum = 64 * 33
+    # What it must make at least: the spectrum of the kernel.
+    assert channels**2 * spectrum <= mode.numel < batch * channels**2 * spectrum / 2
+
+
+def test_transforms_have_lengths_without_large_prime_factors():
+    def smooth(n):
+        for p in (2, 3, 5, 7):
+            while n % p == 0:
+                n //= p
+        return n == 1
+
+    even = [n for n in range(2, 3000, 2) if smooth(n)]
+    for n in range(2, 2400):
+        assert fast_length(n) == next(e for e in even if e >= n)
+    assert fast_length(1) == 1

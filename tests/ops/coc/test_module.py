@@ -1,0 +1,257 @@
+"""CoCConv2d against the naive oracle in float64, its options, starts and degenerate cases, and the shared contract."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from mmkerv.ops import CoCConv, CoCConv2d, spatial_association
+from mmkerv.ops.coc.module import functional as association
+from mmkerv.ops.coc.super_kernel import super_kernel
+from tests.ops.coc.coc_operators import naive_kernel
+from tests.ops.coc.coc_oracle import conv2d_loop, super_kernel_geometry
+from tests.ops.contract import OperatorContract, relative
+from tests.ops.folding_contract import FoldingContract
+
+SHARES = ['ci', 'co', 'cico', None]
+
+
+def random_op(*args, **kwargs) -> CoCConv2d:
+    """An operator in float64 with every parameter random."""
+    torch.manual_seed(0)
+    op = CoCConv2d(*args, dtype=torch.float64, **kwargs)
+    with torch.no_grad():
+        for p in op.parameters():
+            p.normal_()
+    return op
+
+
+def check(op: CoCConv2d) -> None:
+    assert relative(op.kernel(), naive_kernel(op)) < 1e-11
+
+
+class TestContract(FoldingContract, OperatorContract):
+    operator = CoCConv2d
+    options = {'super_init': 'kaiming'}
+
+    def expected(self, op, x):
+        padding, pad = op.padding, nn.Identity()
+        if isinstance(padding, str):
+            total = [d * (k - 1) if padding == 'same' else 0 for d, k in zip(op.dilation, op.kernel_size)]
+            padding = tuple(t // 2 for t in total)
+        if op.padding_mode != 'zeros':
+            layer = {'reflect': nn.ReflectionPad2d, 'replicate': nn.ReplicationPad2d, 'circular': nn.CircularPad2d}
+            pad, padding = layer[op.padding_mode]((padding[1], padding[1], padding[0], padding[0])), (0, 0)
+        bias = None if op.bias is None else op.bias.detach().double().numpy()
+        y = conv2d_loop(
+            pad(x).detach().double().numpy(), naive_kernel(op).numpy(), bias, op.stride, padding, op.dilation, op.groups
+        )
+        return torch.from_numpy(y)
+
+
+@pytest.mark.parametrize('share', SHARES)
+@pytest.mark.parametrize('skip', [True, False])
+@pytest.mark.parametrize('num_layers', [1, 2, 3])
+def test_kernel_in_every_share_mode(share, skip, num_layers):
+    check(random_op(3, 10, 3, share=share, skip=skip, num_layers=num_layers))
+
+
+@pytest.mark.parametrize(('size', 'plus'), [*itertools.product((3, 5, 7), (0, 2, 4, 6))])
+@pytest.mark.parametrize('dilate', [True, 'paper', False])
+def test_kernel_for_every_size_of_the_table(size, plus, dilate):
+    check(random_op(1, 4, size, kernel_plus=plus, dilate=dilate))
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'out_channels': 18},
+        {'out_channels': 3},
+        {'in_channels': 8, 'out_channels': 24, 'groups': 4},
+        {'in_channels': 8, 'out_channels': 24, 'groups': 4, 'association': 3},
+        {'in_channels': 4, 'out_channels': 20, 'groups': 4, 'num_layers': 2},
+        {'in_channels': 10, 'out_channels': 10, 'groups': 10, 'num_layers': 2},
+        {'in_channels': 6, 'out_channels': 12, 'groups': 6, 'share': 'co'},
+        {'association': 1},
+        {'association': 3, 'out_channels': 11, 'num_layers': 3, 'share': 'cico'},
+        {'kernel_size': (3, 1)},
+        {'kernel_size': (1, 7), 'share': 'co'},
+        {'kernel_size': (5, 3), 'share': None},
+        {'kernel_size': 1},
+        {'super_bias': False, 'num_layers': 2},
+        {'super_standardize': True, 'share': 'cico'},
+        {'super_standardize': True, 'share': None},
+        {'standardize': True},
+        {'standardize': 'ln', 'groups': 3, 'out_channels': 12},
+        {'super_norm': 'ln', 'out_channels': 10, 'num_layers': 2},
+        {'super_norm': 'ln', 'skip': False},
+        {'association': 4, 'kernel_size': 5, 'out_channels': 17},
+    ],
+    ids=str,
+)
+def test_kernel_with_padding_groups_and_norms(settings):
+    check(random_op(**{'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, **settings}))
+
+
+@pytest.mark.parametrize('preset', ['standard', 'light'])
+def test_official_presets(preset):
+    torch.manual_seed(0)
+    op = CoCConv2d.official(preset, 3, 10, 3, dtype=torch.float64)
+    check(op)
+    assert op.super_layers[0].norm_weight.shape == (3, 6, 6) and op.kernel_norm_weight.shape == (3, 3, 3)
+    assert op.super_layers[0].bias is None
+    assert op.options.super_standardize is (preset == 'standard')
+    with torch.no_grad():
+        for p in op.parameters():
+            p.normal_()
+    check(op)
+
+
+@pytest.mark.parametrize('share', ['ci', 'co', 'cico'])
+def test_matrix_and_convolution_forms_agree(share, monkeypatch):
+    by_matrix = random_op(8, 10, 3, share=share, num_layers=2)
+    monkeypatch.setattr(association, 'MATRIX_TAPS_LIMIT', 0)
+    by_convolution = random_op(8, 10, 3, share=share, num_layers=2)
+    assert by_matrix.selector is not None and by_convolution.selector is None
+    assert relative(by_matrix.kernel(), by_convolution.kernel()) < 1e-12
+
+
+def test_functional_core_is_what_the_module_computes():
+    op = random_op(3, 10, 3, num_layers=2)
+    kernel = spatial_association(
+        op.weight,
+        [layer.weight for layer in op.super_layers],
+        [layer.bias for layer in op.super_layers],
+        super_dilation=(2, 2),
+    )
+    assert torch.equal(kernel, op.kernel())
+
+
+def test_functional_core_names_a_wrong_shape():
+    with pytest.raises(ValueError, match=r'must have shape \(2, 1, 3, 3\)'):
+        spatial_association(torch.randn(8, 3, 3, 3), [torch.randn(3, 1, 3, 3)])
+
+
+@pytest.mark.parametrize('share', SHARES)
+@pytest.mark.parametrize('skip', [True, False])
+@pytest.mark.parametrize('num_layers', [1, 3])
+def test_identity_start_is_the_plain_convolution(share, skip, num_layers):
+    torch.manual_seed(0)
+    op = CoCConv2d(5, 18, 3, padding=1, share=share, skip=skip, num_layers=num_layers, super_init='identity')
+    torch.manual_seed(0)
+    plain = nn.Conv2d(5, 18, 3, padding=1)
+    x = torch.randn(2, 5, 6, 6)
+    assert relative(op.kernel(), op.weight) < 1e-6
+    assert relative(op(x), plain(x)) < 1e-6
+    op(x).square().mean().backward()
+    assert op.super_layers[0].weight.grad.abs().sum() > 0
+
+
+def test_identity_start_through_a_layer_norm():
+    op = CoCConv2d(5, 18, 3, super_norm='ln', super_init='identity')
+    assert relative(op.kernel(), op.weight) < 1e-6
+    assert op.super_layers[0].weight.abs().sum() > 0
+    with torch.no_grad():
+        op.super_layers[0].norm_weight.fill_(0.1)
+    assert relative(op.kernel(), op.weight) > 0.01
+
+
+def test_kaiming_start_moves_the_kernel():
+    torch.manual_seed(0)
+    op = CoCConv2d(16, 32, 3, super_init='kaiming')
+    difference = op.kernel() - op.weight
+    assert difference.norm().item() > 0.3 * op.weight.norm().item()
+
+
+@pytest.mark.parametrize(
+    ('options', 'start'),
+    [
+        ({}, 'identity'),
+        ({'skip': False}, 'identity'),
+        ({'super_norm': 'ln'}, 'identity'),
+        ({'super_norm': 'ln', 'skip': False}, 'kaiming'),
+        ({'super_standardize': True}, 'kaiming'),
+        ({'standardize': True}, 'kaiming'),
+        ({'standardize': 'ln'}, 'kaiming'),
+        ({'super_init': 'kaiming'}, 'kaiming'),
+    ],
+    ids=str,
+)
+def test_auto_start_is_said(options, start):
+    assert f'super_init={start}' in repr(CoCConv2d(4, 8, 3, **options))
+
+
+def test_zero_super_kernels_equal_the_plain_convolution():
+    op = random_op(3, 8, 3)
+    with torch.no_grad():
+        for p in op.super_layers.parameters():
+            p.zero_()
+    assert torch.equal(op.kernel(), op.weight)
+
+
+@pytest.mark.parametrize(('size', 'plus'), [*itertools.product((1, 3, 5, 7), (0, 2, 4, 6))])
+@pytest.mark.parametrize('dilate', [True, 'paper', False])
+def test_super_kernels_are_those_of_the_table(size, plus, dilate):
+    assert tuple(super_kernel(size, plus, dilate)) == super_kernel_geometry(size, plus, dilate)
+
+
+@pytest.mark.parametrize('size', [9, 11, 13, 31])
+def test_the_ladder_continues_the_table(size):
+    extents = [super_kernel(size, plus).extent for plus in (0, 2, 4, 6, 8)]
+    assert extents[0] > size and extents == sorted(set(extents))
+    assert super_kernel(size, 2, 'paper').extent <= size + 2
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'kernel_size': 4}, 'odd'),
+        ({'kernel_size': (3, 2), 'dilate': False}, 'odd'),
+        ({'association': 0}, 'association must be >= 1'),
+        ({'association': 1.5}, 'association'),
+        ({'kernel_plus': 3}, 'kernel_plus must be even, got 3; use 2 or 4'),
+        ({'kernel_plus': -2}, 'kernel_plus'),
+        ({'num_layers': 0}, 'num_layers'),
+        ({'share': 'cii'}, "did you mean 'ci'"),
+        ({'dilate': 'yes'}, 'dilate'),
+        ({'dilate': 1}, 'dilate'),
+        ({'skip': 1}, 'skip must be True or False'),
+        ({'super_init': 'zero'}, 'super_init'),
+        ({'super_norm': 'bn'}, 'super_norm'),
+        ({'super_norm': 'ln', 'share': 'co'}, "needs share='ci'"),
+        ({'super_init': 'identity', 'standardize': True}, 'no identity'),
+        ({'super_init': 'identity', 'super_standardize': True}, 'no identity'),
+        ({'super_init': 'identity', 'super_norm': 'ln', 'skip': False}, 'no identity'),
+        ({'asociation': 2}, "did you mean 'association'"),
+        ({'kernel_size': 1, 'kernel_plus': 0, 'super_standardize': True}, 'more than one element'),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('kind', [CoCConv, CoCConv2d])
+def test_bad_options_are_named(kind, options, message):
+    settings = {'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, **options}
+    if kind is CoCConv:
+        settings['replace_1x1'] = True
+    with pytest.raises((ValueError, TypeError), match=message):
+        kind(**settings)
+
+
+@pytest.mark.parametrize('size', [1, (1, 1)])
+def test_1x1_stays_plain_and_is_checked(size):
+    torch.manual_seed(0)
+    conv = CoCConv(4, 8, size, stride=2, bias=False)
+    torch.manual_seed(0)
+    assert type(conv) is nn.Conv2d and torch.equal(conv.weight, nn.Conv2d(4, 8, 1, bias=False).weight)
+    assert type(CoCConv(4, 8, size, replace_1x1=True)) is CoCConv2d
+    assert type(CoCConv(4, 8, (1, 3))) is CoCConv2d
+    with pytest.raises(ValueError, match='association'):
+        CoCConv(4, 8, size, association=0)
+    with pytest.raises(TypeError, match='asociation'):
+        CoCConv(4, 8, size, asociation=2)
+
+
+def test_super_parameters_are_negligible():
+    op = CoCConv2d(512, 512, 3)
+    assert op.super_layers[0].weight.shape == (128, 1, 3, 3)
+    assert sum(p.numel() for p in op.super_layers.parameters()) < 1e-3 * op.weight.numel()

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
 import cli
 
 BEGIN = '<!-- begin: tools/analysis_tools/list_networks.py -->'
@@ -27,13 +27,12 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmdet', 'mmseg', 'mmpretrain')
+    import count_convolutions
     from mmengine.logging import MMLogger
-
-    from mmkerv.models import census
 
     # Every network would log what was replaced in it.
     MMLogger.get_current_instance().setLevel('ERROR')
-    output(census.document())
+    output(count_convolutions.document())
 
 
 if __name__ == '__main__':

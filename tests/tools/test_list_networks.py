@@ -13,7 +13,6 @@ pytest.importorskip('mmpretrain')
 from mmengine.logging import MMLogger
 
 from mmkerv.distributions import distribution
-from mmkerv.models import census
 from mmkerv.ops import CKConv2d, CoCConv2d
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,11 +22,17 @@ TOOL = ROOT / 'tools' / 'analysis_tools' / 'list_networks.py'
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.setattr(sys, 'path', list(sys.path))
-    monkeypatch.delitem(sys.modules, 'cli', raising=False)
+    for name in ('cli', 'count_convolutions'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     spec = importlib.util.spec_from_file_location('list_networks', TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def counting(tool):
+    return importlib.import_module('count_convolutions')
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def quiet():
     logger.setLevel(level)
 
 
-def test_count():
+def test_convolutions_are_counted_by_kernel(counting):
     shared = CoCConv2d(4, 4, (3, 5))
     model = nn.Sequential(
         shared,
@@ -50,38 +55,38 @@ def test_count():
         nn.Conv2d(8, 8, 1),
         nn.Conv1d(4, 4, 3),
     )
-    assert census.count(model) == ({'7x7 depthwise': 1, '3x5': 1}, {'3x3 grouped': 1, '1x1': 2})
+    assert counting.count(model) == ({'7x7 depthwise': 1, '3x5': 1}, {'3x3 grouped': 1, '1x1': 2})
 
 
-def test_equal_counts_share_a_row(monkeypatch):
+def test_equal_counts_share_a_row(counting, monkeypatch):
     def build(host, cfg, operator):
         size = 1 if operator == 'KervConv' and host == 'mmseg' else 3
         return nn.Sequential(nn.Conv2d(4, 4, 3) if operator == 'CKConv' else CoCConv2d(4, 4, size))
 
-    monkeypatch.setattr(census, 'build', build)
-    rows = census._rows([('net', host, host, {}) for host in ('mmdet', 'mmseg', 'mmpretrain')])
+    monkeypatch.setattr(counting, 'build', build)
+    rows = counting.rows([('net', host, host, {}) for host in ('mmdet', 'mmseg', 'mmpretrain')])
     assert [row[:3] for row in rows] == [
         ('net', ('mmdet', 'mmpretrain'), ('CoCConv', 'KervConv')),
         ('net', ('mmdet', 'mmseg', 'mmpretrain'), ('CKConv',)),
         ('net', ('mmseg',), ('CoCConv',)),
         ('net', ('mmseg',), ('KervConv',)),
     ]
-    assert rows[0].census == ({'3x3': 1}, {}) and rows[1].census == ({}, {'3x3': 1})
-    assert census.table(rows).splitlines()[2] == '| net | mmdet, mmpretrain | CoCConv, KervConv | 1 (3x3: 1) | 0 |'
+    assert rows[0].counts == ({'3x3': 1}, {}) and rows[1].counts == ({}, {'3x3': 1})
+    assert counting.table(rows).splitlines()[2] == '| net | mmdet, mmpretrain | CoCConv, KervConv | 1 (3x3: 1) | 0 |'
 
 
-def test_the_document_is_up_to_date(tool, quiet):
+def test_the_document_is_up_to_date(tool, counting, quiet):
     """With either distribution; a line of the document says with which versions it was written."""
     text = (ROOT / 'docs' / 'networks.md').read_text()
     _, _, rest = text.partition(f'{tool.BEGIN}\n\n')
     written, end, _ = rest.partition(f'\n\n{tool.cli.END}')
     assert end
-    versions, counts = census.document().split('\n', 1)
+    versions, counts = counting.document().split('\n', 1)
     written_versions, written_counts = written.split('\n', 1)
-    cure = f'run python {TOOL.relative_to(ROOT)} --write docs/networks.md'
-    assert counts == written_counts, cure
+    advice = f'run python {TOOL.relative_to(ROOT)} --write docs/networks.md'
+    assert counts == written_counts, advice
     if distribution() == 'onedl':
-        assert versions == written_versions, cure
+        assert versions == written_versions, advice
     # Every family on every library, whatever was written.
     assert counts.count('CoCConv, KervConv, CKConv | 17 (7x7: 1, 3x3: 16) | 36 (1x1: 36)') == 1
     assert '| HRNet-w18 | mmdet, mmseg, mmpretrain | CoCConv, KervConv, CKConv | 265 (3x3: 265) | 40' in counts
@@ -102,15 +107,15 @@ def test_the_document_is_up_to_date(tool, quiet):
     ],
     ids=['hrnet-mmpretrain', 'mobilenetv3-mmseg'],
 )
-def test_what_conv_cfg_alone_does_not_reach(host, cfg, kept, quiet):
-    """The holes of upstream that the document says the variants mend."""
-    assert census.count(census.build(host, cfg, 'KervConv')).kept == kept
+def test_variants_replace_what_upstreams_conv_cfg_does_not_reach(counting, host, cfg, kept, quiet):
+    """The gaps of upstream that docs/networks.md lists."""
+    assert counting.count(counting.build(host, cfg, 'KervConv')).kept == kept
     ours = {**cfg, 'type': f'mmkerv.{cfg["type"]}'}
-    assert set(census.count(census.build(host, ours, 'KervConv')).kept) == {'1x1'}
+    assert set(counting.count(counting.build(host, ours, 'KervConv')).kept) == {'1x1'}
 
 
-def test_the_tool_writes_between_the_marks(tool, tmp_path, monkeypatch, capsys, quiet):
-    monkeypatch.setattr(census, 'document', lambda: 'counted')
+def test_the_tool_writes_between_the_marks(tool, counting, tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.setattr(counting, 'document', lambda: 'counted')
     file = tmp_path / 'networks.md'
     file.write_text(f'# Head\n{tool.BEGIN}\nold\n{tool.cli.END}\ntail\n')
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Which convolutions become operators: counted in the advertised networks, by building each of them."""
+"""Counts of replaced and kept convolutions in the advertised networks, for ``list_networks.py``."""
 
 import math
 from collections import Counter
@@ -11,16 +11,12 @@ from mmkerv.distributions import TESTED, distribution, version
 from mmkerv.models.upstream_backbones import HOSTS, find_host
 from mmkerv.ops.core.base import Conv2d
 
+# The first operators; what replaces the same convolutions shares a row of the table.
 OPERATORS = ('CoCConv', 'KervConv', 'CKConv')
 
 
 def hrnet(width: int) -> dict[str, Any]:
-    """Return ``extra`` of an HRNet in mmdetection's and mmsegmentation's configs.
-
-    Example:
-        >>> hrnet(18)['stage4']['num_channels']
-        (18, 36, 72, 144)
-    """
+    """Return the argument ``extra`` of an HRNet for mmdetection and mmsegmentation."""
 
     def stage(modules: int, branches: int) -> dict[str, Any]:
         channels = tuple(width * 2**i for i in range(branches))
@@ -38,7 +34,7 @@ def hrnet(width: int) -> dict[str, Any]:
 
 # The counts do not depend on the width, and narrow networks are built sooner.
 _NARROW = dict(base_channels=16, stem_channels=16)
-# Built as mmkerv's variant on every host, with the default `where`.
+# Built as mmkerv's variant of every library's network, with the default `where`.
 BACKBONES: dict[str, dict[str, Any]] = {
     'ResNet-18': dict(type='ResNet', depth=18, **_NARROW),
     'ResNet-50': dict(type='ResNet', depth=50, **_NARROW),
@@ -66,16 +62,12 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Census(NamedTuple):
-    """Numbers of a network's convolutions by kernel, such as ``'3x3 depthwise'``, largest first.
+class Counts(NamedTuple):
+    """Numbers of a network's convolutions by kernel, such as ``'3x3 depthwise'``, largest kernel first.
 
     Args:
-        replaced: those that are operators.
-        kept: the others.
-
-    Example:
-        >>> Census({'7x7': 1}, {}).replaced
-        {'7x7': 1}
+        replaced: the operators.
+        kept: the plain convolutions.
     """
 
     replaced: dict[str, int]
@@ -83,136 +75,105 @@ class Census(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a table: what is the same for all of its libraries and operators.
+    """Row of the table: the libraries and operators for which a network has the same counts.
 
     Args:
         network: name.
-        libraries: the host libraries; ``'mmdet (mmpretrain)'`` is mmdetection's scope with mmpretrain's network.
+        libraries: names; ``'mmdet (mmpretrain)'`` is mmdetection's scope with mmpretrain's network.
         operators: types of the operators.
-        census: the counts.
-
-    Example:
-        >>> Row('ResNet-50', ('mmdet',), ('CoCConv',), Census({'7x7': 1, '3x3': 16}, {'1x1': 36})).network
-        'ResNet-50'
+        counts: the counts.
     """
 
     network: str
     libraries: tuple[str, ...]
     operators: tuple[str, ...]
-    census: Census
+    counts: Counts
 
 
-def count(model: nn.Module) -> Census:
-    """Count the two-dimensional convolutions of a network; a shared one counts once.
-
-    Example:
-        >>> from mmkerv.ops import CoCConv2d
-        >>> count(nn.Sequential(CoCConv2d(4, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1)))
-        Census(replaced={'3x3': 1}, kept={'3x3 depthwise': 1, '1x1': 1})
-    """
+def count(model: nn.Module) -> Counts:
+    """Count the two-dimensional convolutions of a network; a shared one counts once."""
     convs = [m for m in model.modules() if isinstance(m, (nn.Conv2d, Conv2d))]
-    return Census(*(_by_kernel([c for c in convs if isinstance(c, Conv2d) is is_one]) for is_one in (True, False)))
+    replaced = [conv for conv in convs if isinstance(conv, Conv2d)]
+    return Counts(_by_kernel(replaced), _by_kernel([conv for conv in convs if not isinstance(conv, Conv2d)]))
 
 
 def _by_kernel(convs: list[nn.Module]) -> dict[str, int]:
-    found = Counter()
+    counts = Counter()
     for conv in convs:
         text = 'x'.join(map(str, conv.kernel_size))
         if conv.groups > 1:
             text += ' depthwise' if conv.groups == conv.in_channels else ' grouped'
-        found[-math.prod(conv.kernel_size), text] += 1
-    return {text: number for (_, text), number in sorted(found.items())}
+        counts[-math.prod(conv.kernel_size), text] += 1
+    return {text: number for (_, text), number in sorted(counts.items())}
 
 
 def build(host: str, cfg: dict[str, Any], operator: str) -> nn.Module:
-    """Build a network of a library with an operator.
+    """Build a network with an operator.
 
     Args:
-        host: default scope.
-        cfg: its config.
+        host: library whose scope is the default.
+        cfg: config of the network.
         operator: type for ``conv_cfg``.
-
-    Example:
-        >>> build('mmdet', dict(type='mmkerv.ResNet', depth=18), 'CoCConv').conv1  # doctest: +SKIP
-        CoCConv2d(3, 64, kernel_size=(7, 7), ...)
     """
     with DefaultScope.overwrite_default_scope(host):
         return MODELS.build({**cfg, 'conv_cfg': dict(type=operator)})
 
 
 def backbones() -> list[Row]:
-    """Count in mmkerv's variant of every backbone, in the scope of every host library.
-
-    Example:
-        >>> backbones()[0].network  # doctest: +SKIP
-        'ResNet-18'
-    """
+    """Count in mmkerv's variant of every backbone, in the scope of every library."""
     cases = []
     for network, cfg in BACKBONES.items():
         for host in HOSTS:
-            found = find_host(cfg['type'], host)
-            library = host if found == host else f'{host} ({found})'
+            builder = find_host(cfg['type'], host)
+            library = host if builder == host else f'{host} ({builder})'
             cases.append((network, library, host, {**cfg, 'type': f'mmkerv.{cfg["type"]}'}))
-    return _rows(cases)
+    return rows(cases)
 
 
 def parts() -> list[Row]:
-    """Count in upstream's necks and heads with a ``conv_cfg``.
+    """Count in upstream's necks and heads with a ``conv_cfg``."""
+    return rows([(network, host, host, cfg) for network, (host, cfg) in PARTS.items()])
 
-    Example:
-        >>> parts()[0].network  # doctest: +SKIP
-        'FPN of RetinaNet'
+
+def rows(cases: list[tuple[str, str, str, dict[str, Any]]]) -> list[Row]:
+    """Build every case with every operator; libraries and operators with the same counts share a row.
+
+    Args:
+        cases: name of the network, name of the library, its scope, config.
     """
-    return _rows([(network, host, host, cfg) for network, (host, cfg) in PARTS.items()])
-
-
-def _rows(cases: list[tuple[str, str, str, dict[str, Any]]]) -> list[Row]:
-    """Build every case with every operator; what counts the same in several libraries or operators shares a row."""
     libraries: dict[tuple, list[str]] = {}
     for network, library, host, cfg in cases:
         operators: dict[tuple, list[str]] = {}
         for operator in OPERATORS:
-            operators.setdefault(_frozen(count(build(host, cfg, operator))), []).append(operator)
-        for census, same in operators.items():
-            libraries.setdefault((network, tuple(same), census), []).append(library)
+            operators.setdefault(_hashable(count(build(host, cfg, operator))), []).append(operator)
+        for counts, same in operators.items():
+            libraries.setdefault((network, tuple(same), counts), []).append(library)
     return [
-        Row(network, tuple(same), operators, Census(*map(dict, census)))
-        for (network, operators, census), same in libraries.items()
+        Row(network, tuple(same), operators, Counts(*map(dict, counts)))
+        for (network, operators, counts), same in libraries.items()
     ]
 
 
-def _frozen(census: Census) -> tuple:
-    return tuple(tuple(counts.items()) for counts in census)
+def _hashable(counts: Counts) -> tuple:
+    return tuple(tuple(numbers.items()) for numbers in counts)
 
 
 def table(rows: list[Row]) -> str:
-    """Return a table in Markdown.
-
-    Example:
-        >>> row = Row('ResNet-50', ('mmdet', 'mmseg'), ('CoCConv',), Census({'7x7': 1, '3x3': 16}, {'1x1': 36}))
-        >>> print(table([row]))
-        | network | library | operator | replaced | kept |
-        |---|---|---|---|---|
-        | ResNet-50 | mmdet, mmseg | CoCConv | 17 (7x7: 1, 3x3: 16) | 36 (1x1: 36) |
-    """
+    """Return a table in Markdown."""
     lines = ['| network | library | operator | replaced | kept |', '|---|---|---|---|---|']
-    for network, libraries, operators, census in rows:
-        cells = [network, ', '.join(libraries), ', '.join(operators), _cell(census.replaced), _cell(census.kept)]
+    for network, libraries, operators, counts in rows:
+        cells = [network, ', '.join(libraries), ', '.join(operators), _cell(counts.replaced), _cell(counts.kept)]
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
-def _cell(counts: dict[str, int]) -> str:
-    detail = ', '.join(f'{kernel}: {number}' for kernel, number in counts.items())
-    return f'{sum(counts.values())} ({detail})' if counts else '0'
+def _cell(numbers: dict[str, int]) -> str:
+    detail = ', '.join(f'{kernel}: {number}' for kernel, number in numbers.items())
+    return f'{sum(numbers.values())} ({detail})' if numbers else '0'
 
 
 def document() -> str:
-    """Return both tables, under the versions they were counted with.
-
-    Example:
-        >>> print(document())  # doctest: +SKIP
-    """
+    """Return both tables, under the versions of the libraries."""
     packages = [package for package, _ in TESTED.get(distribution(), {}).values()]
     versions = ', '.join(f'{package} {version(package)}' for package in packages)
     return '\n\n'.join(

@@ -114,7 +114,7 @@ def sequences_study(args: argparse.Namespace) -> list[dict]:
     from mmengine.config import Config
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
-    from mmkerv.deploy.fold import build_model
+    from mmkerv.deploy.trained_model import build_model
     from mmkerv.engine import safe_load
 
     root = Path(__file__).resolve().parents[1]

@@ -17,6 +17,8 @@ import cli
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
+# Height and width of the images.
+SHAPE = (160, 160)
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,7 +83,7 @@ def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     """Train, evaluate, fold, evaluate, compare; leave weights, logs and the record of the run."""
     from mmkerv.cli.report.record import FILE, DemoRecord, environment
     from mmkerv.datasets.shapes import ShapesSettings, write_shapes
-    from mmkerv.deploy.compare import compare, table
+    from mmkerv.deploy.comparison import compare, table
 
     start, date = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec='seconds')
     work.mkdir(parents=True, exist_ok=True)
@@ -99,12 +101,13 @@ def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     step('4/5 fold', 'operators into plain convolutions, checked on the same scenes')
     images = Path(args.data) / 'val2017'
     converter = Path('model_converters', 'reparameterize_model.py')
-    tool(converter, args.config, weights, folded, '--images', images, '--shape', 160, 160, '--cfg-options', *options)
+    tool(converter, args.config, weights, folded, '--images', images, '--shape', *SHAPE, '--cfg-options', *options)
     step('5/5 evaluate', 'the folded network, a plain one')
     after = evaluate(folded.with_suffix('.py'), folded, work / 'after', [])
 
-    comparison = compare(args.config, weights, folded, images, dict(option.split('=', 1) for option in options))
-    print('\n' + table(before, after, comparison))
+    given = dict(option.split('=', 1) for option in options)
+    comparison = compare(args.config, weights, folded, images, SHAPE, given)
+    print('\n' + table(before, after, comparison, SHAPE))
     print(f'\ntrained   {weights}\nfolded    {folded}\nconfig    {folded.with_suffix(".py")}')
     print(f'logs      {work / "train"}\ndata      {args.data}')
     seconds = time.monotonic() - start
@@ -119,9 +122,9 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
     from dataclasses import replace
 
     from mmkerv.cli.report.record import read_record
-    from mmkerv.deploy.compare import count, inference_times
-    from mmkerv.deploy.fold import sample_inputs
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.comparison import count, inference_times
+    from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.deploy.model_outputs import sample_inputs
 
     start, record, options = time.monotonic(), read_record(work), config_options(args)
     weights = work / 'plain' / 'trained.pth'
@@ -138,7 +141,7 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
         (args.plain_config, weights, given),
     ]
     models = [load_trained(*network)[1] for network in networks]
-    *_, (inputs, samples) = sample_inputs(models[0], (160, 160), Path(args.data) / 'val2017')
+    *_, (inputs, samples) = sample_inputs(models[0], SHAPE, Path(args.data) / 'val2017')
     *times, plain_time = inference_times(models, inputs, samples)
     plain = {'config': os.path.relpath(args.plain_config), 'metrics': metrics, 'parameters': count(models[-1])}
     plain |= {'milliseconds': plain_time, 'seconds': seconds}

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import torch
 from mmengine.analysis import get_model_complexity_info
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmkerv.deploy.fold import raw_outputs, sample_inputs
+from mmkerv.deploy.model_outputs import RawOutputs, sample_inputs
 from mmkerv.ops import frozen_kernels, switch_to_deploy
 
 
@@ -33,29 +32,6 @@ class Complexity(NamedTuple):
     folded: int
     parameters: int
     folded_parameters: int
-
-
-class Raw(nn.Module):
-    """Every tensor that a model gives before post-processing, as one network of one input.
-
-    Args:
-        model: of one of the three libraries, or a plain module.
-        samples: as a detector wants them.
-
-    Example:
-        >>> Raw(nn.Conv2d(3, 8, 3), None)(torch.zeros(1, 3, 5, 5)).shape
-        torch.Size([1, 8, 3, 3])
-    """
-
-    def __init__(self, model: nn.Module, samples: list | None):
-        super().__init__()
-        self.model, self.samples = model, samples
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, ...] | Tensor:
-        """Return the tensors for inputs (N, C, H, W)."""
-        if not isinstance(self.model, BaseModel):
-            return self.model(inputs)
-        return tuple(raw_outputs(self.model, inputs, self.samples))
 
 
 @torch.no_grad()
@@ -89,5 +65,7 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
 
 
 def _count(model: nn.Module, inputs: Tensor, samples: list | None) -> int:
-    found = get_model_complexity_info(Raw(model, samples).eval(), None, (inputs,), show_table=False, show_arch=False)
+    found = get_model_complexity_info(
+        RawOutputs(model, samples).eval(), None, (inputs,), show_table=False, show_arch=False
+    )
     return int(found['flops'])

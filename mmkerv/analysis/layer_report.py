@@ -7,13 +7,12 @@ import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
-from mmkerv.analysis.complexity import Raw
 from mmkerv.analysis.conv_forms import Cost, Shape, forms
 from mmkerv.analysis.receptive_field import CONVOLUTIONS, followed
-from mmkerv.deploy.fold import sample_inputs
+from mmkerv.deploy.model_outputs import RawOutputs, sample_inputs
 from mmkerv.ops import FoldError, frozen_kernels
 from mmkerv.ops.core.base import ConvNd
-from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 
 LAYERS = (*CONVOLUTIONS, nn.Linear)
 
@@ -113,7 +112,7 @@ def layer_report(model: nn.Module, shape: tuple[int, int]) -> Report:
         [('CoCConv2d', 'Conv2d 3x3', 3456, (3, 3)), ('Conv2d', '', 512, (3, 3))]
     """
     inputs, samples = next(sample_inputs(model, shape, None))
-    raw = Raw(model, samples).eval()
+    raw = RawOutputs(model, samples).eval()
     passed: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
     def note(module: nn.Module, args: tuple, output: Any) -> None:
@@ -200,4 +199,4 @@ def _described(conv: nn.Module) -> str:
 def _association(module: nn.Module) -> float | None:
     if not isinstance(module, GeneratedKernel) or module.weight is None:
         return None
-    return float((module.kernel() - module.weight).norm() / module.weight.norm())
+    return relative_change(module.kernel(), module.weight)

@@ -1,4 +1,4 @@
-"""Export to ONNX: a network as an exporter wants it, and a file that has been run and compared."""
+"""Export a network to ONNX, and check the file by running it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,52 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkerv.deploy.fold import largest_difference, tensors_of
+from mmkerv.deploy.model_outputs import RawOutputs, largest_difference
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 
 EXPORTERS = ('auto', 'dynamo', 'legacy')
-# torch.onnx's second exporter takes dynamic shapes well from here on.
+# First torch whose dynamo exporter handles dynamic shapes well.
 DYNAMO_SINCE = (2, 6)
 
 
 class ExportCheckError(RuntimeError):
-    """The exported file does not compute what the network computes.
-
-    Example:
-        >>> issubclass(ExportCheckError, RuntimeError)
-        True
-    """
-
-
-class RawOutputs(nn.Module):
-    """A network of tensors alone, for exporters and tracers: inputs (N, C, H, W), a flat tuple of outputs.
-
-    A model of mmdetection, mmsegmentation or mmpretrain gives what it gives before post-processing; preprocessing,
-    boxes and thresholds stay outside.
-
-    Args:
-        model: such a model, or any network.
-
-    Example:
-        >>> [tuple(t.shape) for t in RawOutputs(nn.Conv2d(3, 8, 3))(torch.randn(1, 3, 5, 5))]
-        [(1, 8, 3, 3)]
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        # The legacy exporter puts what it is given, and so the model, back into the mode it finds there.
-        self.train(model.training)
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return every tensor of floating-point numbers that the model gives for (N, C, H, W).
-
-        Example:
-            >>> len(RawOutputs(nn.Identity())(torch.ones(1, 3, 4, 4)))
-            1
-        """
-        openmmlab = hasattr(self.model, 'data_preprocessor')
-        return tuple(tensors_of(self.model(inputs, mode='tensor') if openmmlab else self.model(inputs)))
+    """The exported file computes something else than the network."""
 
 
 @torch.no_grad()
@@ -64,24 +28,24 @@ def export_onnx(
     exporter: str = 'auto',
     tolerance: float = 1e-4,
 ) -> float:
-    """Write a network's raw outputs as ONNX, run the file, and compare; nothing is left if they differ.
+    """Export a network's raw outputs to ONNX, run the file, and compare; nothing is written if the outputs differ.
 
-    Operators that fold are best folded before (:func:`mmkerv.ops.switch_to_deploy`); the others are exported as they
-    are. Batch and image size are free if ``dynamic``, and the file is then also run with two images of another size.
+    Fold the operators first where they fold (:func:`mmkerv.ops.switch_to_deploy`); the others are exported as they are.
+    With ``dynamic``, batch and image size are free, and the file is also run with two images of another size.
 
     Args:
-        model: network in evaluation mode, of OpenMMLab or any other of images (N, C, H, W).
+        model: network of images (N, C, H, W), from OpenMMLab or not, in evaluation mode.
         out: ``.onnx`` file to write.
-        shape: (N, C, H, W) of the example.
-        dynamic: leave N, H and W free.
-        exporter: ``'dynamo'`` (torch >= 2.6), ``'legacy'`` (tracing), or ``'auto'``: the first where there is one.
+        shape: (N, C, H, W) of the example input.
+        dynamic: whether N, H and W are free.
+        exporter: ``'dynamo'`` (torch >= 2.6), ``'legacy'`` (tracing), or ``'auto'``: dynamo where torch has it.
         tolerance: largest difference that passes, relative to the largest magnitude of each output.
 
     Returns:
-        The largest difference found.
+        The largest difference.
 
     Raises:
-        ExportCheckError: if the file computes something else.
+        ExportCheckError: if the file computes something else than the network.
         ValueError: for an unknown exporter.
         ImportError: without onnx or onnxruntime.
 
@@ -117,7 +81,7 @@ def export_onnx(
 def _settings(exporter: str, dynamic: bool) -> dict[str, Any]:
     axes = {0: 'batch', 2: 'height', 3: 'width'}
     if exporter == 'legacy':
-        # Before 2.5 there is no other.
+        # torch < 2.5 has no other exporter, and no such argument.
         choice = {'dynamo': False} if _version() >= (2, 5) else {}
         return {**choice, 'dynamic_axes': {'input': axes} if dynamic else None, 'opset_version': 17}
     settings: dict[str, Any] = {'dynamo': True, 'external_data': False, 'verbose': False}

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmkerv import install_advice as cures
-from mmkerv.deploy.load_trained import load_image
+from mmkerv.deploy.trained_model import load_image
 from mmkerv.distributions import importable
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.env import InstallationError
@@ -96,7 +96,7 @@ def class_activation(
 
     Args:
         model: in evaluation mode.
-        inputs: (1, C, H, W), as :func:`mmkerv.deploy.load_trained.load_image` gives them.
+        inputs: (1, C, H, W), as :func:`mmkerv.deploy.trained_model.load_image` gives them.
         samples: the data samples that came with them.
         category: whose score :math:`s_k` is explained.
         layers: as :func:`mmkerv.visualization.feature_maps.feature_maps` takes them.
@@ -224,7 +224,7 @@ def explain_image(
     """Return the class activation maps of an image file.
 
     Args:
-        model: as :func:`mmkerv.deploy.load_trained.load_trained` gives it.
+        model: as :func:`mmkerv.deploy.trained_model.load_trained` gives it.
         cfg: its config.
         img: image file.
         names: of all categories.
@@ -235,7 +235,7 @@ def explain_image(
         **options: ``topk``, ``eigen_smooth``, ``aug_smooth`` of :func:`class_activation`.
 
     Raises:
-        FileNotFoundError, ConfigError: as :func:`mmkerv.deploy.load_trained.load_image`, and for an unknown category.
+        FileNotFoundError, ConfigError: as :func:`mmkerv.deploy.trained_model.load_image`, and for an unknown category.
 
     Example:
         >>> explain_image(model, cfg, 'sheep.jpg', names, ['sheep']).activations  # doctest: +SKIP

@@ -28,7 +28,7 @@ class ClassScores(nn.Module):
 
     Args:
         model: in evaluation mode.
-        samples: data samples of one image, as :func:`mmkerv.deploy.load_trained.load_image` gives them; only detectors
+        samples: data samples of one image, as :func:`mmkerv.deploy.trained_model.load_image` gives them; only detectors
             need them.
         topk: >= 1; only detection has it.
 

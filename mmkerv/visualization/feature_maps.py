@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from mmkerv.deploy.load_trained import find_layers
+from mmkerv.models.layers import find_layers
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.pictures import valid_size
 
@@ -38,7 +38,7 @@ def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list
 
     Args:
         model: any module.
-        names: layers, as :func:`mmkerv.deploy.load_trained.find_layers` takes them.
+        names: layers, as :func:`mmkerv.models.layers.find_layers` takes them.
 
     Raises:
         ConfigError: for a layer that the model does not have.

@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmkerv.deploy.fold import IMAGE_SUFFIXES, sample_inputs
-from mmkerv.deploy.load_trained import load_image
+from mmkerv.deploy.trained_model import load_image
+from mmkerv.deploy.model_outputs import image_files, sample_inputs
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.feature_maps import feature_maps
 
@@ -115,12 +115,7 @@ def receptive_inputs(
         for _ in range(num):
             yield torch.randn(first.shape, generator=generator).to(device), samples
         return
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f'--images {str(folder)!r} is not a folder; give a folder of images')
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f'--images {str(folder)!r} holds no image ({", ".join(IMAGE_SUFFIXES)})')
-    for file in files[:num]:
+    for file in image_files(folder)[:num]:
         inputs = load_image(model, cfg, file)['inputs']
         yield F.interpolate(inputs, shape, mode='bilinear', align_corners=False), samples
 

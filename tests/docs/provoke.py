@@ -331,14 +331,14 @@ def slurm_without_gpu(folder: Path) -> str:
 
 @provokes
 def unknown_layer(folder: Path) -> str:
-    from mmkerv.deploy.load_trained import find_layers
+    from mmkerv.models.layers import find_layers
 
     return message(find_layers, nn.ModuleDict({'backbone': resnet()}), ['backbone.conv1'])
 
 
 @provokes
 def no_operator(folder: Path) -> str:
-    from mmkerv.deploy.load_trained import find_operators
+    from mmkerv.models.layers import find_operators
 
     return message(find_operators, resnet())
 
@@ -347,7 +347,7 @@ def no_operator(folder: Path) -> str:
 def not_an_image(folder: Path) -> str:
     from mmengine.config import Config
 
-    from mmkerv.deploy.load_trained import load_image
+    from mmkerv.deploy.trained_model import load_image
 
     (folder / 'a.jpg').write_text('no image')
     return message(load_image, resnet(), Config({}), folder / 'a.jpg')

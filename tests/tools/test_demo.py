@@ -21,9 +21,9 @@ def demo(monkeypatch, tmp_path):
     """The tool as a module whose steps leave their files and compute nothing; ``demo.ran`` tells of them."""
     import mmkerv.cli.report.report as demo_report
     import mmkerv.datasets.shapes as shapes
-    import mmkerv.deploy.compare as comparison
-    import mmkerv.deploy.fold as fold
-    import mmkerv.deploy.load_trained as trained
+    import mmkerv.deploy.comparison as comparison
+    import mmkerv.deploy.trained_model as trained
+    import mmkerv.deploy.model_outputs as model_outputs
 
     monkeypatch.syspath_prepend(ROOT / 'tools')
     spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
@@ -52,7 +52,7 @@ def demo(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, 'compare', lambda *_: compared)
     monkeypatch.setattr(comparison, 'inference_times', lambda models, *_: (6.0, 4.0, 4.5))
     monkeypatch.setattr(comparison, 'count', lambda model: 10)
-    monkeypatch.setattr(fold, 'sample_inputs', lambda *_: [(0, 0)])
+    monkeypatch.setattr(model_outputs, 'sample_inputs', lambda *_: [(0, 0)])
     monkeypatch.setattr(trained, 'load_trained', lambda *_: (None, None))
     monkeypatch.setattr(demo_report, 'write_demo_report', report)
 

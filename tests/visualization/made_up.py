@@ -11,7 +11,7 @@ from mmkerv.cli.report.page import Kernels, Report
 from mmkerv.cli.report.record import DemoRecord
 from mmkerv.cli.report.report import draw_curves, draw_kernels
 from mmkerv.cli.report.scenes import Box, Panel, Scene
-from mmkerv.deploy.load_trained import find_operators
+from mmkerv.models.layers import find_operators
 from mmkerv.ops import CoCConv2d
 
 METRICS = {'coco/bbox_mAP': 0.4751, 'coco/bbox_mAP_50': 0.7362, 'coco/bbox_mAP_75': 0.5323}

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmkerv.deploy.fold import sample_inputs
+from mmkerv.deploy.model_outputs import sample_inputs
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.env import InstallationError
 from mmkerv.visualization import class_activation

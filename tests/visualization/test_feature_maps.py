@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmkerv.deploy.fold import sample_inputs
+from mmkerv.deploy.model_outputs import sample_inputs
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.feature_maps import draw_feature_map, feature_maps, last_map, layout, without_padding
 from mmkerv.visualization.pictures import input_picture

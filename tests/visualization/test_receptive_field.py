@@ -144,7 +144,7 @@ def lenet(tmp_path_factory) -> tuple[str, str]:
 def test_images_of_a_folder(lenet, tmp_path):
     import mmcv
 
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
 
     cfg, model = load_trained(*lenet)
     for number in range(3):

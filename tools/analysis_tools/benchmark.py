@@ -57,7 +57,7 @@ def main() -> None:
     from mmengine.utils.dl_utils import collect_env
 
     from mmkerv.analysis.speed import fused, inference_speed, loading_speed
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
     from mmkerv.engine.config.prepare import load_config
 

@@ -39,7 +39,7 @@ def main() -> None:
 
     from mmkerv.analysis.complexity import Complexity, complexity
     from mmkerv.analysis.speed import image_shapes
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
 
     cfg, model = load_trained(args.config, None, args.cfg_options)
     shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]

@@ -41,7 +41,7 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     from mmkerv.analysis.layer_report import layer_report
     from mmkerv.analysis.layer_table import to_csv, to_json, to_markdown
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)

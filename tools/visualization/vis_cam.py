@@ -55,7 +55,7 @@ def main() -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv')
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
     from mmkerv.visualization import class_activation, class_scores, pictures
 
     out = pictures.picture_path(args.save_path or f'work_dirs/cam/{Path(args.img).stem}_{Path(args.config).stem}.png')

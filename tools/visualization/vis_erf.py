@@ -43,7 +43,7 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     from prettytable import PrettyTable
 
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
     from mmkerv.visualization import feature_maps, pictures, receptive_field
 
     out = pictures.picture_path(args.save_path or f'work_dirs/erf/{Path(args.config).stem}.png')

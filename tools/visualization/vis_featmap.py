@@ -57,7 +57,7 @@ def main() -> None:
     env.require('mmengine', 'mmcv')
     import torch
 
-    from mmkerv.deploy.load_trained import load_image, load_trained
+    from mmkerv.deploy.trained_model import load_image, load_trained
     from mmkerv.visualization import feature_maps, pictures
 
     file = args.out_file or Path(args.out_dir) / f'{Path(args.img).stem}_{Path(args.config).stem}.png'

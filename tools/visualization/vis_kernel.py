@@ -51,7 +51,7 @@ def main() -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv import visualization
-    from mmkerv.deploy.load_trained import load_trained
+    from mmkerv.deploy.trained_model import load_trained
     from mmkerv.visualization import kernel_layers, pictures
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)

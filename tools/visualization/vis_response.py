@@ -54,7 +54,8 @@ def main() -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv import visualization
-    from mmkerv.deploy.load_trained import find_operators, load_trained
+    from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.models.layers import find_operators
     from mmkerv.ops.kerv.module import Kervolution
     from mmkerv.visualization import kernel_layers, pictures
 

@@ -17,11 +17,12 @@ from mmkerv.cli.report.charts import Line, line_chart
 from mmkerv.cli.report.page import METRICS, Chart, Kernels, Report, render_report
 from mmkerv.cli.report.record import read_record
 from mmkerv.cli.report.scenes import detect_scenes
-from mmkerv.deploy.load_trained import find_operators, load_trained
+from mmkerv.deploy.trained_model import load_trained
+from mmkerv.models.layers import find_operators
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.ops.coc.module import CoCConv2d
-from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.visualization.kernel_figures import kernel_figure, title_of
 
 SCENES, THRESHOLD = 4, 0.4
@@ -233,7 +234,7 @@ def association(operator: Any) -> float:
         >>> association(CoCConv2d(4, 4, 3))
         0.0
     """
-    return float((operator.kernel() - operator.weight).norm() / operator.weight.norm())
+    return relative_change(operator.kernel(), operator.weight)
 
 
 def _png(operator: nn.Module) -> bytes:

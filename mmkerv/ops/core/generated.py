@@ -115,3 +115,14 @@ class GeneratedKernel:
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k not in ('_frozen_kernel', '_frozen_blocks')}
+
+
+@torch.no_grad()
+def relative_change(kernel: Tensor, weight: Tensor) -> float:
+    """Return |K - W| / |W|: how far a generated kernel K is from its basic kernel W; 0 is the plain convolution.
+
+    Example:
+        >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0]))
+        1.3333333730697632
+    """
+    return float((kernel - weight).norm() / weight.norm())

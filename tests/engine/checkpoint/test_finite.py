@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.deploy.fold import build_model
+from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import NonFiniteWeightsError, install_safe_loading, require_finite, require_match, require_pretrained
 from mmkerv.engine.checkpoint.publish import published
 from tests.engine.tiny_runner import TinyModel, tiny_runner

@@ -5,7 +5,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmkerv.deploy.fold import build_model
+from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import CheckpointMismatchError, match_checkpoint, require_match
 from mmkerv.ops import switch_to_deploy
 from tests.engine.tiny_runner import TinyModel, tiny_runner

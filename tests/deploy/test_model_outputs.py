@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.deploy.fold import largest_difference
+from mmkerv.deploy.model_outputs import largest_difference
 from mmkerv.ops import CoCConv2d
 
 

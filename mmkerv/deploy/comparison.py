@@ -1,4 +1,4 @@
-"""A trained network and its folded form side by side: outputs, parameters, inference time."""
+"""Compare a trained network with its folded form: outputs, parameters, inference time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,14 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from mmkerv.deploy.fold import association_strength, build_model, largest_difference, raw_outputs, sample_inputs
+from mmkerv.deploy.trained_model import build_model
+from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs, sample_inputs
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.prepare import load_config
 
 
 class Comparison(NamedTuple):
-    """What :func:`compare` measured; pairs are (trained, folded).
+    """Measurements of :func:`compare`; pairs are (trained, folded).
 
     Args:
         difference: largest difference of the raw outputs over all inputs, relative to the largest output.
@@ -40,26 +41,25 @@ def compare(
     checkpoint: str | Path,
     folded: str | Path,
     images: str | Path,
+    shape: tuple[int, int],
     options: dict[str, Any] | None = None,
-    shape: tuple[int, int] = (160, 160),
 ) -> Comparison:
-    """Compare a trained network with the folded one in evaluation mode, on a folder of images.
-
-    The times of the two are taken in turn, so that a machine that slows down slows both.
+    """Compare a trained network with the folded one, in evaluation mode, on a folder of images.
 
     Args:
         config: config of the trained network; that of the folded one is ``folded`` with the suffix ``.py``.
-        checkpoint: its weights.
-        folded: the folded weights.
-        images: folder.
-        options: as ``--cfg-options``, for the trained network's config.
+        checkpoint: trained weights.
+        folded: folded weights.
+        images: folder of images.
         shape: height and width of the inputs.
+        options: as ``--cfg-options``, for the trained network's config.
 
     Raises:
-        CheckpointMismatchError: if weights are not of the config's network.
+        CheckpointMismatchError: if weights do not fit their network.
 
     Example:
-        >>> compare('coc.py', 'trained.pth', 'deploy.pth', 'data/val2017').difference  # doctest: +SKIP
+        >>> files = 'trained.pth', 'deploy.pth', 'data/val2017'
+        >>> compare('coc.py', *files, shape=(160, 160)).difference  # doctest: +SKIP
         2.1e-07
     """
     pairs = ((load_config(config, options), checkpoint), (load_config(str(Path(folded).with_suffix('.py'))), folded))
@@ -70,25 +70,20 @@ def compare(
         difference = max(difference, largest_difference(*outputs))
     times = inference_times((trained, plain), inputs, samples)
     strengths = association_strength(trained)
-    return Comparison(
-        difference,
-        (count(trained), count(plain)),
-        times,
-        (min(strengths), max(strengths)),
-    )
+    return Comparison(difference, (count(trained), count(plain)), times, (min(strengths), max(strengths)))
 
 
 def inference_times(
     models: Sequence[nn.Module], inputs: Tensor, samples: list | None = None, rounds: int = 7
 ) -> tuple[float, ...]:
-    """Median milliseconds of one forward pass of each model, in evaluation mode, without post-processing.
+    """Measure the median milliseconds of one forward pass of each model, without post-processing.
 
-    The models are timed in turn, so that a machine that slows down slows them all.
+    The models take turns, so that a machine that slows down slows all of them.
 
     Args:
-        models: models of the three libraries.
+        models: models of the three libraries, in evaluation mode.
         inputs: (N, C, H, W), as the models' preprocessor returns them.
-        samples: its data samples.
+        samples: data samples that belong to them.
         rounds: number of turns.
 
     Example:
@@ -108,7 +103,7 @@ def inference_times(
 
 
 def count(model: nn.Module) -> int:
-    """Number of parameters.
+    """Count the parameters of a model.
 
     Example:
         >>> count(nn.Linear(3, 2))
@@ -117,17 +112,21 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def table(before: dict[str, float], after: dict[str, float], comparison: Comparison) -> str:
-    """Lay the metrics and the comparison out as a table.
+def table(
+    before: dict[str, float], after: dict[str, float], comparison: Comparison, shape: tuple[int, int]
+) -> str:
+    """Format the metrics and the comparison as a table.
 
     Args:
         before: metrics of the trained network, as mmengine's test returns them.
         after: metrics of the folded one.
-        comparison: what :func:`compare` returns.
+        comparison: result of :func:`compare`.
+        shape: height and width it was measured with.
 
     Example:
         >>> metrics = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.7}
-        >>> print(table(metrics, metrics, Comparison(2e-7, (11, 10), (9.0, 8.0), (0.2, 0.7))).splitlines()[3])
+        >>> comparison = Comparison(2e-7, (11, 10), (9.0, 8.0), (0.2, 0.7))
+        >>> print(table(metrics, metrics, comparison, (160, 160)).splitlines()[3])
         | box mAP             |  0.5000 | 0.5000 |
     """
     result = PrettyTable(['', 'trained', 'folded'], align='r')
@@ -145,7 +144,7 @@ def table(before: dict[str, float], after: dict[str, float], comparison: Compari
     notes = (
         f'largest difference of the raw outputs, relative: {comparison.difference:.1e}',
         f'|K - W| / |W| of the trained operators: {low:.2f} to {high:.2f} (0 is a plain convolution)',
-        f'torch {torch.__version__}, {torch.get_num_threads()} threads, one 160 x 160 image, medians',
-        'the trained network computes its kernels at every call, which mmkerv.ops.frozen_kernels spares it',
+        f'torch {torch.__version__}, {torch.get_num_threads()} threads, one {shape[0]} x {shape[1]} image, medians',
+        'the trained network computes its kernels at every call, which mmkerv.ops.frozen_kernels avoids',
     )
     return '\n'.join([str(result), *notes])

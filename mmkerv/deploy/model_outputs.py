@@ -1,0 +1,191 @@
+"""Raw outputs of a model, the inputs to compute them with, and their differences: how two models are compared."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmkerv.ops.core.generated import GeneratedKernel, relative_change
+
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
+# Regions of interest that the second stage of a two-stage detector gets.
+NUM_REGIONS = 64
+
+
+class RawOutputs(nn.Module):
+    """Wrapper that maps a batch of images to a flat tuple of tensors, for exporters, tracers and counters.
+
+    A model of mmdetection, mmsegmentation or mmpretrain gives what :func:`raw_outputs` returns: preprocessing, boxes
+    and thresholds stay outside.
+
+    Args:
+        model: such a model, or any network of images.
+        samples: data samples, as a two-stage detector needs them.
+
+    Example:
+        >>> [tuple(t.shape) for t in RawOutputs(nn.Conv2d(3, 8, 3))(torch.randn(1, 3, 5, 5))]
+        [(1, 8, 3, 3)]
+    """
+
+    def __init__(self, model: nn.Module, samples: list | None = None):
+        super().__init__()
+        self.model, self.samples = model, samples
+        # The legacy ONNX exporter returns this wrapper, and so the model, to the wrapper's mode.
+        self.train(model.training)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return every floating-point tensor that the model computes from (N, C, H, W).
+
+        Example:
+            >>> len(RawOutputs(nn.Identity())(torch.ones(1, 3, 4, 4)))
+            1
+        """
+        if hasattr(self.model, 'data_preprocessor'):
+            return tuple(raw_outputs(self.model, inputs, self.samples))
+        return tuple(tensors_of(self.model(inputs)))
+
+
+@torch.no_grad()
+def raw_outputs(model: nn.Module, inputs: Tensor, samples: list | None = None) -> list[Tensor]:
+    """Return every tensor that a model of the three libraries computes from (N, C, H, W) before post-processing.
+
+    The second stage of a two-stage detector gets fixed regions. The first stage sorts its own regions by score, so a
+    difference in the last digit would change which regions are compared.
+
+    Args:
+        model: model of mmdetection, mmsegmentation or mmpretrain.
+        inputs: preprocessed images.
+        samples: data samples, as a detector needs them.
+
+    Example:
+        >>> raw_outputs(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
+    """
+    if not (hasattr(model, 'roi_head') and hasattr(getattr(model, 'rpn_head', None), 'forward_single')):
+        return list(tensors_of(model(inputs, samples, mode='tensor')))
+    from mmengine.structures import InstanceData
+
+    # From numpy: the tracing that counts operations cannot record a generator of torch.
+    corners = torch.from_numpy(np.random.default_rng(0).random((NUM_REGIONS, 2, 2), np.float32))
+    corners = corners.to(inputs) * inputs.new_tensor(inputs.shape[:1:-1])
+    regions = InstanceData(bboxes=torch.cat([corners.amin(1), corners.amax(1)], 1))
+    features = model.extract_feat(inputs)
+    second = model.roi_head.forward(features, [regions] * len(inputs), samples)
+    return list(tensors_of([features, model.rpn_head(features), second]))
+
+
+def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
+    """Return the largest difference of two lists of tensors, each relative to the largest magnitude of the first.
+
+    Different numbers or shapes of tensors, and NaN, count as infinite.
+
+    Example:
+        >>> round(largest_difference([torch.tensor([1.0, 4.0])], [torch.tensor([1.0, 4.4])]), 3)
+        0.1
+    """
+    if len(first) != len(second) or not first or any(a.shape != b.shape for a, b in zip(first, second)):
+        return float('inf')
+    largest = 0.0
+    for a, b in zip(first, second):
+        if a.numel():
+            difference = float((a - b).abs().max() / a.abs().max().clamp_min(torch.finfo(a.dtype).tiny))
+            largest = max(largest, difference) if difference == difference else float('inf')
+    return largest
+
+
+@torch.no_grad()
+def association_strength(model: nn.Module) -> list[float]:
+    """Return |K - W| / |W| of every operator with a generated kernel K and a basic kernel W, in the modules' order.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> association_strength(nn.Sequential(CoCConv2d(4, 4, 3)))
+        [0.0]
+    """
+    operators = [m for m in model.modules() if isinstance(m, GeneratedKernel) and m.weight is not None]
+    return [relative_change(operator.kernel(), operator.weight) for operator in operators]
+
+
+def tensors_of(outputs: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors in nested lists, tuples and dictionaries, in their order.
+
+    Example:
+        >>> [tensor.item() for tensor in tensors_of([torch.tensor(1.0), {'a': (torch.tensor(2.0), torch.tensor(3))}])]
+        [1.0, 2.0]
+    """
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, dict):
+        for value in outputs.values():
+            yield from tensors_of(value)
+    elif isinstance(outputs, (list, tuple)):
+        for value in outputs:
+            yield from tensors_of(value)
+
+
+def sample_inputs(
+    model: nn.Module, shape: tuple[int, int], images: str | Path | None
+) -> Iterator[tuple[Tensor, list | None]]:
+    """Yield a random input, then the images of a folder, each with the data samples that a detector needs.
+
+    Args:
+        model: its preprocessor is applied to the images.
+        shape: height and width of the inputs.
+        images: folder, or ``None``.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or contains no image.
+
+    Example:
+        >>> inputs, _ = next(sample_inputs(nn.Sequential(nn.Conv2d(3, 8, 3)), (32, 48), None))
+        >>> inputs.shape
+        torch.Size([1, 3, 32, 48])
+    """
+    channels = next(m.in_channels for m in model.modules() if hasattr(m, 'in_channels') and hasattr(m, 'kernel_size'))
+    generator = torch.Generator().manual_seed(0)
+    yield torch.randn(1, channels, *shape, generator=generator), _samples(model, shape)
+    if images is None:
+        return
+    import mmcv
+
+    for file in image_files(images):
+        image = mmcv.imresize(mmcv.imread(file, channel_order='bgr'), shape[::-1])
+        tensor = torch.from_numpy(image).permute(2, 0, 1)
+        samples = _samples(model, shape)
+        data = {'inputs': tensor[None] if samples is None else [tensor], 'data_samples': samples}
+        data = model.data_preprocessor(data, False)
+        yield data['inputs'], data['data_samples']
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """Return the images of a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or contains no image.
+
+    Example:
+        >>> image_files('data/val2017')[0].name  # doctest: +SKIP
+        '000000000139.jpg'
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f'--images {str(folder)!r} is not a folder; give a folder of images')
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f'--images {str(folder)!r} holds no image ({", ".join(IMAGE_SUFFIXES)})')
+    return files
+
+
+def _samples(model: nn.Module, shape: tuple[int, int]) -> list | None:
+    """Data samples for a detector, ``None`` for other models."""
+    is_detector = (
+        type(model).__module__.startswith('mmdet.') or hasattr(model, 'bbox_head') or hasattr(model, 'roi_head')
+    )
+    if not is_detector:
+        return None
+    from mmdet.structures import DetDataSample
+
+    meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
+    return [DetDataSample(metainfo={**meta, 'scale_factor': (1.0, 1.0)})]

@@ -1,0 +1,141 @@
+"""Load a trained model, and an image for it, from file names."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from mmkerv.engine.checkpoint.match import require_match, weights_of
+from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.config.prepare import ConfigError, load_config
+
+
+def load_trained(
+    config: str,
+    checkpoint: str | Path | None,
+    options: dict[str, Any] | None = None,
+    device: str = 'cpu',
+    trust: bool = False,
+) -> tuple[Config, nn.Module]:
+    """Load a config and its model, in evaluation mode on a device, with weights that fit the model completely.
+
+    Args:
+        config: config file.
+        checkpoint: checkpoint of its model; ``None`` keeps the weights that the model is built with.
+        options: as ``--cfg-options``.
+        device: name of a torch device.
+        trust: as in :func:`mmkerv.engine.safe_load`.
+
+    Raises:
+        ConfigError: if torch cannot use the device, or an option does not fit.
+        CheckpointMismatchError: if the weights do not fit the model.
+        FileNotFoundError: if a file does not exist.
+
+    Example:
+        >>> cfg, model = load_trained('configs/retinanet_r50_coc.py', 'epoch_12.pth')  # doctest: +SKIP
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f'--device {device!r} cannot be used here: {str(error).splitlines()[0]}. Use --device cpu, or a device '
+            'that torch lists'
+        ) from error
+    cfg = load_config(config, options)
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if checkpoint is None:
+        model = _built(cfg).eval()
+    else:
+        model = build_model(cfg, weights_of(safe_load(checkpoint, trust=trust), str(checkpoint)), str(checkpoint))
+    return cfg, model.to(device)
+
+
+def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.Module:
+    """Build the model of a config in evaluation mode and load weights that fit it completely.
+
+    Args:
+        cfg: config.
+        state_dict: weights by name; the prefix ``module.`` of a data-parallel wrapper is ignored.
+        source: name of the weights in messages.
+
+    Raises:
+        CheckpointMismatchError: if the weights do not fit.
+
+    Example:
+        >>> build_model(cfg, safe_load('epoch_12.pth')['state_dict'], 'epoch_12.pth')  # doctest: +SKIP
+    """
+    model = _built(cfg)
+    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    require_match(model, state_dict, source)
+    model.load_state_dict(state_dict)
+    return model.eval()
+
+
+def _built(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+
+
+def load_image(model: nn.Module, cfg: Config, file: str | Path) -> dict[str, Any]:
+    """Read an image through the config's test pipeline and the model's preprocessor.
+
+    Args:
+        model: model whose preprocessor is applied.
+        cfg: its config.
+        file: image file.
+
+    Returns:
+        ``inputs`` (1, C, H, W) on the model's device, and ``data_samples`` as its library needs them.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ConfigError: if the file cannot be read as an image, or the config has no test pipeline.
+
+    Example:
+        >>> load_image(model, cfg, 'demo.jpg')['inputs'].shape  # doctest: +SKIP
+        torch.Size([1, 3, 800, 1216])
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f'image {str(file)!r} does not exist; give the path of an image file')
+    import mmcv
+    from mmcv.transforms import Compose
+
+    image = mmcv.imread(str(file), backend='pillow') if _is_image(file) else None
+    if image is None:
+        raise ConfigError(f'{str(file)!r} cannot be read as an image; give a file that an image viewer opens')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    steps = [step for step in _test_pipeline(cfg) if 'LoadAnnotations' not in str(step['type'])]
+    if not any('Load' in str(step['type']) for step in steps):
+        gray = next(m.in_channels for m in model.modules() if hasattr(m, 'kernel_size')) == 1
+        steps.insert(0, {'type': 'LoadImageFromFile', 'color_type': 'grayscale' if gray else 'color'})
+    data = Compose(steps)({'img_path': str(file), 'img_id': 0})
+    return model.data_preprocessor(pseudo_collate([data]), False)
+
+
+def _is_image(file: str | Path) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
+
+
+def _test_pipeline(cfg: Config) -> list[dict]:
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    dataset = (loader or {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    pipeline = dataset.get('pipeline') or cfg.get('test_pipeline')
+    if not pipeline:
+        raise ConfigError('the config has no test_dataloader.dataset.pipeline to read an image with; add one')
+    return list(pipeline)

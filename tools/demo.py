@@ -123,8 +123,8 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
 
     from mmkerv.cli.report.record import read_record
     from mmkerv.deploy.comparison import count, inference_times
-    from mmkerv.deploy.trained_model import load_trained
     from mmkerv.deploy.model_outputs import sample_inputs
+    from mmkerv.deploy.trained_model import load_trained
 
     start, record, options = time.monotonic(), read_record(work), config_options(args)
     weights = work / 'plain' / 'trained.pth'

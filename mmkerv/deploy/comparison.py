@@ -10,8 +10,8 @@ from prettytable import PrettyTable
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from mmkerv.deploy.trained_model import build_model
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs, sample_inputs
+from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.prepare import load_config
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from mmkerv.deploy.config import deploy_config
-from mmkerv.deploy.trained_model import build_model
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs, sample_inputs
+from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.match import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load

@@ -10,9 +10,9 @@ from mmkerv.ops.core.deploy import DeployReport, switch_to_deploy
 from mmkerv.ops.core.frozen import frozen_kernels
 from mmkerv.ops.core.generated import FoldError
 from mmkerv.ops.folded_conv import FoldedConv
+from mmkerv.ops.kerv import kernels as _kernel_library  # noqa: F401 it registers its kernels
 from mmkerv.ops.kerv.functional import kerv1d, kerv2d, kerv3d
 from mmkerv.ops.kerv.module import KervConv, KervConv1d, KervConv2d, KervConv3d
-from mmkerv.ops.kerv import kernels as _kernel_library  # noqa: F401 it registers its kernels
 from mmkerv.ops.kerv.registry import register_kernel
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv, DepthwiseSeparableConv2d
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv, SpatiallySeparableConv2d

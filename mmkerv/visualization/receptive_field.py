@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmkerv.deploy.trained_model import load_image
 from mmkerv.deploy.model_outputs import image_files, sample_inputs
+from mmkerv.deploy.trained_model import load_image
 from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.visualization.feature_maps import feature_maps
 

@@ -22,8 +22,8 @@ def demo(monkeypatch, tmp_path):
     import mmkerv.cli.report.report as demo_report
     import mmkerv.datasets.shapes as shapes
     import mmkerv.deploy.comparison as comparison
-    import mmkerv.deploy.trained_model as trained
     import mmkerv.deploy.model_outputs as model_outputs
+    import mmkerv.deploy.trained_model as trained
 
     monkeypatch.syspath_prepend(ROOT / 'tools')
     spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')

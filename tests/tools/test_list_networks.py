@@ -21,7 +21,7 @@ TOOL = ROOT / 'tools' / 'analysis_tools' / 'list_networks.py'
 
 @pytest.fixture
 def tool(monkeypatch):
-    monkeypatch.setattr(sys, 'path', list(sys.path))
+    monkeypatch.setattr(sys, 'path', [str(TOOL.parent), *sys.path])
     for name in ('cli', 'count_convolutions'):
         monkeypatch.delitem(sys.modules, name, raising=False)
     spec = importlib.util.spec_from_file_location('list_networks', TOOL)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[:2]]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cli
 
 BEGIN = '<!-- begin: tools/analysis_tools/list_networks.py -->'

@@ -18,9 +18,9 @@ from mmkerv.cli.report.page import METRICS, Chart, Kernels, Report, render_repor
 from mmkerv.cli.report.record import read_record
 from mmkerv.cli.report.scenes import detect_scenes
 from mmkerv.deploy.trained_model import load_trained
-from mmkerv.models.layers import find_operators
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.models.layers import find_operators
 from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.visualization.kernel_figures import kernel_figure, title_of

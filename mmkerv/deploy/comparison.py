@@ -112,9 +112,7 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def table(
-    before: dict[str, float], after: dict[str, float], comparison: Comparison, shape: tuple[int, int]
-) -> str:
+def table(before: dict[str, float], after: dict[str, float], comparison: Comparison, shape: tuple[int, int]) -> str:
     """Format the metrics and the comparison as a table.
 
     Args:

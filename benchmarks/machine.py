@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mmkerv.distributions import installed_packages
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 from mmkerv.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from bounds import BOUNDS, CUDA_BOUNDS
 from machine import Machine
 from timing import CONTROL, Ratio
 
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:

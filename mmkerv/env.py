@@ -17,12 +17,12 @@ from pathlib import Path
 from mmkerv import distributions
 from mmkerv import install_advice as cures
 from mmkerv.distributions import LIBRARIES, TESTED, Package, distribution, warn_untested
+from mmkerv.errors import InstallationError
 from mmkerv.install_advice import Problem
 from mmkerv.version import __version__
 
 __all__ = [
     'Environment',
-    'InstallationError',
     'Problem',
     'collect_env',
     'distribution',
@@ -31,10 +31,6 @@ __all__ = [
     'require',
     'warn_untested',
 ]
-
-
-class InstallationError(ImportError):
-    """A library is missing, unusable, or mixed with the other distribution's; the message holds the cure."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 from mmkerv import distributions, env
 from mmkerv import install_advice as cures
 from mmkerv.distributions import LIBRARIES, TESTED, TORCH
+from mmkerv.errors import InstallationError
 from mmkerv.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +81,7 @@ def test_none_names_both_distributions_and_their_commands(fake):
         assert library in problem.what
         for family in TESTED:
             assert '=='.join(TESTED[family][library]) in problem.cure
-    with pytest.raises(env.InstallationError, match=r'mmdet.*Two distributions'):
+    with pytest.raises(InstallationError, match=r'mmdet.*Two distributions'):
         env.require('mmdet')
 
 
@@ -114,7 +115,7 @@ def test_mixture_removes_both_and_restores_the_one_that_suits_torch(fake, packag
         '=='.join(TESTED[kept]['mmdet']) in install[-1]
         and '=='.join(TESTED[dropped]['mmdet']) not in install[-1].split()
     )
-    with pytest.raises(env.InstallationError, match='mixed'):
+    with pytest.raises(InstallationError, match='mixed'):
         env.require('mmdet')
 
 
@@ -131,7 +132,7 @@ def test_mmcv_without_operators(fake, family, lite):
     last = problem.cure.split(' && ')[-1]
     assert {'--force-reinstall', '--no-build-isolation', '--no-cache-dir', f'{name}=={version}'} <= set(last.split())
     assert env.problems('mmpretrain', compiled_ops=False) == []
-    with pytest.raises(env.InstallationError, match='compiled operators'):
+    with pytest.raises(InstallationError, match='compiled operators'):
         env.require('mmdet')
 
 

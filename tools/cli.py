@@ -104,24 +104,12 @@ def _one_line(text: str) -> str:
 
 
 def _user_message(error: BaseException) -> str | None:
-    """Return the message if the error says what the user can mend, else ``None``."""
-    from mmkerv.env import InstallationError
-    from mmkerv.ops.core import arguments
+    """Return the message if the error says what the user can fix, else ``None``."""
+    from mmkerv.errors import InstallationError, UserError
 
-    mistakes = [InstallationError, arguments.ArgumentError, arguments.ArgumentTypeError, OSError]
-    if 'mmengine' in sys.modules:
-        from mmkerv.deploy.fold import FoldCheckError
-        from mmkerv.engine import CheckpointMismatchError, TrainingGuardError, UnsafeCheckpointError
-        from mmkerv.engine.checkpoint.finite import NonFiniteWeightsError
-        from mmkerv.engine.config.prepare import ConfigError
-        from mmkerv.engine.config.read import ConfigFileError
-        from mmkerv.engine.data_checks.coco import DataError
-
-        mistakes += [CheckpointMismatchError, UnsafeCheckpointError, NonFiniteWeightsError, FoldCheckError]
-        mistakes += [ConfigError, ConfigFileError, DataError, TrainingGuardError]
     if isinstance(error, InstallationError):
         return str(error)
-    if isinstance(error, tuple(mistakes)):
+    if isinstance(error, (UserError, OSError)):
         # What a worker of a data loader met comes with the traceback of that process; its last line says what it was.
         text = str(error).strip().splitlines()[-1] if str(error).startswith('Caught ') else str(error)
         return _one_line(re.sub(r'^(\w+\.)+\w+Error: ', '', text))

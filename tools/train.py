@@ -36,6 +36,7 @@ def main() -> None:
     from mmkerv.engine.config import launch
     from mmkerv.engine.config import prepare as configuration
     from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, output_folders
+    from mmkerv.errors import ConfigError
 
     cfg = configuration.load_config(args.config, args.cfg_options)
     if args.no_validate:
@@ -44,7 +45,7 @@ def main() -> None:
         configuration.use_amp(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise configuration.ConfigError(
+            raise ConfigError(
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch its lr is for'
             )
         cfg.auto_scale_lr.enable = True

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from mmkerv.engine.config.prepare import load_config
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.options import CoCOptions
-from mmkerv.ops.core.arguments import ArgumentError
 
 RECIPE = Path(__file__).resolve().parents[2] / 'configs' / 'resnet18_tiny_imagenet.py'
 # What of the recipe's model each backbone changes.

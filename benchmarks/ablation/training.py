@@ -14,7 +14,7 @@ from typing import Any
 from machine import Machine
 
 from ablation.settings import ORTH_WEIGHT, SETTINGS, Data, Job, configure
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,7 +13,7 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import VISUALIZERS, init_default_scope
 
 from mmkerv.analysis.speed import data_set
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 
 MODES = ('transformed', 'original', 'concat', 'pipeline')
 

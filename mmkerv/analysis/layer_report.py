@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmkerv.analysis.conv_forms import Cost, Shape, forms
 from mmkerv.analysis.receptive_field import CONVOLUTIONS, followed
 from mmkerv.deploy.model_outputs import RawOutputs, sample_inputs
-from mmkerv.ops import FoldError, frozen_kernels
+from mmkerv.errors import FoldError
+from mmkerv.ops import frozen_kernels
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 
 # Where a value stands, not what it is.
 PLACE = ('epoch', 'iter', 'step')

@@ -2,7 +2,8 @@
 
 from mmcv.transforms import BaseTransform
 
-from mmkerv.ops.core.arguments import ArgumentError, integers, one_of
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import integers, one_of
 from mmkerv.registry import TRANSFORMS
 
 # Share of the free rows and columns that lie before the crop, in halves.

@@ -5,7 +5,8 @@ from functools import lru_cache
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmkerv.ops.core.arguments import ArgumentError, integer, real
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import integer, real
 from mmkerv.registry import TRANSFORMS
 
 

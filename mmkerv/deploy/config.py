@@ -5,8 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkerv.errors import ArgumentError
 from mmkerv.models.upstream_backbones import FAMILIES, find_host
-from mmkerv.ops.core.arguments import ArgumentError
 from mmkerv.registry import local_name, operator_name
 
 # Arguments of CKConv that change what its folded form looks like.

@@ -12,15 +12,12 @@ from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.match import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.errors import FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.registry import operator_name
 
 # Height and width of the inputs that are compared, by default.
 CLASSIFIER_SHAPE, OTHER_SHAPE = (224, 224), (256, 256)
-
-
-class FoldCheckError(RuntimeError):
-    """The folded network computes something else than the trained one, or nothing could be folded."""
 
 
 class FoldResult(NamedTuple):

@@ -8,14 +8,11 @@ from torch import Tensor, nn
 
 from mmkerv.deploy.model_outputs import RawOutputs, largest_difference
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
+from mmkerv.errors import ExportCheckError
 
 EXPORTERS = ('auto', 'dynamo', 'legacy')
 # First torch whose dynamo exporter handles dynamic shapes well.
 DYNAMO_SINCE = (2, 6)
-
-
-class ExportCheckError(RuntimeError):
-    """The exported file computes something else than the network."""
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.match import require_match, weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.config.prepare import ConfigError, load_config
+from mmkerv.engine.config.prepare import load_config
+from mmkerv.errors import ConfigError
 
 
 def load_trained(

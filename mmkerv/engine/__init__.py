@@ -1,28 +1,33 @@
 """What mmengine's runner needs for these operators: safe reading, whole writing, hooks, folding. Needs mmengine."""
 
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, install_atomic_writes, save_checkpoint
-from mmkerv.engine.checkpoint.finite import NonFiniteWeightsError, require_finite
-from mmkerv.engine.checkpoint.match import CheckpointMatchHook, CheckpointMismatchError, match_checkpoint, require_match
+from mmkerv.engine.checkpoint.finite import require_finite
+from mmkerv.engine.checkpoint.match import CheckpointMatchHook, match_checkpoint, require_match
 from mmkerv.engine.checkpoint.pretrained import install_pretrained_report, require_pretrained
-from mmkerv.engine.checkpoint.safe_load import UnsafeCheckpointError, install_safe_loading, safe_load
+from mmkerv.engine.checkpoint.safe_load import install_safe_loading, safe_load
 from mmkerv.engine.data_checks.label_range_hook import LabelRangeHook
 from mmkerv.engine.hooks.check_frozen_operators_hook import CheckFrozenOperatorsHook
-from mmkerv.engine.hooks.finite_checkpoint_hook import DivergedError, FiniteCheckpointHook
+from mmkerv.engine.hooks.finite_checkpoint_hook import FiniteCheckpointHook
 from mmkerv.engine.hooks.frozen_kernels_hook import FrozenKernelsHook
 from mmkerv.engine.hooks.kernel_regularizer_hook import KernelL2Hook, KernelRegularizerHook
-from mmkerv.engine.hooks.kervolution_guard_hook import (
-    DeadKernelError,
-    KervolutionGuardHook,
-    KervolutionOverflowError,
-    TrainingGuardError,
-)
-from mmkerv.engine.hooks.loss_guard_hook import LossExplosionError, LossGuardHook
+from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
+from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
 from mmkerv.engine.resume.exact_resume_hook import ExactResumeHook
 from mmkerv.engine.resume.pending_evaluation_hook import PendingEvaluationHook
 from mmkerv.engine.resume.stop_signal_hook import StopSignalHook
+from mmkerv.errors import (
+    CheckpointMismatchError,
+    DeadKernelError,
+    DivergedError,
+    KervolutionOverflowError,
+    LossExplosionError,
+    NonFiniteWeightsError,
+    TrainingGuardError,
+    UnsafeCheckpointError,
+)
 
 __all__ = [
     'CheckFrozenOperatorsHook',

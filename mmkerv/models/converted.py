@@ -3,8 +3,8 @@
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
+from mmkerv.errors import ArgumentTypeError
 from mmkerv.models.placement import Where, convert
-from mmkerv.ops.core.arguments import ArgumentTypeError
 from mmkerv.registry import MODELS
 
 

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.ops.core.base import Conv2d
 
 

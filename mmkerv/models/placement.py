@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.replacement import Operator, is_plain, size
-from mmkerv.ops.core.arguments import ArgumentError, ArgumentTypeError, boolean, integer, integers, reject_unknown
+from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
 from mmkerv.utils import log
 
 # Names that host libraries give to the stages of a backbone; those of the second pattern count from 0.

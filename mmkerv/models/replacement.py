@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mmkerv import ops
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
-from mmkerv.ops.core.arguments import ArgumentError, ArgumentTypeError
 
 OPERATORS = tuple(name for name in ops.__all__ if 'Conv' in name)
 

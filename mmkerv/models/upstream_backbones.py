@@ -14,9 +14,9 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.models.placement import Where, convert
 from mmkerv.ops import DeployReport, switch_to_deploy
-from mmkerv.ops.core.arguments import ArgumentError
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.utils import log
 

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 
 
 def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:

@@ -4,7 +4,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from mmkerv.env import InstallationError
+from mmkerv.errors import InstallationError
 
 # Where each name lives: a picture of kernels needs neither grad-cam nor a model's library.
 _PLACES = {

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from mmkerv import install_advice as cures
 from mmkerv.deploy.trained_model import load_image
 from mmkerv.distributions import importable
-from mmkerv.engine.config.prepare import ConfigError
-from mmkerv.env import InstallationError
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError, ConfigError, InstallationError
 from mmkerv.visualization.class_scores import ClassScores, category_index, label
 from mmkerv.visualization.feature_maps import chosen, last_map, recording, split_name
 from mmkerv.visualization.pictures import input_picture, panels, valid_size

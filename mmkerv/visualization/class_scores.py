@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import forward
 from mmkerv.visualization.pictures import valid_size
 

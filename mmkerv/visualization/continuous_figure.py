@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.ckconv.kernel_net import continuous_kernel
-from mmkerv.ops.core import arguments
 from mmkerv.visualization import tiles
 
 CURVES, SURFACES = 4, 4
@@ -42,7 +42,7 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
          'curve_positions': (801, 1)}
     """
     if not operator._has_kernel:
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             'a CKConv1d with kernel_size=None has no kernel before its first sequence; run it on one, or load a '
             'checkpoint'
         )

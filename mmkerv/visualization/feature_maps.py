@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_layers
 from mmkerv.visualization.pictures import valid_size
 

@@ -8,7 +8,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
-from mmkerv.ops.core.arguments import ArgumentError, boolean, integer
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import boolean, integer
 from mmkerv.registry import HOOKS
 
 

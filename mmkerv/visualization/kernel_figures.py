@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import nn
 
+from mmkerv.errors import ArgumentTypeError
 from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.ckconv.options import PERIODIC
 from mmkerv.ops.coc.module import CoCConv2d
-from mmkerv.ops.core.arguments import ArgumentTypeError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.kerv.module import Kervolution
 from mmkerv.visualization.association_figure import association_arrays, association_figure
@@ -78,7 +78,7 @@ def checked(operator: nn.Module) -> nn.Module:
         >>> checked(nn.ReLU())
         Traceback (most recent call last):
         ...
-        mmkerv.ops.core.arguments.ArgumentTypeError: operator must be an operator of mmkerv or a convolution, got ReLU
+        mmkerv.errors.ArgumentTypeError: operator must be an operator of mmkerv or a convolution, got ReLU
     """
     if not isinstance(operator, (ConvNd, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         raise ArgumentTypeError(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_layers, find_operators
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.visualization.pictures import SUFFIXES

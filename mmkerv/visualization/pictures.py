@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
 # Height of a panel in inches; at the resolution below, 288 pixels.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmkerv.deploy.model_outputs import image_files, sample_inputs
 from mmkerv.deploy.trained_model import load_image
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import feature_maps
 
 SHARES = (0.3, 0.5, 0.99)

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 from mmkerv.visualization import tiles
 from mmkerv.visualization.kernel_figures import kernel_arrays, title_of
 

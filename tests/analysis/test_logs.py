@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmkerv.analysis.logs import Curve, read_log, run_names, train_time
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.visualization.curves import draw_curves
 
 TIMES = {1: [9.0, 1.0, 2.0], 2: [8.0, 3.0, 3.0]}

@@ -13,8 +13,8 @@ from torch import nn
 
 pytest.importorskip('mmpretrain')
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops import CoCConv2d, KervConv2d
-from mmkerv.ops.core.arguments import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
 # For these imports only: benchmarks/ops.py would hide tests/ops.

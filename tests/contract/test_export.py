@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from mmkerv.errors import ExportCheckError
 from tests.ops.contract import relative
 
 pytest.importorskip('mmengine')
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
-from mmkerv.deploy.onnx import DYNAMO_SINCE, ExportCheckError, RawOutputs, export_onnx
+from mmkerv.deploy.onnx import DYNAMO_SINCE, RawOutputs, export_onnx
 from mmkerv.ops import (
     CKConv2d,
     CoCConv2d,

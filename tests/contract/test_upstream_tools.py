@@ -63,7 +63,7 @@ def test_fuse_conv_bn_is_right_on_every_advertised_backbone(family, operator):
 def test_a_norm_behind_a_convolution_and_an_operator_misleads_fuse_conv_bn(make):
     """The defect of mmcv that docs/upstream.md shows; our tool refuses such a model."""
     from mmkerv.analysis.speed import fused
-    from mmkerv.engine.config.prepare import ConfigError
+    from mmkerv.errors import ConfigError
 
     torch.manual_seed(0)
     net = as_trained(nn.Sequential(nn.Conv2d(3, 4, 3), make(4, 4, 3), nn.BatchNorm2d(4))).eval()

@@ -7,9 +7,9 @@ from mmengine.registry import DefaultScope
 
 from mmkerv.deploy.config import deploy_config
 from mmkerv.engine import CheckpointMatchHook
+from mmkerv.errors import ArgumentError
 from mmkerv.models import ResNet
 from mmkerv.ops import CoCConv, CoCConv2d
-from mmkerv.ops.core.arguments import ArgumentError
 
 # Ways to name the operator in a config.
 KINDS = pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmkerv.deploy.fold import FoldCheckError, FoldResult, fold_checkpoint
+from mmkerv.deploy.fold import FoldResult, fold_checkpoint
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs
-from mmkerv.engine import CheckpointMismatchError, safe_load
+from mmkerv.engine import safe_load
+from mmkerv.errors import CheckpointMismatchError, FoldCheckError
 from mmkerv.ops import CoCConv2d
 from tests.engine.small_networks import NETWORKS, SIZE, associated, classifier, operators, retinanet
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.deploy.trained_model import load_image, load_trained
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 
 
 @pytest.fixture(scope='module')

@@ -13,8 +13,9 @@ from mmcv.cnn import ConvModule
 from mmcv.cnn.bricks import Conv2dAdaptivePadding
 
 import mmkerv
+from mmkerv.errors import FoldError
 from mmkerv.models.adaptive_padding import AdaptivePadding, same_padded
-from mmkerv.ops import CKConv2d, CoCConv2d, FoldError, KervConv2d, frozen_kernels, switch_to_deploy
+from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d, frozen_kernels, switch_to_deploy
 
 COC, CK = {'type': 'CoCConv'}, {'type': 'CKConv'}
 LINEAR, GAUSSIAN = {'type': 'KervConv', 'kernel': 'linear'}, {'type': 'KervConv', 'kernel': 'gaussian'}

@@ -3,7 +3,7 @@ from torch import nn
 
 pytest.importorskip('mmengine')
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_layers, find_operators
 from mmkerv.ops import CoCConv2d
 

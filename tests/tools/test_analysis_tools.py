@@ -21,7 +21,7 @@ from mmengine.config import Config
 
 from mmkerv.analysis.speed import fused, measured
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.ops import switch_to_deploy
 
 ROOT = Path(__file__).resolve().parents[2]

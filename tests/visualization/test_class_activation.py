@@ -11,8 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmkerv.deploy.model_outputs import sample_inputs
-from mmkerv.engine.config.prepare import ConfigError
-from mmkerv.env import InstallationError
+from mmkerv.errors import ConfigError, InstallationError
 from mmkerv.visualization import class_activation
 from mmkerv.visualization.class_activation import METHODS, cam_method
 from mmkerv.visualization.class_scores import ClassScores, category_index, class_names

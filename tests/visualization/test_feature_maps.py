@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmkerv.deploy.model_outputs import sample_inputs
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import draw_feature_map, feature_maps, last_map, layout, without_padding
 from mmkerv.visualization.pictures import input_picture
 from tests.engine.small_networks import NETWORKS, SIZE, associated

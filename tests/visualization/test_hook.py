@@ -12,7 +12,7 @@ pytest.importorskip('matplotlib')
 import numpy as np
 from PIL import Image
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.visualization import kernel_figure
 from mmkerv.visualization.tiles import pixels
 from tests.engine.tiny_runner import TinyModel, tiny_runner

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
 from mmkerv.visualization.receptive_field import (
     ReceptiveField,

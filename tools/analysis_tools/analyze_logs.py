@@ -72,7 +72,7 @@ def style(name: str | None) -> Any:
 
     import matplotlib.style
 
-    from mmkerv.engine.config.prepare import ConfigError
+    from mmkerv.errors import ConfigError
 
     known = [*matplotlib.style.available, 'default']
     short = {full.removeprefix(SEABORN): full for full in known}
@@ -90,7 +90,7 @@ def canvas(backend: str | None) -> tuple[Any, bool]:
         return None, False
     import matplotlib
 
-    from mmkerv.engine.config.prepare import ConfigError
+    from mmkerv.errors import ConfigError
 
     try:
         import matplotlib.pyplot

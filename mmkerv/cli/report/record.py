@@ -10,7 +10,7 @@ import torch
 
 from mmkerv.distributions import distribution, installed_packages
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.version import __version__
 
 FILE = 'demo.json'

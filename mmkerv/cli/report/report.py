@@ -19,7 +19,7 @@ from mmkerv.cli.report.record import read_record
 from mmkerv.cli.report.scenes import detect_scenes
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_operators
 from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change

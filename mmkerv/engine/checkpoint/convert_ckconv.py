@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmkerv.engine.checkpoint.finite import require_finite
-from mmkerv.engine.checkpoint.match import CheckpointMismatchError
+from mmkerv.errors import CheckpointMismatchError
 from mmkerv.utils import printable
 
 # (authors' name, ours); a kernel net's layer is named by its place in a Sequential.

@@ -15,17 +15,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmkerv.engine.checkpoint.atomic_write import save_checkpoint
-from mmkerv.engine.checkpoint.match import (
-    CheckpointMatch,
-    CheckpointMismatchError,
-    match_checkpoint,
-    named,
-    require_match,
-    weights_of,
-)
+from mmkerv.engine.checkpoint.match import CheckpointMatch, match_checkpoint, named, require_match, weights_of
 from mmkerv.engine.checkpoint.plain_names import BODY, canonical, in_order, part, shape
 from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import CheckpointMismatchError, ConfigError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.kerv.functional import LINEAR
 from mmkerv.ops.kerv.module import Kervolution
@@ -150,7 +143,7 @@ def infer_config(weights: Mapping[str, Any], source: str) -> Config:
         >>> infer_config({'fc.weight': torch.ones(10, 512)}, 'a.pth')
         Traceback (most recent call last):
         ...
-        mmkerv.engine.config.prepare.ConfigError: the network of 'a.pth' cannot be told from its names, ...
+        mmkerv.errors.ConfigError: the network of 'a.pth' cannot be told from its names, ...
     """
     places = canonical(weights)
     found = {match.groups() for place in places.values() if (match := re.match(r'backbone\.layer(\d)\.(\d+)\.', place))}

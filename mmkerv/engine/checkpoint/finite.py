@@ -6,17 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkerv.errors import NonFiniteWeightsError
+
 # A tensor may repeat what is stored (an expanded buffer), but not become what no memory holds.
 LARGEST_REPEATED = 2**24
-
-
-class NonFiniteWeightsError(RuntimeError):
-    """A checkpoint holds NaN or infinite parameters, or tensors that are no plain numbers.
-
-    Example:
-        >>> issubclass(NonFiniteWeightsError, RuntimeError)
-        True
-    """
 
 
 def require_finite(weights: Mapping[str, Any], source: str, own: Mapping[str, Tensor] | None = None) -> None:
@@ -35,7 +28,7 @@ def require_finite(weights: Mapping[str, Any], source: str, own: Mapping[str, Te
         >>> require_finite({'norm.weight': torch.tensor([1.0, float('nan')])}, 'a.pth')
         Traceback (most recent call last):
         ...
-        mmkerv.engine.checkpoint.finite.NonFiniteWeightsError: checkpoint 'a.pth' holds NaN in norm.weight, ...
+        mmkerv.errors.NonFiniteWeightsError: checkpoint 'a.pth' holds NaN in norm.weight, ...
     """
     own = own or {}
     for name, value in weights.items():

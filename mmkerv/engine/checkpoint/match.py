@@ -9,18 +9,10 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
+from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log, printable
-
-
-class CheckpointMismatchError(RuntimeError):
-    """A checkpoint is of another network than the config's.
-
-    Example:
-        >>> issubclass(CheckpointMismatchError, RuntimeError)
-        True
-    """
 
 
 class CheckpointMatch(NamedTuple):

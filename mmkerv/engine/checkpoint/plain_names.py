@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from mmkerv.engine.checkpoint.match import CheckpointMismatchError
+from mmkerv.errors import CheckpointMismatchError
 
 BODY = 'backbone.'
 COUNTER = '.num_batches_tracked'

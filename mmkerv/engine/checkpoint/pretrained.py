@@ -13,15 +13,8 @@ from torch import nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.load_observer import watched_loading
-from mmkerv.engine.checkpoint.match import (
-    CheckpointMatch,
-    CheckpointMismatchError,
-    changed_kernels,
-    match_checkpoint,
-    named,
-    weights_of,
-)
-from mmkerv.engine.checkpoint.safe_load import UnsafeCheckpointError
+from mmkerv.engine.checkpoint.match import CheckpointMatch, changed_kernels, match_checkpoint, named, weights_of
+from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.utils import log
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.match import weights_of
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 
 
 def published(

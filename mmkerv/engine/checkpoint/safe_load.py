@@ -16,15 +16,7 @@ from mmengine.fileio import get as read_bytes
 from mmengine.runner import CheckpointLoader
 
 from mmkerv.engine.checkpoint.unpickler import restricted_pickle
-
-
-class UnsafeCheckpointError(RuntimeError):
-    """A checkpoint is damaged, or names something other than weights and mmengine's records.
-
-    Example:
-        >>> issubclass(UnsafeCheckpointError, RuntimeError)
-        True
-    """
+from mmkerv.errors import UnsafeCheckpointError
 
 
 def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bool = False) -> Any:

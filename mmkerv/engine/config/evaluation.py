@@ -7,7 +7,8 @@ import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
-from mmkerv.engine.config.prepare import ConfigError, build_runner
+from mmkerv.engine.config.prepare import build_runner
+from mmkerv.errors import ConfigError
 
 
 def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int = 1) -> None:

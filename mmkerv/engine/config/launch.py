@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.utils import log
 
 

@@ -16,7 +16,7 @@ from mmkerv.engine.checkpoint.pretrained import check_pretrained_files, install_
 from mmkerv.engine.checkpoint.safe_load import install_safe_loading
 from mmkerv.engine.config.read import install_safe_data_files, read_config
 from mmkerv.engine.data_checks.upstream_errors import install_data_errors
-from mmkerv.ops.core.arguments import ArgumentError, ArgumentTypeError
+from mmkerv.errors import ArgumentError, ArgumentTypeError, ConfigError
 from mmkerv.registry import operator_name
 from mmkerv.utils import log
 
@@ -34,15 +34,6 @@ TRAINING_HOOKS = (
 )
 
 
-class ConfigError(ValueError):
-    """A config or a flag asks for something that is not there.
-
-    Example:
-        >>> issubclass(ConfigError, ValueError)
-        True
-    """
-
-
 def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config and apply ``--cfg-options``.
 
@@ -55,8 +46,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ConfigFileError: if it cannot be read.
-        ConfigError: if an option does not fit the config, or an operator does not take its arguments.
+        ConfigError: if it cannot be read, an option does not fit it, or an operator does not take its arguments.
 
     Example:
         >>> load_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP

@@ -9,19 +9,10 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
-from mmkerv.engine.checkpoint.safe_load import UnsafeCheckpointError
 from mmkerv.engine.checkpoint.unpickler import restricted_load
+from mmkerv.errors import ConfigError, UnsafeCheckpointError
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
-
-
-class ConfigFileError(ValueError):
-    """A config file cannot be read.
-
-    Example:
-        >>> issubclass(ConfigFileError, ValueError)
-        True
-    """
 
 
 def read_config(path: str) -> Config:
@@ -33,7 +24,7 @@ def read_config(path: str) -> Config:
         path: file.
 
     Raises:
-        ConfigFileError: naming the file and what is wrong with it: its suffix, its syntax, an error in its code, base
+        ConfigError: naming the file and what is wrong with it: its suffix, its syntax, an error in its code, base
             configs that include one another.
         FileNotFoundError: if it or a base config is not there.
 
@@ -44,23 +35,23 @@ def read_config(path: str) -> Config:
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path!r} does not exist; give the path of a config file')
     if Path(path).suffix not in SUFFIXES:
-        raise ConfigFileError(f'config {path!r} must end in one of {", ".join(SUFFIXES)}; give a config file')
+        raise ConfigError(f'config {path!r} must end in one of {", ".join(SUFFIXES)}; give a config file')
     install_safe_data_files()
     try:
         _refuse_cycle(Path(path), (), set())
         return Config.fromfile(path)
-    except ConfigFileError:
+    except ConfigError:
         raise
     except OSError as error:
         if error.filename is None:
-            raise ConfigFileError(f'config {path!r} cannot be read: {error}') from error
+            raise ConfigError(f'config {path!r} cannot be read: {error}') from error
         raise FileNotFoundError(
             f'config {path!r} needs {str(error.filename)!r}, which cannot be read ({error.strerror}). Change its '
             '_base_, or put the file there'
         ) from error
     # What the code in a config raises can be anything.
     except Exception as error:
-        raise ConfigFileError(f'config {path!r} cannot be read: {_said(error, path)}. Correct the file') from error
+        raise ConfigError(f'config {path!r} cannot be read: {_said(error, path)}. Correct the file') from error
 
 
 def install_safe_data_files(trust: bool = False) -> None:
@@ -139,7 +130,7 @@ def _refuse_cycle(file: Path, above: tuple[Path, ...], sound: set[Path]) -> None
     file = file.resolve()
     if file in above:
         cycle = ' -> '.join(str(part) for part in (*above[above.index(file) :], file))
-        raise ConfigFileError(f'config {str(above[0])!r} inherits from itself: {cycle}. Change _base_ in one of them')
+        raise ConfigError(f'config {str(above[0])!r} inherits from itself: {cycle}. Change _base_ in one of them')
     # What is not there, or of another package, is left to mmengine.
     if file in sound or not file.is_file():
         return

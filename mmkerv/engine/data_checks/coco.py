@@ -6,21 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from mmkerv.errors import DataError
+
 NEEDED = {
     'images': ('id', 'file_name', 'height', 'width'),
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
 CURE = 'Correct or remove them in the file'
-
-
-class DataError(RuntimeError):
-    """A file of the data cannot be used; the message names it.
-
-    Example:
-        >>> issubclass(DataError, RuntimeError)
-        True
-    """
 
 
 def check_annotations(dataset: Any, source: str) -> list[str]:

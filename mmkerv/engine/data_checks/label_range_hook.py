@@ -8,7 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkerv.engine.data_checks.coco import DataError
+from mmkerv.errors import DataError
 from mmkerv.registry import HOOKS
 
 # Attributes of a data sample that hold labels, and of an object inside them, in the three libraries.

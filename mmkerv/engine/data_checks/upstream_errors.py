@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from mmengine.dataset import BaseDataset
 
-from mmkerv.engine.checkpoint.safe_load import UnsafeCheckpointError
-from mmkerv.engine.data_checks.coco import DataError, check_annotations, check_classes
+from mmkerv.engine.data_checks.coco import check_annotations, check_classes
+from mmkerv.errors import DataError, UnsafeCheckpointError
 from mmkerv.utils import log
 
 # What the decoders of Pillow end in where a picture is damaged; OpenCV's is recognised by its module.

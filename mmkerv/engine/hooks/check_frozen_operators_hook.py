@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.load_observer import watched_loading
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log

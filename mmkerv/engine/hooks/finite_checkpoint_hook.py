@@ -5,17 +5,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkerv.engine.checkpoint.finite import not_finite
-from mmkerv.engine.hooks.kervolution_guard_hook import TrainingGuardError
+from mmkerv.errors import DivergedError
 from mmkerv.registry import HOOKS
-
-
-class DivergedError(TrainingGuardError):
-    """The network holds NaN or infinite numbers.
-
-    Example:
-        >>> issubclass(DivergedError, FloatingPointError)
-        True
-    """
 
 
 @HOOKS.register_module()

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmkerv.ops.core.arguments import ArgumentError, real
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import real
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.registry import HOOKS

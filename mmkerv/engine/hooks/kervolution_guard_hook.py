@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmkerv.ops.core.arguments import ArgumentError, integer, one_of
+from mmkerv.errors import ArgumentError, DeadKernelError, KervolutionOverflowError
+from mmkerv.ops.core.arguments import integer, one_of
 from mmkerv.ops.kerv.module import Kervolution
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log
@@ -30,33 +31,6 @@ DEAD_CURE = (
     "Take gamma='auto' or a smaller gamma, normalise what reaches the layer (a norm before it), or replace layers of "
     'fewer channels (where=dict(stages=()) is the stem alone)'
 )
-
-
-class TrainingGuardError(FloatingPointError):
-    """Training was stopped because its numbers are of no use any more.
-
-    Example:
-        >>> issubclass(TrainingGuardError, FloatingPointError)
-        True
-    """
-
-
-class DeadKernelError(TrainingGuardError):
-    """All responses of a gaussian or laplacian kervolution are 0 or nearly so, and so are its gradients.
-
-    Example:
-        >>> issubclass(DeadKernelError, FloatingPointError)
-        True
-    """
-
-
-class KervolutionOverflowError(TrainingGuardError):
-    """The response of a kervolution is infinite or NaN.
-
-    Example:
-        >>> issubclass(KervolutionOverflowError, FloatingPointError)
-        True
-    """
 
 
 @HOOKS.register_module()

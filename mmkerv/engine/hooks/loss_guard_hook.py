@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mmkerv.engine.hooks.kervolution_guard_hook import TrainingGuardError
+from mmkerv.errors import LossExplosionError
 from mmkerv.ops.core.arguments import integer, one_of, real
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log
@@ -20,15 +20,6 @@ CURE = (
     'Lower optim_wrapper.optimizer.lr, warm it up (param_scheduler), clip the gradients (optim_wrapper.clip_grad), or '
     'look at the data and annotations of this iteration; with --amp, train once without it'
 )
-
-
-class LossExplosionError(TrainingGuardError):
-    """The loss is NaN, infinite or above the threshold.
-
-    Example:
-        >>> issubclass(LossExplosionError, FloatingPointError)
-        True
-    """
 
 
 @HOOKS.register_module()

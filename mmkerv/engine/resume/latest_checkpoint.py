@@ -10,9 +10,9 @@ from mmengine.config import Config
 
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.engine.checkpoint.finite import first_nan
-from mmkerv.engine.checkpoint.safe_load import UnsafeCheckpointError, safe_load
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.resume.stop_signal_hook import NAME
+from mmkerv.errors import ConfigError, UnsafeCheckpointError
 from mmkerv.utils import log, printable
 
 MARKER = 'last_checkpoint'

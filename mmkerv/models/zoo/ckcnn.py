@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops import CKConv1d
 from mmkerv.ops.ckconv.options import PERIODIC
-from mmkerv.ops.core.arguments import ArgumentError, integer, one_of, real
+from mmkerv.ops.core.arguments import integer, one_of, real
 from mmkerv.registry import MODELS
 
 NORMS = ('gn1', 'ln')

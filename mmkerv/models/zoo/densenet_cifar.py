@@ -4,9 +4,10 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.models.converted import place
 from mmkerv.models.placement import Where
-from mmkerv.ops.core.arguments import ArgumentError, integer
+from mmkerv.ops.core.arguments import integer
 from mmkerv.registry import MODELS
 
 NUM_BLOCKS = 3

@@ -7,7 +7,8 @@ from mmcv.cnn import build_activation_layer, build_conv_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmkerv.ops.core.arguments import ArgumentError, one_of
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import one_of
 from mmkerv.registry import MODELS
 
 POOLS = {'max': nn.MaxPool2d, 'avg': nn.AvgPool2d}

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.kernel_net import KernelNet
 from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.ckconv.sampling_grid import centred_positions, resolution, taps
@@ -252,5 +253,5 @@ def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
     """
     if any(k % 2 == 0 for k in sizes):
         nearest = tuple(k + 1 - k % 2 for k in sizes)
-        raise arguments.ArgumentError(f'{name} must be odd for a centred continuous kernel, got {sizes}; use {nearest}')
+        raise ArgumentError(f'{name} must be odd for a centred continuous kernel, got {sizes}; use {nearest}')
     return sizes

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
+from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.ckconv.base import ContinuousKernel, odd
 from mmkerv.ops.ckconv.irregular import irregular_convolution
 from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
-from mmkerv.ops.core.generated import FoldError
 
 # What stands for the kernel's size while no sequence has come.
 UNKNOWN_LENGTH = 256
@@ -81,9 +81,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         factory = {'device': device, 'dtype': dtype}
         if not causal:
             if kernel_size is None:
-                raise arguments.ArgumentError(
-                    'kernel_size=None is for causal layers; give the size of a centred kernel'
-                )
+                raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
             odd(arguments.integers(kernel_size, 1, 'kernel_size', 1))
         size = UNKNOWN_LENGTH if kernel_size is None else kernel_size
         super().__init__(
@@ -91,7 +89,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         )
         self.causal = causal
         if causal and (self.padding not in ((0,), 'valid') or padding_mode != 'zeros'):
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'a causal layer pads with zeros on the left by itself, got padding={padding!r}, '
                 f'padding_mode={padding_mode!r}; leave them out, or pass causal=False'
             )
@@ -179,7 +177,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             torch.Size([1, 4, 5])
         """
         if x.dim() != 3:
-            raise arguments.ArgumentError(f'x must be (N, C, L), got {tuple(x.shape)}')
+            raise ArgumentError(f'x must be (N, C, L), got {tuple(x.shape)}')
         if self.kernel_size is None and times is None:
             self._take_length(max(x.shape[-1], 1))
         (ratio,) = self._ratio(scale_factor)
@@ -188,7 +186,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         length, (dilation,), (stride,) = x.shape[-1], _single(self.dilation), _single(self.stride)
         size = taps(self.kernel_size[0], ratio, self.causal)
         if stride > 1 and length + 2 * self._sides(ratio) < dilation * (size - 1) + 1:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'x must be at least as long as the kernel of a strided layer reaches, {dilation * (size - 1) + 1} '
                 f'samples, got {length}; use stride=1, or a smaller kernel_size'
             )
@@ -234,7 +232,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             >>> CKConv1d(2, 4, 9).to_conv2d()
             Traceback (most recent call last):
             ...
-            mmkerv.ops.core.generated.FoldError: CKConv1d convolves along one axis; use to_conv1d()
+            mmkerv.errors.FoldError: CKConv1d convolves along one axis; use to_conv1d()
         """
         raise FoldError('CKConv1d convolves along one axis; use to_conv1d()')
 
@@ -260,10 +258,10 @@ class CKConv1d(ContinuousKernel, Conv1d):
 
     def _irregular(self, x: Tensor, times: Tensor, ratio: float) -> Tensor:
         if not self.causal:
-            raise arguments.ArgumentError('times needs a causal layer; pass causal=True when the layer is built')
+            raise ArgumentError('times needs a causal layer; pass causal=True when the layer is built')
         for name, value in (('stride', self.stride), ('dilation', self.dilation)):
             if _single(value) != (1,):
-                raise arguments.ArgumentError(f'times needs {name} 1, got {value}; irregular samples have no {name}')
+                raise ArgumentError(f'times needs {name} 1, got {value}; irregular samples have no {name}')
         size, width = self.kernel_size[0], 1 if self.options.separable else self.in_channels // self.groups
         groups = self.in_channels if self.options.separable else self.groups
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.base import ContinuousKernel, odd
 from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.core import arguments
@@ -193,7 +194,7 @@ def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any)
     for size, wanted, before, step in zip(sizes, extents, paddings, dilations):
         grown = before + step * (wanted - size) // 2
         if step * (wanted - size) % 2 or grown < 0:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'kernel_extent={extent} has no padding that keeps the output of kernel_size={kernel_size}, '
                 f'padding={padding}, dilation={dilation} as large as it is; '
                 + ('kernels of even size have none' if (wanted - size) % 2 else 'use a larger kernel_extent')

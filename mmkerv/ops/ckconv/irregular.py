@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmkerv.ops.core.arguments import ArgumentError, ArgumentTypeError
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.ops.core.precision import autocast_type, full_precision
 
 # Values of the kernel in memory at once.

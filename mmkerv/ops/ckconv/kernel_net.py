@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.options import ACTIVATIONS, OMEGA_0, CKOptions
 from mmkerv.ops.core import arguments
 
@@ -55,7 +56,7 @@ def continuous_kernel(
     """
     arguments.one_of(activation, 'activation', ACTIVATIONS)
     if len(weights) != len(biases):
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             f'biases must be as many as weights, got {len(biases)} for {len(weights)}; give one for each layer'
         )
     # Positions are columns, so that a kernel comes out in the layout a convolution wants.

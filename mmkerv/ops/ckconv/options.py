@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 
 ACTIVATIONS = ('sine', 'relu', 'swish', 'rff')
@@ -37,7 +38,7 @@ class CKOptions(NamedTuple):
             >>> CKOptions(omega_0=0.0).checked()
             Traceback (most recent call last):
             ...
-            mmkerv.ops.core.arguments.ArgumentError: omega_0 must be > 0, got 0.0
+            mmkerv.errors.ArgumentError: omega_0 must be > 0, got 0.0
         """
         arguments.integer(self.hidden, 'hidden', 1)
         arguments.integer(self.layers, 'layers', 2)
@@ -46,12 +47,12 @@ class CKOptions(NamedTuple):
         arguments.boolean(self.separable, 'separable')
         arguments.one_of(self.method, 'method', METHODS)
         if self.activation not in PERIODIC and self.omega_0 != OMEGA_0:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f"omega_0 is the frequency of activation='sine' or 'rff', got omega_0={self.omega_0} with "
                 f'activation={self.activation!r}; leave omega_0 out'
             )
         if self.activation == 'rff' and self.hidden % 2:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f"hidden must be even with activation='rff' (a cosine and a sine for each frequency), got {self.hidden}"
             )
         return self

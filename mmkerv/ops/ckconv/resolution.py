@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.base import ContinuousKernel
-from mmkerv.ops.core.arguments import ArgumentError
 
 
 def set_resolution(model: nn.Module, ratio: float | tuple[float, ...]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 
 # A ratio such as 1 / 3 times 3 must count as 1.
@@ -30,11 +31,11 @@ def resolution(ratio: Any, sizes: tuple[int, ...], causal: bool = False) -> tupl
     """
     ratios = tuple(ratio) if isinstance(ratio, (tuple, list)) else (ratio,) * len(sizes)
     if len(ratios) != len(sizes):
-        raise arguments.ArgumentError(f'the resolution must be one number or {len(sizes)} of them, got {ratio!r}')
+        raise ArgumentError(f'the resolution must be one number or {len(sizes)} of them, got {ratio!r}')
     ratios = tuple(arguments.real(r, 'the resolution', 0.0, above=True) for r in ratios)
     for size, r in zip(sizes, ratios):
         if size > 1 and taps(size, r, causal) == 1:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'at resolution {r:g} a kernel of {size} samples has none left beside the current one; use a ratio of '
                 f'at least 1/{_reach(size, causal)}, or train with a larger kernel'
             )

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.tap_matrix import tap_selector
 from mmkerv.ops.coc.tile_product import tile_product
-from mmkerv.ops.core.arguments import ArgumentError
 from mmkerv.ops.core.precision import is_recording
 
 SHARE_MODES = ('ci', 'co', 'cico', None)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.functional import (
     LAYER_NORM_EPS,
     num_associations,
@@ -102,7 +103,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         shape = super_weight_shape(self.weight.shape, self._super_size, options.share, self.groups, association)
         for option, size in (('super_standardize', shape[1:]), ('standardize', self.weight.shape[1:])):
             if getattr(options, option) is True and math.prod(size) == 1:
-                raise arguments.ArgumentError(
+                raise ArgumentError(
                     f'{option}=True needs kernels of more than one element, got kernel_size={kernel} with '
                     f'{self.weight.shape[1]} input channels a group; leave {option} off for this layer'
                 )

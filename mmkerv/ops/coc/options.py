@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.functional import SHARE_MODES
 from mmkerv.ops.coc.super_kernel import DILATE_MODES, super_kernel
 from mmkerv.ops.core import arguments
@@ -49,7 +50,7 @@ class CoCOptions(NamedTuple):
             >>> CoCOptions(super_init='identity', standardize=True).checked()
             Traceback (most recent call last):
             ...
-            mmkerv.ops.core.arguments.ArgumentError: super_init='identity' has no identity to start from with ...
+            mmkerv.errors.ArgumentError: super_init='identity' has no identity to start from with ...
         """
         arguments.integer(self.association, 'association', 1)
         arguments.integer(self.num_layers, 'num_layers', 1)
@@ -65,11 +66,9 @@ class CoCOptions(NamedTuple):
         ):
             arguments.one_of(getattr(self, name), name, choices)
         if self.super_norm == 'ln' and self.share != 'ci':
-            raise arguments.ArgumentError(
-                f"super_norm='ln' needs share='ci', got share={self.share!r}; use super_norm=None"
-            )
+            raise ArgumentError(f"super_norm='ln' needs share='ci', got share={self.share!r}; use super_norm=None")
         if self.super_init == 'identity' and self.no_identity:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f"super_init='identity' has no identity to start from with {self.no_identity}; "
                 "use super_init='kaiming' or 'auto', or drop that option"
             )

@@ -7,7 +7,8 @@ basic kernel by ``kernel_plus``, and dilated so that it does not correlate every
 from itertools import count
 from typing import NamedTuple
 
-from mmkerv.ops.core.arguments import ArgumentError, integer, one_of
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import integer, one_of
 
 DILATE_MODES = (True, False, 'paper')
 

@@ -7,27 +7,9 @@ from collections.abc import Collection, Iterable
 from numbers import Real
 from typing import Any
 
+from mmkerv.errors import ArgumentError, ArgumentTypeError
+
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
-
-
-class ArgumentError(ValueError):
-    """A convolution argument has a value the operator cannot use.
-
-    A ``ValueError`` of its own, so that the command-line tools can tell a mistake in a config from a defect.
-
-    Example:
-        >>> issubclass(ArgumentError, ValueError)
-        True
-    """
-
-
-class ArgumentTypeError(TypeError):
-    """A convolution argument has a type the operator cannot use, or is unknown.
-
-    Example:
-        >>> issubclass(ArgumentTypeError, TypeError)
-        True
-    """
 
 
 def integer(value: Any, name: str, minimum: int) -> int:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
@@ -69,7 +70,7 @@ class ConvNd(nn.Module):
         self.groups = arguments.integer(groups, 'groups', 1)
         for name, channels in (('in_channels', self.in_channels), ('out_channels', self.out_channels)):
             if channels % self.groups:
-                raise arguments.ArgumentError(
+                raise ArgumentError(
                     f'{name} must be divisible by groups, got {name}={channels} and groups={self.groups}'
                 )
         self.kernel_size = arguments.integers(kernel_size, self.dims, 'kernel_size', 1)
@@ -250,7 +251,7 @@ def output_shape(
     extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)]
     sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding or [(0, 0)] * len(extents))]
     if any(size < extent for size, extent in zip(sizes, extents)):
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(sizes)} with its '
             f'padding; pad it, or use a smaller kernel_size or dilation'
         )

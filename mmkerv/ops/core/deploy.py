@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from mmkerv.errors import FoldError
 from mmkerv.ops.core.base import ConvNd
-from mmkerv.ops.core.generated import FoldError
 
 
 class DeployReport(NamedTuple):

@@ -8,17 +8,6 @@ from torch import Tensor, nn
 from mmkerv.ops.core.precision import full_precision
 
 
-class FoldError(RuntimeError):
-    """An operator has no equal plain convolution, or cannot be replaced where it stands.
-
-    Example:
-        >>> raise FoldError('KervConv2d with a gaussian kernel is no convolution')
-        Traceback (most recent call last):
-        ...
-        mmkerv.ops.core.generated.FoldError: KervConv2d with a gaussian kernel is no convolution
-    """
-
-
 class GeneratedKernel:
     r"""Mixin for a convolution by a generated kernel: forward, folding, and reuse inside ``frozen_kernels``.
 

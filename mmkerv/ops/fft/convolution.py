@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.base import output_shape
 from mmkerv.ops.core.precision import autocast_type, full_precision, is_compiling
 from mmkerv.ops.fft.circular import circular_convolution

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONVOLUTIONS, pad
 from mmkerv.ops.core.precision import autocast_type, exact_convolution, full_precision
@@ -88,7 +89,7 @@ def _kerv(
     **hyperparameters: Any,
 ) -> Tensor:
     if weight.dim() != dims + 2:
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             f'weight of kerv{dims}d must have {dims + 2} axes, (O, C/groups, *kernel), got shape {tuple(weight.shape)}'
         )
     arguments.one_of(padding_mode, 'padding_mode', arguments.PADDING_MODES)
@@ -134,7 +135,7 @@ def kervolve(
     if x.dim() == dims + 1:
         return kervolve(x.unsqueeze(0), weight, bias, geometry, rule, values, chunk_mib, observe).squeeze(0)
     if x.dim() != dims + 2:
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             f'input must have {dims + 2} axes, (N, C, *spatial), or {dims + 1} for a single one, got {tuple(x.shape)}'
         )
     if rule.name == LINEAR:

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.kerv.registry import DEFAULTS, PatchKernel
 
@@ -45,7 +46,7 @@ def checked_hyperparameters(
             values[name] = checked
         elif as_it_is or value != default:
             own = ', '.join(rule.hyperparameters) or 'none'
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'the kernel {rule.name!r} has no {name}, got {name}={value!r}; leave it out. It has: {own}'
             )
     return values
@@ -55,12 +56,12 @@ def _checked(name: str, value: Any, default: Any, fan_in: int) -> Any:
     if name == 'gamma' and value == 'auto':
         return 1 / max(fan_in, 1)
     if name == 'gamma' and isinstance(value, str):
-        raise arguments.ArgumentError(f"gamma must be a number > 0, or 'auto' (1/fan_in), got {value!r}")
+        raise ArgumentError(f"gamma must be a number > 0, or 'auto' (1/fan_in), got {value!r}")
     if isinstance(default, int):
         try:
             return arguments.integer(value, name, 1 if name == 'degree' else 0)
-        except arguments.ArgumentTypeError as error:
+        except ArgumentTypeError as error:
             # A power of 2.5 is a number the kernel cannot take, rather than no number.
-            raise arguments.ArgumentError(str(error)) from None
+            raise ArgumentError(str(error)) from None
     minimum = MINIMUM.get(name)
     return arguments.real(value, name, minimum or 0, above=minimum is None)

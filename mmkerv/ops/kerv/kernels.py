@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.arguments import ArgumentError
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.kerv.integer_power import integer_power
 from mmkerv.ops.kerv.registry import register_kernel
 from mmkerv.ops.kerv.squared_distance import distance

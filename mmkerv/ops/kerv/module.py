@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
-from mmkerv.ops.core.generated import FoldError
 from mmkerv.ops.core.precision import is_recording
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.hyperparameters import ABOVE_ZERO, MINIMUM, checked_hyperparameters
@@ -56,12 +56,12 @@ class Kervolution:
         arguments.boolean(learnable, 'learnable')
         arguments.boolean(per_channel, 'per_channel')
         if learnable and not rule.learnable:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'learnable=True needs a kernel with a real hyperparameter, got kernel={kernel!r}, which has none; '
                 'leave learnable out, or take polynomial or gaussian'
             )
         if per_channel and not learnable:
-            raise arguments.ArgumentError('per_channel=True needs learnable=True: one learned value for each filter')
+            raise ArgumentError('per_channel=True needs learnable=True: one learned value for each filter')
         factory = {'device': device, 'dtype': dtype}
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory

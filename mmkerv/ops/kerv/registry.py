@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 
@@ -67,7 +68,7 @@ class PatchKernel(NamedTuple):
         with torch.no_grad():
             response = self.function(one, **values, **(dict.fromkeys(NORMS, one) if self.needs_norms else {}))
         if not isinstance(response, Tensor) or response.shape != one.shape:
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'kernel {self.name!r} must return a tensor of the shape of its first argument, got '
                 f'{tuple(response.shape) if isinstance(response, Tensor) else response!r} for {tuple(one.shape)}'
             )
@@ -118,24 +119,22 @@ def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]],
         torch.Size([1, 8, 3, 3])
     """
     if not isinstance(name, str):
-        raise arguments.ArgumentTypeError(f'name of a kernel must be a string, got {name!r} ({type(name).__name__})')
+        raise ArgumentTypeError(f'name of a kernel must be a string, got {name!r} ({type(name).__name__})')
     arguments.one_of(family, 'family', tuple(FAMILIES))
 
     def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not callable(function):
-            raise arguments.ArgumentTypeError(f'kernel {name!r} must be a function, got {function!r}')
+            raise ArgumentTypeError(f'kernel {name!r} must be a function, got {function!r}')
         taken = KERNELS.get(name)
         # The same function again is its module imported anew.
         if taken is not None and _place(taken.function) != _place(function):
-            raise arguments.ArgumentError(
+            raise ArgumentError(
                 f'name of a kernel must be new, got {name!r}, which is {".".join(_place(taken.function))}'
             )
         parameters = list(inspect.signature(function).parameters.values())[1:]
         norms = [p.name for p in parameters if p.name in NORMS]
         if norms and (family != 'dot' or len(norms) != len(NORMS)):
-            raise arguments.ArgumentError(
-                f"kernel {name!r} takes {norms}: x2 and w2 go together, in a kernel of family 'dot'"
-            )
+            raise ArgumentError(f"kernel {name!r} takes {norms}: x2 and w2 go together, in a kernel of family 'dot'")
         hyperparameters = {p.name: _default(name, p) for p in parameters if p.name not in NORMS}
         KERNELS[name] = PatchKernel(name, family, function, hyperparameters, bool(norms))
         return function
@@ -152,12 +151,12 @@ def _default(name: str, parameter: inspect.Parameter) -> Any:
         return DEFAULTS[parameter.name]
     default = parameter.default
     if parameter.name in _RESERVED or hasattr(Conv2d, parameter.name):
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             f'kernel {name!r} has an argument {parameter.name!r}, which means something else in KervConv; rename it'
         )
     integer = isinstance(default, int)
     if isinstance(default, bool) or not isinstance(default, Real) or default < 0 or (default == 0 and not integer):
-        raise arguments.ArgumentError(
+        raise ArgumentError(
             f'argument {parameter.name!r} of kernel {name!r} needs a default: a float > 0, which can be learned, or an '
             f'integer >= 0; got {"none" if default is inspect.Parameter.empty else repr(default)}'
         )

@@ -14,7 +14,7 @@ from mmkerv.cli.report.page import Panel, render_report, tags
 from mmkerv.cli.report.record import FILE, read_record
 from mmkerv.cli.report.report import draw_curves, read_curves, write_demo_report
 from mmkerv.cli.report.scenes import Box
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import ConfigError
 from tests.visualization import made_up
 
 SECTIONS = ['detections', 'comparison', 'training', 'kernels', 'own-data', 'environment']

@@ -10,8 +10,8 @@ import torch
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
 
-from mmkerv.engine import CheckpointMismatchError
 from mmkerv.engine.checkpoint.convert_ckconv import convert_ckconv
+from mmkerv.errors import CheckpointMismatchError
 from mmkerv.models.zoo.ckcnn import CKCNN
 
 # Measured with the authors' code: test accuracy 99.31 %, and the logits of the first test images.

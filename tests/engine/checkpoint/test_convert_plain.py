@@ -10,9 +10,8 @@ pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
 
-from mmkerv.engine import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint, infer_config, summary
-from mmkerv.engine.config.prepare import ConfigError
+from mmkerv.errors import CheckpointMismatchError, ConfigError, UnsafeCheckpointError
 from tests.engine.checkpoint.plain_networks import assert_same, converted, logits, narrow, plain, refuse, shaken, small
 from tests.engine.small_networks import operators
 from tests.malicious_files import execute, hidden, write

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
-from mmkerv.engine import NonFiniteWeightsError, install_safe_loading, require_finite, require_match, require_pretrained
+from mmkerv.engine import install_safe_loading, require_finite, require_match, require_pretrained
 from mmkerv.engine.checkpoint.publish import published
+from mmkerv.errors import NonFiniteWeightsError
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 NAN, INF = float('nan'), float('inf')

@@ -6,7 +6,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
-from mmkerv.engine import CheckpointMismatchError, match_checkpoint, require_match
+from mmkerv.engine import match_checkpoint, require_match
+from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops import switch_to_deploy
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 

@@ -10,7 +10,7 @@ pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
 
-from mmkerv.engine import CheckpointMismatchError
+from mmkerv.errors import CheckpointMismatchError
 from tests.engine.checkpoint.plain_networks import COC, assert_same, converted, logits, plain, refuse, shaken, small
 from tests.engine.small_networks import neck, operators, retinanet, segmentor
 

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip('mmengine')
 
-from mmkerv.engine import CheckpointMismatchError
 from mmkerv.engine.checkpoint.plain_names import IN_ORDER, canonical, in_order
+from mmkerv.errors import CheckpointMismatchError
 
 MARK = IN_ORDER['MobileNetV2']
 PAIRS = [(MARK, 'backbone.a.conv.weight'), ('backbone.b.running_mean', 'backbone.a.bn.running_mean')]

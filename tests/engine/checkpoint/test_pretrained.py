@@ -10,14 +10,10 @@ from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmkerv.engine import (
-    CheckpointMismatchError,
-    UnsafeCheckpointError,
-    install_pretrained_report,
-    install_safe_loading,
-)
+from mmkerv.engine import install_pretrained_report, install_safe_loading
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
 from mmkerv.engine.config.prepare import prepare
+from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.ops import CKConv, CoCConv, KervConv
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmkerv.engine import UnsafeCheckpointError, safe_load
+from mmkerv.engine import safe_load
+from mmkerv.errors import UnsafeCheckpointError
 from tests.malicious_files import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, hidden, write
 
 FORMATS = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmkerv.engine import UnsafeCheckpointError, install_safe_loading, safe_load
+from mmkerv.engine import install_safe_loading, safe_load
+from mmkerv.errors import UnsafeCheckpointError
 from tests.engine.tiny_runner import tiny_runner
 from tests.malicious_files import HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, stream, text, write
 

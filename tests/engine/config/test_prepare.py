@@ -8,7 +8,8 @@ from mmengine.config import Config
 from mmkerv.engine.checkpoint.publish import published, sha256
 from mmkerv.engine.config import prepare as configuration
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
-from mmkerv.engine.config.prepare import ConfigError, check_data, check_operators, load_config, prepare, use_amp
+from mmkerv.engine.config.prepare import check_data, check_operators, load_config, prepare, use_amp
+from mmkerv.errors import ConfigError
 from mmkerv.ops import CoCConv
 
 BASE = """

@@ -7,9 +7,9 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
-from mmkerv.engine import UnsafeCheckpointError
 from mmkerv.engine.config.prepare import load_config
-from mmkerv.engine.config.read import ConfigFileError, install_safe_data_files, read_config
+from mmkerv.engine.config.read import install_safe_data_files, read_config
+from mmkerv.errors import ConfigError, UnsafeCheckpointError
 
 
 class Bomb:
@@ -39,7 +39,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, name, text, says):
     (tmp_path / 'b.py').write_text("_base_ = './a.py'")
     (tmp_path / 'c.py').write_text('')
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigFileError, match=says) as caught:
+    with pytest.raises(ConfigError, match=says) as caught:
         load_config(str(tmp_path / name))
     message = str(caught.value)
     assert message.startswith(f'config {str(tmp_path / name)!r} ') and '\n' not in message
@@ -47,7 +47,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, name, text, says):
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / 'a.py').write_bytes(b'a = "\xff"')
-    with pytest.raises(ConfigFileError, match='UnicodeDecodeError'):
+    with pytest.raises(ConfigError, match='UnicodeDecodeError'):
         read_config(str(tmp_path / 'a.py'))
 
 
@@ -70,7 +70,7 @@ def test_yaml_runs_nothing(tmp_path, suffix, inherited, monkeypatch):
     if inherited:
         (tmp_path / 'b.py').write_text(f"_base_ = './{file.name}'")
         file = tmp_path / 'b.py'
-    with pytest.raises(ConfigFileError, match=r'ConstructorError: could not determine a constructor.*os\.system'):
+    with pytest.raises(ConfigError, match=r'ConstructorError: could not determine a constructor.*os\.system'):
         read_config(str(file))
     assert not target.exists()
 

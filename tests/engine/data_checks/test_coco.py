@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from mmkerv.engine.data_checks.coco import DataError, check_annotations, check_classes
+from mmkerv.engine.data_checks.coco import check_annotations, check_classes
+from mmkerv.errors import DataError
 
 DATA = {
     'images': [{'id': i, 'file_name': f'{i}.jpg', 'height': 20, 'width': 30} for i in (1, 2)],

@@ -10,9 +10,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmkerv.engine.data_checks.coco import DataError
 from mmkerv.engine.data_checks.label_range_hook import check_sample, class_numbers
 from mmkerv.engine.data_checks.upstream_errors import install_data_errors
+from mmkerv.errors import DataError
 
 LOAD = [dict(type='LoadImageFromFile')]
 

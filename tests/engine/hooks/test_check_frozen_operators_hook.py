@@ -12,8 +12,8 @@ from torch import nn
 
 from mmkerv.engine import CheckFrozenOperatorsHook
 from mmkerv.engine.config import prepare as configuration
-from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.engine.hooks.check_frozen_operators_hook import is_identity
+from mmkerv.errors import ConfigError
 from mmkerv.ops import CKConv, CoCConv, CoCConv2d, KervConv
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 

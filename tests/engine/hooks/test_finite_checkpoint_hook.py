@@ -2,9 +2,10 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmkerv.engine import DivergedError, install_atomic_writes
+from mmkerv.engine import install_atomic_writes
 from mmkerv.engine.config.prepare import TRAINING_HOOKS, Config
 from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
+from mmkerv.errors import DivergedError
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 ONE = dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))

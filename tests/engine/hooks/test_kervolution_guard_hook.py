@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.engine.hooks.kervolution_guard_hook import DeadKernelError, KervolutionGuardHook, KervolutionOverflowError
+from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
+from mmkerv.errors import DeadKernelError, KervolutionOverflowError
 from mmkerv.ops import KervConv2d
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.engine.hooks.loss_guard_hook import LossExplosionError, LossGuardHook
+from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
+from mmkerv.errors import LossExplosionError
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 GUARD = dict(type='mmkerv.LossGuardHook')

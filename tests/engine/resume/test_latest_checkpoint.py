@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkerv.engine.config.prepare import ConfigError
 from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, remove_half_written
+from mmkerv.errors import ConfigError
 from tests.engine.tiny_runner import tiny_runner
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.ops import CoCConv2d, FoldError, KervConv1d, KervConv2d, KervConv3d, switch_to_deploy
+from mmkerv.errors import FoldError
+from mmkerv.ops import CoCConv2d, KervConv1d, KervConv2d, KervConv3d, switch_to_deploy
 from mmkerv.ops.core.base import Conv2d
 from tests.ops.contract import relative
 

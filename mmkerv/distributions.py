@@ -1,9 +1,9 @@
-"""The two distributions of OpenMMLab: the versions mmkerv is tested with, and which of them is installed.
+"""The two distributions of OpenMMLab: tested versions and installed packages.
 
 Two families of packages provide the same import names (`mmcv`, `mmdet`, ...): `onedl`, which is maintained, and
-`openmmlab`, the original. They overwrite each other's files, so an environment must hold one of them only.
+`openmmlab`, the original. They overwrite each other's files, so an environment must have one of them only.
 
-Everything here reads package metadata, about 20 ms in all, and imports no library: `import mmkerv` can afford it.
+The functions read package metadata, about 20 ms in all, and import no library, so `import mmkerv` can call them.
 """
 
 import functools
@@ -36,7 +36,7 @@ TORCH = {
 }
 LIBRARIES = tuple(TESTED['onedl'])
 
-# Further packages that provide `mmcv`: built without its compiled operators, and the line before mmcv 2.0.
+# Other packages that provide `mmcv`: those without its compiled operators, and mmcv before 2.0.
 OTHER_MMCV = {'onedl': ('onedl-mmcv-lite',), 'openmmlab': ('mmcv-lite', 'mmcv-full')}
 
 
@@ -45,9 +45,9 @@ class Package:
     """An installed package of OpenMMLab.
 
     Args:
-        name: As pip calls it, `onedl-mmdetection`.
-        version: As its metadata gives it.
-        library: As Python imports it, `mmdet`.
+        name: Name for pip, such as `onedl-mmdetection`.
+        version: Version in its metadata.
+        library: Import name, such as `mmdet`.
         distribution: `onedl` or `openmmlab`.
     """
 
@@ -58,12 +58,12 @@ class Package:
 
     @property
     def tested(self) -> str:
-        """The package and the version in its place that mmkerv is tested with."""
+        """Name and version of the package that mmkerv is tested with for this library."""
         return ' '.join(TESTED[self.distribution][self.library])
 
     @property
     def is_tested(self) -> bool:
-        """Whether this is the tested package and version; a local part (`2.1.0+cu121`) does not count."""
+        """Whether this is the tested package and version, apart from a local part (`2.1.0+cu121`)."""
         return f'{self.name} {self.version.partition("+")[0]}' == self.tested
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class Package:
 
 
 def version(package: str) -> str | None:
-    """Return the version of an installed package, None if it is not installed.
+    """Return the version of a package, None if it is not installed.
 
     Example:
         >>> version('no-such-package') is None
@@ -84,14 +84,14 @@ def version(package: str) -> str | None:
 
 
 def importable(module: str) -> bool:
-    """Whether Python finds the top-level `module`; it is not imported.
+    """Return whether Python finds a top-level module, without importing it.
 
     Example:
         >>> importable('json'), importable('no_such_module')
         (True, False)
     """
     spec = find_spec(module)
-    # A folder that an uninstall left behind is found too, as a namespace package: it has no origin.
+    # A folder left behind by an uninstall is found as a namespace package, which has no origin.
     return spec is not None and spec.origin is not None
 
 
@@ -113,7 +113,7 @@ def installed_packages() -> list[Package]:
 
 
 def distribution() -> str:
-    """Name the installed distribution of OpenMMLab: `onedl`, `openmmlab`, `mixture` or `none`.
+    """Return the installed distribution of OpenMMLab: `onedl`, `openmmlab`, `mixture` or `none`.
 
     A library that is importable but belongs to no installed package (a checkout on PYTHONPATH) does not count.
 
@@ -122,12 +122,14 @@ def distribution() -> str:
         True
     """
     families = {package.distribution for package in installed_packages()}
-    return 'mixture' if len(families) > 1 else families.pop() if families else 'none'
+    if len(families) > 1:
+        return 'mixture'
+    return families.pop() if families else 'none'
 
 
 @functools.cache
 def warn_untested() -> None:
-    """Warn, once, of packages that mmkerv is not tested with, and of mixed distributions. It never raises.
+    """Warn once of packages that mmkerv is not tested with, or of mixed distributions; never raises.
 
     Example:
         >>> warn_untested()
@@ -135,7 +137,7 @@ def warn_untested() -> None:
     packages = installed_packages()
     if len({package.distribution for package in packages}) > 1:
         names = ', '.join(map(str, packages))
-        text = f'two distributions of OpenMMLab are mixed ({names}); `python -m mmkerv.env` prints the cure'
+        text = f'two distributions of OpenMMLab are mixed ({names}); `python -m mmkerv.env` prints how to fix it'
         warnings.warn(text, stacklevel=2)
         return
     untested = [f'{package} (tested: {package.tested})' for package in packages if not package.is_tested]

@@ -1,7 +1,7 @@
-"""What mmkerv runs on, what is wrong with it and how to cure it: `python -m mmkerv.env`.
+"""Check of the environment: versions, devices, problems and their fixes; `python -m mmkerv.env` prints it.
 
-The exit status of the command is 1 if a library is missing, unusable, without its part for the GPU, or mixed with the
-other distribution's, else 0.
+The exit status of the command is 1 if a library is missing, unusable, built without CUDA beside a GPU, or mixed with
+the other distribution's, otherwise 0.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmkerv import distributions
-from mmkerv import install_advice as cures
+from mmkerv import install_advice as advice
 from mmkerv.distributions import LIBRARIES, TESTED, Package, distribution, warn_untested
 from mmkerv.errors import InstallationError
 from mmkerv.install_advice import Problem
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions and devices, as `collect_env` finds them; None stands for what is not installed.
+    """Versions and devices; None if something is not installed.
 
     Args:
         python: Version of the interpreter.
@@ -46,9 +46,9 @@ class Environment:
         torch: Version of torch.
         torchvision: Version of torchvision.
         numpy: Version of numpy.
-        cuda: CUDA version of torch; None for a CPU build, too.
+        cuda: CUDA version of torch; None for a CPU build too.
         devices: Names of the visible GPUs.
-        mmcv_ops: What `mmcv_ops` says.
+        mmcv_ops: State of mmcv's compiled operators, see `mmcv_ops`.
     """
 
     python: str
@@ -75,22 +75,22 @@ class Environment:
             ('distribution', self.distribution),
         ]
         for library in LIBRARIES:
-            found = [
+            packages = [
                 f'{package} (tested)' if package.is_tested else f'{package} (not tested; {package.tested} is)'
                 for package in self.packages
                 if package.library == library
             ]
-            if not found and distributions.importable(library):
-                found = [f'from {find_spec(library).origin}, of no installed package']
-            lines.append((f'  {library}', ' and '.join(found)))
+            if not packages and distributions.importable(library):
+                packages = [f'from {find_spec(library).origin}, of no installed package']
+            lines.append((f'  {library}', ' and '.join(packages)))
         lines.append(('mmcv operators', self.mmcv_ops))
         return '\n'.join(f'{name:<16}{value or "not installed"}' for name, value in lines)
 
 
 def mmcv_ops() -> str:
-    """Say whether mmcv's compiled operators work: `available`, or the reason why not.
+    """Return `available` if mmcv's compiled operators work, otherwise the reason why not.
 
-    Their file is looked for first; only where it exists torch and mmcv are imported, to see that it fits them.
+    torch and mmcv are imported only if the operators' file exists.
 
     Example:
         >>> isinstance(mmcv_ops(), str)
@@ -111,7 +111,7 @@ def mmcv_ops() -> str:
 
 
 def lacks_cuda() -> bool:
-    """Whether torch sees a GPU and mmcv's compiled operators have no code for it.
+    """Return whether torch sees a GPU and mmcv's operators were compiled without CUDA.
 
     Example:
         >>> lacks_cuda() in (True, False)
@@ -126,7 +126,7 @@ def lacks_cuda() -> bool:
 
 
 def collect_env() -> Environment:
-    """Collect versions and devices; imports torch and mmcv if they are installed.
+    """Collect versions and devices. Imports torch and mmcv if they are installed.
 
     Example:
         >>> collect_env().executable == sys.executable
@@ -154,51 +154,52 @@ def collect_env() -> Environment:
 
 
 def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
-    """List what stops `libraries` from working, each with its cure; an empty list is good news.
+    """List the problems that keep `libraries` from working, each with the command that fixes it.
 
     Args:
-        *libraries: Import names out of `LIBRARIES`, all by default; what they build on, mmengine and mmcv, is added.
-        compiled_ops: Whether mmcv's compiled operators are needed, as detection and segmentation do.
+        *libraries: Import names out of `LIBRARIES`, all by default; mmengine and mmcv, which they need, are added.
+        compiled_ops: Whether mmcv's compiled operators are needed, as for detection and segmentation.
 
     Raises:
         ValueError: If a name is not one of `LIBRARIES`.
 
     Example:
         >>> for problem in problems('mmdet'):
-        ...     print(problem.what, problem.cure)
+        ...     print(problem.what, problem.command)
     """
     unknown = [library for library in libraries if library not in LIBRARIES]
     if unknown:
         raise ValueError(f'libraries must be out of {", ".join(LIBRARIES)}, got {", ".join(map(repr, unknown))}')
     needed = set(libraries or LIBRARIES)
-    needed |= {'mmcv', 'mmengine'} if needed != {'mmengine'} else set()
+    if needed != {'mmengine'}:
+        needed |= {'mmcv', 'mmengine'}
     packages, family = distributions.installed_packages(), distribution()
 
-    found = []
+    result = []
     if not distributions.importable('torch'):
-        found.append(Problem('torch is not installed', cures.install_torch(family if family in TESTED else 'onedl')))
+        result.append(Problem('torch is not installed', advice.install_torch(family if family in TESTED else 'onedl')))
     if family == 'mixture':
-        return [*found, cures.mixture(packages)]
+        return [*result, advice.mixture(packages)]
     missing = [library for library in LIBRARIES if library in needed and not distributions.importable(library)]
-    found += cures.missing_libraries(missing, packages)
-    companions = cures.openmmlab_companions() if family == 'openmmlab' else []
-    found += companions
-    # Where any of these is at fault, mmcv fails as a consequence and needs no cure of its own.
-    sound = distributions.importable('torch') and not companions and not {'mmcv', 'mmengine'} & set(missing)
-    if compiled_ops and 'mmcv' in needed and sound and (state := mmcv_ops()) != 'available':
-        found.append(cures.unusable_mmcv(state, packages))
-    return found
+    result += advice.missing_libraries(missing, packages)
+    companions = advice.missing_companions() if family == 'openmmlab' else []
+    result += companions
+    # If torch, mmengine, mmcv or a companion is missing, mmcv's operators fail as a consequence: no problem of its own.
+    can_import_mmcv = distributions.importable('torch') and not companions and not {'mmcv', 'mmengine'} & set(missing)
+    if compiled_ops and 'mmcv' in needed and can_import_mmcv and (state := mmcv_ops()) != 'available':
+        result.append(advice.unusable_mmcv(state, packages))
+    return result
 
 
 def require(*libraries: str, compiled_ops: bool = True) -> None:
-    """Raise one clear error if `libraries` cannot work here; tools call it before they import anything large.
+    """Raise an error if `libraries` cannot work here; tools call it before they import anything large.
 
     Args:
-        *libraries: As in `problems`.
-        compiled_ops: As in `problems`.
+        *libraries: See `problems`.
+        compiled_ops: See `problems`.
 
     Raises:
-        InstallationError: If something is missing, unusable or mixed. The message holds the command that cures it.
+        InstallationError: If something is missing, unusable or mixed. The message has the command that fixes it.
         ValueError: If a name is not one of `LIBRARIES`.
 
     Example:
@@ -207,8 +208,7 @@ def require(*libraries: str, compiled_ops: bool = True) -> None:
         ... except InstallationError as error:
         ...     print(error)
     """
-    found = problems(*libraries, compiled_ops=compiled_ops)
-    if found:
+    if found := problems(*libraries, compiled_ops=compiled_ops):
         raise InstallationError('\n'.join(map(str, found)))
 
 
@@ -220,18 +220,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         mmkerv...
     """
     parser = argparse.ArgumentParser(
-        prog='python -m mmkerv.env', description='Print what mmkerv runs on, what is wrong with it and how to cure it.'
+        prog='python -m mmkerv.env',
+        description='Print the environment of mmkerv, its problems and the commands that fix them.',
     )
-    parser.add_argument('libraries', nargs='*', metavar='LIBRARY', help=f'what is needed: {", ".join(LIBRARIES)} (all)')
+    parser.add_argument(
+        'libraries', nargs='*', metavar='LIBRARY', help=f'libraries to check: {", ".join(LIBRARIES)} (default: all)'
+    )
     try:
         libraries = parser.parse_args(argv).libraries
         found = problems(*libraries)
     except ValueError as error:
         parser.error(str(error))
     print(collect_env())
-    # No reason for a tool to refuse: many networks compute without these operators.
+    # Not among problems(): many networks work without these operators, so tools do not refuse.
     if not found and 'mmdet' in (libraries or LIBRARIES) and lacks_cuda():
-        found.append(cures.mmcv_without_cuda(distributions.installed_packages()))
+        found.append(advice.mmcv_without_cuda(distributions.installed_packages()))
     for problem in found:
         print(f'\nproblem: {problem}')
     if not found:

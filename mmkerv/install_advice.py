@@ -1,4 +1,4 @@
-"""What may be wrong with an installation, and the shell command, for the running interpreter, that cures it."""
+"""Problems of an installation, each with the shell command that fixes it for the running interpreter."""
 
 import shlex
 import sys
@@ -10,17 +10,17 @@ from mmkerv.distributions import LIBRARIES, OTHER_MMCV, TESTED, TORCH, Package, 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that stops mmkerv's tools, and the shell command that cures it."""
+    """Problem that keeps mmkerv's tools from working, and the shell command that fixes it."""
 
     what: str
-    cure: str
+    command: str
 
     def __str__(self) -> str:
-        return f'{self.what}\n  cure: {self.cure}'
+        return f'{self.what}\n  fix: {self.command}'
 
 
 def pip(*arguments: str) -> str:
-    """Write a pip command for this interpreter; environments made by uv hold no pip, so it is `uv pip` there.
+    """Return a pip command for this interpreter, or a `uv pip` command if the environment, made by uv, has no pip.
 
     Example:
         >>> 'numpy<2' in shlex.split(pip('install', 'numpy<2'))
@@ -28,13 +28,13 @@ def pip(*arguments: str) -> str:
     """
     if importable('pip'):
         return shlex.join([sys.executable, '-m', 'pip', *arguments])
-    # uv takes its options after the command, and never asks for confirmation.
+    # uv takes options after the command, and has no -y because it never asks for confirmation.
     command, *rest = (argument for argument in arguments if argument != '-y')
     return shlex.join(['uv', 'pip', command, '--python', sys.executable, *rest])
 
 
 def install_torch(family: str) -> str:
-    """Write the command that installs the torch that a distribution, `onedl` or `openmmlab`, is tested with.
+    """Return the command that installs the torch that a distribution, `onedl` or `openmmlab`, is tested with.
 
     Example:
         >>> 'torch==2.11.0' in install_torch('onedl')
@@ -44,12 +44,12 @@ def install_torch(family: str) -> str:
 
 
 def install(family: str, libraries: Sequence[str], reinstall: bool = False) -> str:
-    """Write the commands that install `libraries`, given by import name, of a distribution.
+    """Return the commands that install libraries of a distribution.
 
     Args:
         family: `onedl` or `openmmlab`.
         libraries: Import names out of `mmkerv.distributions.LIBRARIES`.
-        reinstall: Whether to replace what is there, without touching its dependencies.
+        reinstall: Whether to replace installed packages, without touching their dependencies.
 
     Example:
         >>> 'onedl-mmdetection==' in install('onedl', ['mmdet'])
@@ -59,8 +59,8 @@ def install(family: str, libraries: Sequence[str], reinstall: bool = False) -> s
     again = ('--force-reinstall', '--no-deps') if reinstall else ()
     if 'mmcv' not in libraries:
         return pip('install', *again, *pins)
-    # mmcv is compiled against the torch that is there. Built in isolation, without torch, it lacks its operators and
-    # says nothing; such a build may also lie in pip's cache.
+    # mmcv is compiled against the installed torch. Built in isolation, without torch, it silently lacks its operators;
+    # pip's cache may hold such a build.
     numpy, setuptools = ('numpy<2', 'setuptools<81') if family == 'openmmlab' else ('numpy', 'setuptools')
     mmcv = TESTED[family]['mmcv'][0]
     return ' && '.join(
@@ -73,15 +73,15 @@ def install(family: str, libraries: Sequence[str], reinstall: bool = False) -> s
 
 
 def best_distribution() -> str:
-    """The distribution that suits the installed torch: onedl needs 2.4."""
+    """Return the distribution that suits the installed torch: onedl needs torch 2.4 or later."""
     torch = version('torch')
     old = torch is not None and tuple(int(number) for number in torch.split('.')[:2]) < (2, 4)
     return 'openmmlab' if old else 'onedl'
 
 
 def mixture(packages: Sequence[Package]) -> Problem:
-    """The problem of `packages` that come from both distributions."""
-    # They share folders, so removing one leaves holes in the other: both go, and one comes back.
+    """Return the problem of `packages` from both distributions."""
+    # They share folders, so uninstalling one removes files of the other: uninstall both, then install one.
     remove = pip('uninstall', '-y', *(package.name for package in packages))
     libraries = [library for library in LIBRARIES if library in {package.library for package in packages}]
     return Problem(
@@ -92,32 +92,38 @@ def mixture(packages: Sequence[Package]) -> Problem:
 
 
 def missing_libraries(libraries: Sequence[str], packages: Sequence[Package]) -> list[Problem]:
-    """The problems of `libraries` that Python does not find."""
-    family, found = distribution(), []
-    gone = [library for library in libraries if library in {package.library for package in packages}]
-    if gone:
-        cure = install(family, gone, reinstall=True)
-        found.append(Problem(f'installed, but their files are gone: {", ".join(gone)}', cure))
-    never = [library for library in libraries if library not in gone]
-    if never and family in TESTED:
-        what = f'not installed: {", ".join(never)} (of the distribution {family})'
-        found.append(Problem(what, install(family, never)))
-    elif never:
-        what = f'not installed: {", ".join(never)}. Two distributions of OpenMMLab provide them, take one'
-        choices = [f'{name}: {install(name, never)}' for name in TESTED]
-        found.append(Problem(what, '\n    '.join(['', *choices])))
-    return found
+    """Return the problems of `libraries` that Python does not find."""
+    family, problems = distribution(), []
+    installed = {package.library for package in packages}
+    broken = [library for library in libraries if library in installed]
+    if broken:
+        what = f'installed, but their files are gone: {", ".join(broken)}'
+        problems.append(Problem(what, install(family, broken, reinstall=True)))
+    absent = [library for library in libraries if library not in installed]
+    if absent and family in TESTED:
+        what = f'not installed: {", ".join(absent)} (of the distribution {family})'
+        problems.append(Problem(what, install(family, absent)))
+    elif absent:
+        what = f'not installed: {", ".join(absent)}. Two distributions of OpenMMLab provide them, take one'
+        choices = [f'{name}: {install(name, absent)}' for name in TESTED]
+        problems.append(Problem(what, '\n    '.join(['', *choices])))
+    return problems
 
 
 def unusable_mmcv(state: str, packages: Sequence[Package]) -> Problem:
-    """The problem of an mmcv whose compiled operators are not there or do not load, as `state` says."""
+    """Return the problem of an mmcv whose compiled operators are missing or do not load.
+
+    Args:
+        state: The reason, as `mmkerv.env.mmcv_ops` returns it.
+        packages: The installed packages of OpenMMLab.
+    """
     what = f'the compiled operators of mmcv are {state}. Detection and segmentation need them'
     if 'libGL' in state:
         headless = pip('install', '--force-reinstall', '--no-deps', 'opencv-python-headless')
         return Problem(what, f'{pip("uninstall", "-y", "opencv-python")} && {headless}')
     mmcv = [package for package in packages if package.library == 'mmcv']
     if mmcv and 'No module named' in state:
-        # Something mmcv asks for is missing: pip leaves mmcv as it is and adds that.
+        # A dependency of mmcv is missing: pip installs it and leaves mmcv as it is.
         return Problem(what, pip('install', f'{mmcv[0].name}=={mmcv[0].version}'))
     family = mmcv[0].distribution if mmcv else best_distribution()
     others = [package.name for package in mmcv if package.name in OTHER_MMCV[family]]
@@ -126,23 +132,24 @@ def unusable_mmcv(state: str, packages: Sequence[Package]) -> Problem:
 
 
 def mmcv_without_cuda(packages: Sequence[Package]) -> Problem:
-    """The problem of an mmcv that was compiled where torch saw no GPU, and runs where it sees one."""
+    """Return the problem of an mmcv that was compiled without a GPU and runs on a machine with one."""
     problem = unusable_mmcv('without CUDA', packages)
     return Problem(
-        f'{problem.what} on this GPU; to compile them takes nvcc, of the CUDA version of torch', problem.cure
+        f'{problem.what} on this GPU; to compile them takes nvcc, of the CUDA version of torch', problem.command
     )
 
 
-def openmmlab_companions() -> list[Problem]:
-    """The problems of what the libraries of openmmlab use and do not ask for."""
-    found = []
+def missing_companions() -> list[Problem]:
+    """Return the problems of packages that the openmmlab libraries import but do not declare as dependencies."""
+    problems = []
     numpy = version('numpy')
     if numpy is not None and int(numpy.partition('.')[0]) >= 2:
-        found.append(Problem(f'numpy {numpy}: the openmmlab distribution needs numpy < 2', pip('install', 'numpy<2')))
+        what = f'numpy {numpy}: the openmmlab distribution needs numpy < 2'
+        problems.append(Problem(what, pip('install', 'numpy<2')))
     # setuptools 82 removed pkg_resources.
     uses = [('mmengine', 'pkg_resources', 'setuptools<81'), ('mmseg', 'ftfy', 'ftfy'), ('mmseg', 'regex', 'regex')]
     for library, module, requirement in uses:
         if importable(library) and not importable(module):
-            what = f'{module} is missing: {library} of the openmmlab distribution imports it and does not ask for it'
-            found.append(Problem(what, pip('install', requirement)))
-    return found
+            what = f'{module} is missing: {library} of the openmmlab distribution imports but does not require it'
+            problems.append(Problem(what, pip('install', requirement)))
+    return problems

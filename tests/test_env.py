@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmkerv import distributions, env
-from mmkerv import install_advice as cures
+from mmkerv import distributions, env, install_advice
 from mmkerv.distributions import LIBRARIES, TESTED, TORCH
 from mmkerv.errors import InstallationError
 from mmkerv.version import __version__
@@ -19,16 +18,16 @@ from mmkerv.version import __version__
 ROOT = Path(__file__).resolve().parent.parent
 ONEDL, OPENMMLAB = dict(TESTED['onedl'].values()), dict(TESTED['openmmlab'].values())
 MODERN = {'torch': '2.11.0', 'numpy': '2.4.6'}
-# Modules that are found where nothing is wrong.
-SOUND = (*LIBRARIES, 'torch', 'pip', 'pkg_resources', 'ftfy', 'regex')
+# Modules that are importable in a complete environment.
+IMPORTABLE = (*LIBRARIES, 'torch', 'pip', 'pkg_resources', 'ftfy', 'regex')
 CLASSIC = {'torch': '2.1.2+cpu', 'numpy': '1.26.4'}
 
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Replace the installed packages and importable modules by given ones; mmcv's folder is a real, empty one."""
+    """Function that replaces the installed packages and importable modules; mmcv's folder is real and empty."""
 
-    def install(packages, modules=SOUND, ops=True):
+    def install(packages, modules=IMPORTABLE, ops=True):
         def version(name):
             if name not in packages:
                 raise metadata.PackageNotFoundError(name)
@@ -62,7 +61,7 @@ def fake(monkeypatch, tmp_path):
         ({'onedl-mmcv': '2.3.6', 'mmcv-lite': '2.1.0'}, 'mixture'),
     ],
 )
-def test_distribution(fake, packages, expected):
+def test_installed_distribution_is_recognised(fake, packages, expected):
     fake(packages)
     assert distributions.distribution() == expected
 
@@ -74,30 +73,30 @@ def test_complete_distribution_has_no_problem(fake, packages):
     env.require(*LIBRARIES)
 
 
-def test_none_names_both_distributions_and_their_commands(fake):
+def test_no_distribution_lists_the_commands_of_both(fake):
     fake(MODERN, modules=('torch', 'pip'))
     (problem,) = env.problems()
     for library in LIBRARIES:
         assert library in problem.what
         for family in TESTED:
-            assert '=='.join(TESTED[family][library]) in problem.cure
+            assert '=='.join(TESTED[family][library]) in problem.command
     with pytest.raises(InstallationError, match=r'mmdet.*Two distributions'):
         env.require('mmdet')
 
 
-def test_missing_torch_is_named_and_hides_its_consequences(fake):
+def test_missing_torch_is_the_only_problem_reported(fake):
     fake(ONEDL, modules=(*LIBRARIES, 'pip'), ops=False)
     (problem,) = env.problems()
     assert problem.what == 'torch is not installed'
-    assert f'torch=={TORCH["onedl"]["torch"]}' in problem.cure
+    assert f'torch=={TORCH["onedl"]["torch"]}' in problem.command
 
 
 def test_missing_library_is_taken_from_the_installed_distribution(fake):
     packages = {name: version for name, version in (OPENMMLAB | CLASSIC).items() if name != 'mmsegmentation'}
-    fake(packages, modules=[module for module in SOUND if module != 'mmseg'])
+    fake(packages, modules=[module for module in IMPORTABLE if module != 'mmseg'])
     (problem,) = env.problems('mmseg')
     assert 'mmseg' in problem.what and 'mmdet' not in problem.what
-    assert problem.cure == f'{sys.executable} -m pip install mmsegmentation==1.2.2'
+    assert problem.command == f'{sys.executable} -m pip install mmsegmentation==1.2.2'
     assert env.problems('mmdet') == []
 
 
@@ -105,10 +104,10 @@ def test_missing_library_is_taken_from_the_installed_distribution(fake):
     'packages, kept, dropped', [(ONEDL | MODERN | {'mmdet': '3.3.0'}, 'onedl', 'openmmlab'),
                                 (OPENMMLAB | CLASSIC | {'onedl-mmcv': '2.3.6'}, 'openmmlab', 'onedl')]
 )  # fmt: skip
-def test_mixture_removes_both_and_restores_the_one_that_suits_torch(fake, packages, kept, dropped):
+def test_mixture_is_fixed_by_the_distribution_that_suits_torch(fake, packages, kept, dropped):
     fake(packages)
     (problem,) = env.problems('mmdet')
-    remove, *install = problem.cure.split(' && ')
+    remove, *install = problem.command.split(' && ')
     assert 'uninstall -y' in remove
     assert {name for name in packages if name in ONEDL | OPENMMLAB} <= set(remove.split())
     assert (
@@ -120,7 +119,7 @@ def test_mixture_removes_both_and_restores_the_one_that_suits_torch(fake, packag
 
 
 @pytest.mark.parametrize('family, lite', [('onedl', 'onedl-mmcv-lite'), ('openmmlab', 'mmcv-lite'), ('onedl', None)])
-def test_mmcv_without_operators(fake, family, lite):
+def test_mmcv_without_operators_is_reinstalled(fake, family, lite):
     packages = dict(TESTED[family].values()) | (MODERN if family == 'onedl' else CLASSIC)
     name, version = TESTED[family]['mmcv']
     if lite:
@@ -128,8 +127,8 @@ def test_mmcv_without_operators(fake, family, lite):
     fake(packages, ops=False)
     (problem,) = env.problems('mmdet')
     assert 'compiled operators of mmcv are missing' in problem.what
-    assert (f'uninstall -y {lite} ' in problem.cure) == bool(lite)
-    last = problem.cure.split(' && ')[-1]
+    assert (f'uninstall -y {lite} ' in problem.command) == bool(lite)
+    last = problem.command.split(' && ')[-1]
     assert {'--force-reinstall', '--no-build-isolation', '--no-cache-dir', f'{name}=={version}'} <= set(last.split())
     assert env.problems('mmpretrain', compiled_ops=False) == []
     with pytest.raises(InstallationError, match='compiled operators'):
@@ -137,14 +136,14 @@ def test_mmcv_without_operators(fake, family, lite):
 
 
 @pytest.mark.parametrize(
-    'message, cure',
+    'message, command',
     [
         ('undefined symbol: _ZN3c10', '--no-build-isolation'),
         ('libGL.so.1: cannot open shared object file', 'opencv-python-headless'),
         ("No module named 'yapf'", 'pip install onedl-mmcv==2.3.6'),
     ],
 )
-def test_mmcv_whose_operators_do_not_load(fake, monkeypatch, message, cure):
+def test_mmcv_whose_operators_do_not_load_is_fixed_by_cause(fake, monkeypatch, message, command):
     def import_module(name):
         if name == 'mmcv._ext':
             raise ImportError(message)
@@ -152,7 +151,7 @@ def test_mmcv_whose_operators_do_not_load(fake, monkeypatch, message, cure):
     fake(ONEDL | MODERN)
     monkeypatch.setattr(env.importlib, 'import_module', import_module)
     (problem,) = env.problems('mmdet')
-    assert message in problem.what and cure in problem.cure
+    assert message in problem.what and command in problem.command
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_mmcv_whose_operators_do_not_load(fake, monkeypatch, message, cure):
         (False, 'not available', (), False),
     ],
 )
-def test_mmcv_compiled_without_cuda(fake, monkeypatch, capsys, gpu, compiled, libraries, lacks):
+def test_mmcv_compiled_without_cuda_is_reported(fake, monkeypatch, capsys, gpu, compiled, libraries, lacks):
     torch = pytest.importorskip('torch')
     fake(ONEDL | MODERN)
     operators = SimpleNamespace(get_compiling_cuda_version=lambda: compiled)
@@ -175,7 +174,7 @@ def test_mmcv_compiled_without_cuda(fake, monkeypatch, capsys, gpu, compiled, li
     report = capsys.readouterr().out
     assert ('operators of mmcv are without CUDA' in report) == ('nvcc' in report) == lacks
     assert ('onedl-mmcv==2.3.6' in report) == lacks
-    # Segmentation and classification run: a tool does not refuse.
+    # Segmentation and classification work, so tools do not refuse.
     env.require('mmdet')
 
 
@@ -183,18 +182,18 @@ def test_package_whose_files_are_gone_is_installed_again(fake):
     fake(ONEDL | MODERN, modules=('torch', 'pip', 'mmengine', 'mmcv', 'mmseg', 'mmpretrain'))
     (problem,) = env.problems()
     assert 'files are gone: mmdet' in problem.what
-    assert problem.cure.endswith('install --force-reinstall --no-deps onedl-mmdetection==3.5.1')
+    assert problem.command.endswith('install --force-reinstall --no-deps onedl-mmdetection==3.5.1')
 
 
-def test_companions_of_openmmlab(fake):
+def test_missing_companions_of_openmmlab_are_reported(fake):
     fake(OPENMMLAB | {'torch': '2.1.2', 'numpy': '2.0.0'}, modules=(*LIBRARIES, 'torch', 'pip'), ops=False)
-    cured = [problem.cure.split(' install ')[1] for problem in env.problems()]
-    assert cured == ["'numpy<2'", "'setuptools<81'", 'ftfy', 'regex']
+    requirements = [problem.command.split(' install ')[1] for problem in env.problems()]
+    assert requirements == ["'numpy<2'", "'setuptools<81'", 'ftfy', 'regex']
 
 
-def test_cure_without_pip_uses_uv(fake):
+def test_command_without_pip_uses_uv(fake):
     fake({}, modules=())
-    assert cures.pip('uninstall', '-y', 'mmcv') == f'uv pip uninstall --python {sys.executable} mmcv'
+    assert install_advice.pip('uninstall', '-y', 'mmcv') == f'uv pip uninstall --python {sys.executable} mmcv'
 
 
 def test_checkout_without_package_counts_as_installed(fake):
@@ -205,7 +204,7 @@ def test_checkout_without_package_counts_as_installed(fake):
 
 
 @pytest.mark.parametrize('check', [env.problems, env.require])
-def test_unknown_library(check):
+def test_unknown_library_is_refused(check):
     with pytest.raises(ValueError, match=r"out of mmengine, mmcv.*got 'mmcls'"):
         check('mmdet', 'mmcls')
 
@@ -234,7 +233,7 @@ def test_tested_versions_do_not_warn(fake, packages):
         distributions.warn_untested()
 
 
-def test_this_environment():
+def test_environment_of_the_tests_has_no_problem():
     if distributions.distribution() == 'none':
         pytest.skip('no OpenMMLab library installed')
     assert env.problems() == []
@@ -253,7 +252,7 @@ def test_main_reports_and_fails_on_a_problem(fake, capsys):
     assert report.endswith('no problem found\n')
     fake(ONEDL | MODERN | {'mmdet': '3.3.0'})
     assert env.main([]) == 1
-    assert re.search(r'problem: .*mixed.*\n  cure: .*uninstall', capsys.readouterr().out)
+    assert re.search(r'problem: .*mixed.*\n  fix: .*uninstall', capsys.readouterr().out)
     with pytest.raises(SystemExit) as exit_info:
         env.main(['mmcls'])
     assert exit_info.value.code == 2
@@ -265,14 +264,14 @@ def run_python(*arguments, path):
     )
 
 
-def test_command_without_any_library():
-    # -S hides site-packages
+def test_command_works_without_any_library():
+    # -S hides site-packages.
     done = run_python('-W', 'error', '-m', 'mmkerv.env', path=ROOT)
     assert done.returncode == 1, done.stderr
     assert 'distribution    none' in done.stdout and 'torch is not installed' in done.stdout
 
 
-def test_command_with_real_metadata_of_both(tmp_path):
+def test_command_reads_real_metadata_of_both_distributions(tmp_path):
     for name, version in (('onedl-mmcv', '2.3.6'), ('mmcv', '2.1.0')):
         folder = tmp_path / f'{name.replace("-", "_")}-{version}.dist-info'
         folder.mkdir()

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmkerv import install_advice as cures
+from mmkerv import install_advice
 from mmkerv.deploy.trained_model import load_image
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ConfigError, InstallationError
@@ -68,7 +68,8 @@ def cam_method(name: str) -> type:
         raise ArgumentError(f'--method must be one of {", ".join(METHODS)}, got {name!r}')
     if not importable('pytorch_grad_cam'):
         raise InstallationError(
-            f'grad-cam, which draws class activation maps, is not installed; {cures.pip("install", "grad-cam")}'
+            'grad-cam, which draws class activation maps, is not installed; '
+            f'{install_advice.pip("install", "grad-cam")}'
         )
     import pytorch_grad_cam
 

@@ -1,14 +1,12 @@
 # `make` lists the targets. `make demo` and `make test` set the environment up by themselves.
 
 PY := .venv/bin/python
-# Tests of the second distribution: the fast ones of these folders.
+# The tests for the second distribution: the fast ones in these folders.
 OPENMMLAB_TESTS ?= tests/contract tests/engine tests/models tests/ops tests/visualization tests/test_env.py \
 	tests/tools/test_hostile_checkpoints.py tests/tools/test_cli.py
-# Test processes; some tests start processes of their own.
+# Number of test processes; some tests start further ones.
 JOBS ?= 2
 PYTEST_ARGS ?=
-# What the tests gave, for `make promises`.
-RESULTS = --junitxml work_dirs/junit/$@.xml -o junit_family=xunit1
 
 ifndef MMKERV_DATA
 ifneq ($(wildcard ../shared/data),)
@@ -16,7 +14,7 @@ export MMKERV_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help setup setup-openmmlab demo demo-compare test test-openmmlab test-long lint format docs bench promises pins clean
+.PHONY: help setup setup-openmmlab demo demo-compare test test-openmmlab test-long lint format docs bench pins clean
 .DELETE_ON_ERROR:
 
 # The test processes share the cores.
@@ -38,8 +36,8 @@ setup-openmmlab: .venv-openmmlab/.ready  ## build .venv-openmmlab (openmmlab dis
 	@requirements/install.sh openmmlab .venv-openmmlab '>=3.10,<3.12'
 	@touch $@
 
-# Waiting threads give their core away: on busy cores that made training five times as fast. Where the cores are the
-# demo's own, to spin for some microseconds first makes it faster by a fifth.
+# Waiting threads yield their core, which made training five times as fast on busy cores. The demo has the cores to itself:
+# spinning for some microseconds first makes it a fifth faster.
 demo demo-compare test test-openmmlab test-long: export OMP_WAIT_POLICY := $(or $(OMP_WAIT_POLICY),PASSIVE)
 demo demo-compare: export GOMP_SPINCOUNT := $(or $(GOMP_SPINCOUNT),5000)
 
@@ -50,22 +48,19 @@ demo-compare: .venv/.ready  ## the demo with the plain network beside it: after 
 	$(PY) tools/demo.py --compare
 
 test: lint  ## lint, doctests and all tests; skips are listed by reason
-	$(PY) -m pytest -n $(JOBS) --dist worksteal $(RESULTS) $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-openmmlab: .venv-openmmlab/.ready  ## contract tests and three training iterations with the openmmlab distribution
-	.venv-openmmlab/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(RESULTS) $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
+	.venv-openmmlab/bin/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' $(PYTEST_ARGS) $(OPENMMLAB_TESTS)
 
 test-long: .venv/.ready  ## the tests that take minutes each: thousands of random cases, 30 killed trainings
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m long $(RESULTS) $(PYTEST_ARGS)
-
-promises: .venv/.ready  ## write docs/promises.md from the latest runs of test, test-openmmlab and test-long
-	$(PY) tools/analysis_tools/list_promises.py $(sort $(wildcard work_dirs/junit/test*.xml)) --write docs/promises.md
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m long $(PYTEST_ARGS)
 
 lint: .venv/.ready  ## ruff: rules and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-format: .venv/.ready  ## let ruff repair what it can
+format: .venv/.ready  ## fix what ruff can fix
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
@@ -76,10 +71,10 @@ docs: .venv/.ready  ## build the documentation into docs/_build/html; warnings a
 bench: .venv/.ready  ## time and memory against plain convolutions, under 15 minutes on 2 cores; alone on the machine
 	$(PY) benchmarks/suite.py
 
-# Without the cache: behind some mirrors, looking at mmcv anew would cost uv the wheel it has compiled.
-# Left out: the CUDA packages, which torch pins itself and which differ between platforms, and what is never installed.
+# Without the cache: behind some mirrors, resolving mmcv again would cost uv the wheel it has compiled.
+# Left out: the CUDA packages, which torch pins itself and which differ between platforms, and packages never installed.
 COMPILE := requirements/uv.sh pip compile --quiet --no-cache --universal --python-version 3.10 --no-header --no-annotate
-pins:  ## compile requirements/*.txt anew from requirements/*.in, with the hashes of all files
+pins:  ## recompile requirements/*.txt from requirements/*.in, with the hashes of all files
 	@set -e; for name in onedl openmmlab; do \
 		echo "requirements/$$name.in -> requirements/$$name.txt"; \
 		$(COMPILE) requirements/$$name.in > requirements/$$name.txt.new; \

@@ -82,7 +82,7 @@ def test_sdist_holds_mim_and_builds_the_same_wheel(checkout):
     folder = names[0].split('/')[0]
     for name in wheel:
         assert f'{folder}/{name}' in names and f'{folder}/mmkerv/.mim/{name}' in names
-    assert f'{folder}/mmkerv/visualization/report.html.jinja' in names
+    assert f'{folder}/mmkerv/cli/report/report.html.jinja' in names
     assert wheel_mim(build(checkout / 'unpacked' / folder, 'wheel')) == wheel
 
 

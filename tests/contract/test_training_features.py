@@ -138,8 +138,7 @@ def test_workers_of_the_data_loader(config, method, tmp_path):
 
 @pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm', 'mpi'])
 def test_launchers_parse(launcher):
-    sys.path.insert(0, str(ROOT / 'tools'))
-    import cli
+    from mmkerv.cli import common
 
-    args = cli.runner_arguments('').parse_args(['config.py', '--launcher', launcher, '--local-rank', '1'])
+    args = common.runner_arguments('').parse_args(['config.py', '--launcher', launcher, '--local-rank', '1'])
     assert (args.launcher, args.local_rank) == (launcher, 1)

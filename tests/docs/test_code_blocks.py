@@ -85,8 +85,7 @@ def load(script: Path):
 
 def parse(script: Path, arguments: list[str], monkeypatch) -> None:
     """Give the arguments to the script's own parser."""
-    monkeypatch.setattr(sys, 'path', [str(script.parent), str(ROOT / 'tools'), str(ROOT / 'benchmarks'), *sys.path])
-    before = set(sys.modules)
+    monkeypatch.setattr(sys, 'path', [str(script.parent), str(ROOT / 'benchmarks'), *sys.path])
     monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
     real = argparse.ArgumentParser.parse_args
 
@@ -101,10 +100,6 @@ def parse(script: Path, arguments: list[str], monkeypatch) -> None:
             module.main()
     finally:
         monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', real)
-        # Scripts have neighbours of common names, such as `cli`.
-        for name in set(sys.modules) - before:
-            if str(ROOT / 'tools') in str(getattr(sys.modules[name], '__file__', '')):
-                del sys.modules[name]
 
 
 def check(command: list[str], monkeypatch) -> None:

@@ -15,7 +15,6 @@ PAGE = ROOT / 'docs' / 'tools.md'
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.setattr(sys, 'path', list(sys.path))
-    monkeypatch.delitem(sys.modules, 'cli', raising=False)
     spec = importlib.util.spec_from_file_location('list_tools', TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -31,7 +31,7 @@ FOLDERS = {'fcn': 'VOCdevkit/VOC2012'}
 
 def run(tool, *arguments):
     """Run a tool inside this process; what it exits with, which is a message or 2 if it refuses."""
-    path = [str(ROOT / 'tools'), *sys.path]
+    path = [*sys.path]
     with mock.patch.object(sys, 'argv', [tool, *map(str, arguments)]), mock.patch.object(sys, 'path', path):
         try:
             runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')

@@ -1,12 +1,12 @@
-"""The steps of tools/demo.py: what is run, what is kept, what a report is made of."""
+"""The steps of the demo: the commands that run, the files that are kept, the contents of the record."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,32 +18,29 @@ METRICS = {'coco/bbox_mAP': 0.5}
 
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
-    """The tool as a module whose steps leave their files and compute nothing; ``demo.ran`` tells of them."""
+    """The command with steps that write their files and compute nothing; ``demo.ran`` lists the steps."""
+    import mmkerv.cli.demo as module
     import mmkerv.cli.report.report as demo_report
     import mmkerv.datasets.shapes as shapes
     import mmkerv.deploy.comparison as comparison
     import mmkerv.deploy.model_outputs as model_outputs
     import mmkerv.deploy.trained_model as trained
 
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.ran = []
+    ran = []
 
-    def tool(script, *arguments):
-        words = [str(script), *map(str, arguments)]
-        module.ran.append(words)
-        if words[0] == 'train.py':
+    def tool(name, *arguments):
+        words = [name, *map(str, arguments)]
+        ran.append(words)
+        if name == 'train':
             folder = Path(words[words.index('--work-dir') + 1])
             folder.mkdir(parents=True, exist_ok=True)
             (folder / 'epoch_16.pth').write_text(words[1])
             (folder / 'last_checkpoint').write_text(str(folder / 'epoch_16.pth'))
-        if words[0] == 'test.py':
+        if name == 'test':
             Path(words[words.index('--out') + 1]).write_text(json.dumps(METRICS))
 
     def report(work):
-        module.ran.append(['report'])
+        ran.append(['report'])
         return work / 'report.html'
 
     compared = comparison.Comparison(1e-7, (11, 10), (3.0, 2.0), (0.2, 0.7))
@@ -57,17 +54,14 @@ def demo(monkeypatch, tmp_path):
     monkeypatch.setattr(demo_report, 'write_demo_report', report)
 
     def call(*arguments):
-        module.ran.clear()
-        words = ['demo.py', '--work-dir', str(tmp_path / 'work'), '--data', 'shapes', *arguments]
-        monkeypatch.setattr(sys, 'argv', words)
-        module.main()
-        return [' '.join([Path(words[0]).stem, *(Path(w).stem for w in words[1:2])]) for words in module.ran]
+        ran.clear()
+        module.main(['--work-dir', str(tmp_path / 'work'), '--data', 'shapes', *arguments])
+        return [' '.join([words[0], *(Path(word).stem for word in words[1:2])]) for words in ran]
 
-    module.call = call
-    return module
+    return SimpleNamespace(call=call, ran=ran)
 
 
-OWN = [
+FOLDED = [
     'train retinanet_coc_shapes',
     'test retinanet_coc_shapes',
     'reparameterize_model retinanet_coc_shapes',
@@ -81,7 +75,7 @@ def record(tmp_path):
 
 
 def test_demo(demo, tmp_path, capsys):
-    assert demo.call('--seed', '5', '--cfg-options', 'a.b=1') == [*OWN, 'report']
+    assert demo.call('--seed', '5', '--cfg-options', 'a.b=1') == [*FOLDED, 'report']
     train = demo.ran[0]
     assert train[train.index('--cfg-options') + 1 :] == [
         'data_root=shapes',
@@ -99,15 +93,15 @@ def test_demo(demo, tmp_path, capsys):
 
 
 def test_compare_keeps_a_finished_demo(demo, tmp_path):
-    assert demo.call('--compare') == [*OWN, *PLAIN, 'report']
+    assert demo.call('--compare') == [*FOLDED, *PLAIN, 'report']
     found = record(tmp_path)
     assert found['milliseconds'] == [6.0, 4.0]
     assert found['plain'].pop('seconds') > 0
     assert found['plain'].pop('config').endswith('configs/demo/retinanet_shapes.py')
     assert found['plain'] == {'metrics': METRICS, 'parameters': 10, 'milliseconds': 4.5}
     assert demo.call('--compare') == [*PLAIN, 'report']
-    assert demo.call('--compare', '--seed', '1') == [*OWN, *PLAIN, 'report']
-    assert demo.call() == [*OWN, 'report']
+    assert demo.call('--compare', '--seed', '1') == [*FOLDED, *PLAIN, 'report']
+    assert demo.call() == [*FOLDED, 'report']
     assert record(tmp_path)['plain'] is None
 
 
@@ -121,7 +115,7 @@ def test_broken_off_demo_leaves_no_record(demo, tmp_path, monkeypatch):
     def fail(*_):
         raise SystemExit('error')
 
-    monkeypatch.setattr(demo, 'tool', fail)
+    monkeypatch.setattr('mmkerv.cli.demo.tool', fail)
     with pytest.raises(SystemExit):
         demo.call()
     assert not (tmp_path / 'work' / 'demo.json').exists()

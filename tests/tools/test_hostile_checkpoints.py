@@ -44,7 +44,7 @@ class Asked(Exception):
 def load(script: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(sys, 'path', [str(script.parent), *sys.path]):
+    with mock.patch.object(sys, 'path', [*sys.path]):
         spec.loader.exec_module(module)
     return module
 
@@ -151,7 +151,7 @@ def test_bomb_is_not_set_off(files, tmp_path, monkeypatch, tool):
             contextlib.redirect_stderr(io.StringIO()) as said,
             pytest.raises(SystemExit) as ended,
         ):
-            module.cli.run(module.main)
+            module.run(module.main)
         message = str(ended.value)
         assert re.match(r'error: .*(was not read|no complete checkpoint)', message), (line, message, said.getvalue())
         assert 'Nothing of it was executed' in message or 'holds more than weights' in message, message

@@ -22,8 +22,7 @@ TOOL = ROOT / 'tools' / 'analysis_tools' / 'list_networks.py'
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.setattr(sys, 'path', [str(TOOL.parent), *sys.path])
-    for name in ('cli', 'count_convolutions'):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delitem(sys.modules, 'count_convolutions', raising=False)
     spec = importlib.util.spec_from_file_location('list_networks', TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -79,7 +78,7 @@ def test_the_document_is_up_to_date(tool, counting, quiet):
     """With either distribution; a line of the document says with which versions it was written."""
     text = (ROOT / 'docs' / 'networks.md').read_text()
     _, _, rest = text.partition(f'{tool.BEGIN}\n\n')
-    written, end, _ = rest.partition(f'\n\n{tool.cli.END}')
+    written, end, _ = rest.partition(f'\n\n{tool.common.END}')
     assert end
     versions, counts = counting.document().split('\n', 1)
     written_versions, written_counts = written.split('\n', 1)
@@ -117,11 +116,11 @@ def test_variants_replace_what_upstreams_conv_cfg_does_not_reach(counting, host,
 def test_the_tool_writes_between_the_marks(tool, counting, tmp_path, monkeypatch, capsys, quiet):
     monkeypatch.setattr(counting, 'document', lambda: 'counted')
     file = tmp_path / 'networks.md'
-    file.write_text(f'# Head\n{tool.BEGIN}\nold\n{tool.cli.END}\ntail\n')
+    file.write_text(f'# Head\n{tool.BEGIN}\nold\n{tool.common.END}\ntail\n')
     for _ in range(2):
         monkeypatch.setattr(sys, 'argv', ['list_networks.py', '--write', str(file)])
         tool.main()
-        assert file.read_text() == f'# Head\n{tool.BEGIN}\n\ncounted\n\n{tool.cli.END}\ntail\n'
+        assert file.read_text() == f'# Head\n{tool.BEGIN}\n\ncounted\n\n{tool.common.END}\ntail\n'
     monkeypatch.setattr(sys, 'argv', ['list_networks.py'])
     tool.main()
     assert capsys.readouterr().out.endswith('\ncounted\n')
@@ -134,5 +133,5 @@ def test_a_file_without_the_marks_is_refused(tool, tmp_path, monkeypatch, capsys
         file.write_text(content)
     monkeypatch.setattr(sys, 'argv', ['list_networks.py', '--write', str(file)])
     with pytest.raises(SystemExit, match=r'error: .*networks\.md'):
-        tool.cli.run(tool.main)
+        tool.common.run(tool.main)
     assert content is None or file.read_text() == content

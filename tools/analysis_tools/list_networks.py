@@ -2,27 +2,28 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli import common
 
 BEGIN = '<!-- begin: tools/analysis_tools/list_networks.py -->'
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Build every network with every operator and print, as markdown, which convolutions were replaced'
     )
     parser.add_argument('--write', metavar='FILE', help=f'put it into FILE behind {BEGIN}')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print or write."""
-    args = parse_args()
-    output = cli.between_markers(args.write, BEGIN) if args.write else print
+    args = parse_args(argv)
+    output = common.between_markers(args.write, BEGIN) if args.write else print
 
     from mmkerv import env
 
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    common.run(main)

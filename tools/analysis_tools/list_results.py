@@ -1,26 +1,26 @@
-"""Table of published and own results from the metafiles: ``list_results.py [--write docs/results.md]``."""
+"""Table of published results and ours from the metafiles: ``list_results.py [--write docs/results.md]``."""
 
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli import common
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = '<!-- begin: tools/analysis_tools/list_results.py -->'
 COLUMNS = ('config', 'metric', 'published', 'ours', 'how to run')
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Print, as markdown, what the papers publish, what we measured, and how'
+        description='Print, as markdown, published results, ours and the commands that give them'
     )
-    parser.add_argument('--write', metavar='FILE', help=f'put it into FILE behind {BEGIN}')
-    return parser.parse_args()
+    parser.add_argument('--write', metavar='FILE', help=f'write it into FILE, after {BEGIN}')
+    return parser.parse_args(argv)
 
 
 def metafiles() -> Iterator[dict]:
@@ -46,31 +46,33 @@ def tables() -> str:
 
 
 def rows(model: dict) -> Iterator[str]:
-    """Yield one row for each published result of a model, with ours on the same data beside it."""
+    """Yield one row for each published result of a model, with our result on the same data."""
     ours = {r['Dataset']: r for r in model['Results'] if r['Source'].startswith('ours')}
     published = [r for r in model['Results'] if not r['Source'].startswith('ours')]
     for result in published:
-        own = ours.get(result['Dataset'])
+        measured = ours.get(result['Dataset'])
         metric, values = ', '.join(result['Metrics']), ' / '.join(result['Metrics'].values())
         source = result['Source'].removeprefix('published, ')
-        mine = f'{" / ".join(own["Metrics"].values())} ({own["Source"].removeprefix("ours, ")})' if own else 'not run'
+        our_cell = 'not run'
+        if measured:
+            our_cell = f'{" / ".join(measured["Metrics"].values())} ({measured["Source"].removeprefix("ours, ")})'
         cells = (
             f'[{model["Name"]}](../{model["Config"]})',
             f'{metric}, {result["Dataset"]}',
             f'{values} ({source})',
-            mine,
+            our_cell,
             f'`{command(model["Config"])}`',
         )
         yield f'| {" | ".join(cells)} |'
 
 
 def command(config: str) -> str:
-    """Return the command at the head of a config: its own, that of the config it inherits from, or the usual one."""
+    """Return the command in the head of a config, else that of the config it inherits from, else the usual one."""
     usual, file = f'python tools/train.py {config}', ROOT / config
     while file:
         text, name = file.read_text(), str(file.relative_to(ROOT))
         head = [line.removeprefix('#').strip() for line in text.splitlines() if line.startswith('#')]
-        # Of several, that of the papers' number of GPUs.
+        # Of several, the one with the papers' number of GPUs.
         for start in (f'tools/dist_train.sh {name}', f'python tools/train.py {name}'):
             for line in head:
                 if line.startswith(start):
@@ -80,12 +82,12 @@ def command(config: str) -> str:
     return usual
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print or write."""
-    args = parse_args()
-    output = cli.between_markers(args.write, BEGIN) if args.write else print
+    args = parse_args(argv)
+    output = common.between_markers(args.write, BEGIN) if args.write else print
     output(tables())
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    common.run(main)

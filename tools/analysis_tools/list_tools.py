@@ -3,26 +3,26 @@
 import argparse
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli import common
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = '<!-- begin: tools/analysis_tools/list_tools.py -->'
-# What develops mmkerv itself.
-OWN = ('list_',)
+# Tools that maintain mmkerv's documentation.
+MAINTENANCE = 'list_'
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Print, as markdown, what every tool takes, as its own parser says it')
-    parser.add_argument('--write', metavar='FILE', help=f'put it into FILE behind {BEGIN}')
-    return parser.parse_args()
+    parser = argparse.ArgumentParser(description='Print, as markdown, the arguments of every tool from its own parser')
+    parser.add_argument('--write', metavar='FILE', help=f'write them into FILE, after {BEGIN}')
+    return parser.parse_args(argv)
 
 
-class _Found(Exception):
+class _ParserReached(Exception):
     def __init__(self, parser: argparse.ArgumentParser):
         super().__init__()
         self.parser = parser
@@ -36,26 +36,25 @@ def parser_of(script: Path) -> argparse.ArgumentParser:
     real = {name: getattr(argparse.ArgumentParser, name) for name in names}
 
     def stop(parser: argparse.ArgumentParser, *args: object, **kwargs: object) -> None:
-        raise _Found(parser)
+        raise _ParserReached(parser)
 
-    sys.path.insert(0, str(script.parent))
     for name in names:
         setattr(argparse.ArgumentParser, name, stop)
     try:
         spec.loader.exec_module(module)
-        # The first thing that every tool does.
+        # Every tool begins by parsing its arguments.
         module.main()
-    except _Found as found:
-        return found.parser
+    except _ParserReached as reached:
+        return reached.parser
     finally:
         sys.path[:] = path
         for name, function in real.items():
             setattr(argparse.ArgumentParser, name, function)
-    raise RuntimeError(f'{script} asked no parser for its arguments')
+    raise RuntimeError(f'{script} did not parse its arguments')
 
 
 def described(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Yield the lines of a parser: what it does, the arguments, and those of its subcommands."""
+    """Yield the lines on a parser: its description, its arguments and those of its subcommands."""
     yield from ('', parser.description, '') if parser.description else ('',)
     rows, commands, helps = [], {}, {}
     for action in sorted(parser._actions, key=lambda action: bool(action.option_strings)):
@@ -71,7 +70,7 @@ def described(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def invocation(action: argparse.Action) -> str:
-    """Write an argument as one types it."""
+    """Return an argument as it is typed."""
     name = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
     name = ' '.join(name) if isinstance(name, tuple) else name
     if action.choices and not action.metavar:
@@ -81,13 +80,13 @@ def invocation(action: argparse.Action) -> str:
 
 
 def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    """Write what an argument does, with its default filled in."""
+    """Return the help of an argument with its default filled in."""
     text = parser._get_formatter()._expand_help(action) if action.help else ''
     return ' '.join(text.split()).replace('|', r'\|').replace('<', r'\<')
 
 
 def document() -> str:
-    """Write a section for each folder of tools and one in it for each tool."""
+    """Return a section for each folder of tools, with one in it for each tool."""
     lines = []
     folders = sorted({script.parent for script in scripts()}, key=lambda folder: (folder != ROOT / 'tools', folder))
     for folder in folders:
@@ -98,17 +97,17 @@ def document() -> str:
 
 
 def scripts() -> list[Path]:
-    """Every tool that users of mmkerv run."""
+    """List the tools for users of mmkerv."""
     files = sorted((ROOT / 'tools').rglob('*.py'))
-    return [file for file in files if '__main__' in file.read_text() and not file.name.startswith(OWN)]
+    return [file for file in files if '__main__' in file.read_text() and not file.name.startswith(MAINTENANCE)]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print or write."""
-    args = parse_args()
-    output = cli.between_markers(args.write, BEGIN) if args.write else print
+    args = parse_args(argv)
+    output = common.between_markers(args.write, BEGIN) if args.write else print
     output(document())
 
 
 if __name__ == '__main__':
-    cli.run(main)
+    common.run(main)

@@ -1,45 +1,11 @@
 """Convert a checkpoint of the CKConv authors: ``ckconv_to_mmkerv.py SRC DST`` writes one for ``mmkerv.CKCNN``."""
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description="Rename the parameters of the CKConv authors' CKCNN for mmpretrain's ImageClassifier with "
-        'mmkerv.CKCNN (configs/ckcnn_*.py)'
-    )
-    parser.add_argument('src', metavar='SRC', help="the authors' state dict, such as mnist_perm_False_ckcnn_30.pt")
-    parser.add_argument('dst', metavar='DST', help='checkpoint to write')
-    cli.add_trust(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Read, rename, write."""
-    args = parse_args()
-
-    from mmkerv import env
-
-    env.require('mmengine')
-    from mmkerv.engine import safe_load
-    from mmkerv.engine.checkpoint import atomic_write as atomic
-    from mmkerv.engine.checkpoint import match as checkpoint_match
-    from mmkerv.engine.checkpoint.convert_ckconv import convert_ckconv
-
-    loaded = safe_load(args.src, trust=args.trust_checkpoint)
-    converted, names = convert_ckconv(checkpoint_match.weights_of(loaded, args.src), args.src)
-    width = max(map(len, names))
-    for theirs, ours in names.items():
-        print(f'{theirs:<{width}}  {ours}')
-    atomic.save_checkpoint({'meta': {}, 'state_dict': converted}, args.dst)
-    print(f'mapped {len(names)} parameters to {len(converted)}, 0 unmapped; wrote {args.dst}')
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli.ckconv_to_mmkerv import main
+from mmkerv.cli.common import run
 
 if __name__ == '__main__':
-    cli.run(main)
+    run(main)

@@ -1,49 +1,11 @@
 """Make an operator network's checkpoint from a plain one: ``plain_to_mmkerv.py SRC DST [--config CONFIG]``."""
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Load a plain checkpoint of torchvision or OpenMMLab into an operator network that computes the '
-        'same, and write its checkpoint; say what was loaded, missing and unexpected'
-    )
-    parser.add_argument('src', metavar='SRC', help='checkpoint of the plain network')
-    parser.add_argument('dst', metavar='DST', help='checkpoint to write')
-    parser.add_argument(
-        '--config',
-        help='config whose model is the operator network, of any of the three libraries; by default the ResNet that '
-        'the names in SRC tell, as an mmpretrain classifier with mmkerv.ResNet and CoCConv',
-    )
-    cli.add_cfg_options(parser)
-    cli.add_trust(parser)
-    args = parser.parse_args()
-    if args.cfg_options and not args.config:
-        parser.error('--cfg-options changes the config: give --config CONFIG too')
-    return args
-
-
-def main() -> None:
-    """Read, place, write."""
-    args = parse_args()
-
-    from mmkerv import env
-
-    env.require('mmengine', 'mmcv', *([] if args.config else ['mmpretrain']))
-    from mmkerv.engine.checkpoint import convert_plain as plain_checkpoint
-    from mmkerv.engine.config import prepare as configuration
-
-    cfg = configuration.load_config(args.config, args.cfg_options) if args.config else None
-    match = plain_checkpoint.convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint)
-    print(plain_checkpoint.summary(match))
-    print(f'wrote {args.dst}')
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli.common import run
+from mmkerv.cli.plain_to_mmkerv import main
 
 if __name__ == '__main__':
-    cli.run(main)
+    run(main)

@@ -1,46 +1,11 @@
 """Make a checkpoint ready to publish: ``publish_model.py IN_FILE OUT_FILE`` writes OUT_FILE-SHA256[:8].pth."""
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description='Keep what users of a checkpoint need and put its hash into its name')
-    parser.add_argument('in_file', help='checkpoint of a training run')
-    parser.add_argument('out_file', help='name to write; -SHA256[:8].pth is appended')
-    parser.add_argument(
-        '--save-keys', nargs='+', default=['meta', 'state_dict'], help='keys to keep; default %(default)s'
-    )
-    parser.add_argument('--no-ema', action='store_true', help='publish the raw weights where averaged ones stand')
-    cli.add_trust(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    """Read, strip, write, rename."""
-    args = parse_args()
-
-    from mmkerv import env
-
-    env.require('mmengine')
-    from mmkerv.engine import safe_load
-    from mmkerv.engine.checkpoint import atomic_write as atomic
-    from mmkerv.engine.checkpoint import publish
-
-    loaded = safe_load(args.in_file, trust=args.trust_checkpoint)
-    checkpoint = publish.published(loaded, args.save_keys, args.no_ema, args.in_file)
-    stem = Path(args.out_file).with_suffix('') if args.out_file.endswith('.pth') else Path(args.out_file)
-    staged = stem.with_name(f'{stem.name}-unnamed.pth')
-    atomic.save_checkpoint(checkpoint, staged)
-    final = stem.with_name(f'{stem.name}-{publish.sha256(staged)[:8]}.pth')
-    staged.replace(final)
-    print(f'kept {", ".join(checkpoint)}; published {final}')
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli.common import run
+from mmkerv.cli.publish_model import main
 
 if __name__ == '__main__':
-    cli.run(main)
+    run(main)

@@ -1,93 +1,11 @@
 """Class activation maps of a trained network: ``vis_cam.py IMG CONFIG CHECKPOINT [--compare CONFIG CHECKPOINT]``."""
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line; the flags are mmpretrain's."""
-    parser = argparse.ArgumentParser(
-        description='Draw where a classifier, detector or segmentor finds a category, beside the image; '
-        'the maps are written beside the picture (.npz)'
-    )
-    parser.add_argument('img', help='image file')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside')
-    parser.add_argument(
-        '--target-layers',
-        nargs='+',
-        metavar='LAYER',
-        help='layers, or single maps of them such as neck:0, whose maps are averaged; default: the last feature map of '
-        'the backbone, for detectors all maps of the neck',
-    )
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
-    parser.add_argument(
-        '--method', help='GradCAM, GradCAM++, LayerCAM, EigenCAM, ...; default GradCAM, for detectors LayerCAM'
-    )
-    parser.add_argument(
-        '--target-category',
-        nargs='+',
-        metavar='CATEGORY',
-        help='numbers or names, a row of the picture each; default: the one with the highest score',
-    )
-    parser.add_argument('--topk', type=int, default=10, help='detectors: how many of its highest scores (%(default)s)')
-    parser.add_argument('--eigen-smooth', action='store_true', help='first principal component of the weighted maps')
-    parser.add_argument('--aug-smooth', action='store_true', help='average over mirrored and dimmed images')
-    parser.add_argument('--save-path', help='picture to write, .png or .svg; default work_dirs/cam/IMG_CONFIG.png')
-    parser.add_argument('--device', default='cpu', help='device, such as cuda:0 (%(default)s)')
-    cli.add_cfg_options(parser)
-    cli.add_trust(parser)
-    args = parser.parse_args()
-    if args.topk < 1:
-        parser.error(f'--topk must be >= 1, got {args.topk}')
-    return args
-
-
-def main() -> None:
-    """Load, explain, draw."""
-    args = parse_args()
-
-    from mmkerv import env
-
-    env.require('mmengine', 'mmcv')
-    from mmkerv.deploy.trained_model import load_trained
-    from mmkerv.visualization import class_activation, class_scores, pictures
-
-    out = pictures.picture_path(args.save_path or f'work_dirs/cam/{Path(args.img).stem}_{Path(args.config).stem}.png')
-    class_activation.cam_method(args.method or 'GradCAM')
-    found, wanted = [], args.target_category
-    for config, checkpoint in filter(None, [(args.config, args.checkpoint), args.compare]):
-        cfg, model = load_trained(config, checkpoint, args.cfg_options, args.device, args.trust_checkpoint)
-        if args.preview_model:
-            print(model)
-            return
-        explained = class_activation.explain_image(
-            model,
-            cfg,
-            args.img,
-            names=class_scores.class_names(cfg, checkpoint, args.trust_checkpoint),
-            categories=wanted,
-            layers=args.target_layers,
-            method=args.method,
-            topk=args.topk,
-            eigen_smooth=args.eigen_smooth,
-            aug_smooth=args.aug_smooth,
-        )
-        # The second network explains what the first one saw.
-        wanted = wanted or [str(activation.category) for activation in explained.activations.values()]
-        found.append((Path(config).stem, explained))
-        for name, activation in explained.activations.items():
-            print(f'{Path(config).stem}: {name}, score {activation.score:.4g}, layers {", ".join(activation.layers)}')
-    pictures.save_figure(class_activation.draw_explained(found), out)
-    arrays = {f'{number}_{name}': a.heat for number, (_, e) in enumerate(found) for name, a in e.activations.items()}
-    pictures.save_arrays(out.with_suffix('.npz'), **arrays)
-    print(f'wrote {out} and {out.with_suffix(".npz")}')
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli.common import run
+from mmkerv.cli.vis.cam import main
 
 if __name__ == '__main__':
-    cli.run(main)
+    run(main)

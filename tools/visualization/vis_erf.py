@@ -1,78 +1,11 @@
 """Effective receptive field of a trained network: ``vis_erf.py CONFIG CHECKPOINT [--compare CONFIG CHECKPOINT]``."""
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Draw how much each pixel moves the central unit of a feature map, and print the side of the '
-        'squares that hold 30, 50 and 99 % of it; the arrays are written beside the picture (.npz)'
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside')
-    parser.add_argument('--target-layers', metavar='LAYER', help='default: the last feature map of the backbone')
-    parser.add_argument('--images', metavar='DIR', help='average over the images of a folder instead of random inputs')
-    parser.add_argument('--num', type=int, default=20, help='how many inputs (%(default)s)')
-    parser.add_argument(
-        '--shape', type=int, nargs=2, default=[512, 512], metavar=('H', 'W'), help='size of the inputs (512 512)'
-    )
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
-    parser.add_argument('--save-path', help='picture to write, .png or .svg; default work_dirs/erf/CONFIG.png')
-    parser.add_argument('--device', default='cpu', help='device, such as cuda:0 (%(default)s)')
-    cli.add_cfg_options(parser)
-    cli.add_trust(parser)
-    args = parser.parse_args()
-    if args.num < 1 or min(args.shape) < 1:
-        parser.error(f'--num and --shape must be >= 1, got {args.num} and {args.shape[0]} {args.shape[1]}')
-    return args
-
-
-def main() -> None:
-    """Load, differentiate, draw, print."""
-    args = parse_args()
-
-    from mmkerv import env
-
-    env.require('mmengine', 'mmcv')
-    from prettytable import PrettyTable
-
-    from mmkerv.deploy.trained_model import load_trained
-    from mmkerv.visualization import feature_maps, pictures, receptive_field
-
-    out = pictures.picture_path(args.save_path or f'work_dirs/erf/{Path(args.config).stem}.png')
-    found, arrays = [], {}
-    table = PrettyTable(['network', 'feature map', *(f'{share:.0%}' for share in receptive_field.SHARES)])
-    table.align = 'l'
-    for config, checkpoint in filter(None, [(args.config, args.checkpoint), args.compare]):
-        cfg, model = load_trained(config, checkpoint, args.cfg_options, args.device, args.trust_checkpoint)
-        if args.preview_model:
-            print(model)
-            return
-        images = list(receptive_field.receptive_inputs(model, cfg, args.num, tuple(args.shape), args.images))
-        layer = args.target_layers or feature_maps.last_map(model, images[0][0])
-        field = receptive_field.receptive_field(model, images, layer)
-        squares = [
-            receptive_field.square_of_share(field.field, share, field.centre) for share in receptive_field.SHARES
-        ]
-        name = Path(config).stem
-        table.add_row([name, field.layer, *(f'{side} px ({ratio:.1%})' for side, ratio in squares)])
-        suffix = '_compare' if found else ''
-        arrays |= {f'field{suffix}': field.field, f'centre{suffix}': field.centre, f'squares{suffix}': squares}
-        found.append((name, field))
-    pictures.save_figure(receptive_field.draw_receptive_fields(found), out)
-    pictures.save_arrays(out.with_suffix('.npz'), shares=receptive_field.SHARES, **arrays)
-    height, width = field.field.shape
-    print(f'sides of the squares that hold a share of the gradients, and their part of the {height} x {width} input:')
-    print(table)
-    print(f'wrote {out} and {out.with_suffix(".npz")}')
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli.common import run
+from mmkerv.cli.vis.erf import main
 
 if __name__ == '__main__':
-    cli.run(main)
+    run(main)

@@ -1,88 +1,11 @@
 """Feature maps of a trained network on an image: ``vis_featmap.py IMG CONFIG CHECKPOINT --target-layers LAYER ...``."""
 
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import cli
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line; the flags are mmyolo's."""
-    parser = argparse.ArgumentParser(description='Draw feature maps of layers over the image, each beside the next')
-    parser.add_argument('img', help='image file')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out-dir', default='work_dirs/featmap', help='folder for IMG_CONFIG.png (%(default)s)')
-    parser.add_argument('--out-file', help='picture to write, .png or .svg, instead of one in --out-dir')
-    parser.add_argument('--arrays', action='store_true', help='write the maps beside the picture, as .npz, too')
-    parser.add_argument(
-        '--target-layers',
-        nargs='+',
-        metavar='LAYER',
-        help='layers, or single maps of them such as neck:0; default: all maps of the backbone',
-    )
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
-    parser.add_argument(
-        '--channel-reduction',
-        choices=['squeeze_mean', 'select_max', 'none'],
-        default='squeeze_mean',
-        help='mean of the channels, the channel of the largest sum, or --topk of these; default %(default)s',
-    )
-    parser.add_argument('--topk', type=int, default=4, help='how many channels "none" draws (%(default)s)')
-    parser.add_argument(
-        '--arrangement',
-        type=int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='rows and columns of these channels; default 1 TOPK',
-    )
-    parser.add_argument('--device', default='cpu', help='device, such as cuda:0 (%(default)s)')
-    cli.add_cfg_options(parser)
-    cli.add_trust(parser)
-    args = parser.parse_args()
-    rows, columns = args.arrangement = args.arrangement or [1, args.topk]
-    if args.topk < 1 or min(rows, columns) < 1 or rows * columns < args.topk:
-        parser.error(f'--arrangement must have room for --topk {args.topk} (>= 1) channels, got {rows} {columns}')
-    return args
-
-
-def main() -> None:
-    """Load, run, draw."""
-    args = parse_args()
-
-    from mmkerv import env
-
-    env.require('mmengine', 'mmcv')
-    import torch
-
-    from mmkerv.deploy.trained_model import load_image, load_trained
-    from mmkerv.visualization import feature_maps, pictures
-
-    file = args.out_file or Path(args.out_dir) / f'{Path(args.img).stem}_{Path(args.config).stem}.png'
-    out = pictures.picture_path(file, '--out-file')
-    cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, args.device, args.trust_checkpoint)
-    if args.preview_model:
-        print(model)
-        return
-    data = load_image(model, cfg, args.img)
-    inputs, samples = data['inputs'], data['data_samples']
-    names = args.target_layers or [feature_maps.split_name(feature_maps.last_map(model, inputs))[0]]
-    with torch.no_grad():
-        maps = feature_maps.feature_maps(model, inputs, samples, names)
-    maps = {name: feature_maps.without_padding(m[0], inputs, samples[0]) for name, m in maps.items()}
-    picture = pictures.input_picture(model, inputs, samples[0])
-    rows = feature_maps.layout(maps, picture, args.channel_reduction, args.topk, tuple(args.arrangement))
-    pictures.save_figure(pictures.panels(rows), out)
-    written = [out]
-    if args.arrays:
-        written.append(out.with_suffix('.npz'))
-        pictures.save_arrays(written[1], **{name: m.cpu().numpy() for name, m in maps.items()})
-    for name, m in maps.items():
-        print(f'{name}: {" x ".join(map(str, m.shape))}')
-    print(f'wrote {" and ".join(map(str, written))}')
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from mmkerv.cli.common import run
+from mmkerv.cli.vis.featmap import main
 
 if __name__ == '__main__':
-    cli.run(main)
+    run(main)

@@ -277,7 +277,7 @@ def check(converter: str, content: bytes, kind: str, folder: Path, marker: Path)
     ):
         warnings.simplefilter('ignore')
         try:
-            module.cli.run(module.main)
+            module.run(module.main)
         except BaseException as caught:
             error = caught
     problem = _problem(error, out, tool, marker)

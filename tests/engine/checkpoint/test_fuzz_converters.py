@@ -14,16 +14,14 @@ def tried(count: int, folder, seed: int) -> Counter:
     return Counter((outcome.converter, outcome.status) for outcome in outcomes)
 
 
-def test_damaged_checkpoints_end_in_a_result_or_one_clean_error(tmp_path, record_property):
-    record_property('cases', 70)
+def test_damaged_checkpoints_end_in_a_result_or_one_clean_error(tmp_path):
     counts = tried(70, tmp_path, seed=1)
     assert sum(counts.values()) == 70
     assert sum(number for (_, status), number in counts.items() if status == 'refused') >= 40
 
 
 @pytest.mark.long
-def test_thousands_of_damaged_checkpoints_end_in_a_result_or_one_clean_error(tmp_path, record_property):
-    record_property('cases', 2100)
+def test_thousands_of_damaged_checkpoints_end_in_a_result_or_one_clean_error(tmp_path):
     counts = tried(2100, tmp_path, seed=0)
     for converter in CONVERTERS:
         assert counts[converter, 'refused'] >= 100

@@ -56,7 +56,6 @@ def train(config: Path, folder: Path) -> int:
         os.dup2(log, 1), os.dup2(log, 2)
         sys.stdout, sys.stderr = (os.fdopen(n, 'w', buffering=1) for n in (1, 2))
         sys.argv = [str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(folder), '--resume']
-        sys.path.insert(0, str(ROOT / 'tools'))
         runpy.run_path(sys.argv[0], run_name='__main__')
         status = 0
     except SystemExit as stop:

@@ -9,9 +9,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize('kills', [1, pytest.param(10, marks=pytest.mark.long)])
-def test_no_kill_loses_a_checkpoint_or_a_bit(tmp_path, record_property, kills):
+def test_no_kill_loses_a_checkpoint_or_a_bit(tmp_path, kills):
     """So many kills each of runs over epochs and iterations, with 0 and 2 workers."""
-    record_property('cases', 4 * kills)
     script = [sys.executable, str(ROOT / 'tests' / 'engine' / 'killed_runs.py'), str(tmp_path), str(kills)]
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT / 'tests')}
     done = subprocess.run(script, capture_output=True, text=True, timeout=3000, env=environment)

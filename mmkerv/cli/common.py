@@ -1,17 +1,19 @@
-"""What the tools share on the command line. It imports nothing large, so that ``-h`` answers at once."""
+"""Command-line parts that the tools share. It imports nothing large, so that ``-h`` answers at once."""
 
 import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Ends what a tool has written into a document.
+from mmkerv.errors import InstallationError, UserError
+
+# Ends the generated part of a document.
 END = '<!-- end -->'
-# Of a message, in characters: names in a file may be endless.
-LONGEST = 2000
+# Longest message, in characters: the names in a file may be endless.
+MESSAGE_LENGTH = 2000
 
 
 class LazyDictAction(argparse.Action):
@@ -28,7 +30,7 @@ class LazyDictAction(argparse.Action):
 
 
 def runner_arguments(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags of OpenMMLab's train.py and test.py that both have."""
+    """Return a parser with the flags that OpenMMLab's train.py and test.py have in common."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/NAME_OF_CONFIG')
@@ -59,16 +61,20 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='read checkpoints with the unrestricted unpickler, which runs whatever they say',
+        help='read checkpoints with the unrestricted unpickler, which runs any code they contain',
     )
 
 
 def between_markers(file: str, begin: str) -> Callable[[str], None]:
-    """Check that a document has the two lines, and return a function that puts a text between them."""
+    """Return a function that replaces the text between two marker lines of a document.
+
+    Raises:
+        OSError: if the document lacks one of the lines.
+    """
     path = Path(file)
-    before, found, rest = path.read_text().partition(begin)
-    _, stop, after = rest.partition(END)
-    if not found or not stop:
+    before, begin_marker, rest = path.read_text().partition(begin)
+    _, end_marker, after = rest.partition(END)
+    if not begin_marker or not end_marker:
         raise OSError(f'{path} has no lines "{begin}" and "{END}"; add them where the text belongs')
 
     def write(text: str) -> None:
@@ -85,10 +91,10 @@ def export_rank(args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a tool: a mistake of the user's ends in one message and exit status 1, a defect in a traceback."""
+def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
+    """Run a command: an error of the user's ends in one message and exit status 1, a defect in a traceback."""
     try:
-        main()
+        main(argv)
     except Exception as error:
         message = _user_message(error)
         if message is None:
@@ -97,25 +103,25 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _one_line(text: str) -> str:
-    """What a file says may be quoted in a message: line breaks and control characters in it must not be obeyed."""
+    """Join the lines and escape control characters: a message may quote a file, and a terminal would obey them."""
     text = '; '.join(line.strip() for line in text.splitlines() if line.strip())
     shown = ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-    return shown if len(shown) <= LONGEST else f'{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}'
+    half = MESSAGE_LENGTH // 2
+    return shown if len(shown) <= MESSAGE_LENGTH else f'{shown[:half]} ... {shown[-half:]}'
 
 
-def _user_message(error: BaseException) -> str | None:
-    """Return the message if the error says what the user can fix, else ``None``."""
-    from mmkerv.errors import InstallationError, UserError
-
+def _user_message(error: Exception) -> str | None:
+    """Return the message of an error that the user can fix, else ``None``."""
     if isinstance(error, InstallationError):
+        # Its lines are commands to type.
         return str(error)
     if isinstance(error, (UserError, OSError)):
-        # What a worker of a data loader met comes with the traceback of that process; its last line says what it was.
+        # An error in a worker of a data loader comes with that process's traceback; the last line is its message.
         text = str(error).strip().splitlines()[-1] if str(error).startswith('Caught ') else str(error)
         return _one_line(re.sub(r'^(\w+\.)+\w+Error: ', '', text))
     if isinstance(error, KeyError) and 'Cannot find None in registry' in str(error):
         return (
-            f"{error.args[0]}: a conv_cfg names a type that nobody registered. Use type='mmkerv.CoCConv', or "
+            f"{error.args[0]}: a conv_cfg names a type that is not registered. Use type='mmkerv.CoCConv', or "
             "custom_imports=dict(imports=['mmkerv'], allow_failed_imports=False) with type='CoCConv'"
         )
     return None

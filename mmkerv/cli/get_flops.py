@@ -1,0 +1,62 @@
+"""Multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W | --num-images N]``."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the flags are upstream's."""
+    parser = argparse.ArgumentParser(
+        description='Count what an image costs, what generating the kernels costs, and what is left after folding'
+    )
+    parser.add_argument('config', help='config file')
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
+    )
+    size.add_argument('--num-images', type=int, metavar='N', help='mean over the sizes of the first N test images')
+    common.add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.num_images is not None and args.num_images < 1:
+        parser.error(f'--num-images must be >= 1, got {args.num_images}')
+    if len(args.shape) > 2 or min(args.shape) < 1:
+        parser.error(f'--shape takes H W or one side, each >= 1, got {" ".join(map(str, args.shape))}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build, count, print."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    from mmengine.analysis.print_helper import _format_size
+
+    from mmkerv.analysis.complexity import Complexity, complexity
+    from mmkerv.analysis.speed import image_shapes
+    from mmkerv.deploy.trained_model import load_trained
+
+    cfg, model = load_trained(args.config, None, args.cfg_options)
+    shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]
+    # Images of a size cost the same, and counting takes a while.
+    counts = {shape: complexity(model, shape) for shape in dict.fromkeys(shapes)}
+    found = Complexity(*(sum(part) // len(shapes) for part in zip(*(counts[shape] for shape in shapes))))
+    bar = '=' * 30
+    sizes = ', '.join(f'(3, {height}, {width})' for height, width in counts)
+    print(f'{bar}\nInput shape: {sizes}' + (f', the mean of {len(shapes)} images' if args.num_images else ''))
+    for label, value in (
+        ('Flops of an image', found.image),
+        ('Flops of generating the kernels, once a step', found.kernels),
+        ('Flops of an image after folding', found.folded),
+        ('Params', found.parameters),
+        ('Params after folding', found.folded_parameters),
+    ):
+        print(f'{label}: {_format_size(value)}')
+    print(f'{bar}\nFlops are multiply-adds of convolutions and matrix products; elementwise functions are not counted.')
+
+
+if __name__ == '__main__':
+    common.run(main)

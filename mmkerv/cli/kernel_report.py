@@ -1,0 +1,59 @@
+"""Layer by layer, what a network costs, sees and folds to: ``kernel_report.py CONFIG [--out FILE.md]``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkerv.cli import common
+
+SUFFIXES = ('.md', '.csv', '.json')
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Table of every layer: operator, kernel, parameters, multiply-adds, receptive field, what it folds '
+        'to, and what stacked 3x3, grouped, separable and bottleneck forms of it would cost'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--checkpoint', help='its weights; without, those it is built with')
+    parser.add_argument(
+        '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
+    )
+    parser.add_argument('--out', metavar='FILE', help='.md, .csv or .json to write; else the .md is printed')
+    common.add_cfg_options(parser)
+    common.add_trust(parser)
+    args = parser.parse_args(argv)
+    if len(args.shape) > 2 or min(args.shape) < 1:
+        parser.error(f'--shape takes H W or one side, each >= 1, got {" ".join(map(str, args.shape))}')
+    if args.out and Path(args.out).suffix not in SUFFIXES:
+        parser.error(f'--out must end in {", ".join(SUFFIXES)}, got {args.out!r}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build, report, write."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    from mmkerv.analysis.layer_report import layer_report
+    from mmkerv.analysis.layer_table import to_csv, to_json, to_markdown
+    from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.engine.checkpoint.atomic_write import atomic_path
+
+    _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
+    report = layer_report(model, (args.shape[0], args.shape[-1]))
+    title = Path(args.config).name
+    if not args.out:
+        print(to_markdown(report, title))
+        return
+    texts = {'.csv': to_csv, '.json': to_json, '.md': lambda report: to_markdown(report, title)}
+    with atomic_path(args.out) as partial:
+        partial.write_text(texts[Path(args.out).suffix](report))
+    print(f'{len(report.layers)} layers, {report.total.weights} parameters, {report.total.macs} MACs; wrote {args.out}')
+
+
+if __name__ == '__main__':
+    common.run(main)

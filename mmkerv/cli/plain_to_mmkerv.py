@@ -1,0 +1,47 @@
+"""Make an operator network's checkpoint from a plain one: ``plain_to_mmkerv.py SRC DST [--config CONFIG]``."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Load a plain checkpoint of torchvision or OpenMMLab into an operator network that computes the '
+        'same, and write its checkpoint; say what was loaded, missing and unexpected'
+    )
+    parser.add_argument('src', metavar='SRC', help='checkpoint of the plain network')
+    parser.add_argument('dst', metavar='DST', help='checkpoint to write')
+    parser.add_argument(
+        '--config',
+        help='config whose model is the operator network, of any of the three libraries; by default the ResNet that '
+        'the names in SRC tell, as an mmpretrain classifier with mmkerv.ResNet and CoCConv',
+    )
+    common.add_cfg_options(parser)
+    common.add_trust(parser)
+    args = parser.parse_args(argv)
+    if args.cfg_options and not args.config:
+        parser.error('--cfg-options changes the config: give --config CONFIG too')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read, place, write."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv', *([] if args.config else ['mmpretrain']))
+    from mmkerv.engine.checkpoint import convert_plain as plain_checkpoint
+    from mmkerv.engine.config import prepare as configuration
+
+    cfg = configuration.load_config(args.config, args.cfg_options) if args.config else None
+    match = plain_checkpoint.convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint)
+    print(plain_checkpoint.summary(match))
+    print(f'wrote {args.dst}')
+
+
+if __name__ == '__main__':
+    common.run(main)

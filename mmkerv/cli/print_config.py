@@ -1,0 +1,47 @@
+"""A config with everything it inherits: ``print_config.py CONFIG [--save-path FILE]``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkerv.cli import common
+
+SUFFIXES = ('.py', '.json', '.yml', '.yaml')
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Print a config with all that it inherits and with --cfg-options')
+    parser.add_argument('config', help='config file')
+    common.add_cfg_options(parser)
+    parser.add_argument('--save-path', metavar='FILE', help='.py, .json or .yml to write as well')
+    args = parser.parse_args(argv)
+    if args.save_path and Path(args.save_path).suffix not in SUFFIXES:
+        parser.error(f'--save-path must end in {", ".join(SUFFIXES)}, got {args.save_path!r}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read, print, write."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine')
+    from mmkerv.engine.checkpoint.atomic_write import atomic_path
+    from mmkerv.engine.config.prepare import load_config
+
+    cfg = load_config(args.config, args.cfg_options)
+    print(f'Config:\n{cfg.pretty_text}')
+    if args.save_path:
+        suffix = Path(args.save_path).suffix
+        with atomic_path(args.save_path) as partial:
+            # mmengine chooses the format by the suffix, which a temporary name does not have.
+            named = partial.with_name(f'{partial.name}{suffix}')
+            cfg.dump(named)
+            named.replace(partial)
+        print(f'wrote {args.save_path}')
+
+
+if __name__ == '__main__':
+    common.run(main)

@@ -1,0 +1,61 @@
+"""Fold a trained network into a plain one: ``reparameterize_model.py CONFIG CHECKPOINT OUT``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Fold the operators of a trained network into plain convolutions, check the result, '
+        'and write OUT and the deploy config beside it (OUT with the suffix .py)'
+    )
+    parser.add_argument('config_path', help='config the network was trained with')
+    parser.add_argument('checkpoint_path', help='checkpoint of that network')
+    parser.add_argument('save_path', help='.pth file to write')
+    parser.add_argument('--images', metavar='DIR', help='compare the two networks on these images too')
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the inputs compared')
+    parser.add_argument('--tolerance', type=float, default=1e-4, help='largest relative difference; default 1e-4')
+    common.add_cfg_options(parser)
+    common.add_trust(parser)
+    args = parser.parse_args(argv)
+    if Path(args.save_path).suffix != '.pth':
+        parser.error(f'save_path must end in .pth, got {args.save_path!r}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fold, check, write."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    from mmkerv.deploy import fold
+    from mmkerv.engine.config import prepare as configuration
+
+    cfg = configuration.load_config(args.config_path, args.cfg_options)
+    result = fold.fold_checkpoint(
+        cfg,
+        args.checkpoint_path,
+        args.save_path,
+        images=args.images,
+        shape=tuple(args.shape) if args.shape else None,
+        tolerance=args.tolerance,
+        trust=args.trust_checkpoint,
+    )
+    print(result.report)
+    # Continuous kernels have no basic kernel W.
+    if result.associations:
+        low, high = min(result.associations), max(result.associations)
+        print(f'|K - W| / |W| of the folded operators: {low:.3g} to {high:.3g}')
+    print(f'largest difference of the raw outputs, relative: {result.error:.2e} on {result.inputs} inputs')
+    print(f'checkpoint: {args.save_path}')
+    print(f'config:     {Path(args.save_path).with_suffix(".py")}')
+
+
+if __name__ == '__main__':
+    common.run(main)

@@ -1,0 +1,60 @@
+"""Evaluate a detector, segmentor or classifier: ``python tools/test.py CONFIG CHECKPOINT [flags]``."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the flags are those of mmdetection, mmsegmentation and mmpretrain together."""
+    parser = common.runner_arguments('Evaluate a detector, segmentor or classifier')
+    parser.add_argument('checkpoint', help='checkpoint of the network of the config')
+    parser.add_argument(
+        '--out',
+        help='detection, classification: .pkl (or .json for metrics) file; segmentation: folder for the predictions',
+    )
+    parser.add_argument('--out-item', choices=['metrics', 'pred'], help='what --out holds; default pred')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='folder for painted images')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
+    parser.add_argument('--interval', type=int, default=1, help='paint every n-th image (classification)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    args = parser.parse_args(argv)
+    if args.out_item and not args.out:
+        parser.error('--out-item says what --out holds: give --out FILE too')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build the runner and evaluate."""
+    args = parse_args(argv)
+    common.export_rank(args)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    from pathlib import Path
+
+    from mmkerv.engine.config import evaluation, launch
+    from mmkerv.engine.config import prepare as configuration
+
+    cfg = configuration.load_config(args.config, args.cfg_options)
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; give the path of a .pth file')
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir:
+        evaluation.paint_predictions(cfg, args.show, args.show_dir, args.wait_time, args.interval)
+    if args.tta:
+        evaluation.augment_test(cfg)
+    configuration.set_loader_defaults(cfg, not args.no_pin_memory)
+    configuration.prepare(cfg, args, ('test',), strict=True)
+    with launch.process_group(cfg):
+        evaluation.evaluate(cfg, args.out, args.out_item or 'pred')
+
+
+if __name__ == '__main__':
+    common.run(main)

@@ -1,0 +1,80 @@
+"""Train a detector, segmentor or classifier: ``python tools/train.py CONFIG [flags]``."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the flags are those of mmdetection, mmsegmentation and mmpretrain together."""
+    parser = common.runner_arguments('Train a detector, segmentor or classifier')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or without a value from the latest one of the work_dir',
+    )
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
+    parser.add_argument('--no-persistent-workers', action='store_true', help='start data workers anew for each epoch')
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Build the runner and train."""
+    args = parse_args(argv)
+    common.export_rank(args)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    import os
+    from pathlib import Path
+
+    from mmkerv.engine.checkpoint.atomic_write import with_cure
+    from mmkerv.engine.config import launch
+    from mmkerv.engine.config import prepare as configuration
+    from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, output_folders
+    from mmkerv.errors import ConfigError
+
+    cfg = configuration.load_config(args.config, args.cfg_options)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        configuration.use_amp(cfg)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch its lr is for'
+            )
+        cfg.auto_scale_lr.enable = True
+    start = cfg.get('load_from')
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    configuration.set_work_dir(cfg, args)
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
+        if cfg.load_from is None:
+            # Interrupted before its first checkpoint, a run begins where it began.
+            cfg.resume, cfg.load_from = False, start
+    if cfg.get('load_from') and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
+        raise FileNotFoundError(f'checkpoint {cfg.load_from!r} does not exist; give the path of a .pth file')
+    configuration.set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
+    configuration.prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
+    try:
+        with launch.process_group(cfg):
+            configuration.build_runner(cfg).train()
+    except OSError as error:
+        # mmengine's logs meet a full disk too, and such an error names no file. Data that cannot be read is named.
+        named = error.filename and Path(os.fsdecode(error.filename)).resolve()
+        if named and not output_folders(cfg) & {named, *named.parents}:
+            raise
+        raise with_cure(error, cfg.work_dir, then=', then go on with --resume') from error
+
+
+if __name__ == '__main__':
+    common.run(main)

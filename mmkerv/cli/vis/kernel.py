@@ -1,0 +1,78 @@
+"""Pictures of a network's kernels: ``vis_kernel.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Draw the kernels of each operator: of a CoCConv before and after association with its super '
+        'kernels, of a CKConv the continuous kernel with its samples, of a KervConv the filters; or their spectra'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--target-layers',
+        nargs='+',
+        metavar='NAME',
+        help='operators, modules that hold some, or plain convolutions; default: all operators',
+    )
+    parser.add_argument(
+        '--topk', type=int, help='so many filters (or association groups) with the largest norm; default: the first'
+    )
+    parser.add_argument('--what', choices=['kernels', 'spectra'], default='kernels', help='what is drawn (%(default)s)')
+    parser.add_argument(
+        '--save-path',
+        metavar='DIR_OR_FILE',
+        help='folder for a picture of each layer, or the file of a single one; '
+        'default work_dirs/NAME_OF_CONFIG/kernels',
+    )
+    parser.add_argument('--format', choices=['png', 'svg'], default='png', help='of pictures in a folder (%(default)s)')
+    parser.add_argument('--arrays', metavar='FILE.npz', help='also write what is drawn, as arrays LAYER/ARRAY')
+    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
+    common.add_cfg_options(parser)
+    common.add_trust(parser)
+    args = parser.parse_args(argv)
+    if args.topk is not None and args.topk < 1:
+        parser.error(f'--topk must be >= 1, got {args.topk}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, draw, write."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    from mmkerv import visualization
+    from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.visualization import kernel_layers, pictures
+
+    _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
+    if args.preview_model:
+        print(model)
+        return
+    layers = kernel_layers.kernel_layers(model, args.target_layers)
+    out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
+    kernels = args.what == 'kernels'
+    files = kernel_layers.picture_files(out, layers, args.format, '' if kernels else '_spectra')
+    draw = visualization.kernel_figure if kernels else visualization.spectrum_figure
+    measure = visualization.kernel_arrays if kernels else visualization.spectrum_arrays
+    arrays = {}
+    for name, layer in layers.items():
+        pictures.save_figure(draw(layer, name, args.topk), files[name])
+        print(f'wrote {files[name]}', flush=True)
+        if args.arrays:
+            arrays |= {f'{name}/{key}': values for key, values in measure(layer, args.topk).items()}
+    if args.arrays:
+        pictures.save_arrays(args.arrays, **arrays)
+        print(f'wrote {args.arrays}')
+
+
+if __name__ == '__main__':
+    common.run(main)

@@ -1,0 +1,79 @@
+"""What kervolutions make of patches: ``vis_response.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkerv.cli import common
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description="Draw the response of a KervConv's trained filters along a line of patches, and beside it that of "
+        'every other kernel of the library with its default hyperparameters'
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--target-layers', nargs='+', metavar='NAME', help='kervolutions, or modules that hold some; default: all'
+    )
+    parser.add_argument(
+        '--line',
+        choices=['filter', 'patches'],
+        default='filter',
+        help='through each filter w, from -REACH w to REACH w, or from one random patch to another (%(default)s)',
+    )
+    parser.add_argument('--reach', type=float, default=2.0, help='see --line (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='of the random patches (%(default)s)')
+    parser.add_argument('--topk', type=int, help='so many filters with the largest norm; default: the first')
+    parser.add_argument(
+        '--save-path',
+        metavar='DIR_OR_FILE',
+        help='folder for a picture of each layer, or the file of a single one; '
+        'default work_dirs/NAME_OF_CONFIG/responses',
+    )
+    parser.add_argument('--format', choices=['png', 'svg'], default='png', help='of pictures in a folder (%(default)s)')
+    parser.add_argument('--arrays', metavar='FILE.npz', help='also write what is drawn, as arrays LAYER/ARRAY')
+    common.add_cfg_options(parser)
+    common.add_trust(parser)
+    args = parser.parse_args(argv)
+    if args.topk is not None and args.topk < 1:
+        parser.error(f'--topk must be >= 1, got {args.topk}')
+    if not args.reach > 0:
+        parser.error(f'--reach must be > 0, got {args.reach}')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load, draw, write."""
+    args = parse_args(argv)
+
+    from mmkerv import env
+
+    env.require('mmengine', 'mmcv')
+    from mmkerv import visualization
+    from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.models.layers import find_operators
+    from mmkerv.ops.kerv.module import Kervolution
+    from mmkerv.visualization import kernel_layers, pictures
+
+    _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
+    layers = find_operators(model, args.target_layers, Kervolution, 'kervolution', 'mmkerv.KervConv')
+    out = args.save_path or f'work_dirs/{Path(args.config).stem}/responses'
+    files = kernel_layers.picture_files(out, layers, args.format, '_response')
+    arrays = {}
+    for name, layer in layers.items():
+        line = {'topk': args.topk, 'line': args.line, 'reach': args.reach, 'seed': args.seed}
+        pictures.save_figure(visualization.response_figure(layer, name, **line), files[name])
+        print(f'wrote {files[name]}', flush=True)
+        if args.arrays:
+            found = visualization.response_arrays(layer, **line)
+            arrays |= {f'{name}/{key}': values for key, values in found.items()}
+    if args.arrays:
+        pictures.save_arrays(args.arrays, **arrays)
+        print(f'wrote {args.arrays}')
+
+
+if __name__ == '__main__':
+    common.run(main)

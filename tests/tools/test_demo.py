@@ -61,7 +61,7 @@ def demo(monkeypatch, tmp_path):
     return SimpleNamespace(call=call, ran=ran)
 
 
-FOLDED = [
+WITH_OPERATORS = [
     'train retinanet_coc_shapes',
     'test retinanet_coc_shapes',
     'reparameterize_model retinanet_coc_shapes',
@@ -75,7 +75,7 @@ def record(tmp_path):
 
 
 def test_demo(demo, tmp_path, capsys):
-    assert demo.call('--seed', '5', '--cfg-options', 'a.b=1') == [*FOLDED, 'report']
+    assert demo.call('--seed', '5', '--cfg-options', 'a.b=1') == [*WITH_OPERATORS, 'report']
     train = demo.ran[0]
     assert train[train.index('--cfg-options') + 1 :] == [
         'data_root=shapes',
@@ -93,15 +93,15 @@ def test_demo(demo, tmp_path, capsys):
 
 
 def test_compare_keeps_a_finished_demo(demo, tmp_path):
-    assert demo.call('--compare') == [*FOLDED, *PLAIN, 'report']
+    assert demo.call('--compare') == [*WITH_OPERATORS, *PLAIN, 'report']
     found = record(tmp_path)
     assert found['milliseconds'] == [6.0, 4.0]
     assert found['plain'].pop('seconds') > 0
     assert found['plain'].pop('config').endswith('configs/demo/retinanet_shapes.py')
     assert found['plain'] == {'metrics': METRICS, 'parameters': 10, 'milliseconds': 4.5}
     assert demo.call('--compare') == [*PLAIN, 'report']
-    assert demo.call('--compare', '--seed', '1') == [*FOLDED, *PLAIN, 'report']
-    assert demo.call() == [*FOLDED, 'report']
+    assert demo.call('--compare', '--seed', '1') == [*WITH_OPERATORS, *PLAIN, 'report']
+    assert demo.call() == [*WITH_OPERATORS, 'report']
     assert record(tmp_path)['plain'] is None
 
 

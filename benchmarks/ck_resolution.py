@@ -3,7 +3,7 @@
 python benchmarks/ck_resolution.py images                      a small network on outlines of shapes, trained at 32 x 32
 python benchmarks/ck_resolution.py sequences CHECKPOINT DATA   CKCNN on MNIST's sequences at half and double rate
 
-CHECKPOINT is one of configs/ckcnn_smnist.py, DATA the folder of MNIST's test files. Both print a table and write JSON.
+CHECKPOINT is one of configs/sequences/ckcnn_smnist.py, DATA the folder of MNIST's test files. Both print a table and write JSON.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def sequences_study(args: argparse.Namespace) -> list[dict]:
     from mmkerv.engine import safe_load
 
     root = Path(__file__).resolve().parents[1]
-    cfg = Config.fromfile(root / 'configs' / 'ckcnn_smnist.py')
+    cfg = Config.fromfile(root / 'configs' / 'sequences' / 'ckcnn_smnist.py')
     model = build_model(cfg, safe_load(args.checkpoint)['state_dict'], args.checkpoint)
     network = torch.nn.Sequential(model.backbone, _First(), model.head.fc)
     images = read_image_file(str(args.data / 't10k-images-idx3-ubyte'))[: args.images]

@@ -30,27 +30,27 @@ class Form(NamedTuple):
 
 
 # Separable 7x7 in stem and first stage, against the same network of ordinary depthwise 7x7 and 1x1 convolutions.
-_CK = Form('resnet50_ck_imagenet', where={'stages': (1,)}, reference='ck folded')
+_CK = Form('imagenet/resnet50_ck', where={'stages': (1,)}, reference='ck folded')
 NETWORKS = {
     'resnet50': {
-        'plain': Form('resnet50_nesterov_imagenet'),
-        'coc': Form('resnet50_coc_imagenet'),
-        'coc recompute': Form('resnet50_coc_imagenet', {'recompute': True}),
-        'orth': Form('resnet50_orth_imagenet'),
-        'stnd': Form('resnet50_stnd_imagenet'),
-        'kerv stem': Form('resnet50_kerv_imagenet'),
+        'plain': Form('imagenet/resnet50_nesterov'),
+        'coc': Form('imagenet/resnet50_coc'),
+        'coc recompute': Form('imagenet/resnet50_coc', {'recompute': True}),
+        'orth': Form('imagenet/resnet50_orth'),
+        'stnd': Form('imagenet/resnet50_stnd'),
+        'kerv stem': Form('imagenet/resnet50_kerv'),
         'ck folded': _CK._replace(folded=True, reference='plain'),
         'ck': _CK,
     },
     'hrnet18': {
-        'plain': Form('hrnet18_imagenet'),
-        'coc': Form('hrnet18_coc_imagenet'),
-        'orth': Form('hrnet18_orth_imagenet'),
+        'plain': Form('imagenet/hrnet18'),
+        'coc': Form('imagenet/hrnet18_coc'),
+        'orth': Form('imagenet/hrnet18_orth'),
     },
-    'shufflenet_v2': {'plain': Form('shufflenet_v2_imagenet'), 'coc': Form('shufflenet_v2_coc_imagenet')},
+    'shufflenet_v2': {'plain': Form('imagenet/shufflenet_v2'), 'coc': Form('imagenet/shufflenet_v2_coc')},
     'mobilenet_v3_small': {
-        'plain': Form('mobilenet_v3_small_imagenet'),
-        'coc': Form('mobilenet_v3_small_coc_imagenet'),
+        'plain': Form('imagenet/mobilenet_v3_small'),
+        'coc': Form('imagenet/mobilenet_v3_small_coc'),
     },
     'retinanet_r50': {
         'plain': Form('retinanet_r50'),

@@ -2,7 +2,7 @@
 # (AP50 55.8, AP75 37.9, APs 20.0, APm 37.6, APl 47.5). Schedule and data as configs/mask_rcnn_hr18.py. The backbone's
 # kernels are orthogonalised, the weight of that loss being that of its own paper.
 #
-# The backbone starts as mask_rcnn_hr18 does; the paper's start is that of configs/hrnet18_orth_imagenet.py:
+# The backbone starts as mask_rcnn_hr18 does; the paper's start is that of configs/imagenet/hrnet18_orth.py:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
 _base_ = './mask_rcnn_hr18.py'
 

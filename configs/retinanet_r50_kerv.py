@@ -3,7 +3,7 @@
 # Schedule and data as configs/retinanet_r50.py.
 #
 # A plain checkpoint knows nothing of the stem's cubic response: the stem and the batch statistics are learned, so that
-# torchvision's weights are no more than a start. Better is a backbone of configs/resnet50_kerv_imagenet.py:
+# torchvision's weights are no more than a start. Better is a backbone of configs/imagenet/resnet50_kerv.py:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
 # The guard stops a run whose response overflows, and says where.
 _base_ = './retinanet_r50.py'

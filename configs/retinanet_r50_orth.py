@@ -2,7 +2,7 @@
 # 56.4, AP75 40.7, APs 21.0, APm 41.9, APl 49.9). Schedule and data as configs/retinanet_r50.py. The backbone's kernels
 # are orthogonalised, the weight of that loss being that of its own paper.
 #
-# The backbone starts as retinanet_r50 does; the paper's start is that of configs/resnet50_orth_imagenet.py:
+# The backbone starts as retinanet_r50 does; the paper's start is that of configs/imagenet/resnet50_orth.py:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
 _base_ = './retinanet_r50.py'
 

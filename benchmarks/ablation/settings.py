@@ -11,7 +11,7 @@ from mmkerv.engine.config.prepare import load_config
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.options import CoCOptions
 
-RECIPE = Path(__file__).resolve().parents[2] / 'configs' / 'resnet18_tiny_imagenet.py'
+RECIPE = Path(__file__).resolve().parents[2] / 'configs' / 'tiny_imagenet' / 'resnet18_tiny_imagenet.py'
 # What of the recipe's model each backbone changes.
 BACKBONES = {
     'resnet18': {},

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmkerv.ops import KervConv2d
 from mmkerv.ops.kerv.registry import find_kernel
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mnist'
 TARGET = 98.0
 # A run whose test accuracy (%) is below LEARNS after PATIENCE epochs has learned nothing, and is not continued.
 PATIENCE, LEARNS = 4, 20.0
@@ -41,9 +41,9 @@ class Setting(NamedTuple):
 
 
 def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
-    """Build the network of ``configs/{config}_mnist.py`` with ``setting``; ``sample`` is a batch of images."""
+    """Build the network of ``configs/mnist/{config}.py`` with ``setting``; ``sample`` is a batch of images."""
     init_default_scope('mmpretrain')
-    model_cfg = Config.fromfile(CONFIGS / f'{config}_mnist.py').model
+    model_cfg = Config.fromfile(CONFIGS / f'{config}.py').model
     backbone = model_cfg.backbone
     if setting.norm:
         backbone.norm_cfg = dict(type=setting.norm)
@@ -99,7 +99,7 @@ def train(
     rarely after ``CLOSE`` epochs. ``best`` is the best after an epoch. ``seconds`` is the time of the training steps
     alone: CPU time of this one-threaded process, or wall time on a GPU.
     """
-    cfg = Config.fromfile(CONFIGS / f'{config}_mnist.py')
+    cfg = Config.fromfile(CONFIGS / f'{config}.py')
     torch.manual_seed(seed)
     (images, labels), test = data['train'], data['test']
     device = images.device

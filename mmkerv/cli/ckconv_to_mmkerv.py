@@ -10,7 +10,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Rename the parameters of the CKConv authors' CKCNN for mmpretrain's ImageClassifier with "
-        'mmkerv.CKCNN (configs/ckcnn_*.py)'
+        'mmkerv.CKCNN (configs/sequences/ckcnn_*.py)'
     )
     parser.add_argument('src', metavar='SRC', help="the authors' state dict, such as mnist_perm_False_ckcnn_30.pt")
     parser.add_argument('dst', metavar='DST', help='checkpoint to write')

@@ -53,7 +53,7 @@ def test_missing_data_is_named(tmp_path):
 
 
 def test_every_run_has_its_config():
-    configs = {path.stem.removesuffix('_mnist') for path in (ROOT / 'configs').glob('lenet5*_mnist.py')}
+    configs = {path.stem for path in (ROOT / 'configs' / 'mnist').glob('lenet5*.py')}
     assert configs == set(study.RUNS)
     literal, found = (
         {config for searched, part in study.PARTS for config in part if searched == wanted} for wanted in (False, True)

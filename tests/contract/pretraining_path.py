@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PRETRAIN = """
-_base_ = 'mmkerv::resnet18_coc_tiny_imagenet.py'
+_base_ = 'mmkerv::tiny_imagenet/resnet18_coc_tiny_imagenet.py'
 
 data_root = '{data}/tiny_imagenet_20'
 data_preprocessor = dict(num_classes=20)

@@ -29,7 +29,7 @@ def some_folders(source, target, classes=3, images=8):
 def test_cifars_class_folders_train_from_the_command_line(data_root, run, tmp_path):
     some_folders(data_root / 'cifar10_small', tmp_path / 'data', images=32)
     options = [f'data_root={tmp_path / "data"}', 'train_cfg.max_epochs=2', 'default_hooks.logger.interval=1']
-    config = 'configs/resnet32_kerv_cifar10_folder.py'
+    config = 'configs/cifar/resnet32_kerv_cifar10_folder.py'
     log = run('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options', *options, *WORKERS)
     assert 'mmkerv: 1 of 33 convolutions -> KervConv (3x3: 1)' in log
     assert 'Epoch(train) [2][2/2]' in log and 'Epoch(val) [2][1/1]' in log and 'nan' not in log
@@ -39,7 +39,7 @@ def test_cifars_class_folders_train_from_the_command_line(data_root, run, tmp_pa
 @pytest.mark.slow
 def test_ten_crops_run_from_the_command_line(data_root, run, tmp_path):
     classes = some_folders(data_root / 'tiny_imagenet_20', tmp_path / 'data', images=1)
-    config = 'configs/resnet18_kerv_imagenet.py'
+    config = 'configs/imagenet/resnet18_kerv.py'
     init_default_scope('mmpretrain')
     net = MODELS.build(Config.fromfile(ROOT / config).model)
     torch.save({'state_dict': net.state_dict(), 'meta': {}}, tmp_path / 'net.pth')

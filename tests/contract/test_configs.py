@@ -4,6 +4,7 @@ import copy
 import gzip
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,26 @@ from mmengine.registry import MODELS, init_default_scope
 from mmkerv.deploy.config import deploy_config
 from mmkerv.engine.config.prepare import load_config
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv2d, switch_to_deploy
+from mmkerv.registry import package_config
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(p for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
-CLASSIFIERS = [p for p in CONFIGS if any(data in p.stem for data in ('mnist', 'cifar', 'imagenet', 'resnet18_shapes'))]
+ROOT = Path(__file__).resolve().parents[2] / 'configs'
+CONFIGS = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT).with_suffix(''))
+
+
+CLASSIFIERS = [
+    p for p in CONFIGS if any(data in name_of(p) for data in ('mnist', 'cifar', 'imagenet', 'resnet18_shapes'))
+]
 OPERATORS = {'_coc': CoCConv2d, '_kerv': KervConv2d, '_ck': CKConv2d, 'ckcnn': CKConv1d}
-every_config = pytest.mark.parametrize('path', CONFIGS, ids=lambda p: str(p.relative_to(ROOT / 'configs')))
+every_config = pytest.mark.parametrize('path', CONFIGS, ids=name_of)
 # Those with operators inherit the data of those without.
 every_data_set = pytest.mark.parametrize(
     'path',
     [p for p in CLASSIFIERS if not any(mark in p.stem for mark in ('_kerv', '_ck', '_coc', '_orth', '_stnd'))],
-    ids=lambda p: p.stem,
+    ids=name_of,
 )
 
 
@@ -87,7 +97,7 @@ def small_batch(path, cfg):
         return {'inputs': list(images), 'data_samples': [sample, sample]}
     from mmpretrain.structures import DataSample
 
-    shape = (1, 28, 28) if 'mnist' in path.stem else (3, 32, 32)
+    shape = (1, 28, 28) if 'mnist' in name_of(path) else (3, 32, 32)
     if 'ckcnn' in path.stem:
         shape = (shape[0], 1, 50)
     images = torch.randint(256, (2, *shape), generator=generator, dtype=torch.uint8)
@@ -146,6 +156,18 @@ def test_config_builds_and_trains_a_step(path):
         plain.load_state_dict(model.state_dict())
 
 
+def test_no_two_runs_share_a_folder():
+    """A run writes to work_dirs/NAME_OF_CONFIG."""
+    assert [name for name, count in Counter(path.stem for path in CONFIGS).items() if count > 1] == []
+
+
+def test_package_configs_are_found_by_their_path_below_configs():
+    names = [str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py')]
+    assert len(names) > 100 and all(package_config(name).samefile(ROOT / name) for name in names)
+    with pytest.raises(FileNotFoundError, match=r"mmkerv has no config 'resnet50_coc_imagenet\.py'"):
+        package_config('resnet50_coc_imagenet.py')
+
+
 @every_config
 def test_config_says_what_it_is(path):
     assert path.read_text().startswith('# '), (
@@ -167,9 +189,9 @@ def test_pipelines_give_what_the_network_takes(path):
     cfg = Config.fromfile(path)
     init_default_scope('mmpretrain')
     size, shape = (300, 280, 3), (3, 224, 224)
-    if 'mnist' in path.stem:
+    if 'mnist' in name_of(path):
         size, shape = (28, 28), (1, 28, 28)
-    elif 'cifar' in path.stem:
+    elif 'cifar' in name_of(path):
         size, shape = (32, 32, 3), (3, 32, 32)
     elif 'tiny_imagenet' in path.stem or 'shapes' in path.stem:
         size, shape = (64, 64, 3), (3, 64, 64)
@@ -192,13 +214,13 @@ def unpacked_mnist(data_root, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('name', 'sizes'), [('lenet5_mnist', (60000, 10000, 10000)), ('ckcnn_smnist', (55000, 5000, 10000))]
+    ('name', 'sizes'), [('mnist/lenet5', (60000, 10000, 10000)), ('sequences/ckcnn_smnist', (55000, 5000, 10000))]
 )
 def test_mnist_is_split_as_the_config_says(name, sizes, unpacked_mnist):
     pytest.importorskip('mmpretrain')
     from mmpretrain.registry import DATASETS
 
-    cfg = load_config(str(ROOT / 'configs' / f'{name}.py'), {'data_root': str(unpacked_mnist)})
+    cfg = load_config(str(ROOT / f'{name}.py'), {'data_root': str(unpacked_mnist)})
     init_default_scope('mmpretrain')
     train, val, test = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val', 'test'))
     assert (len(train), len(val), len(test)) == sizes
@@ -209,12 +231,12 @@ def test_mnist_is_split_as_the_config_says(name, sizes, unpacked_mnist):
 
 # CKConv: channels, omega_0, dropout, dropout on the input of the authors' published commands.
 SEQUENCES = {
-    'ckcnn_smnist': (30, 31.09195739463897, 0.1, 0.1),
-    'ckcnn_large_smnist': (100, 30.5, 0.2, 0.2),
-    'ckcnn_pmnist': (30, 43.45667389601194, 0.0, 0.1),
-    'ckcnn_large_pmnist': (100, 42.161651744476515, 0.0, 0.2),
-    'ckcnn_scifar10': (30, 25.696, 0.2, 0.0),
-    'ckcnn_large_scifar10': (100, 25.696, 0.3, 0.0),
+    'sequences/ckcnn_smnist': (30, 31.09195739463897, 0.1, 0.1),
+    'sequences/ckcnn_large_smnist': (100, 30.5, 0.2, 0.2),
+    'sequences/ckcnn_pmnist': (30, 43.45667389601194, 0.0, 0.1),
+    'sequences/ckcnn_large_pmnist': (100, 42.161651744476515, 0.0, 0.2),
+    'sequences/ckcnn_scifar10': (30, 25.696, 0.2, 0.0),
+    'sequences/ckcnn_large_scifar10': (100, 25.696, 0.3, 0.0),
 }
 
 
@@ -222,7 +244,7 @@ SEQUENCES = {
 def test_sequence_runs_are_the_authors(name):
     pytest.importorskip('mmpretrain')
     channels, *settings = SEQUENCES[name]
-    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    cfg = Config.fromfile(ROOT / f'{name}.py')
     backbone, length = cfg.model.backbone, 1024 if 'cifar' in name else 784
     assert (backbone.channels, backbone.num_blocks, backbone.hidden) == (channels, 2, 32)
     assert [backbone.omega_0, backbone.dropout, backbone.dropout_in] == settings
@@ -237,10 +259,10 @@ def test_sequence_runs_are_the_authors(name):
     assert permuted == ([0] if 'pmnist' in name else [])
 
 
-@pytest.mark.parametrize('name', ['resnet110_cifar10plus', 'resnet32_cifar10_folder'])
+@pytest.mark.parametrize('name', ['cifar/resnet110_cifar10plus', 'cifar/resnet32_cifar10_folder'])
 def test_augmentation_pads_by_reflection(name):
     pytest.importorskip('mmpretrain')
-    cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    cfg = Config.fromfile(ROOT / f'{name}.py')
     init_default_scope('mmpretrain')
     steps = [step for step in cfg.train_dataloader.dataset.pipeline if step.type != 'LoadImageFromFile']
     train = Compose(steps)
@@ -259,7 +281,7 @@ def test_augmentation_pads_by_reflection(name):
 
 
 def test_main_job_is_the_papers_schedule():
-    cfg = Config.fromfile(ROOT / 'configs' / 'retinanet_r50_coc.py')
+    cfg = Config.fromfile(ROOT / 'retinanet_r50_coc.py')
     optimizer, (warmup, steps) = cfg.optim_wrapper.optimizer, cfg.param_scheduler
     assert (optimizer.type, optimizer.lr, optimizer.momentum, optimizer.weight_decay) == ('SGD', 0.01, 0.9, 1e-4)
     assert (steps.milestones, steps.gamma, cfg.train_cfg.max_epochs) == ([8, 11], 0.1, 12)
@@ -277,20 +299,20 @@ CIFAR = (200, [75, 125, 150], 5e-4, 128, {'degree': 3, 'learnable': True})
 DENSE = (300, [150, 225], 1e-4, 64, {'degree': 3, 'learnable': True})
 IMAGENET = (100, [30, 60, 90], 1e-4, 256, {'degree': 3, 'balance': 2.0})
 RUNS = {
-    **{f'{net}_{{}}{data}': CIFAR for net, data in [('resnet110', 'cifar10'), ('resnet110', 'cifar100')]},
-    **{f'{net}_{{}}cifar{n}plus': CIFAR for net in ('resnet110', 'googlenet') for n in (10, 100)},
-    **{f'densenet40_{{}}cifar{n}plus': DENSE for n in (10, 100)},
-    'resnet32_{}cifar10plus': CIFAR,
-    **{f'resnet{depth}_{{}}imagenet': IMAGENET for depth in (18, 34, 50, 101)},
+    **{f'cifar/resnet110{{}}_cifar{n}': CIFAR for n in (10, 100)},
+    **{f'cifar/{net}{{}}_cifar{n}plus': CIFAR for net in ('resnet110', 'googlenet') for n in (10, 100)},
+    **{f'cifar/densenet40{{}}_cifar{n}plus': DENSE for n in (10, 100)},
+    'cifar/resnet32{}_cifar10plus': CIFAR,
+    **{f'imagenet/resnet{depth}{{}}': IMAGENET for depth in (18, 34, 50, 101)},
 }
 
 
-@pytest.mark.parametrize('operator', ['', 'kerv_'], ids=['plain', 'kerv'])
+@pytest.mark.parametrize('operator', ['', '_kerv'], ids=['plain', 'kerv'])
 @pytest.mark.parametrize('name', RUNS)
 def test_classification_runs_are_the_papers(name, operator):
     pytest.importorskip('mmpretrain')
     epochs, milestones, weight_decay, batch, kernel = RUNS[name]
-    cfg = Config.fromfile(ROOT / 'configs' / f'{name.format(operator)}.py')
+    cfg = Config.fromfile(ROOT / f'{name.format(operator)}.py')
     optimizer, schedule = cfg.optim_wrapper.optimizer, cfg.param_scheduler
     if 'resnet110' in name:
         warmup, schedule = schedule
@@ -319,7 +341,7 @@ def test_tables_4_and_5_differ_in_degree_and_balance(degree, balance):
     pytest.importorskip('mmpretrain')
     name = 'kerv' if balance is None and degree == 3 else f'kerv_d{degree}'
     name += '' if balance is None else f'_c{balance:.0f}'
-    cfg = Config.fromfile(ROOT / 'configs' / f'resnet32_{name}_cifar10plus.py')
+    cfg = Config.fromfile(ROOT / f'cifar/resnet32_{name}_cifar10plus.py')
     (first,) = [m for m in build(cfg).modules() if isinstance(m, KervConv2d)]
     assert (first.degree, isinstance(first.balance, torch.nn.Parameter)) == (degree, balance is None)
     assert float(first.balance) == (1.0 if balance is None else balance)

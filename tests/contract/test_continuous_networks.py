@@ -119,7 +119,7 @@ def test_the_converter_writes_a_checkpoint_of_the_config(run, data_root, tmp_pat
     assert 'mapped 52 parameters to 40, 0 unmapped' in log
     assert 'backbone.0.cconv1.Kernel.kernel_net.0.weight_g' in log
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile('configs/ckcnn_smnist.py')
+    cfg = Config.fromfile('configs/sequences/ckcnn_smnist.py')
     cfg.model.data_preprocessor = cfg.data_preprocessor
     MODELS.build(cfg.model).load_state_dict(torch.load(out, weights_only=True)['state_dict'])
 

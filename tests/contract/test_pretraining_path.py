@@ -20,13 +20,13 @@ from mmkerv.ops import CoCConv2d
 from tests.contract.pretraining_path import TASKS, fine_tuning, pretraining
 
 ROADS = {
-    'resnet50_coc_imagenet': ['retinanet_r50_coc'],
-    'resnet50_stnd_imagenet': ['retinanet_r50_stnd', 'fcn_r50d8_stnd_voc'],
-    'resnet50_orth_imagenet': ['retinanet_r50_orth'],
-    'hrnet18_imagenet': ['mask_rcnn_hr18', 'fcn_hr18_voc'],
-    'hrnet18_coc_imagenet': ['mask_rcnn_hr18_coc', 'fcn_hr18_coc_voc'],
-    'hrnet18_stnd_imagenet': ['mask_rcnn_hr18_stnd', 'fcn_hr18_stnd_voc'],
-    'hrnet18_orth_imagenet': ['mask_rcnn_hr18_orth', 'fcn_hr18_orth_voc'],
+    'imagenet/resnet50_coc': ['retinanet_r50_coc'],
+    'imagenet/resnet50_stnd': ['retinanet_r50_stnd', 'fcn_r50d8_stnd_voc'],
+    'imagenet/resnet50_orth': ['retinanet_r50_orth'],
+    'imagenet/hrnet18': ['mask_rcnn_hr18', 'fcn_hr18_voc'],
+    'imagenet/hrnet18_coc': ['mask_rcnn_hr18_coc', 'fcn_hr18_coc_voc'],
+    'imagenet/hrnet18_stnd': ['mask_rcnn_hr18_stnd', 'fcn_hr18_stnd_voc'],
+    'imagenet/hrnet18_orth': ['mask_rcnn_hr18_orth', 'fcn_hr18_orth_voc'],
 }
 
 

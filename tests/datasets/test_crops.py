@@ -84,7 +84,7 @@ def test_it_is_found_by_name_in_every_scope(scope):
 def test_ten_crops_are_the_five_and_their_mirror_images_and_scores_are_averaged():
     pytest.importorskip('mmpretrain')
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile(ROOT / 'configs' / 'resnet18_kerv_imagenet.py')
+    cfg = Config.fromfile(ROOT / 'configs' / 'imagenet' / 'resnet18_kerv.py')
     load, *steps = copy.deepcopy(cfg.tta_pipeline)
     assert load.type == 'LoadImageFromFile'
     image = np.random.default_rng(0).integers(0, 256, (280, 300, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ from mmkerv.errors import ConfigError
 @pytest.fixture(scope='module')
 def lenet(tmp_path_factory) -> tuple[str, str]:
     pytest.importorskip('mmpretrain')
-    config = 'configs/lenet5_kerv_mnist.py'
+    config = 'configs/mnist/lenet5_kerv.py'
     cfg = Config.fromfile(config)
     init_default_scope('mmpretrain')
     path = tmp_path_factory.mktemp('trained') / 'lenet.pth'

@@ -172,7 +172,7 @@ def test_named_files_exist(page):
 
 
 def test_absent_files_are_found():
-    assert absent('see `configs/lenet5_{mnist,kerv_x}.py` and `tools/train.py`') == ['configs/lenet5_kerv_x.py']
+    assert absent('see `configs/mnist/lenet5{,_kerv_x}.py` and `tools/train.py`') == ['configs/mnist/lenet5_kerv_x.py']
 
 
 def test_every_fence_is_seen():

@@ -134,7 +134,7 @@ def test_flags_of_logs_that_are_wrong(flags, logs, capsys):
 def test_a_config_is_printed_and_saved(suffix, tmp_path, capsys):
     out = tmp_path / f'whole{suffix}'
     flags = ('--cfg-options', 'train_cfg.max_epochs=7', '--save-path', out)
-    assert run('misc/print_config.py', 'configs/ckcnn_smnist.py', *flags) is None
+    assert run('misc/print_config.py', 'configs/sequences/ckcnn_smnist.py', *flags) is None
     assert 'max_epochs=7' in capsys.readouterr().out
     saved = Config.fromfile(out)
     assert saved.train_cfg.max_epochs == 7 and saved.model.backbone.type == 'mmkerv.CKCNN'
@@ -145,7 +145,7 @@ def test_a_config_that_is_not_there():
     assert run('misc/print_config.py', 'absent.py') == (
         "error: config 'absent.py' does not exist; give the path of a config file"
     )
-    assert run('misc/print_config.py', 'configs/ckcnn_smnist.py', '--save-path', 'a.txt') == 2
+    assert run('misc/print_config.py', 'configs/sequences/ckcnn_smnist.py', '--save-path', 'a.txt') == 2
 
 
 # browse_dataset

@@ -140,7 +140,7 @@ def files(tmp_path_factory) -> tuple[str, str, str]:
 
     folder = tmp_path_factory.mktemp('featmap')
     mmcv.imwrite(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8), str(folder / '7.png'))
-    config = str(ROOT / 'configs/lenet5_kerv_mnist.py')
+    config = str(ROOT / 'configs/mnist/lenet5_kerv.py')
     init_default_scope('mmpretrain')
     torch.save(MODELS.build(Config.fromfile(config).model).state_dict(), folder / 'lenet.pth')
     return str(folder / '7.png'), config, str(folder / 'lenet.pth')
@@ -151,8 +151,8 @@ def test_tool(files, tmp_path):
     done = run_tool(TOOL, *files, *arguments)
     assert done.status == 0, done.err
     assert 'backbone.layer2: 16 x 5 x 5' in done.out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['7_lenet5_kerv_mnist.npz', '7_lenet5_kerv_mnist.png']
-    assert np.load(tmp_path / '7_lenet5_kerv_mnist.npz')['backbone.layer2'].shape == (16, 5, 5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['7_lenet5_kerv.npz', '7_lenet5_kerv.png']
+    assert np.load(tmp_path / '7_lenet5_kerv.npz')['backbone.layer2'].shape == (16, 5, 5)
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_the_drawing_names_the_networks_and_the_squares():
 @pytest.fixture(scope='module')
 def lenet(tmp_path_factory) -> tuple[str, str]:
     pytest.importorskip('mmpretrain')
-    config = 'configs/lenet5_kerv_mnist.py'
+    config = 'configs/mnist/lenet5_kerv.py'
     init_default_scope('mmpretrain')
     path = tmp_path_factory.mktemp('erf') / 'lenet.pth'
     torch.manual_seed(0)
@@ -178,7 +178,7 @@ def test_tool(lenet, tmp_path):
         (('--images', 'absent'), "'absent' is not a folder"),
         (('--save-path', 'erf.doc'), "must end in .png, .svg, .pdf, .jpg, got 'erf.doc'"),
         (('--shape', '30', '30'), 'takes images of 28x28'),
-        (('--compare', 'configs/resnet18_imagenet.py', 'absent.pth'), "'absent.pth'"),
+        (('--compare', 'configs/imagenet/resnet18.py', 'absent.pth'), "'absent.pth'"),
     ],
 )
 def test_bad_input_ends_in_one_line(lenet, tmp_path, arguments, says):

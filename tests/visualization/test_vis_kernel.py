@@ -21,7 +21,7 @@ from mmkerv.visualization import kernel_arrays, response_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL, RESPONSE = (ROOT / 'tools' / 'visualization' / f'vis_{name}.py' for name in ('kernel', 'response'))
-CONFIG = ROOT / 'configs' / 'lenet5_kerv_mnist.py'
+CONFIG = ROOT / 'configs' / 'mnist' / 'lenet5_kerv.py'
 LAYERS = ['backbone.layer1.0', 'backbone.layer2.0']
 
 
@@ -123,7 +123,7 @@ def test_bad_input_ends_in_one_line(run, checkpoint, tmp_path, tool, arguments, 
 
 
 def test_a_model_without_operators_ends_in_one_line(run, tmp_path):
-    config = ROOT / 'configs' / 'lenet5_mnist.py'
+    config = ROOT / 'configs' / 'mnist' / 'lenet5.py'
     init_default_scope('mmpretrain')
     torch.save(MODELS.build(load_config(str(config)).model).state_dict(), tmp_path / 'plain.pth')
     for tool, says in ((KERNEL, 'has no operator of mmkerv'), (RESPONSE, 'has no kervolution; choose a config with')):

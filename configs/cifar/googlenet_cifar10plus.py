@@ -1,0 +1,11 @@
+# Kervolution, Table 3, GoogLeNet, CNN, on CIFAR-10+: published error 13.37 %.
+# 200 epochs in batches of 128, x0.1 at 75, 125 and 150. The paper does not describe its GoogLeNet for 32 x 32 images:
+# see mmkerv.GoogLeNetCifar for ours.
+#
+#   python tools/train.py configs/cifar/googlenet_cifar10plus.py
+_base_ = [
+    '../_base_/models/googlenet_cifar.py',
+    '../_base_/datasets/cifar10plus.py',
+    '../_base_/schedules/cifar_200e.py',
+    '../_base_/runtime.py',
+]

@@ -1,7 +1,0 @@
-# Convolution of Convolution, Table 1, row 16: HRNet18, CoC, standardised, on ImageNet. Published top-1 accuracy 76.98 %
-# (+- 0.01). The associated kernels are standardised; 1x1 convolutions stay plain, as of them the paper says nothing.
-#
-#   tools/dist_train.sh configs/hrnet18_coc_stnd_imagenet.py 4
-_base_ = './hrnet18_coc_imagenet.py'
-
-model = dict(backbone=dict(conv_cfg=dict(standardize=True)))

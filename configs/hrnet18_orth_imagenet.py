@@ -1,7 +1,0 @@
-# HRNet18, orthogonalised, on ImageNet: no row of the paper, but the start of Table 2, row 7, and Table 3, row 10.
-# Schedule and data as configs/hrnet18_imagenet.py.
-#
-#   tools/dist_train.sh configs/hrnet18_orth_imagenet.py 4
-_base_ = './hrnet18_imagenet.py'
-
-custom_hooks = [dict(type='mmkerv.OrthogonalityHook', weight=0.01)]

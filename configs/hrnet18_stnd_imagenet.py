@@ -1,9 +1,0 @@
-# HRNet18, standardised, on ImageNet: no row of the paper, but the start of configs/mask_rcnn_hr18_stnd.py and
-# configs/fcn_hr18_stnd_voc.py. Schedule and data as configs/hrnet18_imagenet.py.
-#
-#   tools/dist_train.sh configs/hrnet18_stnd_imagenet.py 4
-_base_ = './hrnet18_imagenet.py'
-
-model = dict(
-    backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='ConvWS'), where=dict(kernel_sizes='all')),
-)

@@ -1,0 +1,11 @@
+# Kervolution, Table 6, ResNet-18 on ImageNet: published top-1 error 30.24 % (10-crop 27.88), top-5 10.92 % (9.42).
+# Published baselines are collected from other papers. 100 epochs in batches of 4 x 64, x0.1 every 30.
+#
+#   tools/dist_train.sh configs/imagenet/resnet18.py 4
+#   python tools/test.py configs/imagenet/resnet18.py CHECKPOINT [--tta for ten crops]
+_base_ = [
+    'mmpretrain::_base_/models/resnet18.py',
+    '../_base_/datasets/imagenet.py',
+    '../_base_/schedules/imagenet_100e.py',
+    '../_base_/runtime.py',
+]

@@ -1,0 +1,11 @@
+# Kervolution, Table 6, ResNet-50 on ImageNet: published top-1 error 23.85 % (10-crop 22.85), top-5 7.13 % (6.71).
+# Published baselines are collected from other papers. 100 epochs in batches of 4 x 64, x0.1 every 30.
+#
+#   tools/dist_train.sh configs/imagenet/resnet50.py 4
+#   python tools/test.py configs/imagenet/resnet50.py CHECKPOINT [--tta for ten crops]
+_base_ = [
+    'mmpretrain::_base_/models/resnet50.py',
+    '../_base_/datasets/imagenet.py',
+    '../_base_/schedules/imagenet_100e.py',
+    '../_base_/runtime.py',
+]

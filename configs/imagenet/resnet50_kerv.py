@@ -1,0 +1,14 @@
+# Kervolution, Table 6, KNN-50 on ImageNet: published top-1 error 23.56 % (10-crop 22.05), top-5 6.90 % (5.97).
+# The first convolution is polynomial of degree 3 with balance 2; section 5.2 fixes it, section 5 calls it learnable.
+#
+#   tools/dist_train.sh configs/imagenet/resnet50_kerv.py 4
+#   python tools/test.py configs/imagenet/resnet50_kerv.py CHECKPOINT [--tta for ten crops]
+_base_ = './resnet50.py'
+
+model = dict(
+    backbone=dict(
+        type='mmkerv.ResNet',
+        conv_cfg=dict(type='mmkerv.KervConv', kernel='polynomial', degree=3, balance=2.0),
+        where=dict(stages=()),
+    )
+)

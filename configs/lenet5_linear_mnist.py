@@ -1,5 +1,0 @@
-# Kervolutional Neural Networks, section 4.4: the CNN without activations, with average pooling. Published: 92.22.
-# All else as configs/lenet5_mnist.py.
-_base_ = './lenet5_mnist.py'
-
-model = dict(backbone=dict(act_cfg=None, pool='avg'))

@@ -1,0 +1,13 @@
+# Kervolutional Neural Networks, Figure 2 (c) and (d): polynomial of degree 3, balance 0.5. Published: as fast as
+# balance 1.
+# All else as configs/mnist/lenet5.py.
+_base_ = './lenet5.py'
+
+model = dict(
+    backbone=dict(
+        layers=(
+            dict(type='mmkerv.KervConv', degree=3, balance=0.5),
+            dict(type='mmkerv.KervConv', degree=3, balance=0.5),
+        )
+    )
+)

@@ -1,8 +1,0 @@
-# Convolution of Convolution, Table 1, row 3: ResNet18, orthogonalised, on ImageNet. Published top-1 accuracy 70.38 %
-# (+- 0.02). The weight of the loss is that of the paper of orthogonal convolution; this paper does not say which it
-# took.
-#
-#   tools/dist_train.sh configs/resnet18_orth_imagenet.py 4
-_base_ = './resnet18_nesterov_imagenet.py'
-
-custom_hooks = [dict(type='mmkerv.OrthogonalityHook', weight=0.01)]

@@ -1,9 +1,0 @@
-# Convolution of Convolution, Table 1, row 7: ResNet50, CoC, on ImageNet. Published top-1 accuracy 76.45 % (+- 0.041).
-# The paper's optimum: association 2, kernel_plus 2, one super layer, skip, dilate, 1x1 convolutions left plain; super
-# kernels start from kaiming, as the paper's. Schedule and data as configs/resnet50_nesterov_imagenet.py.
-#
-#   tools/dist_train.sh configs/resnet50_coc_imagenet.py 4
-_base_ = './resnet50_nesterov_imagenet.py'
-
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False)))

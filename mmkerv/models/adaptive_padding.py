@@ -1,6 +1,7 @@
-"""Operators that pad as mmcv's ``Conv2dAdaptivePadding`` does: TensorFlow's 'SAME', computed from the input's size.
+"""Operators with the padding of mmcv's ``Conv2dAdaptivePadding``: TensorFlow's 'SAME', computed from the input's size.
 
-y = op(pad(x)) with p = max((ceil(n / s) - 1) s + d (k - 1) + 1 - n, 0) zeros along an axis of n, p // 2 of them before.
+y = op(pad(x)) with p = max((ceil(n / s) - 1) s + d (k - 1) + 1 - n, 0) zeros along an axis of length n, p // 2 of them
+before the input.
 """
 
 from functools import cache
@@ -10,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmkerv.ops.ckconv.base import ContinuousKernel
-from mmkerv.ops.ckconv.sampling_grid import taps
+from mmkerv.ops.core.arguments import ceil_div
 
 
 def is_adaptive(conv: nn.Module) -> bool:
-    """Whether ``conv`` is exactly mmcv's ``Conv2dAdaptivePadding``, found by name: mmcv need not be installed.
+    """Return whether the class of ``conv`` is mmcv's ``Conv2dAdaptivePadding``.
+
+    The class is compared by name, so that mmcv need not be installed.
 
     Example:
         >>> is_adaptive(nn.Conv2d(3, 8, 3))
@@ -41,14 +43,14 @@ def same_padded(x: Tensor, kernel_size: Any, stride: Any, dilation: Any) -> Tens
     """
     sides: list[int] = []
     for n, k, s, d in zip(x.shape[-2:], _pair(kernel_size), _pair(stride), _pair(dilation)):
-        zeros = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+        zeros = max((ceil_div(n, s) - 1) * s + d * (k - 1) + 1 - n, 0)
         # F.pad takes the last axis first.
         sides = [zeros // 2, zeros - zeros // 2, *sides]
     return F.pad(x, sides)
 
 
 class AdaptivePadding:
-    """Mixin of a convolution or operator: pads as ``Conv2dAdaptivePadding``, and folds into one.
+    """Mixin of a convolution or operator that pads as ``Conv2dAdaptivePadding`` does, and folds into one.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -67,23 +69,19 @@ class AdaptivePadding:
             >>> adaptive(CoCConv2d)(3, 8, 3, stride=2)(torch.randn(1, 3, 8, 7)).shape
             torch.Size([1, 8, 4, 4])
         """
-        x = same_padded(x, self._extent(*args, **kwargs), self.stride, self.dilation)
-        # By name: torch.compile of torch 2.1 cannot check the default arguments of what super() finds.
+        # A continuous kernel is sampled at the size that this call asks for.
+        size = self.sampled_size(*args, **kwargs) if hasattr(self, 'sampled_size') else self.kernel_size
+        x = same_padded(x, size, self.stride, self.dilation)
+        # Not super(): torch.compile of torch 2.1 cannot check the default arguments of a method found that way.
         return self.operator.forward(self, x, *args, **kwargs)
-
-    def _extent(self, scale_factor: Any = None) -> tuple[int, ...]:
-        """The kernel's size in this call."""
-        if not isinstance(self, ContinuousKernel):
-            return self.kernel_size
-        return tuple(taps(k, r) for k, r in zip(self.kernel_size, self._ratio(scale_factor)))
 
     def _plain(self, weight: Tensor, bias: Tensor | None, **geometry: Any) -> nn.Module:
         plain = super()._plain(weight, bias, **geometry)
-        # The 1x1 convolution of a separable kernel never pads.
+        # The 1x1 convolution of a separable kernel needs no padding.
         return pad_adaptively(plain, plain.padding) if max(weight.shape[2:]) > 1 else plain
 
     def extra_repr(self) -> str:
-        """Return the operator's, and that the padding is adaptive.
+        """Return the operator's arguments and ``adaptive_padding=True``.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -99,7 +97,7 @@ class AdaptivePadding:
 
 @cache
 def adaptive(operator: type[nn.Module]) -> type[nn.Module]:
-    """Return the subclass of an operator that pads as ``Conv2dAdaptivePadding``.
+    """Return the subclass of an operator that pads as ``Conv2dAdaptivePadding`` does.
 
     Args:
         operator: class whose instances have the attributes of ``nn.Conv2d``.
@@ -109,31 +107,33 @@ def adaptive(operator: type[nn.Module]) -> type[nn.Module]:
         >>> adaptive(KervConv2d).__name__, adaptive(KervConv2d) is adaptive(KervConv2d)
         ('KervConv2d', True)
     """
-    # mmengine's initialisers look at the names of a class and of its direct bases alone.
-    named = [base for base in operator.__bases__ if base.__name__ == 'Conv2d']
+    # mmengine's initialisers match the names of a class and of its direct bases only.
+    matched = [base for base in operator.__bases__ if base.__name__ == 'Conv2d']
     members = {
         'operator': operator,
         '__doc__': f"{operator.__name__} with the padding of mmcv's ``Conv2dAdaptivePadding``.",
         '__module__': __name__,
     }
-    return type(operator.__name__, (AdaptivePadding, operator, *named), members)
+    return type(operator.__name__, (AdaptivePadding, operator, *matched), members)
 
 
 def _new(operator: type[nn.Module]) -> nn.Module:
+    """Create an instance without state, for pickle: the subclass has no name under which pickle could find it."""
     kind = adaptive(operator)
     return kind.__new__(kind)
 
 
 def pad_adaptively(conv: nn.Module, padding: Any) -> nn.Module:
-    """Let a built layer pad as ``Conv2dAdaptivePadding``, in place: its class becomes that subclass of it.
+    """Return a layer that pads as ``Conv2dAdaptivePadding`` does, with the parameters of ``conv``.
 
     Args:
-        conv: operator, convolution, or the pair of convolutions that a separable kernel folds into; one of 1x1 has
-            nothing to pad.
-        padding: what the layer itself pads afterwards, in place of what it was built with.
+        conv: operator, convolution, or the pair of convolutions that a separable kernel folds into. It shares its state
+            with the result; do not use it any more.
+        padding: attribute ``padding`` of the result: what the layer pads after the adaptive padding.
 
     Returns:
-        ``conv``.
+        A layer of another class; of a pair, the pair itself with such layers, but for those of 1x1, which need no
+        padding.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -141,14 +141,17 @@ def pad_adaptively(conv: nn.Module, padding: Any) -> nn.Module:
         '3, 8, kernel_size=(3, 3), stride=(1, 1), super_init=identity, adaptive_padding=True'
     """
     if isinstance(conv, nn.Sequential):
-        for part in conv:
+        for name, part in conv.named_children():
             if max(part.kernel_size) > 1:
-                pad_adaptively(part, padding)
-    elif type(conv) is nn.Conv2d:
-        from mmcv.cnn.bricks import Conv2dAdaptivePadding
-
-        conv.__class__ = Conv2dAdaptivePadding
+                setattr(conv, name, pad_adaptively(part, padding))
+        conv.padding = padding
+        return conv
+    if type(conv) is nn.Conv2d:
+        from mmcv.cnn.bricks import Conv2dAdaptivePadding as kind
     else:
-        conv.__class__ = adaptive(type(conv))
-    conv.padding = padding
-    return conv
+        kind = adaptive(type(conv))
+    # The options that `conv` was built with are not known here, so its state is taken over instead.
+    layer = kind.__new__(kind)
+    layer.__dict__.update(conv.__dict__)
+    layer.padding = padding
+    return layer

@@ -1,4 +1,4 @@
-"""``mmkerv.Converted``: any backbone of the host library, converted, where upstream has no ``conv_cfg``."""
+"""``mmkerv.Converted``: any network of an OpenMMLab library with its convolutions replaced by an operator."""
 
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
@@ -10,9 +10,9 @@ from mmkerv.registry import MODELS
 
 @MODELS.register_module()
 class Converted:
-    """A backbone (or neck, or head) of the current default scope, with ``conv_cfg`` placed by ``where``.
+    """Backbone (or neck, or head) of the current default scope, converted to the operator ``conv_cfg``.
 
-    It is for networks that take no ``conv_cfg`` of their own, such as mmpretrain's DenseNet.
+    For networks that have no argument ``conv_cfg`` of their own, such as mmpretrain's DenseNet.
 
     Args:
         backbone: config of the network, with a ``type`` of the default scope.
@@ -20,10 +20,10 @@ class Converted:
         where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
 
     Raises:
-        TypeError: if ``backbone`` is no config of a network.
+        TypeError: if ``backbone`` is not the config of a network.
         ValueError: if ``where`` selects nothing.
 
-    Returns the very network that ``backbone`` builds; the keys of its state dict are upstream's.
+    Returns the network that ``backbone`` builds, so the keys of its state dict are upstream's.
 
     Example:
         >>> densenet, first = dict(type='DenseNet', arch='121'), dict(stages=())
@@ -40,7 +40,7 @@ class Converted:
 
 
 def place(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -> nn.Module:
-    """Convert ``model`` in place if there is an operator; ``where`` is checked in any case.
+    """Convert ``model`` in place, unless ``conv_cfg`` is ``None``; ``where`` is checked in either case.
 
     Raises:
         ValueError: if ``where`` selects nothing.

@@ -1,4 +1,4 @@
-"""Placement: which convolutions of a built network become operators, and the replacement itself."""
+"""Placement: select convolutions of a built network and replace them by an operator."""
 
 import math
 import re
@@ -13,21 +13,21 @@ from mmkerv.models.replacement import Operator, is_plain, size
 from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
 from mmkerv.utils import log
 
-# Names that host libraries give to the stages of a backbone; those of the second pattern count from 0.
+# Names of the stages of a backbone in upstream libraries; those of the second pattern count from 0.
 _STAGE_FROM_1 = re.compile(r'(?:^|\.)(?:layer|stage)(\d+)(?:\.|$)')
 _STAGE_FROM_0 = re.compile(r'(?:^|\.)(?:layers|stages)\.(\d+)(?:\.|$)')
 
 
 class Where(NamedTuple):
-    """Which convolutions are replaced; all conditions must hold.
+    """Rule that selects convolutions; all its conditions must hold.
 
     Args:
-        stem: whether those before the first stage are.
-        stages: numbers of the stages whose convolutions are, the first being 1; ``None`` is every stage, and what
-            belongs to no stage after the stem (necks, heads, transitions).
+        stem: whether to select convolutions before the first stage.
+        stages: numbers of the stages to select, from 1; ``None`` selects every stage and everything outside the stages
+            but the stem (necks, heads, transitions).
         kernel_sizes: ``'>1'`` every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
-        depthwise: whether depthwise ones are (as many groups as input channels, more than one).
-        names: regular expressions; one of them must be found in the convolution's name. ``None`` is any name.
+        depthwise: whether to select depthwise convolutions (as many groups as input channels, more than one).
+        names: regular expressions, of which one must match somewhere in the convolution's name; ``None`` is any name.
 
     Example:
         >>> Where.of({'stages': (3, 4), 'depthwise': False})
@@ -42,10 +42,10 @@ class Where(NamedTuple):
 
     @classmethod
     def of(cls, where: 'Where | dict | None') -> 'Where':
-        """Check a config's ``where``.
+        """Check the argument ``where`` of a config.
 
         Raises:
-            ValueError: for an unusable value.
+            ValueError: for a value out of range.
             TypeError: for an unknown key or a value of the wrong type.
 
         Example:
@@ -54,9 +54,9 @@ class Where(NamedTuple):
         """
         if where is not None and not isinstance(where, (dict, Where)):
             raise ArgumentTypeError(f'where must be a dict with some of {cls._fields}, got {where!r}')
-        given = where._asdict() if isinstance(where, Where) else dict(where or {})
-        reject_unknown('where', [key for key in given if key not in cls._fields], cls._fields)
-        rule = cls(**given)
+        fields = where._asdict() if isinstance(where, Where) else dict(where or {})
+        reject_unknown('where', [key for key in fields if key not in cls._fields], cls._fields)
+        rule = cls(**fields)
         boolean(rule.stem, 'where.stem')
         boolean(rule.depthwise, 'where.depthwise')
         stages, sizes, names = rule.stages, rule.kernel_sizes, rule.names
@@ -71,48 +71,53 @@ class Where(NamedTuple):
         return cls(rule.stem, stages, sizes, rule.depthwise, names)
 
     def selects(self, name: str, conv: nn.Conv2d, stage: int | None) -> bool:
-        """Whether ``conv``, called ``name`` and lying in ``stage`` (0 the stem, ``None`` none), is replaced.
+        """Return whether the rule selects a convolution.
+
+        Args:
+            name: of the convolution in the model.
+            conv: the convolution.
+            stage: number of its stage, 0 for the stem, ``None`` outside.
 
         Example:
             >>> Where(stages=(1,)).selects('layer2.0.conv1', nn.Conv2d(8, 8, 3), 2)
             False
         """
         if stage == 0:
-            placed = self.stem
+            stage_matches = self.stem
         else:
-            placed = self.stages is None or stage in self.stages
+            stage_matches = self.stages is None or stage in self.stages
         if self.kernel_sizes == '>1':
-            sized = max(conv.kernel_size) > 1
+            size_matches = max(conv.kernel_size) > 1
         else:
-            sized = self.kernel_sizes == 'all' or conv.kernel_size in self.kernel_sizes
-        dense = conv.groups == 1 or conv.groups != conv.in_channels
-        named = self.names is None or any(re.search(pattern, name) for pattern in self.names)
-        return placed and sized and named and (dense or self.depthwise)
+            size_matches = self.kernel_sizes == 'all' or conv.kernel_size in self.kernel_sizes
+        is_depthwise = conv.groups == conv.in_channels > 1
+        name_matches = self.names is None or any(re.search(pattern, name) for pattern in self.names)
+        return stage_matches and size_matches and name_matches and (self.depthwise or not is_depthwise)
 
 
 def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None) -> nn.Module:
     """Replace convolutions of a built, possibly trained network by an operator, in place.
 
-    Weights and biases are kept: the operator takes over the very parameters, so optimizers and shared parameters stay
-    right, and an operator that starts as the identity computes what the network computed. An operator without a basic
-    kernel (CKConv, the separable ones) starts with one of its own, and the log says so. Only exact ``nn.Conv2d``,
-    mmcv's wrapper of it and mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads as it does
-    and folds into one; other kinds (deformable, weight-standardised, parametrized, with hooks) are kept. A module that
-    stands in several places stays shared. One line says what was replaced and what was kept.
+    The operator takes over the parameters themselves, so optimizers and shared parameters remain valid, and an operator
+    that starts as the identity computes what the network computed before. An operator without a basic kernel (CKConv,
+    the separable ones) starts with a new kernel, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it
+    and mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads and folds accordingly; other
+    classes (deformable, weight-standardised, parametrized) and convolutions with hooks are kept. A shared module stays
+    shared. One line of the log reports what was replaced and what was kept.
 
     Args:
-        model: network of any library, torchvision and timm included.
-        conv_cfg: as in OpenMMLab's configs: ``dict(type='CoCConv', ...)``; the type is an operator's name, that of a
-            convolution that is registered with mmengine, such as mmcv's ``'ConvWS'``, or the class.
-        where: which convolutions, see :class:`Where`.
+        model: network of any library, including torchvision and timm.
+        conv_cfg: as in OpenMMLab's configs, ``dict(type='CoCConv', ...)``; the type is the name of an operator or of a
+            convolution registered with mmengine, such as mmcv's ``'ConvWS'``, or a class.
+        where: rule that selects the convolutions, see :class:`Where`.
 
     Returns:
         ``model``.
 
     Raises:
         ValueError: if nothing is replaced, if the model has no stages but ``where`` names some, if the type is unknown,
-            or if the operator cannot take a selected convolution, whose name and shape the message says; nothing has
-            been replaced then.
+            or if the operator does not exist in the shape of a selected convolution, which the message names. The
+            network is then unchanged.
         TypeError: for an unknown key of ``where`` or of ``conv_cfg``.
 
     Example:
@@ -121,11 +126,11 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         'CoCConv2d'
     """
     rule, operator = Where.of(where), Operator.of(conv_cfg)
-    places = _convolutions(model)
-    stages = _stages(places, rule)
+    convs = _convolutions(model)
+    stages = _stages(convs, rule)
     replaced: dict[nn.Module, nn.Module] = {}
     left: dict[nn.Module, None] = {}
-    for name, conv in places.items():
+    for name, conv in convs.items():
         if conv in replaced or not is_plain(conv) or not rule.selects(name, conv, stages[name]):
             continue
         new = operator.replacement(name, conv)
@@ -133,40 +138,39 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
             left[conv] = None
         else:
             replaced[conv] = new
-    kinds = list(dict.fromkeys(places.values()))
-    kept = [conv for conv in kinds if conv not in replaced]
+    kept = [conv for conv in convs.values() if conv not in replaced]
     if not replaced and not (left and operator.always_plain):
-        cure = (
-            f'selects only what it leaves plain ({_sizes(left)}); select others{operator.cure_of_plain}'
-            if left
-            else 'selects none of them; relax where, or convert another part of the model'
-        )
+        if left:
+            reason = f'selects only what it leaves plain ({_sizes(left)}); select others{operator.advice_for_plain}'
+        else:
+            reason = 'selects none of them; relax where, or convert another part of the model'
         raise ArgumentError(
             f'no convolution was replaced by {operator.name}: the model has {_sizes(kept) or "none"}, and '
-            f'where={rule._asdict()} {cure}'
+            f'where={rule._asdict()} {reason}'
         )
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
             if child in replaced:
                 setattr(parent, child_name, replaced[child])
-    anew = replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items())
-    log(
-        f'mmkerv: {len(replaced)} of {len(kinds)} convolutions -> {operator.name}'
-        + (f' ({_sizes(replaced)})' if replaced else '')
-        + f'; kept {len(kept)}'
-        + (f' ({_sizes(kept)})' if kept else '')
-        + ('; their kernels start anew, whatever the weights were' if anew else '')
-    )
+    line = f'mmkerv: {len(replaced)} of {len(convs)} convolutions -> {operator.name}'
+    if replaced:
+        line += f' ({_sizes(replaced)})'
+    line += f'; kept {len(kept)}'
+    if kept:
+        line += f' ({_sizes(kept)})'
+    if replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items()):
+        line += '; the operator has no basic kernel, so the weights were dropped and its kernels are newly initialised'
+    log(line)
     return model
 
 
 def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> dict[str, nn.Module]:
-    """Return the modules of ``kinds`` that ``where`` selects, by name; a shared one is there once.
+    """Return the modules of ``kinds`` that ``where`` selects, by name; a shared module is listed once.
 
     Args:
         model: any network.
-        where: rule; ``None`` is every size, and the stem only in a model without stages.
-        kinds: convolutions and operators.
+        where: rule; ``None`` selects every size, and the stem only in a model without stages.
+        kinds: classes of convolutions and operators.
 
     Raises:
         ValueError: if the model has no stages but ``where`` names some.
@@ -175,10 +179,10 @@ def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> 
         >>> list(selected(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)), None, (nn.Conv2d,)))
         ['0', '1']
     """
-    places = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
-    rule = where or Where(stem=all(_stage_number(name) is None for name in places), kernel_sizes='all')
-    stages = _stages(places, rule)
-    return {name: m for name, m in places.items() if rule.selects(name, m, stages[name])}
+    convs = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+    rule = where or Where(stem=all(_stage_number(name) is None for name in convs), kernel_sizes='all')
+    stages = _stages(convs, rule)
+    return {name: m for name, m in convs.items() if rule.selects(name, m, stages[name])}
 
 
 def _sequence(value: Any, key: str) -> Iterable:
@@ -202,16 +206,15 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
 
 
-def _stages(places: dict[str, nn.Conv2d], rule: Where) -> dict[str, int | None]:
-    """Stage of each convolution: its number, 0 before the first stage, ``None`` outside."""
-    numbers = {name: _stage_number(name) for name in places}
+def _stages(convs: dict[str, nn.Conv2d], rule: Where) -> dict[str, int | None]:
+    """Return the stage of each convolution: its number, 0 before the first stage, ``None`` outside."""
+    numbers = {name: _stage_number(name) for name in convs}
     first = next((i for i, n in enumerate(numbers.values()) if n is not None), None)
     if first is None:
         if rule.stages is not None or not rule.stem:
             raise ArgumentError(
                 'where.stem and where.stages need a model whose stages are called layer1, stage1, layers.0 or '
-                'stages.0; '
-                f'this one has convolutions such as {list(places)[:3]}; select them with where.names'
+                f'stages.0; this one has convolutions such as {list(convs)[:3]}; select them with where.names'
             )
         return numbers
     return {name: 0 if i < first else number for i, (name, number) in enumerate(numbers.items())}

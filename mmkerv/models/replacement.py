@@ -1,4 +1,4 @@
-"""What a ``conv_cfg`` names, and the layer that takes the place of one plain convolution."""
+"""Look up the operator of a ``conv_cfg``, and build the layer that replaces one plain convolution."""
 
 import copy
 import inspect
@@ -18,7 +18,12 @@ OPERATORS = tuple(name for name in ops.__all__ if 'Conv' in name)
 
 
 class Operator(NamedTuple):
-    """What builds the layers: its callable, the options of ``conv_cfg``, and its name for messages.
+    """Builder of the layers of a ``conv_cfg``.
+
+    Args:
+        build: class or function with the arguments of ``nn.Conv2d``.
+        options: further arguments of the layers.
+        name: name in messages.
 
     Example:
         >>> Operator.of(dict(type='mmkerv.CoCConv', association=3))[1:]
@@ -31,11 +36,11 @@ class Operator(NamedTuple):
 
     @classmethod
     def of(cls, conv_cfg: dict) -> 'Operator':
-        """Find what ``conv_cfg`` names: a class, an operator of mmkerv, or a convolution that is registered.
+        """Look up the ``type`` of ``conv_cfg``: a class, an operator of mmkerv, or a registered convolution.
 
         Raises:
-            TypeError: if ``conv_cfg`` is no dict with a ``type``.
-            ValueError: if nothing is known by that name, or what is known is no convolution.
+            TypeError: if ``conv_cfg`` is not a dict with a ``type``.
+            ValueError: if nothing is registered under that name, or something else than a convolution is.
 
         Example:
             >>> Operator.of(dict(type=nn.Conv2d)).name
@@ -52,18 +57,21 @@ class Operator(NamedTuple):
         name = kind.removeprefix('mmkerv.')
         if name in OPERATORS:
             return cls(getattr(ops, name), options, name)
-        found = _registered(kind)
-        if inspect.isclass(found) and issubclass(found, nn.Conv2d):
-            return cls(found, options, kind)
-        reason = 'nothing that mmengine knows' if found is None else 'registered, but as no nn.Conv2d'
+        registered = _registered(kind)
+        if inspect.isclass(registered) and issubclass(registered, nn.Conv2d):
+            return cls(registered, options, kind)
+        if registered is None:
+            reason = 'not registered with mmengine'
+        else:
+            reason = 'registered with mmengine as something else than an nn.Conv2d'
         raise ArgumentError(
-            f'conv_cfg type {kind!r} is no operator of mmkerv and {reason}; use one of {", ".join(OPERATORS)}, a '
+            f'conv_cfg type {kind!r} is not an operator of mmkerv and {reason}; use one of {", ".join(OPERATORS)}, a '
             "registered convolution such as mmcv's ConvWS, or pass the class"
         )
 
     @property
     def always_plain(self) -> bool:
-        """Whether the layers are plain convolutions, so that those of the same shape may stay.
+        """Whether the layers are plain convolutions, so that convolutions of the same shape may be kept.
 
         Example:
             >>> Operator.of(dict(type='FoldedConv')).always_plain
@@ -72,17 +80,17 @@ class Operator(NamedTuple):
         return self.build in (nn.Conv2d, ops.FoldedConv)
 
     @property
-    def cure_of_plain(self) -> str:
-        """What to do if a layer that the operator leaves plain is to be replaced, for messages.
+    def advice_for_plain(self) -> str:
+        """Advice for messages: how to replace a layer that the operator leaves plain.
 
         Example:
-            >>> Operator.of(dict(type='CoCConv')).cure_of_plain
+            >>> Operator.of(dict(type='CoCConv')).advice_for_plain
             ', or set replace_1x1=True'
         """
         return ', or set replace_1x1=True' if 'replace_1x1' in inspect.signature(self.build).parameters else ''
 
     def replacement(self, name: str, conv: nn.Conv2d) -> nn.Module | None:
-        """Build what takes the place of a plain convolution, with its very parameters where the shapes are equal.
+        """Build the layer that replaces a plain convolution; parameters of the same shape are shared with it.
 
         Args:
             name: of ``conv``, for messages.
@@ -92,7 +100,7 @@ class Operator(NamedTuple):
             The layer, or ``None`` if the operator leaves the convolution as it is.
 
         Raises:
-            ValueError: if the operator cannot have the convolution's shape; the message says which.
+            ValueError: if the operator does not exist in the convolution's shape, which the message names.
             TypeError: for an unknown option.
 
         Example:
@@ -101,14 +109,14 @@ class Operator(NamedTuple):
         """
         geometry = {key: getattr(conv, key) for key in ('stride', 'padding', 'dilation', 'groups')}
         if is_adaptive(conv):
-            # Centred, so that an operator with a kernel_extent finds it legal; it is replaced below.
+            # Centred, which an operator with a kernel_extent requires; replaced below.
             geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size))
         if conv.padding_mode != 'zeros':
             geometry['padding_mode'] = conv.padding_mode
         channels = conv.in_channels, conv.out_channels
         try:
-            # The operator's own start must come from the caller's random numbers, its weight's discarded start must
-            # not; and a registered convolution need not take `device`.
+            # The constructor draws a weight that is discarded: it must not consume the caller's random numbers, which
+            # reset_operator_parameters below does. No `device=`: a registered convolution need not have it.
             with torch.random.fork_rng(devices=[]), torch.device('cpu'):
                 new = self.build(*channels, conv.kernel_size, bias=conv.bias is not None, **geometry, **self.options)
         except (ValueError, TypeError) as error:
@@ -118,7 +126,7 @@ class Operator(NamedTuple):
         if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size:
             return None
         if is_adaptive(conv):
-            pad_adaptively(new, conv.padding)
+            new = pad_adaptively(new, conv.padding)
         if hasattr(new, 'reset_operator_parameters'):
             new.reset_operator_parameters()
         new.to(device=conv.weight.device, dtype=conv.weight.dtype).requires_grad_(conv.weight.requires_grad)
@@ -129,11 +137,11 @@ class Operator(NamedTuple):
 
 
 def _registered(kind: str) -> Any:
-    """What a name means to mmcv's ``build_conv_layer``, or ``None``."""
+    """Look a name up as mmcv's ``build_conv_layer`` does; ``None`` if it is unknown."""
     if find_spec('mmengine') is None:
         return None
     if find_spec('mmcv') is not None:
-        # Its convolutions are registered when it is imported.
+        # The import registers mmcv's convolutions.
         import_module('mmcv.cnn')
     from mmengine.registry import MODELS
 
@@ -142,7 +150,7 @@ def _registered(kind: str) -> Any:
 
 
 def is_plain(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is a plain one that may be replaced: no subclass of another behaviour, no hooks.
+    """Return whether a convolution may be replaced: no subclass that behaves differently, no hooks.
 
     Example:
         >>> is_plain(nn.Conv2d(3, 8, 3)), is_plain(nn.LazyConv2d(8, 3))
@@ -156,7 +164,7 @@ def is_plain(conv: nn.Conv2d) -> bool:
 
 
 def size(conv: nn.Conv2d) -> str:
-    """Return the size of a convolution's kernel, and its class if it is not plain.
+    """Return the kernel size of a convolution, with its class if it is not plain.
 
     Example:
         >>> size(nn.Conv2d(3, 8, (1, 7)))

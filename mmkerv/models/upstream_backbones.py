@@ -1,7 +1,7 @@
-"""Variants of the host libraries' backbones: the same class with ``conv_cfg`` and ``where``.
+"""Variants of upstream backbones: the same class with the arguments ``conv_cfg`` and ``where``.
 
-A variant is a subclass of the host's own class, made on first use, so that its names, state dict and behaviour are the
-host's; it builds the plain network and converts it.
+A variant is a subclass of upstream's class, created on first use, so that its names, state dict and behaviour are
+upstream's; it builds the plain network and converts it.
 """
 
 import logging
@@ -26,12 +26,12 @@ FALLBACK = 'mmpretrain'
 
 
 def find_host(family: str, host: str | None = None) -> str:
-    """Return the library whose ``family`` of backbones is meant: ``host``, or that of the current default scope.
+    """Return the library whose backbone to build: ``host``, or the current default scope.
 
-    A scope without that family falls back to mmpretrain, which is logged.
+    A library without that family of backbones falls back to mmpretrain, with a warning in the log.
 
     Raises:
-        ValueError: if there is neither a host nor a default scope, or no library has the family.
+        ValueError: if there is neither ``host`` nor a default scope, or no library has the family.
 
     Example:
         >>> find_host('ResNet', host='mmpretrain')  # doctest: +SKIP
@@ -56,7 +56,7 @@ def find_host(family: str, host: str | None = None) -> str:
 
 @cache
 def variant(family: str, host: str) -> type[nn.Module]:
-    """Return the subclass of ``host``'s backbone ``family`` that takes ``conv_cfg`` and ``where``.
+    """Return the subclass of the backbone ``family`` of the library ``host`` with ``conv_cfg`` and ``where``.
 
     Example:
         >>> variant('ResNet', 'mmdet').__mro__[1].__module__  # doctest: +SKIP
@@ -76,27 +76,30 @@ def variant(family: str, host: str) -> type[nn.Module]:
                 super().init_weights()
 
         def switch_to_deploy(self) -> DeployReport:
-            """Fold the operators, under the name mmpretrain's and timm's tools look for."""
+            """Fold the operators; mmpretrain's and timm's tools call a method of this name."""
             return switch_to_deploy(self)
 
-    # The class can be found again by pickle: see __getattr__ below.
+    # The name under which pickle finds the class: see __getattr__ below.
     Variant.__name__, Variant.__qualname__, Variant.__module__ = family, f'{family}_{host}', __name__
     Variant.__doc__ = (
-        f"{host}'s {family}; conv_cfg and where say which convolutions are replaced.\n\n{base.__doc__ or ''}"
+        f"{host}'s {family} with the convolutions that where selects replaced by conv_cfg.\n\n{base.__doc__ or ''}"
     )
     return Variant
 
 
 @contextmanager
 def plain_convolutions(model: nn.Module) -> Iterator[None]:
-    """Let an initialiser see ``nn.Conv2d`` where the operators are, whose weights and biases are the operators' own.
+    """Make the operators of a model instances of ``nn.Conv2d`` inside the block, for initialisers that ask for them.
 
-    Some hosts initialise by ``isinstance(m, nn.Conv2d)``, which an operator is not. Checkpoints that are loaded in the
-    block give the operators all their parameters. Operators without a basic kernel stay what they are: they have
-    nothing that a plain initialiser could set.
+    Some upstream networks initialise by ``isinstance(m, nn.Conv2d)``, which no operator passes otherwise. Operators
+    without a basic kernel are left out: they have no weight that a plain initialiser could set.
+
+    Only the class of the live operator is exchanged, for a subclass of it. A stand-in convolution with the operator's
+    parameters would not do: checkpoints are loaded inside the block too (``init_cfg=dict(type='Pretrained')``), into
+    all parameters of the operator and by the operator's own rules.
 
     Args:
-        model: network; its operators are none but themselves after the block.
+        model: network; its operators have their own classes again after the block.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -119,7 +122,7 @@ def plain_convolutions(model: nn.Module) -> Iterator[None]:
 
 @cache
 def _as_conv2d(kind: type[Conv2d]) -> type[nn.Conv2d]:
-    """The operator's class with ``nn.Conv2d`` behind it: nothing but ``isinstance`` and mmengine's names tell them."""
+    """Subclass of an operator that also derives from ``nn.Conv2d``, behind the operator: no method changes."""
     return type('Conv2d', (kind, nn.Conv2d), {})
 
 

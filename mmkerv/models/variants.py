@@ -1,4 +1,4 @@
-"""Backbones of mmdetection, mmsegmentation and mmpretrain with operators where they are wanted."""
+"""Backbones of mmdetection, mmsegmentation and mmpretrain with the arguments ``conv_cfg`` and ``where``."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ from torch import nn
 from mmkerv.models.upstream_backbones import FAMILIES, find_host, variant
 from mmkerv.registry import MODELS
 
-DOC = """{family} of the host library, with ``conv_cfg`` placed by ``where``.
+DOC = """{family} of an upstream library, converted to the operator ``conv_cfg``.
 
     Args:
-        *args: the host's arguments.
+        *args: upstream's arguments.
         conv_cfg: operator, such as ``dict(type='CoCConv')``; ``None`` keeps the network plain.
         where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
-        host: ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``; by default the current default scope, or mmpretrain where
-            that has no {family}.
-        **kwargs: the host's arguments.
+        host: library, ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``; by default the current default scope, or mmpretrain
+            if that library has no {family}.
+        **kwargs: upstream's arguments.
 
     Raises:
-        ValueError: if no host is known, or ``where`` selects nothing.
+        ValueError: if neither ``host`` nor the default scope names a library, or ``where`` selects nothing.
         TypeError: for an unknown argument.
 
-    Returns an instance of a subclass of the host's class; the keys of its state dict are the host's, and its
-    convolutions are initialised as the host initialises plain ones.
+    Returns an instance of a subclass of upstream's class; the keys of its state dict are upstream's, and its operators
+    are initialised as upstream initialises plain convolutions.
 
     Example:
         >>> net = {family}(host='mmpretrain', conv_cfg=dict(type='CoCConv'))  # doctest: +SKIP

@@ -137,7 +137,7 @@ def test_convert_tells_that_kernels_start_anew(monkeypatch):
     bias = model[0].bias
     convert(model, {'type': 'CKConv', 'kernel_extent': 7})
     assert isinstance(model[0], CKConv2d) and model[0].bias is bias and type(model[2]) is nn.Conv2d
-    assert 'start anew' in lines[0] and '1 of 2' in lines[0]
+    assert 'newly initialised' in lines[0] and '1 of 2' in lines[0]
     assert model(torch.randn(1, 3, 9, 9)).shape == (1, 8, 9, 9)
 
 

@@ -215,7 +215,7 @@ def test_heads_of_a_segmentor_by_name():
             dict(conv_cfg=dict(type='CoCConv', super_norm='ln', share='co'), where=dict(stages=(2,), stem=False)),
             r'layer2\.0\.conv1 \(3x3, 8 -> 16 channels, groups=1\): super_norm',
         ),
-        (dict(conv_cfg=dict(type='CocConv')), "'CocConv' is no operator of mmkerv"),
+        (dict(conv_cfg=dict(type='CocConv')), "'CocConv' is not an operator of mmkerv"),
     ],
     ids=str,
 )

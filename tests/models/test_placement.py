@@ -148,7 +148,7 @@ def test_a_registered_convolution(kernel_sizes, count, lines):
     mmkerv.convert(model, {'type': 'ConvWS', 'eps': 1e-3}, {'kernel_sizes': kernel_sizes})
     standardised = [m for m in model.modules() if isinstance(m, conv_ws.ConvWS2d)]
     assert len(standardised) == count and f'{count} of 20 convolutions -> ConvWS' in lines[0]
-    assert 'start anew' not in lines[0]
+    assert 'newly initialised' not in lines[0]
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
     expected = conv_ws.conv_ws_2d(x, model.conv1.weight, None, 2, 3, eps=1e-3)
@@ -162,11 +162,11 @@ def test_a_convolution_of_the_current_scope():
     scope = registry.Registry('model', scope='mmkerv_test', parent=registry.MODELS)
     scope.register_module('Plain2d', module=type('Plain2d', (nn.Conv2d,), {}))
     scope.register_module('Deconv', module=nn.ConvTranspose2d)
-    with pytest.raises(ValueError, match='no operator'):
+    with pytest.raises(ValueError, match='not an operator'):
         mmkerv.convert(resnet(), {'type': 'Plain2d'})
     with registry.DefaultScope.overwrite_default_scope('mmkerv_test'):
         assert type(mmkerv.convert(resnet(), {'type': 'Plain2d'}).conv1).__name__ == 'Plain2d'
-        with pytest.raises(ValueError, match=r'registered, but as no nn\.Conv2d.*pass the class'):
+        with pytest.raises(ValueError, match=r'something else than an nn\.Conv2d.*pass the class'):
             mmkerv.convert(resnet(), {'type': 'Deconv'})
 
 
@@ -261,9 +261,9 @@ def test_type_device_mode_and_frozen_state_are_kept():
         (COC, {'stem': 1}, 'where.stem'),
         (COC, {'kernel_sizes': '>3'}, 'kernel_sizes'),
         (COC, 'stem', 'where must be a dict'),
-        ({'type': 'CocConv'}, None, "'CocConv' is no operator of mmkerv and nothing .* CoCConv, .*KervConv"),
-        ({'type': 'continuous_kernel'}, None, 'no operator'),
-        ({'type': 'MaxPool2d'}, None, 'no operator'),
+        ({'type': 'CocConv'}, None, "'CocConv' is not an operator of mmkerv and not registered .* CoCConv, .*KervConv"),
+        ({'type': 'continuous_kernel'}, None, 'not an operator'),
+        ({'type': 'MaxPool2d'}, None, 'not an operator'),
         ({'association': 2}, None, "with a 'type'"),
         ({'type': 'CoCConv', 'association': 0}, None, 'conv1 .7x7, 3 -> 64 channels, groups=1.: association'),
         ({'type': 'CoCConv', 'asociation': 0}, None, "did you mean 'association'"),

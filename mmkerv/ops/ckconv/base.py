@@ -141,6 +141,19 @@ class ContinuousKernel(GeneratedKernel):
         size = self._size()
         return self.resolution if scale_factor is None else resolution(scale_factor, size, self.causal)
 
+    def sampled_size(self, scale_factor: float | tuple[float, ...] | None = None) -> tuple[int, ...]:
+        """Return the size of the sampled kernel.
+
+        Args:
+            scale_factor: resolution; by default the layer's.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> CKConv2d(4, 8, 7).sampled_size(2)
+            (13, 13)
+        """
+        return tuple(taps(k, r, self.causal) for k, r in zip(self.kernel_size, self._ratio(scale_factor)))
+
     def _sampled(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
         """The sampled kernel (O, C/groups, *size), or the depthwise one (C, 1, *size)."""
         return self._values(ratio, sizes).to(self._parameter().dtype)

@@ -160,3 +160,13 @@ def _nearest(value: Any, choices: Collection) -> str:
         else []
     )
     return f'; did you mean {matches[0]!r}?' if matches else '.'
+
+
+def ceil_div(number: int, divisor: int) -> int:
+    """Return ``number / divisor``, rounded up.
+
+    Example:
+        >>> ceil_div(9, 4), ceil_div(8, 4)
+        (3, 2)
+    """
+    return -(-number // divisor)

@@ -229,7 +229,7 @@ def test_placement_and_fold_of_a_model(name, operators, line, monkeypatch):
     lines = []
     monkeypatch.setattr(placement, 'log', lambda message, *_: lines.append(message))
     model, x = mmkerv.convert(network(), {'type': name}), torch.randn(2, 3, 16, 16)
-    assert line in lines[0] and 'their kernels start anew' in lines[0]
+    assert line in lines[0] and 'kernels are newly initialised' in lines[0]
     kind = getattr(mmkerv.ops, f'{name}2d')
     assert [key for key, m in model.named_modules() if isinstance(m, kind)] == operators
     expected = model(x)

@@ -150,13 +150,13 @@ def measure_naive(name: str, layer: Layer, x: Any, record: Any) -> None:
             patches = nn.functional.unfold(x, layer.kernel, padding=layer.kernel // 2)
             patches = patches.view(len(x), groups, 1, -1, patches.shape[-1])
             weight = fast.weight.view(1, groups, -1, patches.shape[3], 1)
-            if fast.kernel == 'polynomial':
+            if fast.kernel_name == 'polynomial':
                 y = ((patches * weight).sum(3) + fast.balance) ** fast.degree
-            elif fast.kernel == 'l1':
+            elif fast.kernel_name == 'l1':
                 y = (patches - weight).abs().sum(3)
             else:
                 y = (patches - weight).square().sum(3)
-                y = (-fast.gamma * y).exp() if fast.kernel == 'gaussian' else y
+                y = (-fast.gamma * y).exp() if fast.kernel_name == 'gaussian' else y
             return y.view(len(x), -1, *x.shape[2:])
 
     shape = {'padding': layer.kernel // 2, 'groups': layer.groups, 'bias': False}

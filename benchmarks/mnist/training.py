@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmkerv.ops import KervConv2d
-from mmkerv.ops.kerv.registry import find_kernel
+from mmkerv.ops.kerv import find_kernel
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mnist'
 TARGET = 98.0
@@ -48,7 +48,11 @@ def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
     if setting.norm:
         backbone.norm_cfg = dict(type=setting.norm)
     for layer in backbone.get('layers') or ():
-        if layer and setting.gamma is not None and find_kernel(layer.get('kernel', 'polynomial')).needs('gamma'):
+        if (
+            layer
+            and setting.gamma is not None
+            and 'gamma' in find_kernel(layer.get('kernel', 'polynomial')).hyperparameters
+        ):
             layer['gamma'] = setting.gamma
     model = MODELS.build(model_cfg)
     if setting.init == 'patches':
@@ -67,7 +71,7 @@ def start_from_patches(model: nn.Module, sample: Tensor) -> None:
         conv.weight.copy_(varied[rows].view_as(conv.weight))
 
     for module in list(model.modules()):
-        if isinstance(module, KervConv2d) and find_kernel(module.kernel).family != 'dot':
+        if isinstance(module, KervConv2d) and find_kernel(module.kernel_name).family != 'dot':
             with module.register_forward_pre_hook(draw):
                 model.eval()(sample, mode='tensor')
 

@@ -1,19 +1,13 @@
 """Operators: drop-in replacements of convolutions. Needs torch alone."""
 
 from mmkerv.errors import FoldError
-from mmkerv.ops.ckconv.conv1d import CKConv1d
-from mmkerv.ops.ckconv.conv2d import CKConv, CKConv2d
-from mmkerv.ops.ckconv.kernel_net import continuous_kernel
-from mmkerv.ops.ckconv.resolution import set_resolution
+from mmkerv.ops.ckconv import CKConv, CKConv1d, CKConv2d, continuous_kernel, set_resolution
 from mmkerv.ops.coc.functional import spatial_association
 from mmkerv.ops.coc.module import CoCConv, CoCConv2d
 from mmkerv.ops.core.deploy import DeployReport, switch_to_deploy
 from mmkerv.ops.core.frozen import frozen_kernels
 from mmkerv.ops.folded_conv import FoldedConv
-from mmkerv.ops.kerv import kernels as _kernel_library  # noqa: F401 it registers its kernels
-from mmkerv.ops.kerv.functional import kerv1d, kerv2d, kerv3d
-from mmkerv.ops.kerv.module import KervConv, KervConv1d, KervConv2d, KervConv3d
-from mmkerv.ops.kerv.registry import register_kernel
+from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv, DepthwiseSeparableConv2d
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv, SpatiallySeparableConv2d
 

@@ -8,8 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.ckconv.base import ContinuousKernel
-from mmkerv.ops.ckconv.kernel_net import continuous_kernel
+from mmkerv.ops.ckconv import ContinuousKernel, continuous_kernel
 from mmkerv.visualization import tiles
 
 CURVES, SURFACES = 4, 4

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.ops.kerv import Kervolution
 from mmkerv.visualization import tiles
 
 FILTERS, ROWS, COLUMNS = 64, 8, 8
@@ -91,7 +91,7 @@ def hyperparameters(operator: Kervolution) -> str:
         >>> hyperparameters(KervConv2d(1, 6, 5, kernel='gaussian'))
         'gaussian, gamma=0.04'
     """
-    parts = [operator.kernel]
+    parts = [operator.kernel_name]
     for name, value in operator._values().items():
         if isinstance(value, torch.Tensor):
             low, high = value.detach().min().item(), value.detach().max().item()

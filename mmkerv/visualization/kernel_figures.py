@@ -5,11 +5,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from mmkerv.errors import ArgumentTypeError
-from mmkerv.ops.ckconv.base import ContinuousKernel
-from mmkerv.ops.ckconv.options import PERIODIC
+from mmkerv.ops.ckconv import PERIODIC, ContinuousKernel
 from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.base import ConvNd
-from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.ops.kerv import Kervolution
 from mmkerv.visualization.association_figure import association_arrays, association_figure
 from mmkerv.visualization.continuous_figure import continuous_arrays, continuous_figure
 from mmkerv.visualization.filter_figure import filter_arrays, filter_figure, hyperparameters

@@ -8,10 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmkerv.ops.core import arguments
-from mmkerv.ops.kerv.functional import kervolve
-from mmkerv.ops.kerv.hyperparameters import checked_hyperparameters
-from mmkerv.ops.kerv.module import Kervolution
-from mmkerv.ops.kerv.registry import KERNELS, find_kernel
+from mmkerv.ops.kerv import KERNELS, Kervolution, checked_hyperparameters, find_kernel, kervolve
 from mmkerv.visualization import tiles
 from mmkerv.visualization.filter_figure import hyperparameters
 from mmkerv.visualization.kernel_figures import title_of
@@ -62,7 +59,7 @@ def response_arrays(
         t = torch.linspace(-reach, reach, POINTS) if line == 'filter' else torch.linspace(0, 1, POINTS)
         along = t.view(-1, *(1,) * a.dim())
         found = {'filters': filters, 't': t.numpy()}
-        rules = [OWN, *(name for name in KERNELS if name != operator.kernel)]
+        rules = [OWN, *(name for name in KERNELS if name != operator.kernel_name)]
         found |= {name: np.empty((len(filters), POINTS), np.float32) for name in rules}
         for row, number in enumerate(filters):
             w = weight[number : number + 1]
@@ -114,7 +111,7 @@ def response_figure(
 
 def _response(operator: Kervolution, name: str, patches: Tensor, w: Tensor, number: int) -> np.ndarray:
     if name == OWN:
-        rule = find_kernel(operator.kernel)
+        rule = find_kernel(operator.kernel_name)
         values = {k: _of_filter(v, number) for k, v in operator._values().items()}
     else:
         rule = find_kernel(name)

@@ -44,7 +44,7 @@ def test_kervolution_in_every_scope(host, kind):
     cfg = {'type': kind, 'kernel': 'gaussian', 'gamma': 0.5, 'learnable': True}
     for size in (1, 3):
         conv = build_conv_layer(cfg, 4, 8, size, groups=2)
-        assert type(conv) is KervConv2d and conv.kernel == 'gaussian' and conv.gamma.item() == 0.5
+        assert type(conv) is KervConv2d and conv.kernel_name == 'gaussian' and conv.gamma.item() == 0.5
     module = ConvModule(3, 8, 3, padding=1, conv_cfg={'type': kind}, norm_cfg={'type': 'BN'})
     assert type(module.conv) is KervConv2d and module.conv.bias is None and module.conv.degree == 3
     assert module(torch.randn(2, 3, 5, 5)).shape == (2, 8, 5, 5)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d
-from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.ops.kerv import Kervolution
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
 from tests.ops.coc.coc_operators import naive_kernel
 from tests.ops.kerv.kerv_oracle import kerv_loop, response
@@ -73,19 +73,19 @@ def kervolution(op: nn.Module, x: Tensor, rounding: float) -> tuple[np.ndarray, 
     values = {name: getattr(op, name, None) for name in HYPERPARAMETERS}
     values = {name: double(value) for name, value in values.items() if value is not None}
     settings = geometry_of(op)
-    expected = kerv_loop(x, op.weight, op.bias, kernel=op.kernel, **settings, **values)
-    bare = kerv_loop(x, op.weight, None, kernel=op.kernel, **settings, **values)
-    if op.kernel == 'arc-cosine':
+    expected = kerv_loop(x, op.weight, op.bias, kernel=op.kernel_name, **settings, **values)
+    bare = kerv_loop(x, op.weight, None, kernel=op.kernel_name, **settings, **values)
+    if op.kernel_name == 'arc-cosine':
         # |x|^n |w|^n J(theta): at cosine 1 the angle itself is the root of the rounding.
         sizes = kerv_loop(x, op.weight, None, kernel='linear', **settings) * 0
         sizes += np.sqrt(largest_patch(op, x) * float(op.weight.detach().double().square().flatten(1).sum(1).max()))
         order = int(values['order'])
         return expected, (np.sqrt(rounding) if order == 0 else 10 * rounding * sizes**order) + np.abs(bare) * rounding
-    if op.kernel in RADIAL:
+    if op.kernel_name in RADIAL:
         inner = -kerv_loop(x, op.weight, None, kernel='euclidean', **settings)
         off = rounding * (largest_patch(op, x) + float(op.weight.detach().double().square().flatten(1).sum(1).max()))
         lowest, form = 0.0, lambda t: ([np.sqrt(t)], [0.0])
-    elif op.kernel in MANHATTAN:
+    elif op.kernel_name in MANHATTAN:
         inner = kerv_loop(x, op.weight, None, kernel='l1', **settings)
         off, lowest, form = rounding * float(inner.max(initial=0.0)), 0.0, lambda t: ([t], [0.0])
     else:
@@ -98,7 +98,7 @@ def kervolution(op: nn.Module, x: Tensor, rounding: float) -> tuple[np.ndarray, 
             name: float(np.broadcast_to(np.reshape(v, -1), op.out_channels)[index[1]]) for name, v in values.items()
         }
         ends = (max(inner[index] + side * off[index], lowest) for side in (-1, 1))
-        allowed[index] = max(abs(response(op.kernel, *form(t), **mine) - bare[index]) for t in ends)
+        allowed[index] = max(abs(response(op.kernel_name, *form(t), **mine) - bare[index]) for t in ends)
     return expected, allowed + np.abs(bare) * rounding
 
 

@@ -5,7 +5,7 @@ import torch
 pytest.importorskip('matplotlib')
 
 from mmkerv.ops import KervConv1d, KervConv2d
-from mmkerv.ops.kerv.registry import KERNELS
+from mmkerv.ops.kerv import KERNELS
 from mmkerv.visualization import response_arrays, response_figure
 
 

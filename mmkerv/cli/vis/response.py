@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv import visualization
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.models.layers import find_operators
-    from mmkerv.ops.kerv.module import Kervolution
+    from mmkerv.ops.kerv import Kervolution
     from mmkerv.visualization import kernel_layers, pictures
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)

@@ -20,8 +20,7 @@ from mmkerv.engine.checkpoint.plain_names import BODY, canonical, in_order, part
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.errors import CheckpointMismatchError, ConfigError
 from mmkerv.ops.core.base import ConvNd
-from mmkerv.ops.kerv.functional import LINEAR
-from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.ops.kerv import LINEAR, Kervolution
 
 # Whether the blocks are bottlenecks, and their numbers.
 RESNETS = {
@@ -228,7 +227,7 @@ def _require_convolutions(network: nn.Module, given: Mapping[str, Any], source: 
     """Refuse operators that cannot compute the convolution by the weight they are given, however they start."""
     taking = {name: operator for name, operator in _operators(network).items() if f'{name}.weight' in given}
     empty = [name for name, operator in taking.items() if operator.weight is None]
-    other = [n for n, op in taking.items() if isinstance(op, Kervolution) and op.kernel != LINEAR]
+    other = [n for n, op in taking.items() if isinstance(op, Kervolution) and op.kernel_name != LINEAR]
     for names, reason in (
         (empty, 'have no basic kernel to take the weight of a plain convolution'),
         (other, 'compute something other than a convolution by their weight'),

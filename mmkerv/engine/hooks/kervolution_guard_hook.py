@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmkerv.errors import ArgumentError, DeadKernelError, KervolutionOverflowError
 from mmkerv.ops.core.arguments import integer, one_of
-from mmkerv.ops.kerv.module import Kervolution
+from mmkerv.ops.kerv import Kervolution
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log
 
@@ -98,7 +98,7 @@ class KervolutionGuardHook(Hook):
         def record(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
             finite = torch.isfinite(output.detach()).all()
             self._finite[name] = finite & self._finite[name] if name in self._finite else finite
-            if layer.kernel in DYING and output.numel():
+            if layer.kernel_name in DYING and output.numel():
                 alive = _largest_response(layer, inputs[0], output.detach()) >= DEAD
                 self._alive[name] = alive | self._alive[name] if name in self._alive else alive
 
@@ -151,7 +151,7 @@ class KervolutionGuardHook(Hook):
         if largest is not None and not math.isfinite(largest.item()):
             product += ' (its input or weight was not finite already: look at the layers before it)'
         return (
-            f'KervolutionGuardHook: the response of {name!r} ({type(layer).__name__}, kernel={layer.kernel!r}) is '
+            f'KervolutionGuardHook: the response of {name!r} ({type(layer).__name__}, kernel={layer.kernel_name!r}) is '
             f'infinite or NaN at iteration {iteration + 1}{product}. {CURE}.'
         )
 
@@ -159,8 +159,8 @@ class KervolutionGuardHook(Hook):
         layer = self._layers[name]
         return (
             f'KervolutionGuardHook: {dead} of {filters} filters of {name!r} ({type(layer).__name__}, '
-            f'kernel={layer.kernel!r}, gamma={float(torch.as_tensor(layer.gamma).mean()):.3g}) are dead at iteration '
-            f'{iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_CURE}.'
+            f'kernel={layer.kernel_name!r}, gamma={float(torch.as_tensor(layer.gamma).mean()):.3g}) are dead at '
+            f'iteration {iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_CURE}.'
         )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops import CKConv1d
-from mmkerv.ops.ckconv.options import PERIODIC
+from mmkerv.ops.ckconv import PERIODIC
 from mmkerv.ops.core.arguments import integer, one_of, real
 from mmkerv.registry import MODELS
 

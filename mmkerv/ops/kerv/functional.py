@@ -11,9 +11,8 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONVOLUTIONS, pad
 from mmkerv.ops.core.precision import autocast_type, exact_convolution, full_precision
-from mmkerv.ops.kerv.hyperparameters import checked_hyperparameters
-from mmkerv.ops.kerv.l1.dispatch import l1_distance
-from mmkerv.ops.kerv.registry import PatchKernel, find_kernel
+from mmkerv.ops.kerv.l1 import l1_distance
+from mmkerv.ops.kerv.registry import PatchKernel, checked_hyperparameters, find_kernel
 from mmkerv.ops.kerv.squared_distance import box_sum, squared_distance
 
 LINEAR, POLYNOMIAL = 'linear', 'polynomial'

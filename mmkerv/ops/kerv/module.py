@@ -13,8 +13,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
 from mmkerv.ops.core.precision import is_recording
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
-from mmkerv.ops.kerv.hyperparameters import ABOVE_ZERO, MINIMUM, checked_hyperparameters
-from mmkerv.ops.kerv.registry import DEFAULTS, find_kernel
+from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
 
 
 class Kervolution:
@@ -66,7 +65,7 @@ class Kervolution:
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory
         )
-        self.kernel = kernel
+        self.kernel_name = kernel
         self.learnable = learnable
         self.per_channel = per_channel
         self.chunk_mib = arguments.real(chunk_mib, 'chunk_mib', 0, above=True)
@@ -74,12 +73,10 @@ class Kervolution:
         self._auto_gamma = isinstance(gamma, str)
         self._initial = checked_hyperparameters(rule, self.weight[0].numel(), given)
         rule.probe(self._initial)
-        for name in DEFAULTS:
-            setattr(self, name, None)
         size = self.out_channels if per_channel else 1
-        for name, value in self._initial.items():
+        # Hyperparameters that the kernel does not have are None.
+        for name, value in (dict.fromkeys(DEFAULTS) | self._initial).items():
             if learnable and name in rule.learnable:
-                self.__dict__.pop(name, None)
                 self.register_parameter(name, nn.Parameter(torch.empty(size, **factory)))
             else:
                 setattr(self, name, value)
@@ -114,12 +111,12 @@ class Kervolution:
         for name in self._learned():
             minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
             if is_recording():
-                # A compiled graph keeps the parameter for the gradient, and must not change it.
-                values[name] = parameter.clamp(min=minimum).detach() + (parameter - parameter.detach())
-                continue
-            # By `data`, which autograd does not see: a layer that is applied again must not spoil the first graph. What
-            # that has saved does not change, for it is in range.
-            parameter.data.clamp_(min=minimum)
+                # A recorded graph must not change its parameters.
+                values[name] = _straight_through_clamp(parameter, minimum)
+            else:
+                # Through `data`, which autograd does not see: the graph of an earlier application of the layer stays
+                # valid. The values that graph has saved are in range already, so this does not change them.
+                parameter.data.clamp_(min=minimum)
         return values
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +136,7 @@ class Kervolution:
             self.weight,
             self.bias,
             (ints[0], padding, ints[1], self.groups),
-            find_kernel(self.kernel),
+            find_kernel(self.kernel_name),
             self._values(),
             self.chunk_mib,
             self._observe if self.watched else None,
@@ -157,16 +154,30 @@ class Kervolution:
             'not linear in its weight, and switch_to_deploy makes it no convolution. Leave efficient_conv_bn_eval off.'
         )
 
-    def _to_plain(self) -> nn.Module:
-        if self.kernel == LINEAR:
-            return self._plain(self.weight, self.bias)
-        if self.kernel == POLYNOMIAL and self.degree == 1:
-            shift = self.weight.new_zeros(self.out_channels) + self.balance
-            return self._plain(self.weight, shift if self.bias is None else self.bias + shift)
+    def kernel(self) -> Tensor:
+        """Return the kernel of the equal plain convolution, (O, C/groups, *kernel_size), where there is one.
+
+        Raises:
+            FoldError: unless the kernel function is linear, or polynomial of degree 1.
+
+        Example:
+            >>> op = KervConv2d(3, 8, 3, kernel='linear')
+            >>> bool(torch.equal(op.kernel(), op.weight))
+            True
+        """
+        if self.kernel_name == LINEAR or (self.kernel_name == POLYNOMIAL and self.degree == 1):
+            return self.weight
         raise FoldError(
-            f'{type(self).__name__} with kernel={self.kernel!r} is not linear in its input, so no plain convolution '
-            'equals it; deploy it as it is'
+            f'{type(self).__name__} with kernel={self.kernel_name!r} is not linear in its input, so no plain '
+            'convolution equals it; deploy it as it is'
         )
+
+    def _to_plain(self) -> nn.Module:
+        kernel, bias = self.kernel(), self.bias
+        if self.kernel_name == POLYNOMIAL:
+            shift = self.weight.new_zeros(self.out_channels) + self.balance
+            bias = shift if bias is None else bias + shift
+        return self._plain(kernel, bias)
 
     def extra_repr(self) -> str:
         """Return the arguments as torch's convolution prints them, then the kernel and its hyperparameters.
@@ -175,13 +186,19 @@ class Kervolution:
             >>> KervConv2d(3, 8, 3, kernel='gaussian', gamma=0.5).extra_repr()
             "3, 8, kernel_size=(3, 3), stride=(1, 1), kernel='gaussian', gamma=0.5"
         """
-        parts = [super().extra_repr(), f'kernel={self.kernel!r}']
+        parts = [super().extra_repr(), f'kernel={self.kernel_name!r}']
         parts += [
             f'{name}={"auto" if name == "gamma" and self._auto_gamma else value}'
             for name, value in self._initial.items()
         ]
         parts += [f'{flag}=True' for flag in ('learnable', 'per_channel') if getattr(self, flag)]
         return ', '.join(parts)
+
+
+def _straight_through_clamp(parameter: Tensor, minimum: float) -> Tensor:
+    """Clamp ``parameter`` at ``minimum`` in forward, with the identity as gradient (the straight-through estimator)."""
+    zero_with_gradient = parameter - parameter.detach()
+    return parameter.clamp(min=minimum).detach() + zero_with_gradient
 
 
 class KervConv1d(Kervolution, Conv1d):

@@ -1,6 +1,6 @@
-"""The kernels of kervolution by name, and the decorator that adds one.
+"""The kernels of kervolution by name, the decorator that adds one, and the checks of their hyperparameters.
 
-y_i = f(s) or f(d2), with s = <x_i, w> and d2 = |x_i - w|^2 of the patch x_i and the filter w.
+y_i = f(s), f(d2) or f(d1), with s = <x_i, w>, d2 = |x_i - w|^2, d1 = sum |x_i - w|, the patch x_i and the filter w.
 """
 
 import inspect
@@ -16,19 +16,23 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 
 FAMILIES = {'dot': 's', 'radial': 'd2', 'manhattan': 'd1'}
-# Arguments of KervConv and their default; any other hyperparameter has the default its kernel gives it.
+# The hyperparameters that are arguments of KervConv, with their defaults. Those of other names get the default that
+# their kernel's function gives them.
 DEFAULTS = {'degree': 3, 'balance': 1.0, 'gamma': 'auto'}
 NORMS = ('x2', 'w2')
-# What KervConv already means by a name.
+# Lower bounds of learned hyperparameters. Those not listed must stay positive, as gamma must.
+MINIMUM = {'balance': 0.0}
+ABOVE_ZERO = 1e-8
+# Names that already mean something in KervConv.
 _RESERVED = {
-    *('weight', 'bias', 'kernel', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'padding_mode'),
-    *('in_channels', 'out_channels', 'device', 'dtype', 'learnable', 'per_channel', 'chunk_mib', 'input', 'training'),
-    *('watched', 'largest_product', 'options'),
+    *('weight', 'bias', 'kernel', 'kernel_name', 'kernel_size', 'stride', 'padding', 'dilation', 'groups'),
+    *('padding_mode', 'in_channels', 'out_channels', 'device', 'dtype', 'learnable', 'per_channel', 'chunk_mib'),
+    *('input', 'training', 'watched', 'largest_product', 'options'),
 }
 
 
 class PatchKernel(NamedTuple):
-    """A kernel: y = function(s), function(d2) or function(d1), after its family, with hyperparameters by name.
+    """A kernel: y = function(s), function(d2) or function(d1), depending on its family.
 
     Example:
         >>> from mmkerv.ops.kerv.registry import KERNELS
@@ -50,16 +54,16 @@ class PatchKernel(NamedTuple):
             >>> KERNELS['polynomial'].learnable
             ('balance',)
         """
-        return tuple(k for k, default in self.hyperparameters.items() if not isinstance(default, int))
+        return tuple(name for name, default in self.hyperparameters.items() if not isinstance(default, int))
 
     def probe(self, values: dict[str, Any]) -> None:
-        """Call the function once on a single element, so that what it refuses is refused when a layer is built.
+        """Call the function on one element, so that a layer with values it refuses cannot be built.
 
         Args:
             values: the hyperparameters.
 
         Raises:
-            ValueError: if the response has another shape, or by the function itself.
+            ValueError: if the response has another shape, or from the function itself.
 
         Example:
             >>> KERNELS['gaussian'].probe({'gamma': 1.0})
@@ -73,34 +77,26 @@ class PatchKernel(NamedTuple):
                 f'{tuple(response.shape) if isinstance(response, Tensor) else response!r} for {tuple(one.shape)}'
             )
 
-    def needs(self, name: str) -> bool:
-        """Whether the function has the hyperparameter ``name``.
-
-        Example:
-            >>> KERNELS['polynomial'].needs('gamma')
-            False
-        """
-        return name in self.hyperparameters
-
 
 KERNELS: dict[str, PatchKernel] = {}
 
 
 def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    r"""Return a decorator that adds a kernel to those that ``KervConv(kernel=name)`` knows.
+    r"""Return a decorator that registers a function as the kernel of ``KervConv(kernel=name)``.
 
     :math:`y_i = f(s)` with :math:`s = \langle x_i, w \rangle` for family ``'dot'``, :math:`y_i = f(d^2)` with
     :math:`d^2 = |x_i - w|^2` for ``'radial'``, :math:`y_i = f(d_1)` with :math:`d_1 = \sum |x_i - w|` for
     ``'manhattan'``.
 
-    The function works element by element on a tensor (N, O, *spatial) in float32 or float64, by differentiable
-    operations of torch, and returns one of the same shape. Its further arguments are the kernel's hyperparameters:
-    ``degree`` (an integer >= 1), ``balance`` (>= 0) and ``gamma`` (> 0) have the defaults of ``KervConv``; any other
-    has the default it is given: a float, then it is > 0 and can be learned, or an integer >= 0. A function of s that
-    has the arguments ``x2`` and ``w2`` is also given :math:`|x_i|^2` and :math:`|w|^2`, which broadcast with s.
+    The function is applied elementwise to a tensor (N, O, *spatial) in float32 or float64, uses differentiable
+    operations of torch, and returns a tensor of the same shape. Its further arguments are the kernel's
+    hyperparameters: ``degree`` (an integer >= 1), ``balance`` (>= 0) and ``gamma`` (> 0) have the defaults of
+    ``KervConv``; any other needs a default of its own: a float, then it is > 0 and can be learned, or an integer >= 0.
+    A function of s that has the arguments ``x2`` and ``w2`` also receives :math:`|x_i|^2` and :math:`|w|^2`, which
+    broadcast with s.
 
     Args:
-        name: what ``kernel=`` will be.
+        name: the value of ``kernel=`` that selects it.
         family: ``'dot'``, ``'radial'`` or ``'manhattan'``.
 
     Raises:
@@ -126,15 +122,17 @@ def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]],
         if not callable(function):
             raise ArgumentTypeError(f'kernel {name!r} must be a function, got {function!r}')
         taken = KERNELS.get(name)
-        # The same function again is its module imported anew.
-        if taken is not None and _place(taken.function) != _place(function):
+        # The same function twice means that its module was imported again.
+        if taken is not None and _qualified_name(taken.function) != _qualified_name(function):
             raise ArgumentError(
-                f'name of a kernel must be new, got {name!r}, which is {".".join(_place(taken.function))}'
+                f'name of a kernel must be new, got {name!r}, which is {_qualified_name(taken.function)}'
             )
         parameters = list(inspect.signature(function).parameters.values())[1:]
         norms = [p.name for p in parameters if p.name in NORMS]
         if norms and (family != 'dot' or len(norms) != len(NORMS)):
-            raise ArgumentError(f"kernel {name!r} takes {norms}: x2 and w2 go together, in a kernel of family 'dot'")
+            raise ArgumentError(
+                f"kernel {name!r} takes {norms}: x2 and w2 go together, in a kernel of family 'dot'"
+            )
         hyperparameters = {p.name: _default(name, p) for p in parameters if p.name not in NORMS}
         KERNELS[name] = PatchKernel(name, family, function, hyperparameters, bool(norms))
         return function
@@ -142,11 +140,12 @@ def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]],
     return add
 
 
-def _place(function: Callable) -> tuple[str, str]:
-    return function.__module__, function.__qualname__
+def _qualified_name(function: Callable) -> str:
+    return f'{function.__module__}.{function.__qualname__}'
 
 
 def _default(name: str, parameter: inspect.Parameter) -> Any:
+    """Return the default of a hyperparameter of the kernel ``name``, or refuse a parameter that cannot be one."""
     if parameter.name in DEFAULTS:
         return DEFAULTS[parameter.name]
     default = parameter.default
@@ -174,3 +173,57 @@ def find_kernel(name: Any) -> PatchKernel:
         'radial'
     """
     return KERNELS[arguments.one_of(name, 'kernel', tuple(KERNELS))]
+
+
+def checked_hyperparameters(
+    kernel: PatchKernel, fan_in: int, values: dict[str, Any], tensors: bool = False
+) -> dict[str, Any]:
+    """Return a checked value for each hyperparameter of ``kernel``: from ``values``, or its default.
+
+    Args:
+        kernel: the kernel.
+        fan_in: elements of a filter; ``gamma='auto'`` is 1/fan_in.
+        values: values by name.
+        tensors: accept a tensor for a real hyperparameter without a look at its value, which would make the CPU wait
+            for the device.
+
+    Raises:
+        ValueError: for a value that breaks its rule, or one for a hyperparameter that ``kernel`` lacks, unless it is
+            the default of ``KervConv``.
+        TypeError: for an unknown name or a value of the wrong type.
+
+    Example:
+        >>> checked_hyperparameters(find_kernel('gaussian'), 4, {})
+        {'gamma': 0.25}
+    """
+    known = (*DEFAULTS, *(name for name in kernel.hyperparameters if name not in DEFAULTS))
+    arguments.reject_unknown(f'the kernel {kernel.name!r}', [name for name in values if name not in known], known)
+    result = {}
+    for name in known:
+        default = kernel.hyperparameters.get(name, DEFAULTS.get(name))
+        value = values.get(name, default)
+        unchecked = tensors and isinstance(value, Tensor) and not isinstance(default, int)
+        checked = value if unchecked else _checked(name, value, default, fan_in)
+        if name in kernel.hyperparameters:
+            result[name] = checked
+        elif unchecked or value != default:
+            names = ', '.join(kernel.hyperparameters) or 'none'
+            raise ArgumentError(
+                f'the kernel {kernel.name!r} has no {name}, got {name}={value!r}; leave it out. It has: {names}'
+            )
+    return result
+
+
+def _checked(name: str, value: Any, default: Any, fan_in: int) -> Any:
+    if name == 'gamma' and value == 'auto':
+        return 1 / max(fan_in, 1)
+    if name == 'gamma' and isinstance(value, str):
+        raise ArgumentError(f"gamma must be a number > 0, or 'auto' (1/fan_in), got {value!r}")
+    if isinstance(default, int):
+        try:
+            return arguments.integer(value, name, 1 if name == 'degree' else 0)
+        except ArgumentTypeError as error:
+            # degree=2.5 has the type of a number; it is the value that the kernel cannot use.
+            raise ArgumentError(str(error)) from None
+    minimum = MINIMUM.get(name)
+    return arguments.real(value, name, minimum or 0, above=minimum is None)

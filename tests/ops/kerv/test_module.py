@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmkerv.ops import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d
+from mmkerv.ops import FoldError, KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d
 from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
 from tests.ops.contract import GEOMETRIES, TOLERANCE, OperatorContract, relative
 from tests.ops.kerv.kerv_oracle import kerv_loop
@@ -63,7 +63,7 @@ def make(case: str, dims: int = 2, **settings) -> nn.Module:
 def oracle(op: nn.Module, x: torch.Tensor, names=('degree', 'balance', 'gamma', 'alpha', 'order')) -> torch.Tensor:
     values = {name: getattr(op, name) for name in names if getattr(op, name, None) is not None}
     geometry = {name: getattr(op, name) for name in GEOMETRY}
-    return torch.from_numpy(kerv_loop(x, op.weight, op.bias, kernel=op.kernel, **geometry, **values))
+    return torch.from_numpy(kerv_loop(x, op.weight, op.bias, kernel=op.kernel_name, **geometry, **values))
 
 
 def check(op: nn.Module, x: torch.Tensor) -> None:
@@ -78,7 +78,7 @@ def check(op: nn.Module, x: torch.Tensor) -> None:
         values = {name: getattr(op, name) for name in op._initial}
         geometry = {name: getattr(op, name) for name in GEOMETRY}
         function = FUNCTIONS[op.dims]
-        assert torch.equal(function(x, op.weight, op.bias, kernel=op.kernel, **geometry, **values), y)
+        assert torch.equal(function(x, op.weight, op.bias, kernel=op.kernel_name, **geometry, **values), y)
 
 
 class KervContract(OperatorContract):
@@ -334,3 +334,16 @@ def test_arc_cosine_of_a_patch_of_zeros_has_no_slope(order):
     y.sum().backward()
     assert torch.allclose(y, torch.full_like(y, 0.5 if order == 0 else 0.0))
     assert not x.grad.any() and not op.weight.grad.any()
+
+
+@pytest.mark.parametrize('settings', [{'kernel': 'linear'}, {'degree': 1, 'balance': 0.5, 'learnable': True}], ids=str)
+def test_the_kernel_of_a_linear_kervolution_is_that_of_its_folded_layer(settings):
+    op = KervConv2d(4, 8, 3, groups=2, **settings)
+    assert torch.equal(op.kernel(), op.to_conv2d().weight)
+
+
+@pytest.mark.parametrize('settings', [{}, {'kernel': 'gaussian'}, {'degree': 2}], ids=str)
+def test_a_nonlinear_kervolution_has_no_kernel(settings):
+    op = KervConv2d(4, 8, 3, **settings)
+    with pytest.raises(FoldError, match=f"kernel='{op.kernel_name}' is not linear in its input.*deploy it as it is"):
+        op.kernel()

@@ -8,14 +8,14 @@ from torch import nn
 
 from mmkerv.ops import KervConv1d, KervConv2d, KervConv3d, kerv2d, register_kernel
 from mmkerv.ops.core.precision import autocast_type
-from mmkerv.ops.kerv.module import registry as patch_kernels
+from mmkerv.ops.kerv import registry
 from tests.ops.contract import relative
 
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(patch_kernels, 'KERNELS', dict(patch_kernels.KERNELS))
+    monkeypatch.setattr(registry, 'KERNELS', dict(registry.KERNELS))
 
 
 def pair(kernel: str, **settings) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -125,10 +125,10 @@ def test_the_same_function_may_be_registered_again():
 
 @pytest.mark.parametrize('name', ['polynomial', 'l1', 'arc-cosine'])
 def test_names_that_are_taken(name):
-    before = patch_kernels.KERNELS[name]
+    before = registry.KERNELS[name]
     with pytest.raises(ValueError, match=f"name of a kernel must be new, got '{name}'"):
         register_kernel(name, family='dot')(lambda s: s)
-    assert patch_kernels.KERNELS[name] is before
+    assert registry.KERNELS[name] is before
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_names_that_are_taken(name):
 def test_unusable_kernels_are_refused(name, family, function, message):
     with pytest.raises((ValueError, TypeError), match=message):
         register_kernel(name, family=family)(function)
-    assert 'mine' not in patch_kernels.KERNELS
+    assert 'mine' not in registry.KERNELS
 
 
 @pytest.mark.parametrize(

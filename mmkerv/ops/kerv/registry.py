@@ -130,9 +130,7 @@ def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]],
         parameters = list(inspect.signature(function).parameters.values())[1:]
         norms = [p.name for p in parameters if p.name in NORMS]
         if norms and (family != 'dot' or len(norms) != len(NORMS)):
-            raise ArgumentError(
-                f"kernel {name!r} takes {norms}: x2 and w2 go together, in a kernel of family 'dot'"
-            )
+            raise ArgumentError(f"kernel {name!r} takes {norms}: x2 and w2 go together, in a kernel of family 'dot'")
         hyperparameters = {p.name: _default(name, p) for p in parameters if p.name not in NORMS}
         KERNELS[name] = PatchKernel(name, family, function, hyperparameters, bool(norms))
         return function

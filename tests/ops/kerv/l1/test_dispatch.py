@@ -259,8 +259,6 @@ def test_input_smaller_than_the_kernel_is_named():
 
 
 def test_importing_the_operators_does_not_import_triton():
-    code = (
-        'import sys, mmkerv.ops, mmkerv.ops.kerv.l1; print("mmkerv.ops.kerv.l1.triton_kernels" in sys.modules)'
-    )
+    code = 'import sys, mmkerv.ops, mmkerv.ops.kerv.l1; print("mmkerv.ops.kerv.l1.triton_kernels" in sys.modules)'
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == 'False'

@@ -1,7 +1,4 @@
-"""The main job on built-in data: write it, train, evaluate, fold, evaluate again, compare. ``make demo`` runs it.
-
-Ends with a page, ``report.html``; ``make demo-compare`` also trains the plain network, for its column of that page.
-"""
+"""Train, evaluate and fold a small RetinaNet on built-in data: ``python tools/demo.py [--compare]``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Curves and times of training runs: ``analyze_logs.py [plot_curve] LOGS --keys ...``, ``cal_train_time LOGS``."""
+"""Plot curves of training runs or print their times: ``analyze_logs.py [plot_curve|cal_train_time] LOGS``."""
 
 import argparse
 import sys
@@ -16,12 +16,12 @@ SEABORN = 'seaborn-v0_8-'
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line: upstream's two commands, or mmsegmentation's flags without a command."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(description='Plot what runs logged, or print how long their iterations took')
+    parser = argparse.ArgumentParser(description='Plot logged values of runs, or print the time of their iterations')
     commands = parser.add_subparsers(dest='task', required=True)
     logs = dict(nargs='+', metavar='LOGS', help='vis_data/*.json of runs, or their work folders')
     plot = commands.add_parser('plot_curve', help='draw curves; the default command')
     plot.add_argument('json_logs', **logs)
-    plot.add_argument('--keys', nargs='+', default=['loss'], help='what to draw, such as loss bbox_mAP (%(default)s)')
+    plot.add_argument('--keys', nargs='+', default=['loss'], help='keys to draw, such as loss bbox_mAP (%(default)s)')
     plot.add_argument('--title', help='title of the figure')
     plot.add_argument('--legend', nargs='+', help='one label per key and log; default: run and key')
     plot.add_argument('--backend', help='matplotlib backend; an interactive one shows the curves unless --out is given')

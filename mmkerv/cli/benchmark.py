@@ -1,4 +1,4 @@
-"""Speed of a network or of its data: ``benchmark.py CONFIG [--checkpoint FILE] --task inference``."""
+"""Time a network or its data: ``benchmark.py CONFIG [--checkpoint FILE] --task inference``."""
 
 import argparse
 import json
@@ -14,9 +14,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line: mmdetection's flags, or mmsegmentation's ``CONFIG CHECKPOINT``, which means inference."""
     parser = argparse.ArgumentParser(description='Time inference of single images, a data loader, or a data set')
     parser.add_argument('config', help='config file')
-    parser.add_argument('given', nargs='?', metavar='checkpoint', help='weights; then the task is inference')
-    parser.add_argument('--checkpoint', help='the same; without weights the network is as it is built')
-    parser.add_argument('--task', choices=list(UNITS), help='what is timed (inference)')
+    parser.add_argument('positional', nargs='?', metavar='checkpoint', help="weights, in mmsegmentation's grammar")
+    parser.add_argument('--checkpoint', help='weights; default: the initial ones')
+    parser.add_argument('--task', choices=list(UNITS), help='what to time (inference)')
     # mmsegmentation calls it --repeat-times.
     parser.add_argument('--repeat-num', '--repeat-times', type=int, default=1, metavar='N', help='runs (%(default)s)')
     parser.add_argument('--max-iter', type=int, default=200, metavar='N', help='items of a run (%(default)s)')
@@ -24,16 +24,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--num-warmup', type=int, default=5, metavar='N', help='items not timed (%(default)s)')
     parser.add_argument('--fuse-conv-bn', action='store_true', help='fuse batch norms into convolutions first')
     parser.add_argument(
-        '--dataset-type', choices=['train', 'val', 'test'], default='test', help='whose data (%(default)s)'
+        '--dataset-type', choices=['train', 'val', 'test'], default='test', help='data set (%(default)s)'
     )
     parser.add_argument('--work-dir', help='folder for benchmark_TASK.json')
     parser.add_argument('--device', help='cpu, cuda, cuda:1 ...; by default a GPU if there is one')
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
-    if args.given and args.checkpoint and args.given != args.checkpoint:
-        parser.error(f'two checkpoints: {args.given!r} and --checkpoint {args.checkpoint!r}; give one')
-    args.checkpoint = args.checkpoint or args.given
+    if args.positional and args.checkpoint and args.positional != args.checkpoint:
+        parser.error(f'two checkpoints: {args.positional!r} and --checkpoint {args.checkpoint!r}; give one')
+    args.checkpoint = args.checkpoint or args.positional
     args.task = args.task or 'inference'
     if args.fuse_conv_bn and args.task != 'inference':
         parser.error(f'--fuse-conv-bn is for --task inference, not {args.task}')
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     unit = UNITS[args.task]
 
-    def tell(number: int, rate: float) -> None:
+    def report(number: int, rate: float) -> None:
         print(f'{number} of {args.max_iter} {unit}: {rate:.2f} {unit} / s', flush=True)
 
     settings = dict(
-        runs=args.repeat_num, most=args.max_iter, warmup=args.num_warmup, tell=tell, interval=args.log_interval
+        runs=args.repeat_num, most=args.max_iter, warmup=args.num_warmup, tell=report, interval=args.log_interval
     )
     device = args.device or get_device()
     if args.task == 'inference':
@@ -79,11 +79,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f'{args.task}: {unit} {speed}')
     if args.work_dir:
         out = Path(args.work_dir, f'benchmark_{args.task}.json')
-        found = dict(task=args.task, config=args.config, checkpoint=args.checkpoint, unit=unit, device=device)
+        result = dict(task=args.task, config=args.config, checkpoint=args.checkpoint, unit=unit, device=device)
         environment = {key: str(value) for key, value in collect_env().items()}
-        found |= dict(seconds=speed.seconds, rates=speed.rates, environment=environment)
+        result |= dict(seconds=speed.seconds, rates=speed.rates, environment=environment)
         with atomic_path(out) as partial:
-            partial.write_text(json.dumps(found, indent=2) + '\n')
+            partial.write_text(json.dumps(result, indent=2) + '\n')
         print(f'wrote {out}')
 
 

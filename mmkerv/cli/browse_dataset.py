@@ -1,4 +1,4 @@
-"""Pictures of a data set with its annotations: ``browse_dataset.py CONFIG --output-dir DIR``."""
+"""Draw the samples of a data set with their annotations: ``browse_dataset.py CONFIG --output-dir DIR``."""
 
 import argparse
 import os
@@ -14,19 +14,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Show or write the samples of a data set, annotations drawn in')
     parser.add_argument('config', help='config file')
     parser.add_argument('--output-dir', '-o', metavar='DIR', help='folder to write pictures to')
-    parser.add_argument('--not-show', action='store_true', help='show nothing, as where there is no display')
+    parser.add_argument('--not-show', action='store_true', help='open no windows')
     parser.add_argument(
-        '--show-interval', '-i', type=float, default=2, metavar='S', help='seconds for each (%(default)s)'
+        '--show-interval', '-i', type=float, default=2, metavar='S', help='seconds for each window (%(default)s)'
     )
-    parser.add_argument('--phase', '-p', choices=['train', 'val', 'test'], default='train', help='whose data (train)')
+    parser.add_argument('--phase', '-p', choices=['train', 'val', 'test'], default='train', help='data set (train)')
     parser.add_argument(
         '--mode',
         '-m',
         choices=['transformed', 'original', 'concat', 'pipeline'],
         default='transformed',
-        help='what the model gets, what was read, both, or the image behind each step (%(default)s)',
+        help='the input of the model, the image as read, both, or the image after each step (%(default)s)',
     )
-    parser.add_argument('--show-number', '-n', type=int, metavar='N', help='samples (all)')
+    parser.add_argument('--show-number', '-n', type=int, metavar='N', help='number of samples (all)')
     common.add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.show_number is not None and args.show_number < 1:
@@ -35,7 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def has_display() -> bool:
-    """Whether a window could be opened."""
+    """Tell whether a window could be opened."""
     return sys.platform in ('darwin', 'win32') or any(os.environ.get(key) for key in ('DISPLAY', 'WAYLAND_DISPLAY'))
 
 

@@ -1,4 +1,4 @@
-"""The main job on built-in data: write the data, train, evaluate, fold, evaluate again, compare.
+"""Train, evaluate and fold a small RetinaNet on built-in data, and evaluate and compare the folded network.
 
 ``make demo`` runs it and ends with a page, ``report.html``; ``make demo-compare`` also trains the plain network, for
 its column of that page.
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             train_and_fold(args, work)
         if args.compare:
             train_plain(args, work)
-        step('report', 'one page about all of it')
+        step('report', 'one page with the results')
     from mmkerv.cli.report.report import write_demo_report
 
     print(f'report    {write_demo_report(work)}')

@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W | --num-images N]``."""
+"""Count multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W | --num-images N]``."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from mmkerv.cli import common
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are upstream's."""
     parser = argparse.ArgumentParser(
-        description='Count what an image costs, what generating the kernels costs, and what is left after folding'
+        description='Count multiply-adds of an image, of generating the kernels and of the folded network'
     )
     parser.add_argument('config', help='config file')
     size = parser.add_mutually_exclusive_group()
@@ -43,16 +43,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]
     # Images of a size cost the same, and counting takes a while.
     counts = {shape: complexity(model, shape) for shape in dict.fromkeys(shapes)}
-    found = Complexity(*(sum(part) // len(shapes) for part in zip(*(counts[shape] for shape in shapes))))
+    mean = Complexity(*(sum(part) // len(shapes) for part in zip(*(counts[shape] for shape in shapes))))
     bar = '=' * 30
     sizes = ', '.join(f'(3, {height}, {width})' for height, width in counts)
     print(f'{bar}\nInput shape: {sizes}' + (f', the mean of {len(shapes)} images' if args.num_images else ''))
     for label, value in (
-        ('Flops of an image', found.image),
-        ('Flops of generating the kernels, once a step', found.kernels),
-        ('Flops of an image after folding', found.folded),
-        ('Params', found.parameters),
-        ('Params after folding', found.folded_parameters),
+        ('Flops of an image', mean.image),
+        ('Flops of generating the kernels, once a step', mean.kernels),
+        ('Flops of an image after folding', mean.folded),
+        ('Params', mean.parameters),
+        ('Params after folding', mean.folded_parameters),
     ):
         print(f'{label}: {_format_size(value)}')
     print(f'{bar}\nFlops are multiply-adds of convolutions and matrix products; elementwise functions are not counted.')

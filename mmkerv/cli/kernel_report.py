@@ -1,4 +1,4 @@
-"""Layer by layer, what a network costs, sees and folds to: ``kernel_report.py CONFIG [--out FILE.md]``."""
+"""Report cost, receptive field and folded form of every layer: ``kernel_report.py CONFIG [--out FILE.md]``."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ SUFFIXES = ('.md', '.csv', '.json')
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Table of every layer: operator, kernel, parameters, multiply-adds, receptive field, what it folds '
-        'to, and what stacked 3x3, grouped, separable and bottleneck forms of it would cost'
+        description='Table of every layer: operator, kernel, parameters, multiply-adds, receptive field, folded form, '
+        'and the cost of stacked 3x3, grouped, separable and bottleneck forms of it'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--checkpoint', help='its weights; without, those it is built with')
+    parser.add_argument('--checkpoint', help='weights; default: the initial ones')
     parser.add_argument(
         '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
     )
-    parser.add_argument('--out', metavar='FILE', help='.md, .csv or .json to write; else the .md is printed')
+    parser.add_argument('--out', metavar='FILE', help='.md, .csv or .json file to write; default: print the .md')
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)

@@ -10,14 +10,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Load a plain checkpoint of torchvision or OpenMMLab into an operator network that computes the '
-        'same, and write its checkpoint; say what was loaded, missing and unexpected'
+        'same, write its checkpoint, and list loaded, missing and unexpected parameters'
     )
     parser.add_argument('src', metavar='SRC', help='checkpoint of the plain network')
     parser.add_argument('dst', metavar='DST', help='checkpoint to write')
     parser.add_argument(
         '--config',
-        help='config whose model is the operator network, of any of the three libraries; by default the ResNet that '
-        'the names in SRC tell, as an mmpretrain classifier with mmkerv.ResNet and CoCConv',
+        help='config whose model is the operator network, of any of the three libraries; default: an mmpretrain '
+        'classifier with mmkerv.ResNet and CoCConv, of the depth that the names in SRC imply',
     )
     common.add_cfg_options(parser)
     common.add_trust(parser)
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, place, write."""
+    """Read, convert, write."""
     args = parse_args(argv)
 
     from mmkerv import env

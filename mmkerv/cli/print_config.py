@@ -1,4 +1,4 @@
-"""A config with everything it inherits: ``print_config.py CONFIG [--save-path FILE]``."""
+"""Print a config with everything it inherits: ``print_config.py CONFIG [--save-path FILE]``."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Print a config with all that it inherits and with --cfg-options')
+    parser = argparse.ArgumentParser(description='Print a config with everything it inherits and with --cfg-options')
     parser.add_argument('config', help='config file')
     common.add_cfg_options(parser)
-    parser.add_argument('--save-path', metavar='FILE', help='.py, .json or .yml to write as well')
+    parser.add_argument('--save-path', metavar='FILE', help='also write it to this .py, .json or .yml file')
     args = parser.parse_args(argv)
     if args.save_path and Path(args.save_path).suffix not in SUFFIXES:
         parser.error(f'--save-path must end in {", ".join(SUFFIXES)}, got {args.save_path!r}')
@@ -36,10 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.save_path:
         suffix = Path(args.save_path).suffix
         with atomic_path(args.save_path) as partial:
-            # mmengine chooses the format by the suffix, which a temporary name does not have.
-            named = partial.with_name(f'{partial.name}{suffix}')
-            cfg.dump(named)
-            named.replace(partial)
+            # mmengine chooses the format by the suffix, which the temporary name lacks.
+            with_suffix = partial.with_name(f'{partial.name}{suffix}')
+            cfg.dump(with_suffix)
+            with_suffix.replace(partial)
         print(f'wrote {args.save_path}')
 
 

@@ -1,4 +1,4 @@
-"""Make a checkpoint ready to publish: ``publish_model.py IN_FILE OUT_FILE`` writes OUT_FILE-SHA256[:8].pth."""
+"""Strip a checkpoint for release: ``publish_model.py IN_FILE OUT_FILE`` writes OUT_FILE-SHA256[:8].pth."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,13 +9,15 @@ from mmkerv.cli import common
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Keep what users of a checkpoint need and put its hash into its name')
+    parser = argparse.ArgumentParser(
+        description='Strip a training checkpoint for release and put its hash into the name'
+    )
     parser.add_argument('in_file', help='checkpoint of a training run')
     parser.add_argument('out_file', help='name to write; -SHA256[:8].pth is appended')
     parser.add_argument(
         '--save-keys', nargs='+', default=['meta', 'state_dict'], help='keys to keep; default %(default)s'
     )
-    parser.add_argument('--no-ema', action='store_true', help='publish the raw weights where averaged ones stand')
+    parser.add_argument('--no-ema', action='store_true', help='publish the raw weights instead of the averaged ones')
     common.add_trust(parser)
     return parser.parse_args(argv)
 

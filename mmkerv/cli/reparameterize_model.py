@@ -16,8 +16,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config_path', help='config the network was trained with')
     parser.add_argument('checkpoint_path', help='checkpoint of that network')
     parser.add_argument('save_path', help='.pth file to write')
-    parser.add_argument('--images', metavar='DIR', help='compare the two networks on these images too')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the inputs compared')
+    parser.add_argument('--images', metavar='DIR', help='also compare the two networks on these images')
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the inputs for the comparison')
     parser.add_argument('--tolerance', type=float, default=1e-4, help='largest relative difference; default 1e-4')
     common.add_cfg_options(parser)
     common.add_trust(parser)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trust=args.trust_checkpoint,
     )
     print(result.report)
-    # Continuous kernels have no basic kernel W.
+    # Empty if all operators are continuous: those have no basic kernel W.
     if result.associations:
         low, high = min(result.associations), max(result.associations)
         print(f'|K - W| / |W| of the folded operators: {low:.3g} to {high:.3g}')

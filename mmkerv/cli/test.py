@@ -9,20 +9,20 @@ from mmkerv.cli import common
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are those of mmdetection, mmsegmentation and mmpretrain together."""
     parser = common.runner_arguments('Evaluate a detector, segmentor or classifier')
-    parser.add_argument('checkpoint', help='checkpoint of the network of the config')
+    parser.add_argument('checkpoint', help="checkpoint of the config's network")
     parser.add_argument(
         '--out',
         help='detection, classification: .pkl (or .json for metrics) file; segmentation: folder for the predictions',
     )
-    parser.add_argument('--out-item', choices=['metrics', 'pred'], help='what --out holds; default pred')
+    parser.add_argument('--out-item', choices=['metrics', 'pred'], help='contents of --out; default pred')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for painted images')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds a window stays')
-    parser.add_argument('--interval', type=int, default=1, help='paint every n-th image (classification)')
+    parser.add_argument('--show-dir', help='folder for images with the predictions drawn in')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for each window')
+    parser.add_argument('--interval', type=int, default=1, help='draw every n-th image (classification)')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args(argv)
     if args.out_item and not args.out:
-        parser.error('--out-item says what --out holds: give --out FILE too')
+        parser.error('--out-item needs --out: give --out FILE too')
     return args
 
 

@@ -14,11 +14,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or without a value from the latest one of the work_dir',
+        help='resume from this checkpoint, or without a value from the latest one in the work_dir',
     )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
-    parser.add_argument('--no-persistent-workers', action='store_true', help='start data workers anew for each epoch')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
+    parser.add_argument('--no-persistent-workers', action='store_true', help='restart the data workers in each epoch')
     return parser.parse_args(argv)
 
 
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(
-                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch its lr is for'
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch size that its lr '
+                'is meant for'
             )
         cfg.auto_scale_lr.enable = True
     start = cfg.get('load_from')
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
         if cfg.load_from is None:
-            # Interrupted before its first checkpoint, a run begins where it began.
+            # A run that was interrupted before its first checkpoint starts again from the same weights.
             cfg.resume, cfg.load_from = False, start
     if cfg.get('load_from') and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
         raise FileNotFoundError(f'checkpoint {cfg.load_from!r} does not exist; give the path of a .pth file')
@@ -69,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with launch.process_group(cfg):
             configuration.build_runner(cfg).train()
     except OSError as error:
-        # mmengine's logs meet a full disk too, and such an error names no file. Data that cannot be read is named.
-        named = error.filename and Path(os.fsdecode(error.filename)).resolve()
-        if named and not output_folders(cfg) & {named, *named.parents}:
+        # An unreadable data file is named in its error. When mmengine's logs fill the disk, the error names no file.
+        file = error.filename and Path(os.fsdecode(error.filename)).resolve()
+        if file and not output_folders(cfg) & {file, *file.parents}:
             raise
         raise with_cure(error, cfg.work_dir, then=', then go on with --resume') from error
 

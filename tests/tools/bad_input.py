@@ -161,9 +161,9 @@ BAD_INPUT = {
         (FOLD, '{config.py}', '{good.pth}', '{out}/deploy.onnx'),
         ("save_path must end in .pth, got '{out}/deploy.onnx'",),
     ),
-    'nothing to hold what --out-item says': (
+    '--out-item without --out': (
         (TEST, '{config.py}', '{good.pth}', '--out-item', 'metrics'),
-        ('--out-item says what --out holds: give --out FILE too',),
+        ('--out-item needs --out: give --out FILE too',),
     ),
     'file as work folder': (
         (TEST, '{config.py}', '{good.pth}', '--work-dir', '{file}'),

@@ -1,4 +1,4 @@
-"""Curves and times of training runs: ``analyze_logs.py [plot_curve] LOGS --keys ...``, ``cal_train_time LOGS``."""
+"""Plot curves of training runs or print their times: ``analyze_logs.py [plot_curve|cal_train_time] LOGS``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Speed of a network or of its data: ``benchmark.py CONFIG [--checkpoint FILE] --task inference``."""
+"""Time a network or its data: ``benchmark.py CONFIG [--checkpoint FILE] --task inference``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures of a data set with its annotations: ``browse_dataset.py CONFIG --output-dir DIR``."""
+"""Draw the samples of a data set with their annotations: ``browse_dataset.py CONFIG --output-dir DIR``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W | --num-images N]``."""
+"""Count multiply-adds and parameters of a config's network: ``get_flops.py CONFIG [--shape H W | --num-images N]``."""
 
 import sys
 from pathlib import Path

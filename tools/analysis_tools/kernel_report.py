@@ -1,4 +1,4 @@
-"""Layer by layer, what a network costs, sees and folds to: ``kernel_report.py CONFIG [--out FILE.md]``."""
+"""Report cost, receptive field and folded form of every layer: ``kernel_report.py CONFIG [--out FILE.md]``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A config with everything it inherits: ``print_config.py CONFIG [--save-path FILE]``."""
+"""Print a config with everything it inherits: ``print_config.py CONFIG [--save-path FILE]``."""
 
 import sys
 from pathlib import Path

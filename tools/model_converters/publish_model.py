@@ -1,4 +1,4 @@
-"""Make a checkpoint ready to publish: ``publish_model.py IN_FILE OUT_FILE`` writes OUT_FILE-SHA256[:8].pth."""
+"""Strip a checkpoint for release: ``publish_model.py IN_FILE OUT_FILE`` writes OUT_FILE-SHA256[:8].pth."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures of a network's kernels: ``vis_kernel.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
+"""Draw the kernels of a network: ``vis_kernel.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What kervolutions make of patches: ``vis_response.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
+"""Draw the responses of kervolutions to patches: ``vis_response.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
 
 import sys
 from pathlib import Path

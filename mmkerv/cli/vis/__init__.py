@@ -1,1 +1,1 @@
-"""Pictures of what a network has learnt: one module a command."""
+"""Commands that draw trained networks."""

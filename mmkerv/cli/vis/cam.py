@@ -10,13 +10,15 @@ from mmkerv.cli import common
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are mmpretrain's."""
     parser = argparse.ArgumentParser(
-        description='Draw where a classifier, detector or segmentor finds a category, beside the image; '
+        description='Draw the image regions that a classifier, detector or segmentor uses for a category; '
         'the maps are written beside the picture (.npz)'
     )
     parser.add_argument('img', help='image file')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside')
+    parser.add_argument(
+        '--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside the first'
+    )
     parser.add_argument(
         '--target-layers',
         nargs='+',
@@ -24,7 +26,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='layers, or single maps of them such as neck:0, whose maps are averaged; default: the last feature map of '
         'the backbone, for detectors all maps of the neck',
     )
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
+    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     parser.add_argument(
         '--method', help='GradCAM, GradCAM++, LayerCAM, EigenCAM, ...; default GradCAM, for detectors LayerCAM'
     )
@@ -32,9 +34,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--target-category',
         nargs='+',
         metavar='CATEGORY',
-        help='numbers or names, a row of the picture each; default: the one with the highest score',
+        help='numbers or names, one row of the picture each; default: the one with the highest score',
     )
-    parser.add_argument('--topk', type=int, default=10, help='detectors: how many of its highest scores (%(default)s)')
+    parser.add_argument(
+        '--topk', type=int, default=10, help='detectors: number of highest scores to explain (%(default)s)'
+    )
     parser.add_argument('--eigen-smooth', action='store_true', help='first principal component of the weighted maps')
     parser.add_argument('--aug-smooth', action='store_true', help='average over mirrored and dimmed images')
     parser.add_argument('--save-path', help='picture to write, .png or .svg; default work_dirs/cam/IMG_CONFIG.png')
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     out = pictures.picture_path(args.save_path or f'work_dirs/cam/{Path(args.img).stem}_{Path(args.config).stem}.png')
     class_activation.cam_method(args.method or 'GradCAM')
-    found, wanted = [], args.target_category
+    networks, categories = [], args.target_category
     for config, checkpoint in filter(None, [(args.config, args.checkpoint), args.compare]):
         cfg, model = load_trained(config, checkpoint, args.cfg_options, args.device, args.trust_checkpoint)
         if args.preview_model:
@@ -70,20 +74,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg,
             args.img,
             names=class_scores.class_names(cfg, checkpoint, args.trust_checkpoint),
-            categories=wanted,
+            categories=categories,
             layers=args.target_layers,
             method=args.method,
             topk=args.topk,
             eigen_smooth=args.eigen_smooth,
             aug_smooth=args.aug_smooth,
         )
-        # The second network explains what the first one saw.
-        wanted = wanted or [str(activation.category) for activation in explained.activations.values()]
-        found.append((Path(config).stem, explained))
+        # The second network explains the categories that the first one found.
+        categories = categories or [str(activation.category) for activation in explained.activations.values()]
+        networks.append((Path(config).stem, explained))
         for name, activation in explained.activations.items():
             print(f'{Path(config).stem}: {name}, score {activation.score:.4g}, layers {", ".join(activation.layers)}')
-    pictures.save_figure(class_activation.draw_explained(found), out)
-    arrays = {f'{number}_{name}': a.heat for number, (_, e) in enumerate(found) for name, a in e.activations.items()}
+    pictures.save_figure(class_activation.draw_explained(networks), out)
+    arrays = {f'{number}_{name}': a.heat for number, (_, e) in enumerate(networks) for name, a in e.activations.items()}
     pictures.save_arrays(out.with_suffix('.npz'), **arrays)
     print(f'wrote {out} and {out.with_suffix(".npz")}')
 

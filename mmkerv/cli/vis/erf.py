@@ -10,19 +10,21 @@ from mmkerv.cli import common
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Draw how much each pixel moves the central unit of a feature map, and print the side of the '
+        description='Draw the gradient of the central unit of a feature map for each pixel, and print the sides of the '
         'squares that hold 30, 50 and 99 % of it; the arrays are written beside the picture (.npz)'
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside')
+    parser.add_argument(
+        '--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside the first'
+    )
     parser.add_argument('--target-layers', metavar='LAYER', help='default: the last feature map of the backbone')
     parser.add_argument('--images', metavar='DIR', help='average over the images of a folder instead of random inputs')
-    parser.add_argument('--num', type=int, default=20, help='how many inputs (%(default)s)')
+    parser.add_argument('--num', type=int, default=20, help='number of inputs (%(default)s)')
     parser.add_argument(
         '--shape', type=int, nargs=2, default=[512, 512], metavar=('H', 'W'), help='size of the inputs (512 512)'
     )
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
+    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     parser.add_argument('--save-path', help='picture to write, .png or .svg; default work_dirs/erf/CONFIG.png')
     parser.add_argument('--device', default='cpu', help='device, such as cuda:0 (%(default)s)')
     common.add_cfg_options(parser)
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.visualization import feature_maps, pictures, receptive_field
 
     out = pictures.picture_path(args.save_path or f'work_dirs/erf/{Path(args.config).stem}.png')
-    found, arrays = [], {}
+    fields, arrays = [], {}
     table = PrettyTable(['network', 'feature map', *(f'{share:.0%}' for share in receptive_field.SHARES)])
     table.align = 'l'
     for config, checkpoint in filter(None, [(args.config, args.checkpoint), args.compare]):
@@ -62,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
         name = Path(config).stem
         table.add_row([name, field.layer, *(f'{side} px ({ratio:.1%})' for side, ratio in squares)])
-        suffix = '_compare' if found else ''
+        suffix = '_compare' if fields else ''
         arrays |= {f'field{suffix}': field.field, f'centre{suffix}': field.centre, f'squares{suffix}': squares}
-        found.append((name, field))
-    pictures.save_figure(receptive_field.draw_receptive_fields(found), out)
+        fields.append((name, field))
+    pictures.save_figure(receptive_field.draw_receptive_fields(fields), out)
     pictures.save_arrays(out.with_suffix('.npz'), shares=receptive_field.SHARES, **arrays)
     height, width = field.field.shape
-    print(f'sides of the squares that hold a share of the gradients, and their part of the {height} x {width} input:')
+    print(f'sides of the squares that hold a share of the gradients, and their share of the {height} x {width} input:')
     print(table)
     print(f'wrote {out} and {out.with_suffix(".npz")}')
 

@@ -9,27 +9,28 @@ from mmkerv.cli import common
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are mmyolo's."""
-    parser = argparse.ArgumentParser(description='Draw feature maps of layers over the image, each beside the next')
+    parser = argparse.ArgumentParser(description='Draw feature maps of layers over the image, side by side')
     parser.add_argument('img', help='image file')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out-dir', default='work_dirs/featmap', help='folder for IMG_CONFIG.png (%(default)s)')
     parser.add_argument('--out-file', help='picture to write, .png or .svg, instead of one in --out-dir')
-    parser.add_argument('--arrays', action='store_true', help='write the maps beside the picture, as .npz, too')
+    parser.add_argument('--arrays', action='store_true', help='also write the maps beside the picture, as .npz')
     parser.add_argument(
         '--target-layers',
         nargs='+',
         metavar='LAYER',
         help='layers, or single maps of them such as neck:0; default: all maps of the backbone',
     )
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
+    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     parser.add_argument(
         '--channel-reduction',
         choices=['squeeze_mean', 'select_max', 'none'],
         default='squeeze_mean',
-        help='mean of the channels, the channel of the largest sum, or --topk of these; default %(default)s',
+        help='mean of the channels, the channel with the largest sum, or the --topk channels with the largest sums; '
+        'default %(default)s',
     )
-    parser.add_argument('--topk', type=int, default=4, help='how many channels "none" draws (%(default)s)')
+    parser.add_argument('--topk', type=int, default=4, help='number of channels that "none" draws (%(default)s)')
     parser.add_argument(
         '--arrangement',
         type=int,

@@ -1,4 +1,4 @@
-"""Pictures of a network's kernels: ``vis_kernel.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
+"""Draw the kernels of a network: ``vis_kernel.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
 
 import argparse
 from collections.abc import Sequence
@@ -19,21 +19,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--target-layers',
         nargs='+',
         metavar='NAME',
-        help='operators, modules that hold some, or plain convolutions; default: all operators',
+        help='operators, modules that contain operators, or plain convolutions; default: all operators',
     )
     parser.add_argument(
-        '--topk', type=int, help='so many filters (or association groups) with the largest norm; default: the first'
+        '--topk',
+        type=int,
+        help='number of filters (or association groups), those with the largest norm; default: the first ones',
     )
-    parser.add_argument('--what', choices=['kernels', 'spectra'], default='kernels', help='what is drawn (%(default)s)')
+    parser.add_argument('--what', choices=['kernels', 'spectra'], default='kernels', help='what to draw (%(default)s)')
     parser.add_argument(
         '--save-path',
         metavar='DIR_OR_FILE',
         help='folder for a picture of each layer, or the file of a single one; '
         'default work_dirs/NAME_OF_CONFIG/kernels',
     )
-    parser.add_argument('--format', choices=['png', 'svg'], default='png', help='of pictures in a folder (%(default)s)')
-    parser.add_argument('--arrays', metavar='FILE.npz', help='also write what is drawn, as arrays LAYER/ARRAY')
-    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model, and end')
+    parser.add_argument(
+        '--format', choices=['png', 'svg'], default='png', help='format of pictures in a folder (%(default)s)'
+    )
+    parser.add_argument('--arrays', metavar='FILE.npz', help='also write the drawn values, as arrays LAYER/ARRAY')
+    parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""What kervolutions make of patches: ``vis_response.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
+"""Draw the responses of kervolutions to patches: ``vis_response.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--target-layers', nargs='+', metavar='NAME', help='kervolutions, or modules that hold some; default: all'
+        '--target-layers', nargs='+', metavar='NAME', help='kervolutions, or modules that contain some; default: all'
     )
     parser.add_argument(
         '--line',
@@ -24,17 +24,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default='filter',
         help='through each filter w, from -REACH w to REACH w, or from one random patch to another (%(default)s)',
     )
-    parser.add_argument('--reach', type=float, default=2.0, help='see --line (%(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the random patches (%(default)s)')
-    parser.add_argument('--topk', type=int, help='so many filters with the largest norm; default: the first')
+    parser.add_argument(
+        '--reach',
+        type=float,
+        default=2.0,
+        help='length of the line in multiples of the filter, see --line (%(default)s)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random patches (%(default)s)')
+    parser.add_argument(
+        '--topk', type=int, help='number of filters, those with the largest norm; default: the first ones'
+    )
     parser.add_argument(
         '--save-path',
         metavar='DIR_OR_FILE',
         help='folder for a picture of each layer, or the file of a single one; '
         'default work_dirs/NAME_OF_CONFIG/responses',
     )
-    parser.add_argument('--format', choices=['png', 'svg'], default='png', help='of pictures in a folder (%(default)s)')
-    parser.add_argument('--arrays', metavar='FILE.npz', help='also write what is drawn, as arrays LAYER/ARRAY')
+    parser.add_argument(
+        '--format', choices=['png', 'svg'], default='png', help='format of pictures in a folder (%(default)s)'
+    )
+    parser.add_argument('--arrays', metavar='FILE.npz', help='also write the drawn values, as arrays LAYER/ARRAY')
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
@@ -68,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         pictures.save_figure(visualization.response_figure(layer, name, **line), files[name])
         print(f'wrote {files[name]}', flush=True)
         if args.arrays:
-            found = visualization.response_arrays(layer, **line)
-            arrays |= {f'{name}/{key}': values for key, values in found.items()}
+            values = visualization.response_arrays(layer, **line)
+            arrays |= {f'{name}/{key}': array for key, array in values.items()}
     if args.arrays:
         pictures.save_arrays(args.arrays, **arrays)
         print(f'wrote {args.arrays}')

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(
-                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch size its lr is for'
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch of its lr'
             )
         cfg.auto_scale_lr.enable = True
     start = cfg.get('load_from')

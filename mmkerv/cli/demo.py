@@ -18,8 +18,6 @@ from typing import Any
 from mmkerv.cli import common
 
 CONFIG, PLAIN_CONFIG = 'demo/retinanet_coc_shapes.py', 'demo/retinanet_shapes.py'
-# Height and width of the images.
-SHAPE = (160, 160)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.compare:
             train_plain(args, work)
         step('report', 'one page with the results')
-    from mmkerv.cli.report.report import write_demo_report
+    from mmkerv.cli.report.demo_report import write_demo_report
 
     print(f'report    {write_demo_report(work)}')
 
@@ -73,9 +71,9 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def is_finished(args: argparse.Namespace, work: Path) -> bool:
     """Tell whether the folder holds a finished run with these settings."""
-    from mmkerv.cli.report.record import FILE, read_record
+    from mmkerv.cli.report.demo_record import RECORD_FILE, read_record
 
-    if not (work / FILE).is_file():
+    if not (work / RECORD_FILE).is_file():
         return False
     record = read_record(work)
     wanted = json.loads(json.dumps(settings(args)))
@@ -84,14 +82,14 @@ def is_finished(args: argparse.Namespace, work: Path) -> bool:
 
 def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     """Train, evaluate, fold, evaluate, compare; write weights, logs and the record of the run."""
-    from mmkerv.cli.report.record import FILE, DemoRecord, environment
+    from mmkerv.cli.report.demo_record import RECORD_FILE, SHAPE, DemoRecord, environment
     from mmkerv.datasets.shapes import ShapesSettings, write_shapes
     from mmkerv.deploy.comparison import compare, table
 
     start, date = time.monotonic(), datetime.now(timezone.utc).isoformat(timespec='seconds')
     work.mkdir(parents=True, exist_ok=True)
     # An old record would describe weights that are overwritten now.
-    (work / FILE).unlink(missing_ok=True)
+    (work / RECORD_FILE).unlink(missing_ok=True)
     options = config_options(args)
     weights, folded = work / 'trained.pth', work / 'deploy.pth'
 
@@ -124,7 +122,7 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
     """Train and evaluate the plain network, time the three networks together, and add them to the record."""
     from dataclasses import replace
 
-    from mmkerv.cli.report.record import read_record
+    from mmkerv.cli.report.demo_record import SHAPE, read_record
     from mmkerv.deploy.comparison import count, inference_times
     from mmkerv.deploy.model_outputs import sample_inputs
     from mmkerv.deploy.trained_model import load_trained

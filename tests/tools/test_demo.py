@@ -20,7 +20,7 @@ METRICS = {'coco/bbox_mAP': 0.5}
 def demo(monkeypatch, tmp_path):
     """The command with steps that write their files and compute nothing; ``demo.ran`` lists the steps."""
     import mmkerv.cli.demo as module
-    import mmkerv.cli.report.report as demo_report
+    import mmkerv.cli.report.demo_report as demo_report
     import mmkerv.datasets.shapes as shapes
     import mmkerv.deploy.comparison as comparison
     import mmkerv.deploy.model_outputs as model_outputs

@@ -1,1 +1,1 @@
-"""HTML report of a training run."""
+"""A run as one HTML page, and what the demo puts into it."""

@@ -1,4 +1,4 @@
-"""Line charts as SVG to be put into a page: their colours are the page's, so they suit light and dark."""
+"""Line charts as SVG for an HTML page; they use the colours of the page, light or dark."""
 
 import io
 import re
@@ -9,23 +9,31 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# matplotlib draws in these, the page replaces them: text and axes, grid, then one for each line.
+# Placeholders that matplotlib draws with and the colours of the page replace: text and axes, grid, one for each line.
 _INK, _GRID = '#010101', '#020202'
 _LINES = ('#030303', '#040404', '#050505')
-_STYLES = {_INK: 'currentColor', _GRID: 'var(--line)'} | {c: f'var(--series-{i})' for i, c in enumerate(_LINES, 1)}
-# Of ticks.
-_STEPS = (1, 2, 4, 5, 10)
+_PAGE_COLORS = {_INK: 'currentColor', _GRID: 'var(--line)'} | {
+    color: f'var(--series-{number})' for number, color in enumerate(_LINES, 1)
+}
+# In inches; two charts stand side by side on the page.
+_SIZE = (4.7, 3.1)
+# A line of at most so many points gets markers.
+_MARKED_POINTS = 20
+# Height of the axis relative to the highest value.
+_HEADROOM = 1.08
+# Steps between ticks, times a power of ten.
+_TICK_STEPS = (1, 2, 4, 5, 10)
 
 
 class Line(NamedTuple):
     """One line of a chart.
 
     Args:
-        name: for the legend.
+        name: name in the legend.
         x: positions.
         y: values.
-        color: number of its colour, from 0 to 2.
-        dashed: whether it is drawn dashed.
+        color: number of the colour, from 0 to 2.
+        dashed: draw it dashed.
 
     Example:
         >>> Line('loss', [1, 2], [0.5, 0.4]).dashed
@@ -40,33 +48,34 @@ class Line(NamedTuple):
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, prefix: str) -> str:
-    """Draw lines as the text of an ``<svg>`` element; few points are marked, and the legend has the last value.
+    """Draw lines as the text of an ``<svg>`` element; the legend shows their last values.
 
     Args:
-        lines: at least one, of three colours.
-        x_label: below the chart.
-        y_label: beside it.
-        prefix: of the ids in the SVG; no two charts of a page may share it.
+        lines: at least one line.
+        x_label: label below the chart.
+        y_label: label beside the chart.
+        prefix: prefix of the ids in the SVG; each chart of a page needs its own.
 
     Example:
         >>> line_chart([Line('loss', [1, 2], [0.5, 0.4])], 'iteration', 'loss', 'a')[:4]
         '<svg'
     """
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': prefix, 'font.size': 10}):
-        figure = Figure(figsize=(4.7, 3.1), layout='constrained')
+        figure = Figure(figsize=_SIZE, layout='constrained')
         axes = figure.add_subplot()
         for line in lines:
-            few = len(line.x) <= 20
             label = f'{line.name} {line.y[-1]:.3g}'
-            dashes = '--' if line.dashed else '-'
-            marker = ('D' if line.dashed else 'o') if few else ''
-            axes.plot(line.x, line.y, dashes, color=_LINES[line.color], label=label, marker=marker, markersize=4)
+            style, marker = ('--', 'D') if line.dashed else ('-', 'o')
+            if len(line.x) > _MARKED_POINTS:
+                marker = ''
+            axes.plot(line.x, line.y, style, color=_LINES[line.color], label=label, marker=marker, markersize=4)
         axes.set_xlabel(x_label, color=_INK)
         axes.set_ylabel(y_label, color=_INK)
-        axes.set_ylim(0, 1.08 * max(max(line.y) for line in lines) or 1)
+        # All values may be 0.
+        axes.set_ylim(0, _HEADROOM * max(max(line.y) for line in lines) or 1)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=_STEPS))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=_TICK_STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_TICK_STEPS))
         axes.tick_params(colors=_INK, length=0)
         axes.grid(color=_GRID, linewidth=0.8, axis='y')
         axes.set_axisbelow(True)
@@ -82,13 +91,14 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, prefix: str) -
 
 
 def _for_page(svg: str, prefix: str) -> str:
+    """Adapt matplotlib's SVG document to be an element of an HTML page."""
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg[svg.index('<svg') :], flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', '', svg, count=2).replace('xlink:href', 'href')
     svg = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true" focusable="false">', svg, count=1)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf'\g<1>{prefix}-', svg)
-    # The page's own font, and no rule that would hold for the rest of the page.
+    # The page's font is used, and no style rule may affect the rest of the page.
     svg = re.sub(r'font: ([\d.]+px) [^;"]*', r'font-size: \1', svg)
     svg = re.sub(r' font-family: [^;"]*;?|<style.*?</style>', '', svg, flags=re.DOTALL)
-    for drawn, style in _STYLES.items():
-        svg = svg.replace(drawn, style)
+    for placeholder, color in _PAGE_COLORS.items():
+        svg = svg.replace(placeholder, color)
     return svg

@@ -1,4 +1,4 @@
-"""The report of a run as one page of HTML that needs no network, no script and no other file."""
+"""The report of a run as one HTML page without network access, scripts or other files."""
 
 import base64
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mmkerv.cli.report.record import DemoRecord
+from mmkerv.cli.report.demo_record import DemoRecord
 from mmkerv.cli.report.scenes import Panel, Scene
 
-METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP_50', 'coco/bbox_mAP_75': 'mAP_75'}
+BOX_METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP_50', 'coco/bbox_mAP_75': 'mAP_75'}
 
 
 class Chart(NamedTuple):
     """A chart of the page.
 
     Args:
-        title: above it.
-        svg: as :func:`mmkerv.cli.report.charts.line_chart` draws it.
-        text: what it shows, in words.
+        title: title above the chart.
+        svg: the chart, from :func:`mmkerv.cli.report.charts.line_chart`.
+        text: the chart in words.
 
     Example:
         >>> Chart('Loss', '<svg></svg>', 'falls from 2 to 1').title
@@ -38,9 +38,9 @@ class Kernels(NamedTuple):
 
     Args:
         layer: name of the layer.
-        text: about it.
-        before: PNG.
-        after: PNG.
+        text: text about the layer.
+        before: picture as PNG.
+        after: picture as PNG.
 
     Example:
         >>> Kernels('conv1', '', b'', b'').layer
@@ -55,18 +55,19 @@ class Kernels(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows.
+    """Content of the page.
 
     Args:
         record: figures of the run.
-        network: name of the kind of network, such as ``'RetinaNet'``.
-        operator: name of the operator in it.
-        training: how it was trained, in a phrase.
+        network: type of the network, such as ``'RetinaNet'``.
+        operator: registered name of the operator in it.
+        training: a sentence about the training.
+        shape: height and width of the timed image.
         threshold: lowest score of the detections.
         scenes: pictures with boxes.
         charts: curves of the training.
-        kernels: of some layers.
-        files: what the run left, name and meaning.
+        kernels: kernels of some layers.
+        files: files of the run, name and meaning.
 
     Example:
         >>> list(Report.__dataclass_fields__)[:2]
@@ -77,6 +78,7 @@ class Report:
     network: str
     operator: str
     training: str
+    shape: tuple[int, int]
     threshold: float
     scenes: Sequence[Scene]
     charts: Sequence[Chart]
@@ -85,9 +87,9 @@ class Report:
 
 
 def render_report(report: Report) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
-    Every text of the report is escaped; only the charts' SVG is taken as it is.
+    Every text of the report is escaped; only the SVG of the charts is inserted unchanged.
 
     Example:
         >>> render_report(report)[:15]  # doctest: +SKIP
@@ -102,11 +104,11 @@ def render_report(report: Report) -> str:
     )
     environment.filters |= {'uri': data_uri, 'minutes': minutes, 'svg': Markup}
     template = environment.get_template('report.html.jinja')
-    return template.render(r=report, d=report.record, metrics=METRICS, tags=tags)
+    return template.render(report=report, record=report.record, metrics=BOX_METRICS, tags=tags)
 
 
 def data_uri(content: bytes) -> str:
-    r"""A PNG or JPEG as ``data:`` address.
+    r"""Return a PNG or JPEG as a ``data:`` address.
 
     Example:
         >>> data_uri(b'\x89PNG')
@@ -117,7 +119,7 @@ def data_uri(content: bytes) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """A time in words.
+    """Return a time in words.
 
     Example:
         >>> minutes(42), minutes(462)
@@ -127,16 +129,22 @@ def minutes(seconds: float) -> str:
     return f'{whole // 60} min {whole % 60} s' if whole >= 60 else f'{whole} s'
 
 
+# Of the labels of boxes: height of the background, mean width of a letter and space around the text, in letter sizes.
+_TAG_HEIGHT, _LETTER_WIDTH, _TAG_PADDING = 1.35, 0.56, 0.6
+# Widths of the image in letter sizes.
+_LETTERS_PER_IMAGE = 24
+
+
 class Tag(NamedTuple):
-    """The label of a box and where it stands, in pixels of the image.
+    """Label of a box and its background rectangle, in pixels of the image.
 
     Args:
         text: the label.
-        left: of its background.
-        top: of its background.
-        width: of its background.
-        height: of its background.
-        size: of the letters.
+        left: left edge of the background.
+        top: top edge of the background.
+        width: width of the background.
+        height: height of the background.
+        size: size of the letters.
 
     Example:
         >>> Tag('circle', 0, 0, 30, 10, 8).size
@@ -150,24 +158,34 @@ class Tag(NamedTuple):
     height: float
     size: float
 
+    @property
+    def text_left(self) -> float:
+        """Left edge of the text."""
+        return self.left + _TAG_PADDING * self.size / 2
+
+    @property
+    def text_width(self) -> float:
+        """Width of the text."""
+        return self.width - _TAG_PADDING * self.size
+
 
 def tags(scene: Scene, panel: Panel) -> list[Tag]:
-    """Place the labels of a panel's boxes, at a corner of the box where they hide no other label if there is one.
+    """Place the labels of a panel's boxes, each at the corner of its box where it covers least of the other labels.
 
     Example:
         >>> from mmkerv.cli.report.scenes import Box
-        >>> panel = Panel('given', [Box(0, 0, 40, 40, 'circle', 0)])
+        >>> panel = Panel('ground truth', [Box(0, 0, 40, 40, 'circle', 0)])
         >>> tags(Scene('a.jpg', b'', 160, 160, [panel]), panel)[0].top
         0
     """
-    size = scene.width / 24
-    height = 1.35 * size
+    size = scene.width / _LETTERS_PER_IMAGE
+    height = _TAG_HEIGHT * size
     placed: list[Tag] = []
     for box in panel.boxes:
         text = box.label if box.score is None else f'{box.label} {box.score:.2f}'
-        width = (0.56 * len(text) + 0.6) * size
+        width = (_LETTER_WIDTH * len(text) + _TAG_PADDING) * size
         bottom = box.top + box.height
-        # Above, inside at the top, below, inside at the bottom; at the left of the box, then at its right.
+        # Above, inside at the top, below, inside at the bottom; at the left of the box, then at the right.
         spots = [
             Tag(text, min(max(left, 0), max(scene.width - width, 0)), top, width, height, size)
             for left in (box.left, box.left + box.width - width)

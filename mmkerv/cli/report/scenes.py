@@ -1,4 +1,4 @@
-"""Scenes with boxes: what is in an image, and what a detector finds there."""
+"""Images with boxes: the ground truth and the detections of networks."""
 
 import io
 from collections import Counter
@@ -15,13 +15,13 @@ from torch import nn
 
 
 class Box(NamedTuple):
-    """A box in pixels of the image, with its class; the score of what is given is ``None``.
+    """A box in pixels of the image, with its class; the score of the ground truth is ``None``.
 
     Args:
-        left: of the box.
-        top: of the box.
-        width: of the box.
-        height: of the box.
+        left: left edge.
+        top: top edge.
+        width: width.
+        height: height.
         label: name of the class.
         index: number of the class.
         score: confidence of the detector.
@@ -44,7 +44,7 @@ class Panel(NamedTuple):
     """One picture of a scene: a title and the boxes to draw.
 
     Args:
-        title: what the boxes are.
+        title: origin of the boxes.
         boxes: the boxes.
 
     Example:
@@ -57,7 +57,7 @@ class Panel(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The panel in words."""
+        """Return the panel in words."""
         counts = Counter(box.label for box in self.boxes)
         return f'{self.title}: ' + (', '.join(f'{n} {label}' for label, n in sorted(counts.items())) or 'nothing')
 
@@ -66,11 +66,11 @@ class Scene(NamedTuple):
     """An image and its panels.
 
     Args:
-        name: of the image.
+        name: name of the image.
         jpeg: the image.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
-        panels: what is drawn on it.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        panels: pictures to draw on the image.
 
     Example:
         >>> Scene('1.jpg', b'', 160, 160, []).width
@@ -85,16 +85,16 @@ class Scene(NamedTuple):
 
 
 def detect_scenes(cfg: Config, models: dict[str, nn.Module], count: int, threshold: float = 0.5) -> list[Scene]:
-    """Return the first images of a config's test data with their boxes and those that models find.
+    """Return the first images of a config's test data with their boxes and the detections of models.
 
     Args:
         cfg: config with a ``test_dataloader`` of COCO's kind.
         models: detectors in evaluation mode, by title.
         count: number of images.
-        threshold: lowest score that counts; of boxes that overlap by half, whatever their classes, the best is kept.
+        threshold: lowest score to show; of boxes of any class that overlap by half, only the best is kept.
 
     Raises:
-        FileNotFoundError: if the data are not there.
+        FileNotFoundError: if the data do not exist.
 
     Example:
         >>> detect_scenes(cfg, {'trained': model}, 4)[0].panels[1].boxes  # doctest: +SKIP
@@ -106,27 +106,28 @@ def detect_scenes(cfg: Config, models: dict[str, nn.Module], count: int, thresho
     scenes = []
     for index in range(min(count, len(dataset))):
         info = dataset.get_data_info(index)
-        panels = [Panel('ground truth', [_given(found, names) for found in info['instances']])]
+        panels = [Panel('ground truth', [_annotated(instance, names) for instance in info['instances']])]
         batch = pseudo_collate([dataset[index]])
         panels += [Panel(title, _detections(model, batch, names, threshold)) for title, model in models.items()]
         scenes.append(_scene(Path(info['img_path']), panels))
     return scenes
 
 
-def _given(instance: dict, names: tuple[str, ...]) -> Box:
+def _annotated(instance: dict, names: tuple[str, ...]) -> Box:
     left, top, right, bottom = instance['bbox']
     return Box(left, top, right - left, bottom - top, names[instance['bbox_label']], instance['bbox_label'])
 
 
 @torch.no_grad()
 def _detections(model: nn.Module, batch: dict, names: tuple[str, ...], threshold: float) -> list[Box]:
-    found = model.test_step(batch)[0].pred_instances
-    found = found[found.scores >= threshold]
-    # Detectors suppress within a class only: on one shape, boxes of all classes would hide one another.
-    _, kept = nms(found.bboxes, found.scores, iou_threshold=0.5)
-    found = found[kept]
+    detected = model.test_step(batch)[0].pred_instances
+    detected = detected[detected.scores >= threshold]
+    # Detectors suppress overlapping boxes of one class only; boxes of all classes on one object would hide each other.
+    _, kept = nms(detected.bboxes, detected.scores, iou_threshold=0.5)
+    detected = detected[kept]
     boxes = []
-    for (left, top, right, bottom), label, score in zip(*(found[k].tolist() for k in ('bboxes', 'labels', 'scores'))):
+    columns = (detected[key].tolist() for key in ('bboxes', 'labels', 'scores'))
+    for (left, top, right, bottom), label, score in zip(*columns):
         boxes.append(Box(left, top, right - left, bottom - top, names[label], label, score))
     return boxes
 

@@ -1,4 +1,4 @@
-"""Chromium without a display, driven by its DevTools protocol over a pipe: what a page does, and pictures of it."""
+"""Headless Chromium, driven by its DevTools protocol over a pipe, to inspect a page and take pictures of it."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ FLAGS = (
 
 
 class Visit(NamedTuple):
-    """What a page did: errors on the console, addresses asked for, and what a script found."""
+    """Errors on the console of a page, the addresses it requested and the result of a script."""
 
     errors: list[str]
     requests: list[str]
@@ -34,7 +34,7 @@ class Visit(NamedTuple):
 
 
 class Chromium:
-    """A browser; use it in ``with``."""
+    """A browser, as a context manager."""
 
     def __init__(self, folder: Path):
         # The browser reads commands from descriptor 3 and answers on descriptor 4.
@@ -110,7 +110,7 @@ class Chromium:
         while b'\0' not in self._rest:
             block = os.read(self._answers, 1 << 20)
             if not block:
-                raise RuntimeError('the browser went away')
+                raise RuntimeError('the browser has exited')
             self._rest += block
         message, _, self._rest = self._rest.partition(b'\0')
         return json.loads(message)

@@ -1,4 +1,4 @@
-"""The demo's report from made-up runs: it needs nothing but itself, says everything, and trusts no text."""
+"""The demo's report from invented runs: a self-contained page with all results, in which no text becomes markup."""
 
 import json
 import re
@@ -10,12 +10,13 @@ import pytest
 
 pytest.importorskip('mmcv')
 
+from mmkerv.analysis.logs import Curve
+from mmkerv.cli.report.demo_record import RECORD_FILE, read_record
+from mmkerv.cli.report.demo_report import read_curves, training_charts, write_demo_report
 from mmkerv.cli.report.page import Panel, render_report, tags
-from mmkerv.cli.report.record import FILE, read_record
-from mmkerv.cli.report.report import draw_curves, read_curves, write_demo_report
 from mmkerv.cli.report.scenes import Box
 from mmkerv.errors import ConfigError
-from tests.visualization import made_up
+from tests.cli.report import made_up
 
 SECTIONS = ['detections', 'comparison', 'training', 'kernels', 'own-data', 'environment']
 VOID = {'meta', 'link', 'img', 'br', 'wbr', 'rect', 'path', 'use'}
@@ -23,7 +24,7 @@ HOSTILE = '<script>alert(1)</script>"\'&{{ 7 * 7 }}'
 
 
 class Page(HTMLParser):
-    """The elements of a page, its text, and whether its tags match."""
+    """Parser that collects the elements and the text of a page and checks that its tags match."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -66,7 +67,7 @@ def page(text):
     return Page(text)
 
 
-def test_page_needs_nothing_but_itself(page, text):
+def test_page_is_self_contained(page, text):
     addresses = [a[key] for _, a in page.elements for key in ('src', 'href', 'srcset', 'action', 'data') if key in a]
     assert len(addresses) > 12 and all(address.startswith(('data:', '#')) for address in addresses)
     assert set(re.findall(r'url\((.)', text)) <= {'#'}
@@ -89,7 +90,7 @@ def test_page_is_well_formed(page):
     assert {f'#{name}' for name in SECTIONS} <= {a['href'] for a in page.all('a')}
 
 
-def test_everything_visible_has_a_text(page):
+def test_everything_visible_has_a_text_alternative(page):
     images = page.all('img')
     assert len(images) == 2 * 3 + 3 * 2 and all(len(a['alt']) > 10 for a in images)
     assert images[1]['alt'] == '1.jpg, trained network: 1 circle, 1 rectangle'
@@ -121,7 +122,7 @@ def test_everything_visible_has_a_text(page):
         'loss 0.037',
     ],
 )
-def test_page_says(page, words):
+def test_page_contains(page, words):
     assert words in page.words
 
 
@@ -133,13 +134,13 @@ def test_plain_network_fills_its_column():
         assert words in page.words
 
 
-def test_charts_take_the_colours_of_the_page(report):
+def test_charts_use_the_colours_of_the_page(report):
     for chart in report.charts:
         assert 'currentColor' in chart.svg and 'var(--series-1)' in chart.svg and 'var(--line)' in chart.svg
         assert not re.search(r'#[0-9a-f]{6}\b', chart.svg) and 'font-family' not in chart.svg
 
 
-def test_network_that_found_nothing(report):
+def test_network_without_detections(report):
     nothing = replace(report.record, before={}, after={})
     empty = [scene._replace(panels=[Panel('trained network', [])]) for scene in report.scenes]
     page = Page(render_report(replace(report, record=nothing, scenes=empty, charts=report.charts[:1])))
@@ -172,7 +173,7 @@ def test_labels_stay_on_the_image_and_apart():
         Box(0, 2, 20, 20, 'circle', 1, 0.5),
         Box(150, 150, 10, 10, 'a', 2),
     ]
-    panel = Panel('found', boxes)
+    panel = Panel('trained network', boxes)
     placed = tags(made_up.scene(), panel)
     assert [tag.text for tag in placed] == ['rectangle 0.91', 'circle 0.50', 'a']
     for tag in placed:
@@ -181,7 +182,7 @@ def test_labels_stay_on_the_image_and_apart():
 
 
 def test_config_for_own_data(page, text, tmp_path):
-    """The config of the page reads a COCO file with the classes it names, on both bases that the page names."""
+    """The config on the page reads a COCO file with its classes, with both base configs that the page names."""
     pytest.importorskip('mmdet')
     from mmengine.registry import DATASETS, init_default_scope
     from PIL import Image
@@ -200,8 +201,8 @@ def test_config_for_own_data(page, text, tmp_path):
         (tmp_path / f'{split}.json').write_text(json.dumps(coco))
     for base in ('configs/retinanet_r50_coc.py', 'configs/demo/retinanet_coc_shapes.py'):
         assert base in page.words
-        own = code.replace('configs/retinanet_r50_coc.py', str(root / base)).replace('data/mine', str(tmp_path))
-        (tmp_path / 'my_detector.py').write_text(own)
+        config = code.replace('configs/retinanet_r50_coc.py', str(root / base)).replace('data/mine', str(tmp_path))
+        (tmp_path / 'my_detector.py').write_text(config)
         cfg = load_config(str(tmp_path / 'my_detector.py'))
         init_default_scope('mmdet')
         for loader in (cfg.train_dataloader, cfg.test_dataloader):
@@ -213,13 +214,13 @@ def test_config_for_own_data(page, text, tmp_path):
 
 def test_record_is_read_as_written(tmp_path):
     made_up.record(plain=made_up.PLAIN).write(tmp_path)
-    found = read_record(tmp_path)
-    assert found.plain == made_up.PLAIN and tuple(found.parameters) == made_up.record().parameters
-    assert list(tmp_path.iterdir()) == [tmp_path / FILE]
+    record = read_record(tmp_path)
+    assert record.plain == made_up.PLAIN and tuple(record.parameters) == made_up.record().parameters
+    assert list(tmp_path.iterdir()) == [tmp_path / RECORD_FILE]
 
 
 @pytest.mark.parametrize(
-    ('content', 'error', 'says'),
+    ('content', 'error', 'words'),
     [
         (None, FileNotFoundError, ['no demo was finished', 'make demo']),
         ('{', ConfigError, ['cannot be read', 'make demo']),
@@ -227,18 +228,18 @@ def test_record_is_read_as_written(tmp_path):
         ('{"seed": 0}', ConfigError, ['lacks config, options', 'another version', 'make demo']),
     ],
 )
-def test_bad_record(tmp_path, content, error, says):
+def test_bad_record_is_refused(tmp_path, content, error, words):
     if content:
-        (tmp_path / FILE).write_text(content)
+        (tmp_path / RECORD_FILE).write_text(content)
     with pytest.raises(error) as caught:
         write_demo_report(tmp_path)
-    assert all(words in str(caught.value) for words in [str(tmp_path), *says])
+    assert all(text in str(caught.value) for text in [str(tmp_path), *words])
     assert not (tmp_path / 'report.html').exists()
 
 
 def test_missing_files_of_a_run(tmp_path):
     made_up.record().write(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r'made_up\.py is not there.*make demo'):
+    with pytest.raises(FileNotFoundError, match=r'made_up\.py does not exist.*make demo'):
         write_demo_report(tmp_path)
 
 
@@ -251,26 +252,24 @@ def log(folder, name, lines):
 def test_curves_are_those_of_the_latest_run(tmp_path):
     log(tmp_path, '20260101_000000', ['{"loss": 9.0, "step": 1}'])
     metrics = {'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_s': 0.1, 'step': 2}
-    log(tmp_path, '20260102_000000', ['{"loss": 1.0, "loss_cls": 0.5, "lr": 3, "step": 20}', json.dumps(metrics)])
-    found = read_curves(tmp_path)
-    assert found == {
-        'losses': {'loss': ([20], [1.0]), 'loss_cls': ([20], [0.5])},
-        'metrics': {'coco/bbox_mAP': ([2], [0.3])},
-    }
-    assert [chart.title for chart in draw_curves({'trained': found})] == ['Loss', 'Box mAP']
+    log(tmp_path, '20260102_000000', ['{"loss": 1.0, "loss_cls": 0.5, "epoch": 1, "step": 20}', json.dumps(metrics)])
+    curves = read_curves(tmp_path)
+    assert curves.losses == {'loss': Curve('iteration', [20], [1.0]), 'loss_cls': Curve('iteration', [20], [0.5])}
+    assert curves.metrics == {'coco/bbox_mAP': Curve('epoch', [2], [0.3])}
+    assert [chart.title for chart in training_charts(curves)] == ['Loss', 'Box mAP']
 
 
 @pytest.mark.parametrize(
-    ('lines', 'error', 'says'),
+    ('lines', 'error', 'message'),
     [
-        (None, FileNotFoundError, 'no training was logged'),
+        (None, FileNotFoundError, 'holds no vis_data'),
         (['{"loss": 1'], ConfigError, 'is no log of mmengine'),
         (['{"loss": 1}'], ConfigError, 'is no log of mmengine'),
         (['{"coco/bbox_mAP": 0.3, "step": 2}'], ConfigError, 'has no loss'),
     ],
 )
-def test_bad_log(tmp_path, lines, error, says):
+def test_bad_log_is_refused(tmp_path, lines, error, message):
     if lines:
         log(tmp_path, 'a', lines)
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         read_curves(tmp_path)

@@ -5,12 +5,12 @@ import pytest
 pytest.importorskip('mmcv')
 
 from mmkerv.cli.report.page import render_report
+from tests.cli.report import made_up
 from tests.cli.report.chromium import BROWSER, Chromium
-from tests.visualization import made_up
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason='no chromium to look at pages with')
+pytestmark = pytest.mark.skipif(BROWSER is None, reason='no chromium to open pages with')
 
-# What is wider than the window and not inside a box that scrolls, the colours, and the contrast of texts with the page.
+# Elements wider than the window and not inside a scrolling box, colours, and the contrast of texts with the page.
 LOOK = """(() => {
   const scrolls = e => getComputedStyle(e).overflowX !== 'visible';
   const inBox = e => e.parentElement && (scrolls(e.parentElement) || inBox(e.parentElement));
@@ -48,7 +48,7 @@ def pages(tmp_path_factory):
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
     if BROWSER is None:
-        pytest.skip('no chromium to look at pages with')
+        pytest.skip('no chromium to open pages with')
     with Chromium(tmp_path_factory.mktemp('profile')) as browser:
         yield browser
 
@@ -68,8 +68,8 @@ def test_report(browser, pages, name, width, dark):
     assert found['small'] >= 9
 
 
-def test_errors_and_overflow_are_seen(browser, tmp_path):
-    """What the test above relies on."""
+def test_errors_and_overflow_are_detected(browser, tmp_path):
+    """The test above relies on this."""
     page = tmp_path / 'bad.html'
     page.write_text('<img src="http://127.0.0.1:9/a.png"><script>nothing()</script><p style="width: 2000px">a</p>')
     visit = browser.visit(page, 390, False, 'document.documentElement.scrollWidth')

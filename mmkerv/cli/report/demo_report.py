@@ -1,10 +1,10 @@
-"""The report of the demo, from the folder of a finished run: nothing is trained."""
+"""The report of the demo, from the folder of a finished run."""
 
 import io
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -13,9 +13,10 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import nn
 
+from mmkerv.analysis.logs import Curve, read_log
 from mmkerv.cli.report.charts import Line, line_chart
-from mmkerv.cli.report.page import METRICS, Chart, Kernels, Report, render_report
-from mmkerv.cli.report.record import read_record
+from mmkerv.cli.report.demo_record import RECORD_FILE, SHAPE, read_record
+from mmkerv.cli.report.page import BOX_METRICS, Chart, Kernels, Report, render_report
 from mmkerv.cli.report.scenes import detect_scenes
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
@@ -23,8 +24,10 @@ from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_operators
 from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
+from mmkerv.registry import operator_name
 from mmkerv.visualization.kernel_figures import kernel_figure, title_of
 
+# Number of images with boxes, and lowest score of the boxes.
 SCENES, THRESHOLD = 4, 0.4
 FILES = (
     ('trained.pth', 'weights of the trained network'),
@@ -32,7 +35,7 @@ FILES = (
     ('deploy.py', 'config of the folded network'),
     ('train/', 'logs and config of the training'),
     ('plain/', 'logs, config and weights of the plain network'),
-    ('demo.json', 'all figures of this page'),
+    (RECORD_FILE, 'all figures of this page'),
 )
 
 
@@ -40,11 +43,11 @@ def write_demo_report(work: str | Path) -> Path:
     """Write ``report.html`` into the folder of a finished demo and return its path.
 
     Args:
-        work: the folder; the data of the run must still be where they were.
+        work: the folder; the data of the run must still exist.
 
     Raises:
-        FileNotFoundError: if something of the run is not there.
-        ConfigError: if something of it is of another version.
+        FileNotFoundError: if a file of the run is missing.
+        ConfigError: if another version wrote one of them.
 
     Example:
         >>> write_demo_report('work_dirs/demo')  # doctest: +SKIP
@@ -53,9 +56,8 @@ def write_demo_report(work: str | Path) -> Path:
     work = Path(work)
     record = read_record(work)
     config = existing(work / 'train' / Path(record.config).name)
-    curves = {'trained': read_curves(work / 'train')}
-    if record.plain:
-        curves['plain'] = read_curves(work / 'plain')
+    curves = read_curves(work / 'train')
+    plain_curves = read_curves(work / 'plain') if record.plain else None
     cfg, trained = load_trained(str(config), existing(work / 'trained.pth'))
     _, folded = load_trained(str(existing(work / 'deploy.py')), existing(work / 'deploy.pth'))
     operators = find_operators(trained, kinds=GeneratedKernel)
@@ -63,11 +65,12 @@ def write_demo_report(work: str | Path) -> Path:
     report = Report(
         record=record,
         network=cfg.model.type,
-        operator=type(next(iter(operators.values()))).__name__.removesuffix('2d'),
+        operator=operator_name(type(next(iter(operators.values())))),
         training=training_in_words(cfg),
+        shape=SHAPE,
         threshold=THRESHOLD,
         scenes=scenes,
-        charts=draw_curves(curves),
+        charts=training_charts(curves, plain_curves),
         kernels=draw_kernels(operators, starting_model(cfg, record.seed)),
         files=[(str(work / name), meaning) for name, meaning in FILES if (work / name).exists()],
     )
@@ -78,24 +81,24 @@ def write_demo_report(work: str | Path) -> Path:
 
 
 def existing(file: Path) -> Path:
-    """Return a file of the run.
+    """Return a file of the run, checked to exist.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if it does not exist.
 
     Example:
         >>> existing(Path('absent.pth'))
         Traceback (most recent call last):
         ...
-        FileNotFoundError: absent.pth is not there: this is no folder of a finished demo. Run `make demo` again
+        FileNotFoundError: absent.pth does not exist: this is no folder of a finished demo. Run `make demo` again
     """
     if not file.is_file():
-        raise FileNotFoundError(f'{file} is not there: this is no folder of a finished demo. Run `make demo` again')
+        raise FileNotFoundError(f'{file} does not exist: this is no folder of a finished demo. Run `make demo` again')
     return file
 
 
 def training_in_words(cfg: Config) -> str:
-    """Say how long and on how many images a config of COCO's kind trains.
+    """Return a sentence on the length of the training and the number of images, for a config with COCO data.
 
     Example:
         >>> training_in_words(cfg)  # doctest: +SKIP
@@ -106,74 +109,82 @@ def training_in_words(cfg: Config) -> str:
     return f'Trained from scratch for {cfg.train_cfg.max_epochs} epochs on {len(annotations["images"])} scenes.'
 
 
-def read_curves(folder: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
-    """Read what mmengine logged in a work folder, of its latest run.
+class Curves(NamedTuple):
+    """Logged values of a run.
 
-    Returns:
-        ``losses`` by iteration and ``metrics`` by epoch, name by name as (positions, values).
+    Args:
+        losses: losses by name.
+        metrics: box metrics by name.
+
+    Example:
+        >>> Curves({'loss': Curve('iteration', [20], [2.0])}, {}).losses['loss'].y
+        [2.0]
+    """
+
+    losses: dict[str, Curve]
+    metrics: dict[str, Curve]
+
+
+def read_curves(folder: Path) -> Curves:
+    """Read the losses and box metrics of the latest run in a work folder.
 
     Raises:
         FileNotFoundError: if there is no log.
-        ConfigError: if it has no loss, or is no log.
+        ConfigError: if it cannot be read, or holds no loss.
 
     Example:
-        >>> read_curves(Path('work_dirs/demo/train'))['metrics']  # doctest: +SKIP
-        {'coco/bbox_mAP': ([8, 16], [0.31, 0.48])}
+        >>> read_curves(Path('work_dirs/demo/train')).metrics['coco/bbox_mAP'].x  # doctest: +SKIP
+        [2, 4, 6, 8, 10, 12, 14, 16]
     """
-    files = sorted(folder.glob('*/vis_data/scalars.json'))
-    if not files:
-        raise FileNotFoundError(f'{folder}/*/vis_data/scalars.json is not there: no training was logged in {folder}')
-    curves: dict[str, dict] = {'losses': {}, 'metrics': {}}
-    try:
-        for entry in map(json.loads, files[-1].read_text().splitlines()):
-            kind = 'losses' if 'loss' in entry else 'metrics'
-            for name, value in entry.items():
-                if name.startswith('loss') if kind == 'losses' else name in METRICS:
-                    steps, values = curves[kind].setdefault(name, ([], []))
-                    steps.append(entry['step'])
-                    values.append(value)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f'{files[-1]} is no log of mmengine: {error!r}; run `make demo` again') from error
-    if not curves['losses']:
-        raise ConfigError(f'{files[-1]} has no loss: the training ended before it logged one; run `make demo` again')
-    return curves
+    log = read_log(folder)
+    if 'loss' not in log.keys:
+        raise ConfigError(f'{log.file} has no loss: the training ended before it logged one; run `make demo` again')
+    losses = {name: log.curve(name) for name in log.keys if name.startswith('loss')}
+    return Curves(losses, {name: log.curve(name) for name in log.keys if name in BOX_METRICS})
 
 
-def draw_curves(curves: dict[str, dict]) -> list[Chart]:
-    """Draw loss and mAP of the trained network, and of the plain one where there is one.
+def training_charts(trained: Curves, plain: Curves | None = None) -> list[Chart]:
+    """Draw loss and mAP of the trained network and, dashed, of the plain one.
+
+    Args:
+        trained: curves of the network with operators.
+        plain: curves of the plain network.
 
     Example:
-        >>> run = {'losses': {'loss': ([20, 40], [2.0, 1.0])}, 'metrics': {}}
-        >>> draw_curves({'trained': run})[0].text
+        >>> training_charts(Curves({'loss': Curve('iteration', [20, 40], [2.0, 1.0])}, {}))[0].text
         'Loss by iteration: from 2.00 to 1.00.'
     """
-    own, plain = curves['trained'], curves.get('plain')
-    losses = [Line(_label(name), *line, i % 3) for i, (name, line) in enumerate(own['losses'].items())]
-    metrics = [Line(_label(name), *line, i) for i, (name, line) in enumerate(own['metrics'].items())]
-    tail = ''
+    loss = trained.losses['loss']
+    text = f'Loss by {loss.unit}: from {loss.y[0]:.2f} to {loss.y[-1]:.2f}.'
     if plain:
-        losses = [losses[0], Line('loss, plain', *plain['losses']['loss'], 1, True)]
-        names = [name for name in list(METRICS)[:2] if name in own['metrics'] and name in plain['metrics']]
-        metrics = [Line(_label(name), *own['metrics'][name], i) for i, name in enumerate(names)]
-        metrics += [Line(f'{_label(name)}, plain', *plain['metrics'][name], i, True) for i, name in enumerate(names)]
-        tail = f' The plain network: to {plain["losses"]["loss"][1][-1]:.2f}.'
-    values = own['losses']['loss'][1]
-    text = f'Loss by iteration: from {values[0]:.2f} to {values[-1]:.2f}.{tail}'
-    charts = [Chart('Loss', line_chart(losses, 'iteration', 'loss', 'loss'), text)]
-    if metrics:
-        text = f'On the held-out scenes, by epoch; at the end the {metrics[0].name} is {metrics[0].y[-1]:.3f}.'
-        charts.append(Chart('Box mAP', line_chart(metrics, 'epoch', 'mAP', 'map'), text))
+        text += f' The plain network: to {plain.losses["loss"].y[-1]:.2f}.'
+        lines = [_line('loss', loss, 0), _line('loss', plain.losses['loss'], 1, plain=True)]
+    else:
+        lines = [_line(name, curve, number % 3) for number, (name, curve) in enumerate(trained.losses.items())]
+    charts = [Chart('Loss', line_chart(lines, loss.unit, 'loss', 'loss'), text)]
+    names = list(trained.metrics)
+    if plain:
+        # Two metrics of two networks are as many lines as can be told apart.
+        names = [name for name in list(BOX_METRICS)[:2] if name in trained.metrics and name in plain.metrics]
+    if names:
+        unit = trained.metrics[names[0]].unit
+        lines = [_line(name, trained.metrics[name], number) for number, name in enumerate(names)]
+        text = f'On the held-out scenes, by {unit}; at the end the {lines[0].name} is {lines[0].y[-1]:.3f}.'
+        if plain:
+            lines += [_line(name, plain.metrics[name], number, plain=True) for number, name in enumerate(names)]
+        charts.append(Chart('Box mAP', line_chart(lines, unit, 'mAP', 'map'), text))
     return charts
 
 
-def _label(name: str) -> str:
-    return {'loss_cls': 'classification', 'loss_bbox': 'boxes', **METRICS}.get(name, name)
+def _line(name: str, curve: Curve, color: int, plain: bool = False) -> Line:
+    label = {'loss_cls': 'classification', 'loss_bbox': 'boxes', **BOX_METRICS}.get(name, name)
+    return Line(f'{label}, plain' if plain else label, curve.x, curve.y, color, dashed=plain)
 
 
 def starting_model(cfg: Config, seed: int) -> nn.Module:
-    """Build the network as mmengine's runner with this seed has it before the first iteration.
+    """Build the network with the weights that it had before the first iteration of a run with this seed.
 
-    The runner sets the seed, builds the network and, before it trains, initialises it; nothing draws in between.
+    mmengine's runner sets the seed, builds the network and initialises it; it draws no random numbers in between.
 
     Example:
         >>> starting_model(cfg, seed=0).training  # doctest: +SKIP
@@ -182,7 +193,7 @@ def starting_model(cfg: Config, seed: int) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     logger = MMLogger.get_current_instance()
     level = logger.level
-    # It tells of each parameter how it was initialised.
+    # mmengine logs the initialisation of every parameter.
     logger.setLevel(logging.WARNING)
     try:
         with torch.random.fork_rng():
@@ -195,10 +206,10 @@ def starting_model(cfg: Config, seed: int) -> nn.Module:
 
 
 def draw_kernels(operators: dict[str, nn.Module], start: nn.Module) -> list[Kernels]:
-    """Draw the kernels of three layers: the first, the last, and of the others the one furthest from a plain layer.
+    """Draw the kernels of three layers: the first, the last, and the one between that association changed most.
 
     Args:
-        operators: of the trained network, by name.
+        operators: operators of the trained network by name.
         start: the network before training.
 
     Example:
@@ -214,20 +225,20 @@ def draw_kernels(operators: dict[str, nn.Module], start: nn.Module) -> list[Kern
         middle: 'Of the layers between, the one that association changed most.',
         last: 'The last one.',
     }
-    drawn = []
+    kernels = []
     for name, reason in reasons.items():
         before = start.get_submodule(name)
         text = (
             f'{title_of(before)}. {reason} |K − W| / |W| was {association(before):.2f} at the start and is '
             f'{strength[name]:.2f} at the end.'
         )
-        drawn.append(Kernels(name, text, _png(before), _png(operators[name])))
-    return drawn
+        kernels.append(Kernels(name, text, _png(before), _png(operators[name])))
+    return kernels
 
 
 @torch.no_grad()
 def association(operator: Any) -> float:
-    """|K - W| / |W| of an operator with a basic kernel W.
+    """Return |K - W| / |W| of an operator with a basic kernel W.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -239,7 +250,7 @@ def association(operator: Any) -> float:
 
 def _png(operator: nn.Module) -> bytes:
     figure = kernel_figure(operator)
-    # The page says what these texts say, in letters of its own size.
+    # The page has these texts in letters of its own size.
     figure.suptitle('')
     for axes in figure.axes:
         axes.set_title('')
@@ -248,7 +259,7 @@ def _png(operator: nn.Module) -> bytes:
         figure.delaxes(figure.axes[0])
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=180, bbox_inches='tight', pad_inches=0.05)
-    # A palette: a third of the bytes, and no difference to be seen.
+    # A palette takes a third of the bytes and looks the same.
     with Image.open(buffer) as image:
         small = io.BytesIO()
         image.convert('RGB').quantize(255, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)

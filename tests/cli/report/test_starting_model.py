@@ -1,4 +1,4 @@
-"""The network before training, built anew for the report, is the one that mmengine's runner starts with."""
+"""The network before training, rebuilt for the report, equals the one that mmengine's runner starts with."""
 
 import pytest
 
@@ -8,7 +8,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkerv.cli.report.report import starting_model
+from mmkerv.cli.report.demo_report import starting_model
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from mmkerv.engine.config.prepare import load_config
 
@@ -18,7 +18,7 @@ class FirstIterationError(Exception):
 
 
 class Stop(Hook):
-    """Ends the training where it would begin."""
+    """Stop the training before the first iteration."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         raise FirstIterationError
@@ -37,7 +37,7 @@ def test_weights_before_the_first_iteration(tmp_path):
     state = torch.random.get_rng_state()
     again, other = (starting_model(cfg, seed).state_dict() for seed in (3, 4))
     assert torch.equal(state, torch.random.get_rng_state())
-    # Batch norm counts in the first forward pass, which has not been yet.
+    # Batch norms have counted nothing yet: no forward pass has run.
     assert all(torch.equal(again[name], value) for name, value in began.items())
     name = 'backbone.layer2.0.conv1.weight'
     assert not torch.equal(other[name], began[name])

@@ -1,4 +1,4 @@
-"""``demo.json``: what a run of the demo found, on which machine, and how long it took."""
+"""``demo.json``: results of a run of the demo, its settings, machine and wall time."""
 
 import json
 import platform
@@ -13,7 +13,9 @@ from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 from mmkerv.version import __version__
 
-FILE = 'demo.json'
+RECORD_FILE = 'demo.json'
+# Height and width of the demo's images.
+SHAPE = (160, 160)
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,19 @@ class DemoRecord:
 
     Args:
         config: config file of the network.
-        options: what ``--cfg-options`` said.
+        options: the settings of ``--cfg-options``.
         data: folder of the data.
-        seed: of the training.
-        date: when the run began, ISO 8601.
+        seed: seed of the training.
+        date: start of the run, ISO 8601.
         seconds: wall time of the run.
-        environment: as :func:`environment` returns it.
+        environment: hardware and versions, from :func:`environment`.
         before: metrics of the trained network, as mmengine's test returns them.
-        after: metrics of the folded one.
+        after: metrics of the folded network.
         difference: largest difference of their raw outputs, relative to the largest output.
         parameters: numbers of parameters.
         milliseconds: median inference times of one image.
         associations: smallest and largest |K - W| / |W| of the trained operators.
-        plain: of the plain network ``config``, ``metrics``, ``parameters``, ``milliseconds`` and ``seconds``; ``None``
+        plain: ``config``, ``metrics``, ``parameters``, ``milliseconds`` and ``seconds`` of the plain network; ``None``
             if it was not trained.
 
     Example:
@@ -59,7 +61,7 @@ class DemoRecord:
 
     def write(self, work: Path) -> None:
         """Write the record into the demo's folder."""
-        with atomic_path(work / FILE) as temporary:
+        with atomic_path(work / RECORD_FILE) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=2) + '\n')
 
 
@@ -68,29 +70,29 @@ def read_record(work: Path) -> DemoRecord:
 
     Raises:
         FileNotFoundError: if there is none.
-        ConfigError: if it is not one of this version.
+        ConfigError: if it cannot be read or another version wrote it.
 
     Example:
         >>> read_record(Path('work_dirs/demo')).seed  # doctest: +SKIP
         0
     """
-    file = work / FILE
+    file = work / RECORD_FILE
     if not file.is_file():
-        raise FileNotFoundError(f'{file} is not there: no demo was finished in {work}. Run `make demo` first')
-    cure = 'run `make demo` again'
+        raise FileNotFoundError(f'{file} does not exist: no demo was finished in {work}. Run `make demo` first')
+    advice = 'run `make demo` again'
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError as error:
-        raise ConfigError(f'{file} cannot be read: {error}; {cure}') from error
+        raise ConfigError(f'{file} cannot be read: {error}; {advice}') from error
     names = [field.name for field in fields(DemoRecord)]
-    missing = [name for name in names if name != 'plain' and (not isinstance(found, dict) or name not in found)]
+    missing = [name for name in names if name != 'plain' and (not isinstance(content, dict) or name not in content)]
     if missing:
-        raise ConfigError(f'{file} lacks {", ".join(missing)}: another version of the demo wrote it; {cure}')
-    return DemoRecord(**{name: found[name] for name in names if name in found})
+        raise ConfigError(f'{file} lacks {", ".join(missing)}: another version of the demo wrote it; {advice}')
+    return DemoRecord(**{name: content[name] for name in names if name in content})
 
 
 def environment() -> dict[str, str]:
-    """Hardware and versions of this process, label by label.
+    """Return hardware and versions of this process by label.
 
     Example:
         >>> list(environment())[:3]
@@ -111,7 +113,7 @@ def environment() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Name of the processor, as far as the system tells.
+    """Return the name of the processor, as far as the system tells it.
 
     Example:
         >>> bool(processor())

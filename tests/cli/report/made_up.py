@@ -1,4 +1,4 @@
-"""A made-up run of the demo, for tests of its report."""
+"""An invented run of the demo, for tests of its report."""
 
 import io
 from functools import cache
@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mmkerv.analysis.logs import Curve
+from mmkerv.cli.report.demo_record import DemoRecord
+from mmkerv.cli.report.demo_report import Curves, draw_kernels, training_charts
 from mmkerv.cli.report.page import Kernels, Report
-from mmkerv.cli.report.record import DemoRecord
-from mmkerv.cli.report.report import draw_curves, draw_kernels
 from mmkerv.cli.report.scenes import Box, Panel, Scene
 from mmkerv.models.layers import find_operators
 from mmkerv.ops import CoCConv2d
@@ -26,8 +27,8 @@ ENVIRONMENT = {'processor': 'A processor', 'threads': '2', 'GPU': 'none used', '
 
 
 def record(**changes: object) -> DemoRecord:
-    """A record, with changes."""
-    given = {
+    """A record with changes."""
+    values = {
         'config': 'configs/demo/made_up.py',
         'options': {},
         'data': 'data/shapes',
@@ -42,36 +43,33 @@ def record(**changes: object) -> DemoRecord:
         'milliseconds': (129.8, 45.3),
         'associations': (0.45, 0.82),
     }
-    return DemoRecord(**{**given, **changes})
+    return DemoRecord(**{**values, **changes})
 
 
-def curves(offset: float = 0.0) -> dict:
-    """What a training logs."""
+def curves(offset: float = 0.0) -> Curves:
+    """The curves of a training."""
     steps = list(range(20, 801, 20))
-    losses = {
-        name: (steps, [30 / (step + 10) + offset for step in steps]) for name in ('loss', 'loss_cls', 'loss_bbox')
-    }
+    loss = Curve('iteration', steps, [30 / (step + 10) + offset for step in steps])
     epochs = list(range(2, 17, 2))
-    return {
-        'losses': losses,
-        'metrics': {
-            name: (epochs, [value * epoch / 16 - offset for epoch in epochs]) for name, value in METRICS.items()
-        },
+    metrics = {
+        name: Curve('epoch', epochs, [value * epoch / 16 - offset for epoch in epochs])
+        for name, value in METRICS.items()
     }
+    return Curves(dict.fromkeys(('loss', 'loss_cls', 'loss_bbox'), loss), metrics)
 
 
 def scene(label: str = 'circle', name: str = '1.jpg') -> Scene:
     """A grey image with two boxes of two classes."""
     buffer = io.BytesIO()
     Image.new('RGB', (160, 160), 'gray').save(buffer, 'JPEG')
-    given = [Box(10, 20, 60, 50, label, 0), Box(90, 0, 40, 40, 'rectangle', 1)]
-    found = [box._replace(score=0.9) for box in given]
-    panels = [Panel('ground truth', given), Panel('trained network', found), Panel('folded network', found)]
+    annotated = [Box(10, 20, 60, 50, label, 0), Box(90, 0, 40, 40, 'rectangle', 1)]
+    detected = [box._replace(score=0.9) for box in annotated]
+    panels = [Panel('ground truth', annotated), Panel('trained network', detected), Panel('folded network', detected)]
     return Scene(name, buffer.getvalue(), 160, 160, panels)
 
 
 def network(seed: int) -> nn.Module:
-    """Three operators of the sizes of a real network."""
+    """Three operators with the sizes of a real network."""
     torch.manual_seed(seed)
     options = {'super_init': 'kaiming'}
     return nn.Sequential(CoCConv2d(3, 64, 7, **options), *(CoCConv2d(128, 128, 3, **options) for _ in range(2)))
@@ -79,21 +77,21 @@ def network(seed: int) -> nn.Module:
 
 @cache
 def kernels() -> list[Kernels]:
-    """Pictures of real size."""
+    """Pictures of realistic size."""
     return draw_kernels(find_operators(network(1)), network(0))
 
 
 def report(plain: bool = False, **changes: object) -> Report:
-    """All of it, with changes of the record."""
-    logs = {'trained': curves(), **({'plain': curves(0.1)} if plain else {})}
+    """A report with changes of the record."""
     return Report(
         record=record(plain=PLAIN if plain else None, **changes),
         network='RetinaNet',
         operator='CoCConv',
         training='Trained from scratch for 16 epochs on 400 scenes.',
+        shape=(160, 160),
         threshold=0.4,
         scenes=[scene(), scene('triangle', '2.jpg')],
-        charts=draw_curves(logs),
+        charts=training_charts(curves(), curves(0.1) if plain else None),
         kernels=kernels(),
         files=[('work_dirs/demo/trained.pth', 'weights of the trained network')],
     )

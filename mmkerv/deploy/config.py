@@ -1,4 +1,4 @@
-"""The config of the folded network: the same network without the operators."""
+"""Config of a folded network: the same network with plain convolutions."""
 
 import copy
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkerv.errors import ArgumentError
-from mmkerv.models.upstream_backbones import FAMILIES, find_host
+from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
 
 # Arguments of CKConv that change what its folded form looks like.
@@ -18,14 +18,14 @@ SEPARABLE = {'DepthwiseSeparableConv': 'depthwise', 'SpatiallySeparableConv': 's
 def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     """Return the config of the network after folding.
 
-    Every ``conv_cfg`` of an operator of mmkerv disappears, ``mmkerv.ResNet`` and its like become the host's, and what
-    mmkerv itself needed (``custom_imports``, hooks) goes when nothing of it is left: any OpenMMLab installation can use
-    it. A ``CKConv`` of another size than the host's, or a separable one, becomes a plain ``mmkerv.FoldedConv`` of that
-    shape, and so do ``DepthwiseSeparableConv`` and ``SpatiallySeparableConv``.
+    Every ``conv_cfg`` of an operator is removed, or replaced by the operator's ``deploy_cfg``: an operator that folds
+    into another shape than the plain convolution's becomes a ``mmkerv.FoldedConv``. ``mmkerv.ResNet`` and its like
+    become upstream's. If the model then needs nothing of mmkerv, ``custom_imports`` and hooks of mmkerv are removed too,
+    and any OpenMMLab installation can use the config.
 
     Args:
         cfg: config the network was trained with.
-        kept: types of operators that were not folded; their ``conv_cfg`` stays.
+        kept: registered names of operators that were not folded; their ``conv_cfg`` stays.
 
     Returns:
         A new config.
@@ -65,11 +65,11 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
         if family == 'CKCNN':
             raise ArgumentError(
                 'mmkerv.CKCNN has no folded form: its kernels are as long as the sequence, and Fourier transforms '
-                'apply them quicker than a plain convolution would. Deploy it as it is; its kernels are computed once '
-                'inside mmkerv.ops.frozen_kernels'
+                'apply them faster than a plain convolution would. Deploy it as it is; inside mmkerv.ops.frozen_kernels '
+                'its kernels are computed once'
             )
         if family in FAMILIES and node.get('conv_cfg') is None:
-            node['type'] = f'{find_host(family, node.pop("host", None) or scope)}.{family}'
+            node['type'] = f'{find_library(family, node.pop("host", None) or scope)}.{family}'
             for key in ('conv_cfg', 'where'):
                 node.pop(key, None)
     elif isinstance(node, (list, tuple)):

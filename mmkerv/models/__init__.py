@@ -1,4 +1,7 @@
-"""Networks and the placement rule. ``placement`` needs torch alone, the backbones need mmengine and a host library."""
+"""Networks, and placement of operators in them.
+
+``placement`` needs torch alone, the networks need mmengine, and the variants an upstream library.
+"""
 
 from importlib.util import find_spec
 

@@ -17,7 +17,7 @@ class Converted:
     Args:
         backbone: config of the network, with a ``type`` of the default scope.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
 
     Raises:
         TypeError: if ``backbone`` is not the config of a network.
@@ -36,10 +36,10 @@ class Converted:
             raise ArgumentTypeError(
                 f"backbone must be a dict with a 'type', such as dict(type='DenseNet', arch='121'), got {backbone!r}"
             )
-        return place(ROOT_MODELS.build(backbone), conv_cfg, where)
+        return apply_conv_cfg(ROOT_MODELS.build(backbone), conv_cfg, where)
 
 
-def place(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -> nn.Module:
+def apply_conv_cfg(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -> nn.Module:
     """Convert ``model`` in place, unless ``conv_cfg`` is ``None``; ``where`` is checked in either case.
 
     Raises:
@@ -47,7 +47,7 @@ def place(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -
         TypeError: for an unknown key of ``where``.
 
     Example:
-        >>> place(nn.Sequential(nn.Conv2d(3, 8, 3)), dict(type='CoCConv'), None)[0].kernel_size
+        >>> apply_conv_cfg(nn.Sequential(nn.Conv2d(3, 8, 3)), dict(type='CoCConv'), None)[0].kernel_size
         (3, 3)
     """
     rule = Where.of(where)

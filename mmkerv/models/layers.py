@@ -63,12 +63,12 @@ def find_operators(
         prefix = f'{root}.' if root else ''
         inside = {f'{prefix}{name}'.rstrip('.'): m for name, m in module.named_modules() if isinstance(m, kinds)}
         if not inside:
-            place = f'layer {root!r}' if root else f'the model ({type(model).__name__})'
+            part = f'layer {root!r}' if root else f'the model ({type(model).__name__})'
             elsewhere = [name for name, m in model.named_modules() if isinstance(m, kinds)]
             if elsewhere:
                 advice = f'the model has some in {", ".join(elsewhere[:3])} ...'
             else:
                 advice = f'choose a config with conv_cfg=dict(type={example!r})'
-            raise ConfigError(f'{place} has no {label}; {advice}')
+            raise ConfigError(f'{part} has no {label}; {advice}')
         operators |= inside
     return operators

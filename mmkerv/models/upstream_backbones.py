@@ -21,31 +21,35 @@ from mmkerv.ops.core.base import Conv2d
 from mmkerv.utils import log
 
 FAMILIES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'HRNet', 'ShuffleNetV2', 'MobileNetV2', 'MobileNetV3')
-HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
+LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
 FALLBACK = 'mmpretrain'
 
 
-def find_host(family: str, host: str | None = None) -> str:
-    """Return the library whose backbone to build: ``host``, or the current default scope.
+def find_library(family: str, host: str | None = None) -> str:
+    """Return the library of a backbone.
 
     A library without that family of backbones falls back to mmpretrain, with a warning in the log.
+
+    Args:
+        family: name of the class, such as ``'ResNet'``.
+        host: library; by default the current default scope.
 
     Raises:
         ValueError: if there is neither ``host`` nor a default scope, or no library has the family.
 
     Example:
-        >>> find_host('ResNet', host='mmpretrain')  # doctest: +SKIP
+        >>> find_library('ResNet', host='mmpretrain')  # doctest: +SKIP
         'mmpretrain'
     """
     scope = DefaultScope.get_current_instance()
     name = host or (scope.scope_name if scope else None)
-    if name is None or (host is None and name not in HOSTS):
+    if name is None or (host is None and name not in LIBRARIES):
         raise ArgumentError(
             f'mmkerv.{family} needs to know whose {family} it is: the default scope is {name!r}; '
-            f"set default_scope in the config, or host='mmdet' (one of {', '.join(HOSTS)}) in the backbone"
+            f"set default_scope in the config, or host='mmdet' (one of {', '.join(LIBRARIES)}) in the backbone"
         )
-    if name not in HOSTS:
-        raise ArgumentError(f'host must be one of {", ".join(HOSTS)}, got {name!r}')
+    if name not in LIBRARIES:
+        raise ArgumentError(f'host must be one of {", ".join(LIBRARIES)}, got {name!r}')
     if ROOT_MODELS.get(f'{name}.{family}') is not None:
         return name
     if name != FALLBACK and ROOT_MODELS.get(f'{FALLBACK}.{family}') is not None:
@@ -56,7 +60,11 @@ def find_host(family: str, host: str | None = None) -> str:
 
 @cache
 def variant(family: str, host: str) -> type[nn.Module]:
-    """Return the subclass of the backbone ``family`` of the library ``host`` with ``conv_cfg`` and ``where``.
+    """Return the subclass of an upstream backbone with the arguments ``conv_cfg`` and ``where``.
+
+    Args:
+        family: name of the class, such as ``'ResNet'``.
+        host: library.
 
     Example:
         >>> variant('ResNet', 'mmdet').__mro__[1].__module__  # doctest: +SKIP
@@ -128,6 +136,6 @@ def _as_conv2d(kind: type[Conv2d]) -> type[nn.Conv2d]:
 
 def __getattr__(name: str) -> type[nn.Module]:
     family, _, host = name.rpartition('_')
-    if family and host in HOSTS:
+    if family and host in LIBRARIES:
         return variant(family, host)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from mmkerv.models.upstream_backbones import FAMILIES, find_host, variant
+from mmkerv.models.upstream_backbones import FAMILIES, find_library, variant
 from mmkerv.registry import MODELS
 
 DOC = """{family} of an upstream library, converted to the operator ``conv_cfg``.
@@ -12,7 +12,7 @@ DOC = """{family} of an upstream library, converted to the operator ``conv_cfg``
     Args:
         *args: upstream's arguments.
         conv_cfg: operator, such as ``dict(type='CoCConv')``; ``None`` keeps the network plain.
-        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
         host: library, ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``; by default the current default scope, or mmpretrain
             if that library has no {family}.
         **kwargs: upstream's arguments.
@@ -31,7 +31,7 @@ DOC = """{family} of an upstream library, converted to the operator ``conv_cfg``
 
 def _family(family: str) -> type:
     def build(cls: type, *args: Any, host: str | None = None, **kwargs: Any) -> nn.Module:
-        return variant(family, find_host(family, host))(*args, **kwargs)
+        return variant(family, find_library(family, host))(*args, **kwargs)
 
     return type(family, (), {'__new__': build, '__doc__': DOC.format(family=family), '__module__': __name__})
 

@@ -8,9 +8,9 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmkerv.models.upstream_backbones import HOSTS
+from mmkerv.models.upstream_backbones import LIBRARIES
 
-__all__ = ['BACKBONES', 'HOSTS', 'HRNET', 'build', 'outputs']
+__all__ = ['BACKBONES', 'HRNET', 'LIBRARIES', 'build', 'outputs']
 
 
 def _stage(branches: int, block: str, channels: tuple[int, ...]) -> dict:

@@ -11,7 +11,7 @@ pytest.importorskip('mmcv')
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.ops import CoCConv2d, switch_to_deploy
-from tests.contract.backbones import HOSTS, HRNET, build, outputs
+from tests.contract.backbones import HRNET, LIBRARIES, build, outputs
 from tests.ops.contract import relative
 
 COC = {'type': 'CoCConv'}
@@ -67,7 +67,7 @@ def test_one_line_of_config(name):
     assert max(differs) > 1e-2, 'a fold that drops the super layers must be seen'
 
 
-@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('host', LIBRARIES)
 def test_mmkerv_resnet_is_the_hosts(host):
     upstream = build(host, {'type': 'ResNet', 'depth': 18})
     net = build(host, {'type': 'mmkerv.ResNet', 'depth': 18}, conv_cfg=COC)
@@ -124,7 +124,7 @@ def test_a_scope_without_the_family_falls_back():
     assert type(net).__mro__[1].__module__.startswith('mmpretrain.')
 
 
-@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('host', LIBRARIES)
 def test_where_places_the_operators(host):
     net = build(host, {'type': 'mmkerv.ResNet', 'depth': 18}, conv_cfg=COC, where={'stem': False, 'stages': (3, 4)})
     assert all(name.startswith(('layer3', 'layer4')) for name, m in net.named_modules() if isinstance(m, CoCConv2d))

@@ -16,7 +16,7 @@ import mmkerv
 from mmkerv.deploy.config import deploy_config
 from mmkerv.ops import CKConv2d, CoCConv2d, switch_to_deploy
 from mmkerv.ops.core.base import Conv2d
-from tests.contract.backbones import BACKBONES, HOSTS, build, flat, outputs
+from tests.contract.backbones import BACKBONES, LIBRARIES, build, flat, outputs
 from tests.engine.small_networks import retinanet, segmentor
 from tests.ops.contract import relative
 
@@ -74,7 +74,7 @@ def perturb(operator):
 
 
 @pytest.mark.parametrize('operator', OPERATORS)
-@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('host', LIBRARIES)
 @pytest.mark.parametrize('family', BACKBONES)
 def test_variant(family, host, operator):
     ours = {**BACKBONES[family], 'type': f'mmkerv.{family}', 'conv_cfg': OPERATORS[operator]}
@@ -122,7 +122,7 @@ def test_variant(family, host, operator):
     assert max(map(relative, outputs(plain, IMAGES), expected)) > 1e-2, 'a fold that drops what was learned is seen'
 
 
-@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('host', LIBRARIES)
 def test_weight_standardisation_as_the_host_does_it(host):
     """mmcv's ConvWS by `where` has the weights and outputs of the host's own `conv_cfg`."""
     from mmcv.cnn.bricks.conv_ws import ConvWS2d
@@ -196,7 +196,7 @@ def test_heads_of_a_segmentor_by_name():
     assert all(isinstance(m, CoCConv2d) for m in operators(model).values())
 
 
-@pytest.mark.parametrize('host', HOSTS)
+@pytest.mark.parametrize('host', LIBRARIES)
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [

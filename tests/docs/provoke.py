@@ -154,9 +154,9 @@ def layer_refuses(folder: Path) -> str:
 
 @provokes
 def no_scope(folder: Path) -> str:
-    from mmkerv.models.upstream_backbones import find_host
+    from mmkerv.models.upstream_backbones import find_library
 
-    return in_scope('mmengine', lambda: find_host('ResNet'))
+    return in_scope('mmengine', lambda: find_library('ResNet'))
 
 
 @provokes

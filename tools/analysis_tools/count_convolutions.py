@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmkerv.distributions import TESTED, distribution, version
-from mmkerv.models.upstream_backbones import HOSTS, find_host
+from mmkerv.models.upstream_backbones import LIBRARIES, find_library
 from mmkerv.ops.core.base import Conv2d
 
 # The first operators; what replaces the same convolutions shares a row of the table.
@@ -123,8 +123,8 @@ def backbones() -> list[Row]:
     """Count in mmkerv's variant of every backbone, in the scope of every library."""
     cases = []
     for network, cfg in BACKBONES.items():
-        for host in HOSTS:
-            builder = find_host(cfg['type'], host)
+        for host in LIBRARIES:
+            builder = find_library(cfg['type'], host)
             library = host if builder == host else f'{host} ({builder})'
             cases.append((network, library, host, {**cfg, 'type': f'mmkerv.{cfg["type"]}'}))
     return rows(cases)

@@ -15,7 +15,7 @@ SMNIST_OMEGA_0 = 31.09
 
 
 class StepNorm(nn.LayerNorm):
-    r"""Layer norm over the channels of each step by itself: (N, C, L) to (N, C, L).
+    r"""Layer norm over the channels of each time step: (N, C, L) -> (N, C, L).
 
     Example:
         >>> import torch
@@ -24,25 +24,25 @@ class StepNorm(nn.LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise."""
+        """Return ``x`` (N, C, L), normalised."""
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 class CKBlock(BaseModule):
-    r"""Two continuous-kernel convolutions and a shortcut.
+    r"""Residual block of two continuous-kernel convolutions.
 
     :math:`h = \mathrm{drop}(\mathrm{ReLU}(N(c_1 * x)))`, :math:`y = \mathrm{ReLU}(\mathrm{drop}(\mathrm{ReLU}(N(c_2 *
-    h))) + S(x))`, S a 1x1 convolution where the widths differ.
+    h))) + S(x))`, where S is the identity, or a 1x1 convolution if the widths differ.
 
     Args:
         in_channels: of x (N, C, L).
         channels: of y (N, channels, L).
         dropout: rate, in [0, 1).
         norm: ``'gn1'`` or ``'ln'``, see :class:`CKCNN`.
-        init_cfg: as every mmengine module has it.
+        init_cfg: as in every mmengine module.
         **convolution: arguments of :class:`mmkerv.ops.CKConv1d`.
 
-    Source: CKConv, ICLR 2022, the authors' published network.
+    Source: CKConv, ICLR 2022; the network that the authors published.
 
     Example:
         >>> import torch
@@ -62,43 +62,43 @@ class CKBlock(BaseModule):
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
         """Return y (N, channels, L) for x (N, C, L), sampled at ``times`` (see :class:`mmkerv.ops.CKConv1d`)."""
-        # What a folded layer is takes no times.
-        given = () if times is None else (times,)
-        h = self.dropout(F.relu(self.norm1(self.conv1(x, *given))))
-        h = self.dropout(F.relu(self.norm2(self.conv2(h, *given))))
+        # A folded layer has no argument for the times.
+        irregular = () if times is None else (times,)
+        h = self.dropout(F.relu(self.norm1(self.conv1(x, *irregular))))
+        h = self.dropout(F.relu(self.norm2(self.conv2(h, *irregular))))
         return F.relu(h + self.shortcut(x))
 
 
 @MODELS.register_module()
 class CKCNN(BaseModule):
-    r"""Classifier backbone of continuous-kernel convolutions for sequences, such as images read pixel by pixel.
+    r"""Backbone of continuous-kernel convolutions for sequences, such as images read pixel by pixel.
 
-    The feature (N, channels) is the last step of the last :class:`CKBlock`, for
+    The feature (N, channels) is the last time step of the last :class:`CKBlock`, for
     ``LinearClsHead(num_classes=10, in_channels=channels)``.
 
-    The convolutions are causal, the network is not with ``norm='gn1'``: that norm, the authors', takes mean and
-    variance over channels and time, so that every step depends on the whole sequence. ``norm='ln'`` normalises each
-    step by itself and keeps the network causal.
+    The convolutions are causal, but the network is not with ``norm='gn1'``: that norm, the authors' choice, takes mean
+    and variance over channels and time, so that every step depends on the whole sequence. ``norm='ln'`` normalises each
+    step separately and keeps the network causal.
 
     Args:
-        in_channels: channels of a step, >= 1.
-        channels: width, >= 1; the paper has 30 (about 0.1 M parameters) and 100 (about 1 M).
-        num_blocks: blocks, >= 1; the paper has 2.
+        in_channels: channels of a time step, >= 1.
+        channels: width, >= 1; the paper uses 30 (about 0.1 M parameters) and 100 (about 1 M).
+        num_blocks: number of blocks, >= 1; the paper uses 2.
         hidden: width of the kernel nets.
-        omega_0: angular frequency of their sine layers, the paper's tuned hyperparameter; by default that of
-            sequential MNIST, 31.09, and none for activations that have none.
+        omega_0: angular frequency of their sine layers, which the paper tunes; by default 31.09, the paper's value for
+            sequential MNIST. Other activations have none.
         dropout: rate after each convolution, in [0, 1).
         dropout_in: rate on the input, in [0, 1).
         norm: ``'gn1'`` (group norm of one group) or ``'ln'`` (layer norm of each step).
-        kernel_size: length of the kernels, that of the training's sequences; ``None`` takes it from the first one.
-        init_cfg: as every mmengine module has it.
+        kernel_size: length of the kernels, that of the training sequences; ``None`` takes it from the first sequence.
+        init_cfg: as in every mmengine module.
         **convolution: further arguments of :class:`mmkerv.ops.CKConv1d`, such as ``activation`` or ``method``.
 
     Raises:
         ValueError: for another norm, a rate outside [0, 1), or what :class:`mmkerv.ops.CKConv1d` refuses.
 
-    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; the form is the one that
-        reproduces the logits of the authors' published checkpoint.
+    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; this form
+        reproduces the logits of the authors' checkpoint.
 
     Example:
         >>> import torch
@@ -138,11 +138,11 @@ class CKCNN(BaseModule):
         """Return the feature (N, channels), in a tuple as mmpretrain's backbones do.
 
         Args:
-            x: (N, C, L), or (N, C, 1, L) as ``mmkerv.ToSequence`` makes it of an image.
-            times: of the samples, if they are irregular, see :class:`mmkerv.ops.CKConv1d`.
+            x: (N, C, L), or (N, C, 1, L) as ``mmkerv.ToSequence`` returns it.
+            times: times of the samples, if they are irregular, see :class:`mmkerv.ops.CKConv1d`.
 
         Raises:
-            ValueError: for images of more than one row.
+            ValueError: for an input of more than one row.
 
         Example:
             >>> import torch

@@ -5,11 +5,12 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmkerv.models.converted import place
+from mmkerv.models.converted import apply_conv_cfg
 from mmkerv.models.placement import Where
 from mmkerv.registry import MODELS
 
-# Outputs of the 1x1 path; reduction and outputs of the 3x3 and of the 5x5 path; outputs of the pooled path.
+# Of each module: channels of the 1x1 path, of the reduction and the output of the 3x3 and of the 5x5 path, and of the
+# pooled path.
 WIDTHS = (
     ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64)),
     (
@@ -26,17 +27,17 @@ STEM_CHANNELS = 192
 
 @MODELS.register_module()
 class GoogLeNetCifar(BaseModule):
-    """GoogLeNet for CIFAR: a 3x3 stem of stride 1 and the nine inception modules in three stages.
+    """GoogLeNet for CIFAR: a 3x3 stem of stride 1 and nine inception modules in three stages.
 
     The kervolution paper does not describe its GoogLeNet for CIFAR. Here the modules have the widths of GoogLeNet's
-    Table 1; the stem gives the 192 channels that the first of them takes; every convolution is followed by batch norm;
-    there are no auxiliary classifiers. (N, 3, H, W) -> ((N, 1024, H/4, W/4),).
+    Table 1, the stem has the 192 channels that the first module expects, every convolution is followed by batch norm,
+    and there are no auxiliary classifiers. (N, 3, H, W) -> ((N, 1024, H/4, W/4),).
 
     Args:
         in_channels: channels of the image.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
-        init_cfg: as everywhere in mmengine; by default He's initialisation.
+        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        init_cfg: as in every mmengine module; by default He's initialisation.
 
     Raises:
         ValueError: if ``where`` selects nothing.
@@ -68,10 +69,10 @@ class GoogLeNetCifar(BaseModule):
                 channels = modules[-1].out_channels
             self.stages.append(nn.Sequential(*modules))
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
-        place(self, conv_cfg, where)
+        apply_conv_cfg(self, conv_cfg, where)
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
-        """Return the last feature map, in a tuple as mmpretrain's heads want it.
+        """Return the last feature map, in a tuple as mmpretrain's heads expect it.
 
         Args:
             x: (N, 3, H, W).
@@ -87,16 +88,16 @@ class GoogLeNetCifar(BaseModule):
 
 
 class Inception(nn.Module):
-    """Four paths side by side: 1x1; 1x1 and 3x3; 1x1 and 5x5; a maximum and 1x1. (N, C, H, W) -> (N, O, H, W).
+    """Inception module of four paths: 1x1; 1x1 and 3x3; 1x1 and 5x5; max pool and 1x1. (N, C, H, W) -> (N, O, H, W).
 
     Args:
         in_channels: channels of the input.
-        ones: outputs of the 1x1 path.
+        ones: output channels of the 1x1 path.
         reduce_threes: channels before the 3x3 convolution.
-        threes: its outputs.
+        threes: output channels of the 3x3 convolution.
         reduce_fives: channels before the 5x5 convolution.
-        fives: its outputs.
-        pooled: outputs of the last path.
+        fives: output channels of the 5x5 convolution.
+        pooled: output channels of the pooled path.
 
     Example:
         >>> Inception(192, 64, 96, 128, 16, 32, 32)(torch.zeros(1, 192, 4, 4)).shape
@@ -121,7 +122,7 @@ class Inception(nn.Module):
         self.pooled = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), conv(in_channels, pooled, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs of the four paths, one after the other.
+        """Return the outputs of the four paths, concatenated.
 
         Example:
             >>> Inception(8, 1, 1, 2, 1, 3, 4)(torch.zeros(1, 8, 4, 4)).shape
@@ -131,7 +132,7 @@ class Inception(nn.Module):
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int) -> ConvModule:
-    """Return a convolution that keeps the size, batch norm and ReLU.
+    """Return a convolution that keeps the image size, with batch norm and ReLU.
 
     Example:
         >>> conv(3, 8, 5)(torch.zeros(1, 3, 4, 4)).shape

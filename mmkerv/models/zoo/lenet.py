@@ -1,4 +1,4 @@
-"""LeNet-5 whose two convolutions may be kervolutions: the network of the kervolution paper's section 4."""
+"""``mmkerv.LeNet5Kerv``: LeNet-5 with kervolutions, the network of the kervolution paper's section 4."""
 
 from collections.abc import Sequence
 
@@ -17,23 +17,23 @@ CHANNELS = (6, 16)
 
 @MODELS.register_module()
 class LeNet5Kerv(BaseModule):
-    r"""LeNet-5 for 28x28 images, each of its two convolutions plain or any kervolution.
+    r"""LeNet-5 for 28x28 images, in which each of the two convolutions may be a kervolution.
 
     :math:`h = \mathrm{pool}(\mathrm{act}(\mathrm{norm}(\kappa(x))))` twice, with 5x5 kernels, 6 and 16 filters; then
-    linear layers of 120 and 84 outputs, each followed by the activation. The feature (N, 84) is for
+    linear layers of 120 and 84 outputs, each followed by the activation. The feature (N, 84) is the input of
     ``LinearClsHead(num_classes=10, in_channels=84)``.
 
     Args:
         layers: ``conv_cfg`` of the first and of the second convolution, such as
             ``(dict(type='mmkerv.KervConv', kernel='gaussian', gamma=1.0), None)``; ``None`` is plain.
-        act_cfg: activation after each layer, ``None`` for none anywhere.
+        act_cfg: activation after each layer, ``None`` for none.
         pool: ``'max'`` or ``'avg'``.
-        norm_cfg: norm between kernel and activation, such as ``dict(type='BN')``; the paper's text names none.
+        norm_cfg: norm before each activation of a convolution, such as ``dict(type='BN')``; the paper mentions none.
         in_channels: channels of the images, >= 1.
-        init_cfg: as every mmengine module has it; by default torch's initialisation, as the paper's code base.
+        init_cfg: as in every mmengine module; by default torch's initialisation, as in the code the paper builds on.
 
     Raises:
-        ValueError: for another ``pool``, or not two layers.
+        ValueError: for another ``pool``, or a number of layers other than two.
 
     Source: Kervolutional Neural Networks, CVPR 2019, section 4; LeCun et al., Gradient-based learning applied to
     document recognition, 1998.
@@ -47,7 +47,7 @@ class LeNet5Kerv(BaseModule):
     def __init__(
         self,
         layers: Sequence[dict | None] = (None, None),
-        act_cfg: dict | None = dict(type='ReLU'),  # noqa: B006 mmcv copies it, and hosts write it so
+        act_cfg: dict | None = dict(type='ReLU'),  # noqa: B006 mmcv copies it; upstream's habit
         pool: str = 'max',
         norm_cfg: dict | None = None,
         in_channels: int = 1,
@@ -65,7 +65,7 @@ class LeNet5Kerv(BaseModule):
             stages.append(nn.Sequential(*stage, *self._activation(act_cfg), POOLS[pool](2)))
             in_channels = channels
         self.layer1, self.layer2 = stages
-        # Two poolings leave 5x5 of 28x28.
+        # Two pools reduce 28x28 to 5x5.
         self.fc = nn.Sequential(
             nn.Linear(CHANNELS[-1] * 25, 120),
             *self._activation(act_cfg),

@@ -1,4 +1,4 @@
-"""``mmkerv.ResNetCifar``: the thin ResNets for 32x32 images, of mmpretrain's ``ResNet_CIFAR``."""
+"""``mmkerv.ResNetCifar``: the thin ResNets for 32x32 images, based on mmpretrain's ``ResNet_CIFAR``."""
 
 from functools import cache
 from typing import Any
@@ -16,14 +16,14 @@ DEPTHS = (20, 32, 44, 56, 110)
 class ResNetCifar:
     """ResNet for CIFAR: a 3x3 stem of 16 channels and three stages of n blocks with 16, 32 and 64; depth = 6n + 2.
 
-    mmpretrain's ``ResNet_CIFAR`` has the stem, but the depths and widths of the networks for ImageNet; all else is
-    its own. So the shortcuts where the size changes are its 1x1 convolutions (option B), which adds 2.7 k parameters;
-    the paper takes option A on CIFAR, a shortcut without parameters. (N, 3, H, W) -> ((N, 64, H/4, W/4),).
+    mmpretrain's ``ResNet_CIFAR`` has this stem, but the depths and widths of the networks for ImageNet. Everything else
+    is mmpretrain's: where the size changes, the shortcuts are 1x1 convolutions (option B), which add 2.7 k parameters;
+    on CIFAR the paper uses option A, a shortcut without parameters. (N, 3, H, W) -> ((N, 64, H/4, W/4),).
 
     Args:
         depth: 20, 32, 44, 56 or 110.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
         **kwargs: mmpretrain's arguments.
 
     Raises:
@@ -46,7 +46,7 @@ class ResNetCifar:
 
 @cache
 def network() -> type[nn.Module]:
-    """Return mmpretrain's class with these depths; made on first use, as mmpretrain takes seconds to import.
+    """Return mmpretrain's class with these depths; created on first use, because mmpretrain takes seconds to import.
 
     Example:
         >>> network().arch_settings[32][1]  # doctest: +SKIP
@@ -58,7 +58,7 @@ def network() -> type[nn.Module]:
     class Network(base):
         arch_settings = {depth: (block, ((depth - 2) // 6,) * 3) for depth in DEPTHS}
 
-    # The class can be found again by pickle: see __getattr__ below.
+    # The name under which pickle finds the class: see __getattr__ below.
     Network.__name__, Network.__qualname__, Network.__module__ = 'ResNetCifar', 'ResNetCifar_mmpretrain', __name__
     Network.__doc__ = ResNetCifar.__doc__
     return Network

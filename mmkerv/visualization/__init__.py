@@ -1,4 +1,4 @@
-"""Pictures of operators, of what they respond to and of what networks see. Needs matplotlib."""
+"""Pictures of operators, of their responses, and of what networks attend to. Needs matplotlib."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -6,8 +6,9 @@ from typing import Any
 
 from mmkerv.errors import InstallationError
 
-# Where each name lives: a picture of kernels needs neither grad-cam nor a model's library.
-_PLACES = {
+# The module of each name. They are imported on first use: pictures of kernels need neither grad-cam nor a model's
+# library, and the hook of this package is registered without matplotlib.
+_MODULES = {
     'draw_explained': 'class_activation',
     'draw_feature_map': 'feature_maps',
     'draw_receptive_fields': 'receptive_field',
@@ -21,16 +22,15 @@ _PLACES = {
     'square_of_share': 'receptive_field',
 }
 
-__all__ = sorted(_PLACES)
-
-if find_spec('matplotlib') is None:
-    raise InstallationError('mmkerv.visualization needs matplotlib, which is not installed; pip install matplotlib')
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(f'{__name__}.{_PLACES[name]}'), name)
+    if find_spec('matplotlib') is None:
+        raise InstallationError('mmkerv.visualization needs matplotlib, which is not installed; pip install matplotlib')
+    return getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,10 @@
-"""Kernels of convolution of convolution, drawn in their association groups with the super kernel in the corner.
+"""Kernels of convolution of convolution, drawn in association groups with the super kernels in the corner.
 
 Convolution of Convolution: Let Kernels Spatially Collaborate, CVPR 2022, section 5 and Figure 9.
 """
 
 import math
+from itertools import product
 
 import numpy as np
 import torch
@@ -14,20 +15,27 @@ from mmkerv.ops.coc.functional import _tile
 from mmkerv.ops.coc.module import CoCConv2d, standardized
 from mmkerv.visualization import tiles
 
-# What is still readable if the caller does not say how many: association groups, and groups and inputs of wide layers.
+# Default numbers, still readable: association groups on a sheet; rows of groups and columns of inputs in a table.
 GROUPS, ROWS, COLUMNS = 36, 6, 6
-# Width of the strip that holds a super kernel, and of the tile beside it, in a cell of width 1.
-STRIP, BOX = 0.3, 0.92
+# Widths within a cell of width 1: a tile, the strip of super kernels left of it, and a super kernel in the strip.
+BOX, STRIP, SUPER_BOX = 0.92, 0.3, 0.24
+# Free height below the tile of a cell, where its label stands, and the distance of the label from the next cell.
+GAP, LABEL_GAP = 0.14, 0.03
+# Inches: a cell is as wide as fits a panel, within the bounds; the whole figure is at least this large.
+PANEL_WIDTH, CELL_WIDTHS = 4.6, (0.62, 1.1)
+MARGIN, MIN_WIDTH, MIN_HEIGHT = 0.8, 5.0, 1.7
+# Input channels that are drawn as the colours of one tile.
+RGB = 3
 
 
 def association_arrays(operator: CoCConv2d) -> dict[str, np.ndarray]:
-    """Return what :func:`association_figure` draws of a layer.
+    """Return the arrays that :func:`association_figure` draws.
 
     Returns:
         ``weight`` and ``kernel`` (O, C/groups, kH, kW), before and after association; ``weight_tiles`` and
         ``kernel_tiles`` (G, C/groups, a kH, a kW), the same in association groups, NaN where a group lacks filters;
-        ``filters`` (G, a, a), the filter in each place or -1; ``super_kernel_0``, ``super_kernel_1``, ..., one for each
-        super layer, as they convolve.
+        ``filters`` (G, a, a), the number of the filter at each position, or -1; ``super_kernel_0``,
+        ``super_kernel_1``, ..., one for each super layer, after standardization.
 
     Example:
         >>> {k: v.shape for k, v in association_arrays(CoCConv2d(3, 8, 3)).items() if 'tiles' in k or k == 'filters'}
@@ -39,13 +47,13 @@ def association_arrays(operator: CoCConv2d) -> dict[str, np.ndarray]:
         if operator.options.super_standardize:
             supers = [standardized(s) for s in supers]
         numbers = torch.arange(len(weight), dtype=weight.dtype).view(-1, 1, 1, 1)
-        places = _in_tiles(numbers, operator)[:, 0]
+        filters = _in_tiles(numbers, operator)[:, 0]
     return {
         'weight': weight.numpy(),
         'kernel': kernel.numpy(),
         'weight_tiles': _in_tiles(weight, operator),
         'kernel_tiles': _in_tiles(kernel, operator),
-        'filters': np.nan_to_num(places, nan=-1).astype(np.int64),
+        'filters': np.nan_to_num(filters, nan=-1).astype(np.int64),
         **{f'super_kernel_{i}': s.numpy() for i, s in enumerate(supers)},
     }
 
@@ -53,13 +61,13 @@ def association_arrays(operator: CoCConv2d) -> dict[str, np.ndarray]:
 def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = None) -> Figure:
     """Draw the kernels before and after association, each association group as one tile.
 
-    After association the group's super kernels stand at the left corner of its tile. Three input channels are drawn as
-    one coloured tile, as Figure 9 does; of more, each has a column.
+    After association, the super kernels of a group are at the left of its tile. Three input channels are drawn as one
+    coloured tile, as in Figure 9; more input channels have a column each.
 
     Args:
         operator: layer.
-        title: of the picture.
-        topk: so many groups with the largest kernels (and as many inputs); by default the first ones.
+        title: title of the picture.
+        topk: number of groups (and of inputs) to draw, those of the largest norm; by default the first ones.
 
     Source: Convolution of Convolution, CVPR 2022, Figure 9.
 
@@ -69,28 +77,29 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
     """
     arrays = association_arrays(operator)
     before, after = arrays['weight_tiles'], arrays['kernel_tiles']
-    colour = before.shape[1] == 3
-    sheet = before.shape[1] in (1, 3)
+    colour = before.shape[1] == RGB
+    # A sheet has a cell for each group; a table has a row for each group and a column for each input.
+    sheet = before.shape[1] in (1, RGB)
     groups = tiles.chosen(after, topk, GROUPS if sheet else ROWS)
     inputs = np.arange(1) if sheet else tiles.chosen(after[groups].swapaxes(0, 1), topk, COLUMNS)
     columns = math.ceil(math.sqrt(len(groups))) if sheet else len(inputs)
     rows = math.ceil(len(groups) / columns) if sheet else len(groups)
     shared = operator.options.share in ('ci', 'cico') and not sheet
     strips = [STRIP if not (shared and column) else 0.0 for column in range(columns)]
-    height = max(BOX * min(1.0, after.shape[2] / after.shape[3]), STRIP * len(operator.super_layers)) + 0.14
-    # Widths in proportion, so that a tile has one size in both panels.
-    sheets = [np.cumsum([0.0, *(1 + strip * corner for strip in strips)]) for corner in (0, 1)]
-    widths = [edges[-1] for edges in sheets]
-    side = max(0.62, min(1.1, 4.6 / columns))
-    figure = tiles.new_figure(max(5.0, side * sum(widths) + 0.8), max(1.7, side * rows * height + 0.75), title)
+    height = max(BOX * min(1.0, after.shape[2] / after.shape[3]), STRIP * len(operator.super_layers)) + GAP
+    # Widths in proportion, so that a tile has one size in both panels; only the second panel has strips.
+    column_edges = [np.cumsum([0.0, *(1 + strip * corner for strip in strips)]) for corner in (0, 1)]
+    widths = [edges[-1] for edges in column_edges]
+    inches = float(np.clip(PANEL_WIDTH / columns, *CELL_WIDTHS))
+    figure = tiles.new_figure(
+        max(MIN_WIDTH, inches * sum(widths) + MARGIN), max(MIN_HEIGHT, inches * rows * height + tiles.HEADING), title
+    )
     panels = figure.subplots(1, 2, width_ratios=widths)
     texts = ('before association: W', 'after association: K, its super kernel at the corner')
-    for corner, (axes, kernels, text, edges) in enumerate(zip(panels, (before, after), texts, sheets)):
+    for corner, (axes, kernels, text, edges) in enumerate(zip(panels, (before, after), texts, column_edges)):
         tiles.open_axes(axes, edges[-1], rows * height, text)
-        for index in range(len(groups) * len(inputs)):
+        for index, (group, pick) in enumerate(product(groups, [slice(None)] if colour else inputs)):
             row, column = divmod(index, columns)
-            group = groups[index if sheet else row]
-            pick = slice(None) if colour else (0 if sheet else inputs[column])
             left = edges[column] + strips[column] * corner
             scale = tiles.largest(before[group], after[group])
             cuts = (operator.options.association,) * 2
@@ -98,7 +107,7 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
             if corner and strips[column]:
                 _place_supers(axes, operator, arrays, group, pick, edges[column], row * height)
             if sheet:
-                axes.text(left + BOX / 2, row * height + height - 0.03, _filters(arrays, group), **_SMALL)
+                axes.text(left + BOX / 2, (row + 1) * height - LABEL_GAP, _filters(arrays, group), **_SMALL)
         if not sheet:
             axes.set_yticks([(row + 0.5) * height for row in range(rows)], [_filters(arrays, g) for g in groups])
             tiles.label_columns(
@@ -107,34 +116,50 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
     return figure
 
 
+# Style of the numbers below a tile.
 _SMALL = {'ha': 'center', 'va': 'bottom', 'fontsize': 5, 'color': tiles.INK}
 
 
 def _in_tiles(kernel: Tensor, operator: CoCConv2d) -> np.ndarray:
-    """Lay kernels (O, I, kH, kW) out in their groups: (G, I, a kH, a kW), NaN where a filter is missing."""
+    """Arrange kernels (O, I, kH, kW) in association groups: (G, I, a kH, a kW), NaN where a group lacks a filter."""
     a, (height, width) = operator.options.association, kernel.shape[2:]
     flat, valid = _tile(kernel, operator.groups, a)
     if valid is not None:
-        # One mask for each of the blocks of filters that are padded by themselves.
-        flat = flat.masked_fill(valid.expand(len(flat), -1, 1) == 0, math.nan)
+        flat = flat.masked_fill(valid == 0, math.nan)
     grid = flat.view(len(flat), a, a, height, width, kernel.shape[1])
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(flat), kernel.shape[1], a * height, a * width).numpy()
+
+
+def association_details(operator: CoCConv2d) -> str:
+    """Describe the super kernels of a layer.
+
+    Example:
+        >>> association_details(CoCConv2d(3, 8, 3))
+        'super kernel 3×3 dilated by 2'
+    """
+    supers = operator.super_kernel
+    text = f'super kernel {"×".join(str(s.size) for s in supers)}'
+    dilations = sorted({s.dilation for s in supers})
+    return text if dilations == [1] else f'{text} dilated by {"×".join(map(str, dilations))}'
 
 
 def _place_supers(axes, operator: CoCConv2d, arrays: dict, group: int, pick, left: float, top: float) -> None:
     for layer in range(len(operator.super_layers)):
         values = _super_kernel(arrays[f'super_kernel_{layer}'], operator.options.share, group, pick)
-        box = STRIP - 0.06
-        tiles.place(axes, values, tiles.largest(values), left, top + layer * STRIP, box)
+        tiles.place(axes, values, tiles.largest(values), left, top + layer * STRIP, SUPER_BOX)
 
 
 def _super_kernel(weight: np.ndarray, share: str | None, group: int, pick) -> np.ndarray:
-    """The super kernel of a group and an input channel: (H, W), or (3, H, W) where the channels have their own."""
-    if share in ('ci', 'cico'):
-        return weight[group if share == 'ci' else 0, 0]
-    own = weight[:, 0] if share == 'co' else np.stack([weight[i, i] for i in range(len(weight))])
-    return own[pick]
+    """The super kernel of a group and an input channel: (H, W), or (3, H, W) for three channels in colour."""
+    if share == 'cico':
+        return weight[0, 0]
+    if share == 'ci':
+        return weight[group, 0]
+    if share == 'co':
+        return weight[pick, 0]
+    return np.stack([weight[i, i] for i in range(len(weight))])[pick]
 
 
 def _filters(arrays: dict[str, np.ndarray], group: int) -> str:
+    """The numbers of the filters of a group, such as '0–3'."""
     return tiles.ranges([f for f in arrays['filters'][group].flat if f >= 0])

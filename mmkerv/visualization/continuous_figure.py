@@ -1,4 +1,4 @@
-"""Continuous kernels as curves and surfaces, with the points where a layer samples them.
+"""Continuous kernels as curves and surfaces, with the points at which a layer samples them.
 
 CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
 """
@@ -8,28 +8,35 @@ import torch
 from matplotlib.figure import Figure
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.ckconv import ContinuousKernel, continuous_kernel
+from mmkerv.ops.ckconv import PERIODIC, ContinuousKernel, continuous_kernel
 from mmkerv.visualization import tiles
 
+# Default numbers of kernels: curves of 1-D kernels, surfaces of 2-D kernels.
 CURVES, SURFACES = 4, 4
-# Samples of a curve that can be told from each other.
+# Samples that are still distinguishable on a curve; of a longer kernel, the last ones are enlarged in a second panel.
 DOTS = 64
-# Points of the smooth curve, and of each axis of a surface, for each sample of the kernel.
+# Points along each axis of a fine grid, by dimension: for each sample of the kernel, at least, at most.
 FINE = {1: (8, 801, 8001), 2: (10, 61, 121)}
+# Inches: widths of the figure without and with the enlarged end, height of a curve, width of a surface, their margins.
+WIDTH, LONG_WIDTH, CURVE_HEIGHT, CURVES_MARGIN = 7.2, 9.0, 1.15, 0.8
+SURFACE_WIDTH, SURFACES_MIN_WIDTH, SURFACES_HEIGHT = 2.1, 4.5, 4.1
+CURVE_COLOUR, DOT_COLOUR, ZERO_COLOUR = '#2c5f8a', '#c0392b', '#bbbbbb'
+# Positions are in [-1, 1]; axes show a little more, so that the outermost samples are whole.
+CURVE_LIMIT, MAP_LIMIT = 1.02, 1.05
 
 
 def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> dict[str, np.ndarray]:
-    """Return what :func:`continuous_figure` draws of a layer.
+    """Return the arrays that :func:`continuous_figure` draws.
 
     Args:
         operator: layer.
-        topk: so many filters with the largest norm; by default the first ones.
+        topk: number of filters to draw, those of the largest norm; by default the first ones.
 
     Returns:
-        ``kernel`` (O, C/groups, *size), with which the layer convolves; ``channels`` (n, 2), output and input of the
-        kernels that are drawn (of a separable layer the channel, twice); ``sampled`` (n, *size), their samples;
-        ``positions`` (*size, dims), where; ``curve`` (n, *fine), the kernels between; ``curve_positions``
-        (*fine, dims).
+        ``kernel`` (O, C/groups, *size), the kernel of the convolution; ``channels`` (n, 2), output and input channel of
+        the drawn kernels (twice the channel, for a separable layer); ``sampled`` (n, *size), their samples;
+        ``positions`` (*size, dims), the positions of the samples; ``curve`` (n, *fine), the drawn kernels on a fine
+        grid; ``curve_positions`` (*fine, dims), the positions of that grid.
 
     Raises:
         ValueError: if ``topk`` is below 1, or the layer has no kernel before its first sequence.
@@ -49,12 +56,12 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
         sampled = operator._forward_kernel().float()
         size, width = tuple(sampled.shape[2:]), sampled.shape[1]
         rows = tiles.chosen(sampled.cpu().numpy(), topk, CURVES if operator.dims == 1 else SURFACES)
-        # Of a filter the input that it weighs most if the largest are asked for, else the first.
+        # The input channel to draw of a filter: the one of the largest norm with `topk`, else the first.
         norms = sampled.flatten(2).norm(dim=2).cpu().numpy()
         inputs = norms[rows].argmax(1) if topk else np.zeros(len(rows), dtype=np.int64)
         flat = torch.as_tensor(rows * width + inputs, device=sampled.device)
-        each, least, most = FINE[operator.dims]
-        axes = [torch.linspace(-1, 1, min(max(each * (n - 1) + 1, least), most)) for n in size]
+        per_sample, least, most = FINE[operator.dims]
+        axes = [torch.linspace(-1, 1, min(max(per_sample * (n - 1) + 1, least), most)) for n in size]
         fine = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
         curve = _values(operator, fine.flatten(0, -2).to(flat.device), flat).view(len(rows), *fine.shape[:-1])
         positions = operator._positions(operator.resolution, size).view(*size, -1)
@@ -71,12 +78,12 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
 
 
 def continuous_figure(operator: ContinuousKernel, title: str = '', topk: int | None = None) -> Figure:
-    """Draw continuous kernels: of sequences as curves, of images as a surface above its map; samples are dots.
+    """Draw continuous kernels: 1-D kernels as curves, 2-D kernels as surfaces above maps, samples as dots.
 
     Args:
         operator: layer.
-        title: of the picture.
-        topk: as :func:`continuous_arrays`.
+        title: title of the picture.
+        topk: as in :func:`continuous_arrays`.
 
     Example:
         >>> from mmkerv.ops import CKConv1d
@@ -87,8 +94,25 @@ def continuous_figure(operator: ContinuousKernel, title: str = '', topk: int | N
     return _curves(operator, arrays, title) if operator.dims == 1 else _surfaces(operator, arrays, title)
 
 
+def continuous_details(operator: ContinuousKernel) -> str:
+    """Describe the kernel net of a layer.
+
+    Example:
+        >>> from mmkerv.ops import CKConv1d
+        >>> continuous_details(CKConv1d(2, 4, 9))
+        'sine, omega_0 10'
+    """
+    options = operator.options
+    parts = [options.activation]
+    if options.activation in PERIODIC:
+        parts.append(f'omega_0 {options.omega_0:g}')
+    if options.separable:
+        parts.append('separable')
+    return ', '.join(parts)
+
+
 def _values(operator: ContinuousKernel, positions: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """Some channels of the kernel at any positions, at the scale of the layer's samples."""
+    """The given channels of the kernel at any positions, at the scale of the layer's samples."""
     net = operator.kernel_net
     weights = [layer.weight.float() for layer in net.layers]
     biases = [None if layer.bias is None else layer.bias.float() for layer in net.layers]
@@ -103,21 +127,22 @@ def _label(operator: ContinuousKernel, channel: np.ndarray) -> str:
 
 def _curves(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: str) -> Figure:
     number, samples = len(arrays['channels']), arrays['sampled'].shape[1]
-    # Of a long kernel the dots would hide the curve: they stand on an enlarged end of it.
+    # The dots of a long kernel would hide the curve, so they are drawn on an enlarged end of it.
     long = samples > DOTS
-    figure = tiles.new_figure(9.0 if long else 7.2, 0.8 + 1.15 * number, title)
+    figure = tiles.new_figure(LONG_WIDTH if long else WIDTH, CURVES_MARGIN + CURVE_HEIGHT * number, title)
     panels = figure.subplots(number, 1 + long, sharex='col', squeeze=False, width_ratios=[2.2, 1][: 1 + long])
     ends = arrays['positions'][-DOTS if long else 0, 0], arrays['positions'][-1, 0]
     for line, channel, curve, sampled in zip(panels, arrays['channels'], arrays['curve'], arrays['sampled']):
         for axes in line:
-            axes.axhline(0, color='#bbbbbb', linewidth=0.6)
-            axes.plot(arrays['curve_positions'][:, 0], curve, color='#2c5f8a', linewidth=0.8, label='continuous kernel')
+            axes.axhline(0, color=ZERO_COLOUR, linewidth=0.6)
+            style = {'color': CURVE_COLOUR, 'linewidth': 0.8, 'label': 'continuous kernel'}
+            axes.plot(arrays['curve_positions'][:, 0], curve, **style)
             axes.tick_params(labelsize=6)
             axes.spines[['top', 'right']].set_visible(False)
-        dots = {'linestyle': 'none', 'marker': 'o', 'color': '#c0392b', 'markersize': 2.5}
+        dots = {'linestyle': 'none', 'marker': 'o', 'color': DOT_COLOUR, 'markersize': 2.5}
         line[-1].plot(arrays['positions'][:, 0], sampled, label=f'its {samples} samples', **dots)
         line[0].set_ylabel(_label(operator, channel), fontsize=7, color=tiles.INK)
-        line[0].set_xlim(-1.02, 1.02)
+        line[0].set_xlim(-CURVE_LIMIT, CURVE_LIMIT)
         if long:
             line[-1].set_xlim(ends)
     panels[0, -1].legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2, fontsize=6, frameon=False)
@@ -130,13 +155,13 @@ def _curves(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: st
 
 def _surfaces(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: str) -> Figure:
     number = len(arrays['channels'])
-    figure = tiles.new_figure(max(4.5, 2.1 * number), 4.1, title)
+    figure = tiles.new_figure(max(SURFACES_MIN_WIDTH, SURFACE_WIDTH * number), SURFACES_HEIGHT, title)
     y, x = np.moveaxis(arrays['curve_positions'], -1, 0)
     sample_y, sample_x = (p.ravel() for p in np.moveaxis(arrays['positions'], -1, 0))
     for column, (channel, values, sampled) in enumerate(zip(arrays['channels'], arrays['curve'], arrays['sampled'])):
         scale = tiles.largest(values)
         colour = {'cmap': tiles.SIGNED, 'vmin': -scale, 'vmax': scale}
-        # By depth the samples behind a wave of the surface would vanish.
+        # Sorted by depth, the samples behind a wave of the surface would be hidden.
         surface = figure.add_subplot(2, number, column + 1, projection='3d', computed_zorder=False)
         surface.plot_surface(x, y, values, rcount=60, ccount=60, linewidth=0, alpha=0.85, **colour)
         surface.scatter(sample_x, sample_y, sampled.ravel(), s=2.5, color='black', depthshade=False, zorder=2)
@@ -147,7 +172,7 @@ def _surfaces(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: 
         axes = figure.add_subplot(2, number, number + column + 1)
         image = axes.imshow(values, extent=(-1, 1, 1, -1), interpolation='bilinear', **colour)
         axes.plot(sample_x, sample_y, linestyle='none', marker='.', color='black', markersize=2.5)
-        axes.set(xlim=(-1.05, 1.05), ylim=(1.05, -1.05), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        axes.set(xlim=(-MAP_LIMIT, MAP_LIMIT), ylim=(MAP_LIMIT, -MAP_LIMIT), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         axes.tick_params(labelsize=6)
         figure.colorbar(image, ax=axes, shrink=0.8, aspect=15).ax.tick_params(labelsize=5)
     return figure

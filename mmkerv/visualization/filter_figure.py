@@ -1,9 +1,11 @@
-"""The filters of a layer as small tiles: of kervolutions, and of every convolution that has nothing more to show.
+"""The filters of a layer as small tiles: the picture of kervolutions and of every layer without one of its own.
 
 Kervolutional Neural Networks, CVPR 2019, Figure 1.
 """
 
 import math
+from functools import singledispatch
+from itertools import product
 
 import numpy as np
 import torch
@@ -14,36 +16,58 @@ from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.visualization import tiles
 
+# Default numbers, still readable: filters on a sheet; rows of filters and columns of inputs in a table.
 FILTERS, ROWS, COLUMNS = 64, 8, 8
+# A sheet has at least this many columns if it has as many filters.
+SHEET_COLUMNS = 6
+# Width of a tile in a cell of width 1, and the free heights below it: with a label, and without.
+BOX, LABEL, GAP = 0.92, 0.24, 0.08
+# Inches: a cell is as wide as fits the sheet, within the bounds; the whole figure is at least this large.
+SHEET_WIDTH, CELL_WIDTHS = 6.0, (0.5, 1.0)
+MARGIN, MIN_WIDTH, MIN_HEIGHT = 0.5, 4.5, 1.3
+# Input channels that are drawn as the colours of one tile.
+RGB = 3
 
 
+@singledispatch
 def filter_arrays(operator: nn.Module) -> dict[str, np.ndarray]:
-    """Return what :func:`filter_figure` draws: ``kernel`` (O, C/groups, *kernel_size), and learned hyperparameters.
+    """Return the arrays that :func:`filter_figure` draws.
+
+    Returns:
+        ``kernel`` (O, C/groups, *kernel_size): that of :meth:`kernel` of a generated operator, the weight of others;
+        of a kervolution, its learned hyperparameters by name.
 
     Example:
         >>> from mmkerv.ops import KervConv2d
         >>> {k: v.shape for k, v in filter_arrays(KervConv2d(3, 8, 3, learnable=True)).items()}
         {'kernel': (8, 3, 3, 3), 'balance': (1,)}
     """
+    return {'kernel': _array(operator.weight)}
+
+
+@filter_arrays.register
+def _(operator: GeneratedKernel) -> dict[str, np.ndarray]:
     with torch.no_grad():
-        kernel = operator.kernel() if isinstance(operator, GeneratedKernel) else operator.weight
-        arrays = {'kernel': kernel.detach().float().cpu().numpy()}
-        if isinstance(operator, Kervolution):
-            for name in operator._learned():
-                arrays[name] = getattr(operator, name).detach().float().cpu().numpy()
-    return arrays
+        return {'kernel': _array(operator.kernel())}
+
+
+@filter_arrays.register
+def _(operator: Kervolution) -> dict[str, np.ndarray]:
+    learned = {name: _array(getattr(operator, name)) for name in operator._learned()}
+    return {'kernel': _array(operator.weight), **learned}
 
 
 def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None) -> Figure:
-    """Draw filters as tiles, each on a colour scale of its own.
+    """Draw filters as tiles, each filter on its own colour scale.
 
-    Filters of one input channel, or of three (in colour), fill a sheet; others have a row, and a column for each input.
-    Sequences are drawn with an input in each row of a tile, volumes with a column for each slice.
+    Filters of one input channel, or of three (in colour), fill a sheet; of more, each filter has a row with a column
+    for each input channel. A tile of a 1-D kernel has a row for each input channel; a 3-D kernel has a column for each
+    slice.
 
     Args:
         operator: layer.
-        title: of the picture.
-        topk: so many filters with the largest norm (and as many inputs); by default the first ones.
+        title: title of the picture.
+        topk: number of filters (and of inputs) to draw, those of the largest norm; by default the first ones.
 
     Source: Kervolutional Neural Networks, CVPR 2019, Figure 1.
 
@@ -54,7 +78,7 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None)
     """
     arrays = filter_arrays(operator)
     kernel = arrays['kernel']
-    colour, unit = kernel.ndim == 4 and kernel.shape[1] == 3, 'in'
+    colour, unit = kernel.ndim == 4 and kernel.shape[1] == RGB, 'in'
     if kernel.ndim == 3:
         kernel = kernel[:, None]
     elif kernel.ndim == 5:
@@ -62,29 +86,33 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None)
     sheet = colour or kernel.shape[1] == 1
     outputs = tiles.chosen(kernel, topk, FILTERS if sheet else ROWS)
     inputs = np.arange(1) if sheet else tiles.chosen(kernel[outputs].swapaxes(0, 1), topk, COLUMNS)
-    columns = min(len(outputs), max(6, math.ceil(math.sqrt(len(outputs))))) if sheet else len(inputs)
-    rows = math.ceil(len(outputs) / columns) if sheet else len(outputs)
-    height = 0.92 * min(1.0, kernel.shape[2] / kernel.shape[3]) + (0.24 if sheet else 0.08)
-    side = max(0.5, min(1.0, 6.0 / columns))
-    figure = tiles.new_figure(max(4.5, side * columns + 0.5), max(1.3, side * rows * height + 0.75), title)
+    if sheet:
+        columns = min(len(outputs), max(SHEET_COLUMNS, math.ceil(math.sqrt(len(outputs)))))
+        rows = math.ceil(len(outputs) / columns)
+    else:
+        columns, rows = len(inputs), len(outputs)
+    height = BOX * min(1.0, kernel.shape[2] / kernel.shape[3]) + (LABEL if sheet else GAP)
+    inches = float(np.clip(SHEET_WIDTH / columns, *CELL_WIDTHS))
+    figure = tiles.new_figure(
+        max(MIN_WIDTH, inches * columns + MARGIN), max(MIN_HEIGHT, inches * rows * height + tiles.HEADING), title
+    )
     axes = figure.subplots()
     tiles.open_axes(axes, columns, rows * height)
-    for index in range(len(outputs) * len(inputs)):
+    for index, (output, pick) in enumerate(product(outputs, [slice(None)] if colour else inputs)):
         row, column = divmod(index, columns)
-        output = outputs[index if sheet else row]
-        pick = slice(None) if colour else (0 if sheet else inputs[column])
-        tiles.place(axes, kernel[output, pick], tiles.largest(kernel[output]), column + 0.04, row * height, 0.92)
+        left = column + (1 - BOX) / 2
+        tiles.place(axes, kernel[output, pick], tiles.largest(kernel[output]), left, row * height, BOX)
         if sheet:
             text = _label(arrays, output)
             axes.text(column + 0.5, (row + 1) * height, text, ha='center', va='bottom', fontsize=6, color=tiles.INK)
     if not sheet:
-        axes.set_yticks([(row + 0.46) * height for row in range(rows)], [_label(arrays, o) for o in outputs])
+        axes.set_yticks([(row + BOX / 2) * height for row in range(rows)], [_label(arrays, o) for o in outputs])
         tiles.label_columns(axes, [column + 0.5 for column in range(columns)], [f'{unit} {i}' for i in inputs])
     return figure
 
 
 def hyperparameters(operator: Kervolution) -> str:
-    """Write a kervolution's kernel and its hyperparameters as they are now.
+    """Describe a kervolution's kernel and the current values of its hyperparameters.
 
     Example:
         >>> from mmkerv.ops import KervConv2d
@@ -102,6 +130,13 @@ def hyperparameters(operator: Kervolution) -> str:
     return ', '.join(parts)
 
 
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()
+
+
 def _label(arrays: dict[str, np.ndarray], output: int) -> str:
-    own = [f'{name} {values[output]:.2g}' for name, values in arrays.items() if name != 'kernel' and len(values) > 1]
-    return ', '.join([str(output), *own])
+    """The number of a filter, and its hyperparameters where each filter has learned its own."""
+    learned = [
+        f'{name} {values[output]:.2g}' for name, values in arrays.items() if name != 'kernel' and len(values) > 1
+    ]
+    return ', '.join([str(output), *learned])

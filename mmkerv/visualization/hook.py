@@ -1,4 +1,4 @@
-"""``KernelVisualizationHook``: pictures of kernels and super kernels while a network is trained."""
+"""``KernelVisualizationHook``: pictures of kernels and super kernels during training."""
 
 from collections.abc import Sequence
 
@@ -15,23 +15,23 @@ from mmkerv.registry import HOOKS
 
 @HOOKS.register_module()
 class KernelVisualizationHook(Hook):
-    """Give pictures of the operators' kernels to the runner's visualizer: at the start, and every n epochs.
+    """Hook that passes pictures of the operators' kernels to the runner's visualizer, at the start and every n epochs.
 
-    Each operator is drawn as :func:`mmkerv.visualization.kernel_figure` draws it, super kernels included. The
-    ``LocalVisBackend`` writes ``kernels.LAYER_EPOCH.png`` to ``vis_data/vis_image``, the ``TensorboardVisBackend``
-    shows them with a slider over the epochs. A picture takes about a second, in which all processes wait for the first
-    one, which draws: of large networks, name some layers.
+    :func:`mmkerv.visualization.kernel_figure` draws each operator. The ``LocalVisBackend`` writes
+    ``kernels.LAYER_EPOCH.png`` to ``vis_data/vis_image``; the ``TensorboardVisBackend`` shows the pictures with a
+    slider over the epochs. The first process draws, in about a second for each picture, and the others wait for it; in
+    a large network, name some layers.
 
     Args:
         interval: epochs between pictures, >= 1.
         target_layers: names of the layers, or of modules that contain operators; by default all operators.
-        topk: so many filters (or association groups) with the largest norm at the time; by default the first ones, so
-            that pictures show the same ones every time.
+        topk: number of filters (or association groups) to draw, those of the largest norm at the time; by default the
+            first ones, so that all pictures show the same ones.
         by_epoch: ``False`` counts ``interval`` in iterations.
 
     Raises:
-        ValueError: for an ``interval`` or ``topk`` < 1; at the start of training if there is nothing to draw, a name is
-            not of the model, or epochs are to be counted in a run that has none.
+        ValueError: for an ``interval`` or ``topk`` < 1; at the start of training if there is nothing to draw, the model
+            does not have a name, or ``by_epoch`` is true in a run without epochs.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.KernelVisualizationHook', interval=5, target_layers=['backbone.conv1'])]
@@ -55,7 +55,7 @@ class KernelVisualizationHook(Hook):
         self._layers: dict[str, nn.Module] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Find the layers and draw them as they start.
+        """Find the layers and draw their initial kernels.
 
         Raises:
             ValueError: see the class.
@@ -65,31 +65,31 @@ class KernelVisualizationHook(Hook):
                 'KernelVisualizationHook counts epochs, and this run counts iterations (IterBasedTrainLoop); give '
                 f'by_epoch=False and an interval in iterations, such as 1000, got interval={self.interval}'
             )
-        from mmkerv.visualization.kernel_layers import kernel_layers
+        from mmkerv.visualization.kernel_figures import kernel_layers
 
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._layers = kernel_layers(model, self.target_layers)
         self._draw(runner, runner.epoch if self.by_epoch else runner.iter)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Draw, if this is an epoch to do so."""
+        """Draw after every ``interval`` epochs."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._draw(runner, runner.epoch + 1)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Draw, if this is an iteration to do so."""
+        """Draw after every ``interval`` iterations."""
         if not self.by_epoch and self.every_n_train_iters(runner, self.interval):
             self._draw(runner, runner.iter + 1)
 
     @master_only
     def _draw(self, runner: Runner, step: int) -> None:
-        # matplotlib is imported where something is drawn, not wherever a hook is.
+        # matplotlib is imported here, where something is drawn, and not with the hook.
         from mmkerv.visualization.kernel_figures import kernel_figure
         from mmkerv.visualization.tiles import pixels
 
         for name, layer in self._layers.items():
-            # A CKConv1d as long as its first sequence has no kernel before that has come.
+            # A CKConv1d with kernel_size=None has no kernel before its first sequence.
             if getattr(layer, '_has_kernel', True):
                 runner.visualizer.add_image(f'kernels.{name}', pixels(kernel_figure(layer, name, self.topk)), step)

@@ -1,4 +1,4 @@
-"""Response of kervolutions along a line in patch space: what a kernel makes of the same patches as another."""
+"""Response of kervolutions along a line in patch space, compared with that of other kernels to the same patches."""
 
 import math
 
@@ -13,31 +13,35 @@ from mmkerv.visualization import tiles
 from mmkerv.visualization.filter_figure import hyperparameters
 from mmkerv.visualization.kernel_figures import title_of
 
+# Default number of filters, points of a curve, and columns of the small panels.
 FILTERS, POINTS, COLUMNS = 4, 201, 4
 LINES = ('filter', 'patches')
+# Key of the layer's own kernel among the kernels of the library.
 OWN = 'own'
+# Inches: width of the figure, height of a row of small panels, margin, and least height.
+WIDTH, ROW_HEIGHT, MARGIN, MIN_HEIGHT = 10.0, 1.25, 0.9, 2.6
 
 
 def response_arrays(
     operator: Kervolution, topk: int | None = None, line: str = 'filter', reach: float = 2.0, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    r"""Response :math:`\kappa(x(t), w)` of filters w to the patches x(t) of a line, without the bias.
+    r"""Return the response :math:`\kappa(x(t), w)` of filters w to the patches x(t) of a line, without the bias.
 
     Args:
         operator: a kervolution.
-        topk: so many filters with the largest norm; by default the first ones.
+        topk: number of filters, those of the largest norm; by default the first ones.
         line: ``'filter'``: :math:`x(t) = t w` with t from -reach to reach, through the filter itself at t = 1;
             ``'patches'``: :math:`x(t) = (1 - t) a + t b` with t from 0 to 1, between two random patches of the mean
             norm of the filters, which are the same for all filters.
         reach: see ``line``, > 0.
-        seed: of the random patches.
+        seed: seed of the random patches.
 
     Returns:
-        ``filters`` (F,); ``t`` (P,); ``own`` (F, P), the layer's kernel with its hyperparameters as they are now; and
-        (F, P) for every other kernel of the library by name, with its default hyperparameters.
+        ``filters`` (F,); ``t`` (P,); ``own`` (F, P), the layer's kernel with the current hyperparameters; and (F, P)
+        for every other kernel of the library by name, with its default hyperparameters.
 
     Raises:
-        ValueError: for another line, or a value out of its range.
+        ValueError: for an unknown line, or a value out of its range.
 
     Source: Kervolutional Neural Networks, CVPR 2019, section 3.
 
@@ -58,15 +62,15 @@ def response_arrays(
         a, b = (norm / patch.norm() * patch for patch in (a, b))
         t = torch.linspace(-reach, reach, POINTS) if line == 'filter' else torch.linspace(0, 1, POINTS)
         along = t.view(-1, *(1,) * a.dim())
-        found = {'filters': filters, 't': t.numpy()}
-        rules = [OWN, *(name for name in KERNELS if name != operator.kernel_name)]
-        found |= {name: np.empty((len(filters), POINTS), np.float32) for name in rules}
+        arrays = {'filters': filters, 't': t.numpy()}
+        names = [OWN, *(name for name in KERNELS if name != operator.kernel_name)]
+        arrays |= {name: np.empty((len(filters), POINTS), np.float32) for name in names}
         for row, number in enumerate(filters):
             w = weight[number : number + 1]
             patches = along * w if line == 'filter' else (1 - along) * a + along * b
-            for name in rules:
-                found[name][row] = _response(operator, name, patches, w, int(number))
-    return found
+            for name in names:
+                arrays[name][row] = _response(operator, name, patches, w, int(number))
+    return arrays
 
 
 def response_figure(
@@ -77,15 +81,15 @@ def response_figure(
     reach: float = 2.0,
     seed: int = 0,
 ) -> Figure:
-    """Draw :func:`response_arrays`: the layer's own kernel large, each other kernel of the library beside it.
+    """Draw :func:`response_arrays`: the layer's own kernel large, every other kernel of the library in a small panel.
 
     Args:
         operator: a kervolution.
-        name: of the layer, for the title.
-        topk: as :func:`response_arrays`.
-        line: as :func:`response_arrays`.
-        reach: as :func:`response_arrays`.
-        seed: as :func:`response_arrays`.
+        name: name of the layer, for the title.
+        topk: as in :func:`response_arrays`.
+        line: as in :func:`response_arrays`.
+        reach: as in :func:`response_arrays`.
+        seed: as in :func:`response_arrays`.
 
     Example:
         >>> from mmkerv.ops import KervConv2d
@@ -95,7 +99,8 @@ def response_figure(
     arrays = response_arrays(operator, topk, line, reach, seed)
     others = [key for key in arrays if key not in ('filters', 't', OWN)]
     rows = math.ceil(len(others) / COLUMNS)
-    figure = tiles.new_figure(10.0, max(2.6, 1.25 * rows + 0.9), f'response of {title_of(operator, name)}')
+    height = max(MIN_HEIGHT, ROW_HEIGHT * rows + MARGIN)
+    figure = tiles.new_figure(WIDTH, height, f'response of {title_of(operator, name)}')
     grid = figure.add_gridspec(rows, COLUMNS + 2)
     own = figure.add_subplot(grid[:, :2])
     _draw(own, arrays, OWN, f'own: {hyperparameters(operator)}', 8)
@@ -112,7 +117,7 @@ def response_figure(
 def _response(operator: Kervolution, name: str, patches: Tensor, w: Tensor, number: int) -> np.ndarray:
     if name == OWN:
         rule = find_kernel(operator.kernel_name)
-        values = {k: _of_filter(v, number) for k, v in operator._values().items()}
+        values = {key: _value_of_filter(value, number) for key, value in operator._values().items()}
     else:
         rule = find_kernel(name)
         values = checked_hyperparameters(rule, w.numel(), {})
@@ -121,13 +126,14 @@ def _response(operator: Kervolution, name: str, patches: Tensor, w: Tensor, numb
     return response.flatten().numpy()
 
 
-def _of_filter(value: object, number: int) -> object:
+def _value_of_filter(value: object, number: int) -> object:
     if not isinstance(value, Tensor):
         return value
     return float(value.detach().flatten()[number if value.numel() > 1 else 0])
 
 
 def _with_defaults(name: str, operator: Kervolution) -> str:
+    """A kernel of the library and its default hyperparameters, as the title of a panel."""
     values = checked_hyperparameters(find_kernel(name), operator.weight[0].numel(), {})
     return ', '.join([name, *(f'{key}={value:.3g}' for key, value in values.items())])
 

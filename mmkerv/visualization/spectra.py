@@ -1,4 +1,4 @@
-"""Spectra of kernels: which frequencies a layer passes, before and after association."""
+"""Spectra of kernels: the frequencies that a layer passes, before and after association."""
 
 import math
 
@@ -11,20 +11,25 @@ from mmkerv.errors import ArgumentError
 from mmkerv.visualization import tiles
 from mmkerv.visualization.kernel_figures import kernel_arrays, title_of
 
+# Default number of filters.
 FILTERS = 5
-# Points of a transform along each axis: at least these, and so many for each tap. All filters of a wide layer are many.
-LEAST, EACH = 32, 4
-LEAST_OF_ALL = 16
-# Decibels below the largest value at which colours end.
+# Points of a transform along each axis: at least, and for each tap of the kernel. The mean of all filters of a wide
+# layer takes many transforms, so these are smaller.
+MIN_POINTS, POINTS_PER_TAP = 32, 4
+MIN_POINTS_OF_MEAN = 16
+# The colour scale ends this many decibels below the largest value.
 DEPTH = 40.0
+# Inches: width and height of a map, margin and least width of the maps, and the size of a figure of curves.
+MAP_WIDTH, MAP_HEIGHT, MARGIN, MIN_WIDTH = 1.35, 1.55, 0.8, 4.5
+CURVES_SIZE = (6.4, 3.2)
 
 
 def log_magnitude(kernel: Tensor, points: int) -> Tensor:
-    r"""Log magnitude of kernels in decibels, :math:`10 \log_{10} \sum_i |\mathrm{FFT}(K_{oi})|^2`, padded with zeros.
+    r"""Return the log magnitude of kernels in decibels, :math:`10 \log_{10} \sum_i |\mathrm{FFT}(K_{oi})|^2`.
 
     Args:
-        kernel: (O, I, *size), one or two axes of space.
-        points: N of the transform along each axis.
+        kernel: (O, I, *size), with one or two spatial axes.
+        points: N, the length of the transform along each axis; kernels are padded with zeros.
 
     Returns:
         (O, N) or (O, N, N) with frequency 0 in the middle.
@@ -38,15 +43,15 @@ def log_magnitude(kernel: Tensor, points: int) -> Tensor:
 
 
 def spectrum_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, np.ndarray]:
-    """Return what :func:`spectrum_figure` draws of a layer.
+    """Return the arrays that :func:`spectrum_figure` draws.
 
     Returns:
-        ``filters`` (n,), those that are drawn; ``kernel`` (n, N, N), or (n, N) for sequences, their log magnitude in
+        ``filters`` (n,), the drawn filters; ``kernel`` (n, N, N), or (n, N) for sequences, their log magnitude in
         decibels, see :func:`log_magnitude`; ``kernel_mean`` (M, M) or (M,), that of the mean power of all filters,
         M <= N; of a ``CoCConv`` also ``weight`` and ``weight_mean``, the same before association.
 
     Raises:
-        ValueError: if the kernels are volumes.
+        ValueError: if the kernels have three spatial axes.
 
     Example:
         >>> {k: v.shape for k, v in spectrum_arrays(nn.Conv2d(3, 8, 3), 2).items()}
@@ -60,31 +65,32 @@ def spectrum_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, n
     filters = tiles.chosen(kernels['kernel'], topk, FILTERS)
     arrays = {'filters': filters}
     taps = max(kernels['kernel'].shape[2:])
-    # Long kernels have fine spectra as they are.
-    each = EACH if kernels['kernel'].ndim == 4 else 1
-    points, points_of_all = _power_of_two(each * taps, LEAST), _power_of_two(taps, LEAST_OF_ALL)
+    # The kernels of sequences are long enough for a fine spectrum without padding.
+    points_per_tap = POINTS_PER_TAP if kernels['kernel'].ndim == 4 else 1
+    points = _power_of_two(points_per_tap * taps, MIN_POINTS)
+    points_of_mean = _power_of_two(taps, MIN_POINTS_OF_MEAN)
     for name, values in kernels.items():
         kernel = torch.as_tensor(values)
-        mean = sum(_power(part, points_of_all)[0] for part in kernel.split(1)) / len(kernel)
+        mean = sum(_power(part, points_of_mean)[0] for part in kernel.split(1)) / len(kernel)
         arrays[name] = log_magnitude(kernel[filters], points).numpy()
         arrays[f'{name}_mean'] = _decibels(mean).numpy()
     return arrays
 
 
 def spectrum_figure(operator: nn.Module, name: str = '', topk: int | None = None) -> Figure:
-    """Draw the log magnitude of a layer's kernels over frequency: of all filters together, and of some.
+    """Draw the log magnitude of a layer's kernels over frequency, of the mean of all filters and of some filters.
 
-    Of a ``CoCConv`` one row is before, one after association. Frequency 0 is in the middle, 0.5 (the fastest that
-    pixels hold) at the edges.
+    A ``CoCConv`` has one row before and one after association. Frequency 0 is in the middle, the Nyquist frequency 0.5
+    at the edges.
 
     Args:
         operator: an operator, or a plain convolution of torch.
-        name: of the layer, for the title.
-        topk: so many filters with the largest norm; by default the first ones.
+        name: name of the layer, for the title.
+        topk: number of filters, those of the largest norm; by default the first ones.
 
     Raises:
-        ValueError: if the kernels are volumes, or ``topk`` is below 1.
-        TypeError: if ``operator`` is no convolution.
+        ValueError: if the kernels have three spatial axes, or ``topk`` is below 1.
+        TypeError: if ``operator`` is not a convolution.
 
     Example:
         >>> len(spectrum_figure(nn.Conv2d(3, 8, 3), topk=2).axes)
@@ -97,11 +103,12 @@ def spectrum_figure(operator: nn.Module, name: str = '', topk: int | None = None
 
 
 def _power_of_two(points: int, least: int) -> int:
+    """The smallest power of two from ``points`` on, at least ``least``."""
     return max(least, 2 ** math.ceil(math.log2(points)))
 
 
 def _power(kernel: Tensor, points: int) -> Tensor:
-    """Power (O, *N) of kernels (O, I, *size), summed over their inputs."""
+    """Power (O, *N) of kernels (O, I, *size), summed over the input channels."""
     axes = tuple(range(2, kernel.dim()))
     power = torch.fft.fftn(kernel.float(), [points] * len(axes), axes).abs().square().sum(1)
     return torch.fft.fftshift(power, tuple(axis - 1 for axis in axes))
@@ -113,7 +120,8 @@ def _decibels(power: Tensor) -> Tensor:
 
 def _maps(arrays: dict[str, np.ndarray], rows: list[tuple[str, str]], title: str) -> Figure:
     columns = len(arrays['filters']) + 1
-    figure = tiles.new_figure(max(4.5, 1.35 * columns + 0.8), 1.55 * len(rows) + 0.75, title)
+    width = max(MIN_WIDTH, MAP_WIDTH * columns + MARGIN)
+    figure = tiles.new_figure(width, MAP_HEIGHT * len(rows) + tiles.HEADING, title)
     panels = figure.subplots(len(rows), columns, squeeze=False)
     top = max(float(arrays[key].max()) for _, key in rows)
     bottom = max(top - DEPTH, min(float(np.percentile(arrays[key], 1)) for _, key in rows))
@@ -134,7 +142,7 @@ def _maps(arrays: dict[str, np.ndarray], rows: list[tuple[str, str]], title: str
 
 
 def _curves(arrays: dict[str, np.ndarray], rows: list[tuple[str, str]], title: str) -> Figure:
-    figure = tiles.new_figure(6.4, 3.2, title)
+    figure = tiles.new_figure(*CURVES_SIZE, title)
     axes = figure.subplots()
     (key,) = (key for _, key in rows)
     lines = [(f'filter {n}', v, {'linewidth': 0.7, 'alpha': 0.7}) for n, v in zip(arrays['filters'], arrays[key])]

@@ -1,8 +1,7 @@
-"""Arrays as small coloured tiles on an axes: colours, places, and which of many kernels are drawn."""
+"""Arrays as small coloured tiles on an axes: colours, positions, and the selection of kernels to draw."""
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,19 +14,20 @@ from mmkerv.ops.core import arguments
 # Positive values are red, negative ones blue, zero is white.
 SIGNED = 'RdBu_r'
 MISSING = (0.88, 0.88, 0.88, 1.0)
-INK = '#333333'
+INK, FRAME = '#333333', '#999999'
+# Inches above a panel for the titles of figure and panel, and letters of a figure's title in an inch.
+HEADING, LETTERS_PER_INCH = 0.75, 13
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """Return an empty figure of this size in inches, which needs no display.
+    """Return an empty figure of a size in inches, which needs no display.
 
     Example:
         >>> new_figure(2, 1, 'conv1').get_size_inches().tolist()
         [2.0, 1.0]
     """
     figure = Figure(figsize=(width, height), layout='constrained', facecolor='white')
-    # At this size an inch holds about 13 letters.
-    figure.suptitle(textwrap.fill(title, int(13 * width)), fontsize=9, color=INK)
+    figure.suptitle(textwrap.fill(title, int(LETTERS_PER_INCH * width)), fontsize=9, color=INK)
     return figure
 
 
@@ -45,13 +45,13 @@ def pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 def chosen(kernels: np.ndarray, topk: int | None, most: int) -> np.ndarray:
-    """Return the indices of the kernels (first axis) that are drawn, ascending.
+    """Return the indices of the kernels (first axis) to draw, ascending.
 
     Args:
         kernels: (O, ...).
-        topk: so many with the largest norm; ``None``: the first ones, so that pictures of two states of a layer show
-            the same kernels.
-        most: how many at most if ``topk`` is ``None``.
+        topk: number of kernels, those of the largest norm; ``None`` selects the first ones, so that pictures of two
+            states of a layer show the same kernels.
+        most: largest number if ``topk`` is ``None``.
 
     Raises:
         ValueError: if ``topk`` is below 1.
@@ -68,7 +68,7 @@ def chosen(kernels: np.ndarray, topk: int | None, most: int) -> np.ndarray:
 
 
 def largest(*values: np.ndarray) -> float:
-    """Return the largest magnitude, 1 if all are zero: what a colour scale ends at.
+    """Return the largest magnitude, the end of a colour scale; 1 if all values are zero.
 
     Example:
         >>> largest(np.array([-2.0, np.nan]), np.array([1.0])), largest(np.zeros(2))
@@ -79,10 +79,10 @@ def largest(*values: np.ndarray) -> float:
 
 
 def coloured(values: np.ndarray, scale: float) -> np.ndarray:
-    """Return the colours (H, W, 4) of values from -scale to scale; what is missing (NaN) is grey.
+    """Return the colours (H, W, 4) of values from -scale to scale; missing values (NaN) are grey.
 
     Args:
-        values: (H, W), then blue to red; or (3, H, W), then red, green and blue around mid-grey, which is zero.
+        values: (H, W), drawn from blue to red; or (3, H, W), drawn as red, green and blue with zero as mid-grey.
         scale: > 0.
 
     Example:
@@ -100,17 +100,25 @@ def coloured(values: np.ndarray, scale: float) -> np.ndarray:
     return colours
 
 
-def place(axes: Axes, values: np.ndarray, scale: float, left: float, top: float, box: float, cuts: Any = None) -> None:
-    """Draw values as a tile whose longer side is ``box``, its corner at (left, top), y growing downwards.
+def place(
+    axes: Axes,
+    values: np.ndarray,
+    scale: float,
+    left: float,
+    top: float,
+    box: float,
+    cuts: tuple[int, int] | None = None,
+) -> None:
+    """Draw values as a tile with its upper left corner at (left, top) and a longer side of ``box``; y grows downwards.
 
     Args:
-        axes: where.
-        values: as :func:`coloured`.
-        scale: as :func:`coloured`.
+        axes: axes to draw on.
+        values: as in :func:`coloured`.
+        scale: as in :func:`coloured`.
         left: x of the corner.
         top: y of the corner.
-        box: extent of the longer side.
-        cuts: rows and columns into which lines divide the tile.
+        box: length of the longer side.
+        cuts: numbers of rows and columns into which lines divide the tile; by default none.
 
     Example:
         >>> axes = new_figure(1, 1, '').add_subplot(); place(axes, np.eye(2), 1.0, 0, 0, 1)
@@ -122,18 +130,17 @@ def place(axes: Axes, values: np.ndarray, scale: float, left: float, top: float,
     right, bottom = left + unit * width, top + unit * height
     axes.imshow(coloured(values, scale), extent=(left, right, bottom, top), interpolation='nearest', zorder=1)
     cut = {'color': 'white' if values.ndim == 3 else INK, 'linewidth': 0.8, 'zorder': 2}
-    for count, first, last, draw in (
-        ((cuts or (1, 1))[0], top, bottom, lambda y: ([left, right], [y, y])),
-        ((cuts or (1, 1))[1], left, right, lambda x: ([x, x], [top, bottom])),
-    ):
-        for position in np.linspace(first, last, count + 1)[1:-1]:
-            axes.plot(*draw(position), **cut)
+    rows, columns = cuts or (1, 1)
+    for y in np.linspace(top, bottom, rows + 1)[1:-1]:
+        axes.plot([left, right], [y, y], **cut)
+    for x in np.linspace(left, right, columns + 1)[1:-1]:
+        axes.plot([x, x], [top, bottom], **cut)
     frame = ([left, right, right, left, left], [top, top, bottom, bottom, top])
-    axes.plot(*frame, color='#999999', linewidth=0.4, zorder=3)
+    axes.plot(*frame, color=FRAME, linewidth=0.4, zorder=3)
 
 
 def open_axes(axes: Axes, width: float, height: float, title: str = '') -> None:
-    """Make an axes a blank sheet of this size, equal in both directions, y growing downwards.
+    """Turn an axes into a blank sheet of a size, with equal scales in both directions; y grows downwards.
 
     Example:
         >>> axes = new_figure(1, 1, '').add_subplot(); open_axes(axes, 4, 2)
@@ -160,7 +167,7 @@ def label_columns(axes: Axes, centres: Sequence[float], labels: Sequence[str]) -
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Write numbers shortly, runs as ranges.
+    """Format ascending integers, with runs as ranges.
 
     Example:
         >>> ranges([0, 1, 2, 5])

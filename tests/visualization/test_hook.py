@@ -1,3 +1,5 @@
+"""``KernelVisualizationHook`` in runs of a tiny model."""
+
 import subprocess
 import sys
 
@@ -34,7 +36,7 @@ def pictures(tmp_path) -> dict[str, np.ndarray]:
     return {file.name: np.asarray(Image.open(file)) for file in sorted(tmp_path.rglob('vis_image/*.png'))}
 
 
-def test_every_second_epoch(tmp_path):
+def test_pictures_every_second_epoch(tmp_path):
     model = TinyModel(super_init='kaiming')
     start = pixels(kernel_figure(model.conv, 'conv'))
     train(tmp_path, {'interval': 2}, model, train_cfg={'by_epoch': True, 'max_epochs': 5, 'val_interval': 5})
@@ -50,17 +52,17 @@ def test_the_last_picture_is_of_the_trained_kernels(tmp_path):
     assert np.array_equal(pictures(tmp_path)['kernels.conv_1.png'], expected)
 
 
-def test_by_iterations(tmp_path):
+def test_pictures_every_second_iteration(tmp_path):
     train(tmp_path, {'interval': 2, 'by_epoch': False}, train_cfg=ITERATIONS)
     assert list(pictures(tmp_path)) == ['kernels.conv_0.png', 'kernels.conv_2.png', 'kernels.conv_4.png']
 
 
-def test_epochs_of_a_run_that_has_none_are_refused(tmp_path):
+def test_counting_epochs_is_refused_in_a_run_without_epochs(tmp_path):
     with pytest.raises(ValueError, match='by_epoch=False'):
         train(tmp_path, {'interval': 2}, train_cfg=ITERATIONS)
 
 
-def test_training_is_what_it_is_without(tmp_path):
+def test_the_hook_does_not_change_the_training(tmp_path):
     weights = [
         train(tmp_path / str(number), hook, TinyModel(super_init='kaiming')).model.state_dict()
         for number, hook in enumerate([None, {'interval': 1}])
@@ -68,7 +70,7 @@ def test_training_is_what_it_is_without(tmp_path):
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_other_processes_draw_nothing(tmp_path, monkeypatch):
+def test_only_the_first_process_draws(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: 1)
     monkeypatch.setattr('mmkerv.visualization.kernel_figures.kernel_figure', lambda *args: drawn.append(args))
@@ -76,7 +78,7 @@ def test_other_processes_draw_nothing(tmp_path, monkeypatch):
     assert drawn == []
 
 
-def test_tensorboard_gets_them_too(tmp_path):
+def test_tensorboard_gets_the_pictures(tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -91,7 +93,7 @@ def test_tensorboard_gets_them_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('hook', 'conv', 'error', 'says'),
+    ('hook', 'conv', 'error', 'message'),
     [
         ({'interval': 0}, None, ValueError, 'interval'),
         ({'topk': 0}, None, ValueError, 'topk'),
@@ -100,15 +102,17 @@ def test_tensorboard_gets_them_too(tmp_path):
         ({}, nn.Conv2d, ConfigError, 'no operator of mmkerv'),
     ],
 )
-def test_bad_input(tmp_path, hook, conv, error, says):
-    with pytest.raises(error, match=says):
+def test_bad_input_is_refused(tmp_path, hook, conv, error, message):
+    with pytest.raises(error, match=message):
         train(tmp_path, hook, None if conv is None else TinyModel(conv))
 
 
-def test_hooks_import_no_matplotlib_of_their_own():
+def test_the_hook_is_imported_without_matplotlib():
     code = (
         "import sys; sys.modules['matplotlib.figure'] = None; import mmkerv.visualization.hook as h; "
-        "print(h.KernelVisualizationHook.__name__, [m for m in sys.modules if m.startswith('mmkerv.visualization')])"
+        "print(h.KernelVisualizationHook.__name__, [m for m in sys.modules if m.startswith('mmkerv.visualization.')])"
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.stdout.strip().endswith('KernelVisualizationHook []'), done.stdout + done.stderr
+    assert done.stdout.strip().endswith("KernelVisualizationHook ['mmkerv.visualization.hook']"), (
+        done.stdout + done.stderr
+    )

@@ -1,3 +1,7 @@
+"""Pictures and arrays of kernels against the kernels of the layers."""
+
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -6,13 +10,15 @@ from torch import nn
 pytest.importorskip('matplotlib')
 
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv1d, KervConv2d, KervConv3d
+from mmkerv.ops.core.base import Conv2d
+from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
 from mmkerv.visualization.spectra import log_magnitude
 from mmkerv.visualization.tiles import chosen, coloured, pixels
 
 
 def trained_coc(*args, **options) -> CoCConv2d:
-    """As if trained: K differs from W."""
+    """A layer whose kernel differs from its weight, as after training."""
     torch.manual_seed(0)
     return CoCConv2d(*args, super_init='kaiming', **options)
 
@@ -28,17 +34,17 @@ def trained_coc(*args, **options) -> CoCConv2d:
         ((8, 8, 3), {'share': 'co'}, 1),
     ],
 )
-def test_every_filter_stands_in_its_place_of_its_group(args, options, blocks):
+def test_every_filter_is_at_its_position_in_its_group(args, options, blocks):
     conv = trained_coc(*args, **options)
     arrays, kernel, a = kernel_arrays(conv), conv.kernel().detach(), conv.options.association
     outputs, (height, width) = len(kernel), conv.kernel_size
     assert np.array_equal(arrays['kernel'], kernel) and not np.allclose(arrays['kernel'], arrays['weight'])
-    groups_of_block = -(-(outputs // blocks) // a**2)
+    groups_of_block = math.ceil(outputs / blocks / a**2)
     seen = []
     for number in range(outputs):
         block, index = divmod(number, outputs // blocks)
-        group, place = divmod(index, a**2)
-        group, (row, column) = group + block * groups_of_block, divmod(place, a)
+        group, position = divmod(index, a**2)
+        group, (row, column) = group + block * groups_of_block, divmod(position, a)
         assert arrays['filters'][group, row, column] == number
         rows, columns = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
         assert np.array_equal(arrays['kernel_tiles'][group, :, rows, columns], kernel[number])
@@ -55,7 +61,7 @@ def drawn(axes) -> list[np.ndarray]:
     return [image.get_array() for image in axes.images]
 
 
-def test_a_super_kernel_stands_beside_the_tile_of_its_group():
+def test_a_super_kernel_is_left_of_the_tile_of_its_group():
     conv = trained_coc(3, 8, 3)
     figure = kernel_figure(conv, 'backbone.conv1')
     assert figure.get_suptitle() == 'backbone.conv1: CoCConv2d 3 → 8, 3×3, super kernel 3×3 dilated by 2'
@@ -72,7 +78,7 @@ def test_a_super_kernel_stands_beside_the_tile_of_its_group():
         assert corner < end < left < right and end < left
 
 
-def test_of_wide_layers_the_largest_groups_are_drawn():
+def test_topk_selects_the_largest_groups_of_a_wide_layer():
     conv = trained_coc(16, 16, 3)
     with torch.no_grad():
         conv.weight[8:12] *= 100
@@ -82,15 +88,15 @@ def test_of_wide_layers_the_largest_groups_are_drawn():
 
 
 @pytest.mark.parametrize(
-    ('share', 'own'),
+    ('share', 'supers'),
     [('ci', 1), ('cico', 1), ('co', 6), (None, 6)],
 )
-def test_shared_super_kernels_are_drawn_once(share, own):
+def test_shared_super_kernels_are_drawn_once(share, supers):
     after = kernel_figure(trained_coc(8, 4, 3, share=share)).axes[1]
-    assert len(after.images) == 6 + own
+    assert len(after.images) == 6 + supers
 
 
-def test_filters_of_a_kervolution():
+def test_a_kervolution_is_drawn_with_its_learned_hyperparameters():
     conv = KervConv2d(1, 6, 5, kernel='gaussian', learnable=True, per_channel=True)
     with torch.no_grad():
         conv.gamma.copy_(torch.arange(1, 7) / 4)
@@ -117,7 +123,7 @@ def test_filters_of_a_kervolution():
     ],
     ids=['sequence', 'volume', 'in colour', 'wide', '1x1'],
 )
-def test_every_shape_of_kernels_is_drawn(conv, count):
+def test_kernels_of_every_shape_are_drawn(conv, count):
     figure = kernel_figure(conv)
     assert len(figure.axes[0].images) == count
     assert pixels(figure, 50).std() > 0
@@ -159,12 +165,27 @@ def _axes(positions: np.ndarray) -> list[np.ndarray]:
     return [positions[tuple(slice(None) if a == axis else 0 for a in range(dims))][:, axis] for axis in range(dims)]
 
 
-def test_a_kernel_as_long_as_a_sequence_that_has_not_come_is_refused():
+class HalvedConv2d(GeneratedKernel, Conv2d):
+    """A generated operator that no module of the package knows."""
+
+    def _kernel(self):
+        return self.weight / 2
+
+
+def test_an_unknown_generated_operator_is_drawn_by_its_kernel():
+    conv = HalvedConv2d(1, 4, 3)
+    figure = kernel_figure(conv, 'conv1')
+    assert figure.get_suptitle() == 'conv1: HalvedConv2d 1 → 4, 3×3'
+    assert np.array_equal(kernel_arrays(conv)['kernel'], conv.weight.detach() / 2)
+    assert len(figure.axes[0].images) == 4
+
+
+def test_a_kernel_as_long_as_its_sequence_is_refused_before_the_first_sequence():
     with pytest.raises(ValueError, match='no kernel before its first sequence'):
         kernel_figure(CKConv1d(1, 2))
 
 
-def test_spectrum_is_that_of_the_padded_kernel():
+def test_a_spectrum_is_that_of_the_padded_kernel():
     conv = trained_coc(4, 8, 3)
     arrays = spectrum_arrays(conv, topk=3)
     points = arrays['kernel'].shape[-1]
@@ -181,7 +202,7 @@ def test_spectrum_is_that_of_the_padded_kernel():
     assert np.allclose(panels[4].images[0].get_array(), arrays['kernel_mean'])
 
 
-def test_spectra_of_sequences_are_curves_and_volumes_have_none():
+def test_spectra_of_sequences_are_curves_and_those_of_volumes_are_refused():
     conv = CKConv1d(2, 4, 100)
     (axes,) = spectrum_figure(conv, topk=2).axes
     assert len(axes.lines) == 3
@@ -191,21 +212,21 @@ def test_spectra_of_sequences_are_curves_and_volumes_have_none():
         spectrum_figure(KervConv3d(1, 2, 3))
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match='must be an operator of mmkerv or a convolution, got Linear'):
         kernel_figure(nn.Linear(3, 3))
     with pytest.raises(ValueError, match='topk'):
         kernel_figure(nn.Conv2d(3, 3, 3), topk=0)
 
 
-def test_which_kernels_are_drawn():
+def test_the_largest_or_the_first_kernels_are_chosen():
     kernels = np.array([[1.0], [-5.0], [2.0], [-3.0]])
     assert chosen(kernels, 2, 1).tolist() == [1, 3]
     assert chosen(kernels, 9, 1).tolist() == [0, 1, 2, 3]
     assert chosen(kernels, None, 3).tolist() == [0, 1, 2]
 
 
-def test_drawing_changes_no_layer_and_no_random_number():
+def test_drawing_changes_neither_the_layer_nor_the_random_state():
     conv = trained_coc(3, 8, 3)
     state = {k: v.clone() for k, v in conv.state_dict().items()}
     torch.manual_seed(7)

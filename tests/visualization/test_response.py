@@ -1,3 +1,5 @@
+"""Responses of kervolutions against the layers and against formulas."""
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from mmkerv.ops.kerv import KERNELS
 from mmkerv.visualization import response_arrays, response_figure
 
 
-def test_own_response_is_what_the_layer_answers():
+def test_the_own_response_is_the_output_of_the_layer():
     torch.manual_seed(0)
     conv = KervConv2d(4, 6, 3, groups=2, kernel='gaussian', learnable=True, per_channel=True, bias=False)
     with torch.no_grad():
@@ -24,7 +26,7 @@ def test_own_response_is_what_the_layer_answers():
     assert arrays['t'][[0, -1]].tolist() == [-1.5, 1.5]
 
 
-def test_other_kernels_have_their_defaults():
+def test_other_kernels_have_their_default_hyperparameters():
     conv = KervConv2d(2, 3, 3, degree=2, balance=0.5)
     arrays = response_arrays(conv)
     assert set(arrays) == {'filters', 't', 'own', *KERNELS} - {'polynomial'}
@@ -36,7 +38,7 @@ def test_other_kernels_have_their_defaults():
         assert np.allclose(arrays['gaussian'][row], np.exp(-((arrays['t'] - 1) ** 2) * norm / 18), rtol=1e-4)
 
 
-def test_between_two_patches():
+def test_a_line_between_two_random_patches():
     conv = KervConv1d(2, 3, 5, kernel='linear')
     arrays = response_arrays(conv, line='patches', seed=3)
     assert arrays['t'][[0, -1]].tolist() == [0, 1]
@@ -45,7 +47,7 @@ def test_between_two_patches():
     assert not np.allclose(response_arrays(conv, line='patches', seed=4)['own'], arrays['own'])
 
 
-def test_figure_has_every_kernel():
+def test_the_figure_shows_every_kernel():
     figure = response_figure(KervConv2d(1, 6, 5, learnable=True), 'conv1', topk=2)
     assert figure.axes[0].get_title() == 'own: polynomial, degree=3, balance=1 (learned)'
     assert len(figure.axes) == len(KERNELS)
@@ -53,6 +55,6 @@ def test_figure_has_every_kernel():
 
 
 @pytest.mark.parametrize('wrong', [{'line': 'around'}, {'reach': 0.0}, {'topk': 0}])
-def test_bad_arguments(wrong):
+def test_bad_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         response_arrays(KervConv2d(1, 6, 5), **wrong)

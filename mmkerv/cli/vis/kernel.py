@@ -55,16 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     env.require('mmengine', 'mmcv')
     from mmkerv import visualization
     from mmkerv.deploy.trained_model import load_trained
-    from mmkerv.visualization import kernel_layers, pictures
+    from mmkerv.visualization import kernel_figures, pictures
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     if args.preview_model:
         print(model)
         return
-    layers = kernel_layers.kernel_layers(model, args.target_layers)
+    layers = kernel_figures.kernel_layers(model, args.target_layers)
     out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
     kernels = args.what == 'kernels'
-    files = kernel_layers.picture_files(out, layers, args.format, '' if kernels else '_spectra')
+    files = kernel_figures.picture_files(out, layers, args.format, '' if kernels else '_spectra')
     draw = visualization.kernel_figure if kernels else visualization.spectrum_figure
     measure = visualization.kernel_arrays if kernels else visualization.spectrum_arrays
     arrays = {}

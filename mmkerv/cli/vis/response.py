@@ -65,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.models.layers import find_operators
     from mmkerv.ops.kerv import Kervolution
-    from mmkerv.visualization import kernel_layers, pictures
+    from mmkerv.visualization import kernel_figures, pictures
 
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     layers = find_operators(model, args.target_layers, Kervolution, 'kervolution', 'mmkerv.KervConv')
     out = args.save_path or f'work_dirs/{Path(args.config).stem}/responses'
-    files = kernel_layers.picture_files(out, layers, args.format, '_response')
+    files = kernel_figures.picture_files(out, layers, args.format, '_response')
     arrays = {}
     for name, layer in layers.items():
         line = {'topk': args.topk, 'line': args.line, 'reach': args.reach, 'seed': args.seed}

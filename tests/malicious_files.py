@@ -1,6 +1,6 @@
-"""Checkpoints that run a command when they are unpickled without restriction: they make a file.
+"""Malicious checkpoints, which run a command that creates a file if they are unpickled without restriction.
 
-They are put together from opcodes, because a pickle can say more than the pickler ever writes.
+They are built from opcodes, because a pickle can hold more than the pickler ever writes.
 """
 
 import pickle
@@ -78,8 +78,8 @@ def by_load_from_bytes(target: Path) -> bytes:
     return call(glob('torch.storage', '_load_from_bytes'), encoded)
 
 
-# How they do it, and the opcodes of a value that makes the file `target`.
-BOMBS = {
+# Way of attack -> function that returns the opcodes of a value which creates the file `target`.
+MALICIOUS_PICKLES = {
     'exec': execute,
     'exec under its new name': lambda target: call(glob('builtins', 'exec'), code(target)),
     'shell command': lambda target: call(glob('posix', 'system'), shell(target)),
@@ -98,19 +98,19 @@ BOMBS = {
 
 
 def hidden(place: str, value: bytes) -> bytes:
-    """Opcodes of a checkpoint that holds ``value`` alone, or under a key of a checkpoint of mmengine."""
+    """Return the opcodes of a checkpoint that is ``value``, or has it under the key ``place``."""
     if place == 'alone':
         return value
     return dictionary(**{key: dictionary(it=value if key == place else b'N') for key in ('meta', 'state_dict')})
 
 
 def stream(opcodes: bytes) -> bytes:
-    # torch writes protocol 2; dotted names need 4.
+    # torch writes protocol 2; dotted names need protocol 4.
     return pickle.PROTO + (b'\x04' if b'os.system' in opcodes else b'\x02') + opcodes + b'.'
 
 
 def legacy(opcodes: bytes) -> bytes:
-    """A file in torch's format before 1.6, a row of pickles."""
+    """Return a file in torch's format before 1.6, a sequence of pickles."""
     header = [torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {}]
     return b''.join([*(pickle.dumps(item, 2) for item in header), stream(opcodes), pickle.dumps([], 2)])
 

@@ -34,12 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv', *([] if args.config else ['mmpretrain']))
-    from mmkerv.engine.checkpoint import convert_plain as plain_checkpoint
+    from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint
     from mmkerv.engine.config import prepare as configuration
 
     cfg = configuration.load_config(args.config, args.cfg_options) if args.config else None
-    match = plain_checkpoint.convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint)
-    print(plain_checkpoint.summary(match))
+    print(convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint))
     print(f'wrote {args.dst}')
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.checkpoint import publish
 
     loaded = safe_load(args.in_file, trust=args.trust_checkpoint)
-    checkpoint = publish.published(loaded, args.save_keys, args.no_ema, args.in_file)
+    checkpoint = publish.strip_checkpoint(loaded, args.save_keys, args.no_ema, args.in_file)
     stem = Path(args.out_file).with_suffix('') if args.out_file.endswith('.pth') else Path(args.out_file)
     staged = stem.with_name(f'{stem.name}-unnamed.pth')
     atomic.save_checkpoint(checkpoint, staged)

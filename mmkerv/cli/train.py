@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import os
     from pathlib import Path
 
-    from mmkerv.engine.checkpoint.atomic_write import with_cure
+    from mmkerv.engine.checkpoint.atomic_write import with_advice
     from mmkerv.engine.config import launch
     from mmkerv.engine.config import prepare as configuration
     from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, output_folders
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         file = error.filename and Path(os.fsdecode(error.filename)).resolve()
         if file and not output_folders(cfg) & {file, *file.parents}:
             raise
-        raise with_cure(error, cfg.work_dir, then=', then go on with --resume') from error
+        raise with_advice(error, cfg.work_dir, then=', then go on with --resume') from error
 
 
 if __name__ == '__main__':

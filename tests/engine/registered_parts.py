@@ -1,4 +1,4 @@
-"""Parts of configs that draw, load long enough to be killed, and tell what a run does; known when this is imported."""
+"""Parts of configs for interrupted runs, registered on import: noisy, slow enough to be killed, with phases."""
 
 import errno
 import mmap
@@ -15,7 +15,7 @@ PHASES = ('start and end', 'data loading', 'forward and step', 'checkpoint writi
 
 CONFIG = """
 by_epoch = {by_epoch}
-custom_imports = dict(imports=['engine.registered_parts'])
+custom_imports = dict(imports=['tests.engine.registered_parts'])
 default_scope = 'mmengine'
 every = 1 if by_epoch else 3
 loader = dict(dataset=dict(type='SlowImages'), batch_size=2, num_workers={workers}, persistent_workers={workers} > 0,
@@ -38,7 +38,7 @@ randomness = dict(seed=1)
 
 
 class SlowImages(NoisyImages):
-    """Load long enough to be killed."""
+    """Data set that loads slowly enough to be killed while loading."""
 
     def __getitem__(self, index: int) -> dict:
         time.sleep(0.003)
@@ -46,14 +46,14 @@ class SlowImages(NoisyImages):
 
 
 class UnreadableImages(NoisyImages):
-    """What lies in a folder that this user may not read."""
+    """Data set in a folder that may not be read."""
 
     def __getitem__(self, index: int) -> dict:
         raise PermissionError(errno.EACCES, 'Permission denied', f'/images/{index}.jpg')
 
 
 class Phases:
-    """What a process does, seen from another one: the phase and how often each has begun."""
+    """Phase of a process and number of entries into each phase, in memory shared with another process."""
 
     def __init__(self):
         self.shared = mmap.mmap(-1, 1 + len(PHASES))
@@ -71,7 +71,7 @@ PHASE = Phases()
 
 
 class PhaseHook(Hook):
-    """Tells the phase of a run."""
+    """Hook that records the phase of a run."""
 
     def before_train_epoch(self, runner: Any) -> None:
         PHASE.enter(1)

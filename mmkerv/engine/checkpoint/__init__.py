@@ -1,1 +1,4 @@
-"""Checkpoints: safe loading, atomic writing, key matching, conversion."""
+"""Checkpoints: safe loading, atomic writing, comparison with a network, conversion.
+
+:mod:`mmkerv.engine` exports the functions for users.
+"""

@@ -1,7 +1,7 @@
-"""What a pickle may name, for :mod:`mmkerv.engine.checkpoint.unpickler`: plain objects, and functions of ours that build.
+"""Names that a pickle may use, for :mod:`mmkerv.engine.checkpoint.unpickler`: plain types, and checked builders.
 
-Each function has the name and the arguments of one that torch or numpy write into checkpoints, looks at what it is
-given, and builds one thing. Types are compared as they are: an argument from a file may claim to equal anything.
+A builder takes the place of a function that torch or numpy name in checkpoints: it has the same arguments, checks them,
+and builds one object. Types are compared by identity, because an object from a file may claim to equal anything.
 """
 
 import pickle
@@ -20,26 +20,26 @@ STATISTICS = ('min', 'max', 'current', 'mean')
 # Functions that are pickled as attributes of their classes.
 ATTRIBUTES = ((HistoryBuffer, STATISTICS), (OneCycleParamScheduler, ('_annealing_cos', '_annealing_linear')))
 CONTAINERS = (dict, OrderedDict, Counter)
-# What functions of Python's own may be called with.
-VALUES = (*CONTAINERS, list, tuple, set, str, bytes, int, float, bool, type(None))
+# Types of the arguments that Python's own constructors may be called with.
+PLAIN_ARGUMENTS = (*CONTAINERS, list, tuple, set, str, bytes, int, float, bool, type(None))
 
 
-def names() -> dict[str, Any]:
-    """Return what a pickle may name, by the name that it has there.
+def allowed_names() -> dict[str, Any]:
+    """Return the objects that a pickle may name, by their names in the pickle.
 
     Example:
-        >>> sorted(name for name in names() if 'ordered' in name.lower())
+        >>> sorted(name for name in allowed_names() if 'ordered' in name.lower())
         ['collections.OrderedDict']
     """
-    found = {f'torch.{name}': item for name, item in vars(torch).items() if type(item) in (torch.dtype, torch.qscheme)}
+    names = {f'torch.{name}': item for name, item in vars(torch).items() if type(item) in (torch.dtype, torch.qscheme)}
     for kind in (Tensor, nn.Parameter, torch.storage.UntypedStorage, np.ndarray, HistoryBuffer, OneCycleParamScheduler):
-        found[f'{kind.__module__}.{kind.__qualname__}'] = kind
-    found['torch.Tensor'] = Tensor
-    return {**found, **{name: function for function, places in BUILDERS.items() for name in places}}
+        names[f'{kind.__module__}.{kind.__qualname__}'] = kind
+    names['torch.Tensor'] = Tensor
+    return {**names, **{name: builder for builder, aliases in BUILDERS.items() for name in aliases}}
 
 
 def refuse(what: str) -> None:
-    """Raise the error of a pickle that asks for more than is allowed.
+    """Raise the error of a pickle that asks for something not allowed.
 
     Example:
         >>> refuse('a program')
@@ -51,43 +51,45 @@ def refuse(what: str) -> None:
 
 
 def check_state(instance: Any, state: Any) -> None:
-    """Refuse to fill in what would then hide a method, or take the bytes of a file for an address.
+    """Refuse a state that would replace a method of an object, or make numpy take bytes of the file for a pointer.
 
     Raises:
-        pickle.UnpicklingError: for everything but the state of an array, a type, a message history or a state dict.
+        pickle.UnpicklingError: unless it is the state of an array, a dtype, a message history or a state dict.
 
     Example:
         >>> check_state(OrderedDict(), {'_metadata': {}})
     """
     if isinstance(instance, np.dtype):
-        # Fields, subtypes and flags are what they are for a type of its name; the order of bytes may be any.
+        # Fields, subtypes and flags must be those of the dtype of this name; only the byte order may differ.
         own = instance.__reduce__()[2]
-        sound = type(state) is tuple and [type(item) for item in state] == [type(item) for item in own]
-        sound = sound and state[1] in ('<', '>', '|', '=') and state == (own[0], state[1], *own[2:])
+        allowed = type(state) is tuple and [type(item) for item in state] == [type(item) for item in own]
+        allowed = allowed and state[1] in ('<', '>', '|', '=') and state == (own[0], state[1], *own[2:])
     elif type(instance) is np.ndarray:
-        sound = type(state) is tuple and len(state) == 5 and isinstance(state[2], np.dtype)
-        # One that was filled in may be in use.
-        sound = sound and _is_plain(state[2]) and type(state[4]) in (bytes, str) and instance.shape == (0,)
+        allowed = type(state) is tuple and len(state) == 5 and isinstance(state[2], np.dtype)
+        # An array that has a state already may be in use, and setting another would free its memory.
+        allowed = allowed and _is_plain(state[2]) and type(state[4]) in (bytes, str) and instance.shape == (0,)
     elif type(instance) is HistoryBuffer:
-        sound = type(state) is dict and all(type(key) is str and _is_history(key, state[key]) for key in state)
+        allowed = type(state) is dict and all(type(key) is str and _is_history(key, state[key]) for key in state)
     elif type(instance) in (OrderedDict, Counter):
-        # The versions of modules, in the state of a network.
-        sound = type(state) is dict and list(state) in ([], ['_metadata'])
+        # A network's state dict holds the versions of its modules.
+        allowed = type(state) is dict and list(state) in ([], ['_metadata'])
     else:
-        sound = False
-    if not sound:
+        allowed = False
+    if not allowed:
         refuse(f'this state of {type(instance).__name__}')
 
 
 def _is_history(key: str, value: Any) -> bool:
+    """Return whether a message history has an attribute of this name and type."""
     if key == 'statistics_methods':
-        own = {name: getattr(HistoryBuffer, name) for name in STATISTICS}
-        return type(value) is dict and all(type(n) is str and value[n] is own.get(n) for n in value)
+        methods = {name: getattr(HistoryBuffer, name) for name in STATISTICS}
+        return type(value) is dict and all(type(name) is str and value[name] is methods.get(name) for name in value)
     kinds = {'max_length': int, '_log_history': np.ndarray, '_count_history': np.ndarray}
     return key in kinds and type(value) is kinds[key]
 
 
 def _is_plain(kind: np.dtype) -> bool:
+    """Return whether a dtype is a number, bytes or text, without objects, fields or arrays in it."""
     return kind.kind in 'biufcSU' and not kind.hasobject and kind.names is None and kind.subdtype is None
 
 
@@ -98,20 +100,22 @@ def _getattr(owner: Any, name: str) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 of pickle, which torch uses, writes bytes."""
+    """Build bytes, which protocol 2 of pickle, torch's, writes as encoded text."""
     if type(text) is not str or type(encoding) is not str or encoding != 'latin1':
         refuse(f'the encoding {encoding!r}')
     return text.encode(encoding)
 
 
 def _no_bytes() -> bytes:
-    """How it writes none."""
+    """Build b'', which protocol 2 writes as a call of bytes without arguments."""
     return b''
 
 
-def _python(kind: Callable) -> Callable:
+def _constructor(kind: Callable) -> Callable:
+    """Return a builder that calls ``kind`` with plain arguments only."""
+
     def build(*arguments: Any) -> Any:
-        if not all(type(argument) in VALUES for argument in arguments):
+        if not all(type(argument) in PLAIN_ARGUMENTS for argument in arguments):
             refuse(f'a {kind.__name__} of these arguments')
         return kind(*arguments)
 
@@ -120,7 +124,7 @@ def _python(kind: Callable) -> Callable:
 
 
 def _dtype(name: str, *_: Any) -> np.dtype:
-    # A copy: what is filled in would else be that of the whole process.
+    # A copy, because setting its state would otherwise change the dtype of the whole process.
     kind = np.dtype(name, copy=True) if type(name) is str else None
     if kind is None or not _is_plain(kind):
         refuse(f'the type {name!r}')
@@ -142,16 +146,18 @@ def _scalar(kind: np.dtype, data: Any = b'') -> Any:
 
 
 def _bounds(storage: Any, offset: int, size: Any, stride: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Refuse a view that reaches beyond what it is of."""
-    plain = type(storage) is torch.storage.TypedStorage and type(offset) is int and offset >= 0
-    shape = [tuple(numbers) if type(numbers) in (tuple, torch.Size, list) else None for numbers in (size, stride)]
-    if not plain or None in shape or any(type(n) is not int or n < 0 for numbers in shape for n in numbers):
+    """Return size and stride of a view; refuse one that extends past its storage."""
+    if type(storage) is not torch.storage.TypedStorage or type(offset) is not int or offset < 0:
         refuse('such a tensor')
-    size, stride = shape
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if 0 not in size else -1
-    stored = storage._untyped_storage
-    if stored.device.type != 'meta' and (last + 1) * storage.element_size() > stored.nbytes():
-        refuse('a tensor larger than what is stored')
+    for numbers in (size, stride):
+        if type(numbers) not in (tuple, torch.Size, list) or any(type(n) is not int or n < 0 for n in numbers):
+            refuse('such a tensor')
+    size, stride = tuple(size), tuple(stride)
+    untyped = storage._untyped_storage
+    if 0 not in size and untyped.device.type != 'meta':
+        end = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1
+        if end * torch._utils._element_size(storage.dtype) > untyped.nbytes():
+            refuse('a tensor larger than what is stored')
     return size, stride
 
 
@@ -159,7 +165,7 @@ def _rebuild_tensor(
     storage: Any, offset: int, size: Any, stride: Any, requires_grad: bool = False, hooks: Any = None, meta: Any = None
 ) -> Tensor:
     tensor = torch._utils._rebuild_tensor(storage, offset, *_bounds(storage, offset, size, stride))
-    # Hooks, which checkpoints do not hold, would be called in backward.
+    # Hooks from a file would be called in backward; checkpoints have none, and they are ignored.
     tensor.requires_grad = requires_grad is True
     if meta is not None:
         if type(meta) is not dict or any(type(n) is not str or type(meta[n]) is not bool for n in meta):
@@ -191,20 +197,20 @@ def _rebuild_meta_tensor(dtype: torch.dtype, size: Any, stride: Any, requires_gr
 def _rebuild_parameter(data: Tensor, requires_grad: bool, hooks: Any, state: Any = None) -> nn.Parameter:
     if type(data) is not Tensor:
         refuse('such a parameter')
-    return _noted(nn.Parameter(data, requires_grad is True), state)
+    return _with_attributes(nn.Parameter(data, requires_grad is True), state)
 
 
 def _rebuild_from_type(function: Any, kind: type, arguments: tuple, state: Any) -> Tensor:
-    if not any(function is own for own in TENSORS) or type(arguments) is not tuple:
+    if not any(function is builder for builder in TENSOR_BUILDERS) or type(arguments) is not tuple:
         refuse('such a tensor')
     if kind is not Tensor and kind is not nn.Parameter:
         refuse(f'a tensor of the type {kind!r}')
     tensor = function(*arguments)
-    return _noted(tensor if type(tensor) is kind else tensor.as_subclass(kind), state)
+    return _with_attributes(tensor if type(tensor) is kind else tensor.as_subclass(kind), state)
 
 
-def _noted(tensor: Tensor, state: Any) -> Tensor:
-    """Set the attributes that a user has given a tensor; none that torch or numpy look for."""
+def _with_attributes(tensor: Tensor, state: Any) -> Tensor:
+    """Set a user's own attributes of a tensor; refuse names that torch or numpy use."""
     for part in state if type(state) is tuple else (state,):
         for name in part if type(part) is dict else ():
             if type(name) is not str or name.startswith('__') or hasattr(Tensor, name):
@@ -217,15 +223,16 @@ def _get_layout(name: str) -> torch.layout:
     return torch.serialization._get_layout(name) if type(name) is str else refuse('such a layout')
 
 
-TENSORS = (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_qtensor, _rebuild_meta_tensor)
+TENSOR_BUILDERS = (_rebuild_tensor, _rebuild_tensor_v3, _rebuild_qtensor, _rebuild_meta_tensor)
+# builder -> names that it takes the place of
 BUILDERS: dict[types.FunctionType, tuple[str, ...]] = {
     _getattr: ('builtins.getattr',),
     _encode: ('_codecs.encode',),
     _no_bytes: ('builtins.bytes',),
-    **{_python(kind): (f'builtins.{kind.__name__}',) for kind in (set, slice, bytearray, complex)},
-    **{_python(kind): (f'collections.{kind.__name__}',) for kind in (OrderedDict, Counter)},
-    **{_python(kind): (f'torch.{kind.__name__}',) for kind in (torch.Size, torch.device)},
-    # numpy 2 moved them, and a checkpoint says where the numpy that wrote it had them.
+    **{_constructor(kind): (f'builtins.{kind.__name__}',) for kind in (set, slice, bytearray, complex)},
+    **{_constructor(kind): (f'collections.{kind.__name__}',) for kind in (OrderedDict, Counter)},
+    **{_constructor(kind): (f'torch.{kind.__name__}',) for kind in (torch.Size, torch.device)},
+    # numpy 2 moved these; a checkpoint has the name of the numpy that wrote it.
     _dtype: ('numpy.dtype',),
     _reconstruct: ('numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'),
     _scalar: ('numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar'),

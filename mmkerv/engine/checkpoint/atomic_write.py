@@ -1,4 +1,4 @@
-"""Writing files so that an interrupted write leaves the old file, or none, but never half of one."""
+"""Atomic writing of files: after an interruption there is the old file or none, never half of one."""
 
 import errno
 import io
@@ -11,24 +11,25 @@ from typing import Any
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
-CURES = {
+# What a user can do about an error of writing.
+ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), 'free some space, or write elsewhere'),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), 'make the folder writable, or write elsewhere'),
     errno.EFBIG: 'raise the limit on the size of files (ulimit -f), or write elsewhere',
-    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), 'a file stands in place of a folder: move it, or write elsewhere'),
-    errno.EIO: 'look at the disk, or write elsewhere',
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), 'a file is in the place of a folder: move it, or write elsewhere'),
+    errno.EIO: 'check the disk, or write elsewhere',
 }
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` and move what is written there into place when the block ends well.
+    """Yield a temporary path beside ``path``, and rename that file to ``path`` if the block raises nothing.
 
     Args:
-        path: file to write; its folder is made.
+        path: file to write; its folder is created.
 
     Raises:
-        OSError: if it cannot be written, naming ``path``, which is then as it was, and the cure.
+        OSError: if it cannot be written, naming ``path`` and what to do. An existing file is left untouched.
 
     Example:
         >>> import tempfile
@@ -44,58 +45,59 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            _to_disk(temporary)
+            _flush_to_disk(temporary)
             os.replace(temporary, path)
-            _folder_to_disk(path.parent)
+            _flush_folder_to_disk(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise with_cure(error, path) from error
+        raise with_advice(error, path) from error
 
 
 def save_checkpoint(content: Any, path: str | Path) -> None:
-    """Write a checkpoint as a whole.
+    """Write a checkpoint atomically.
 
     Args:
-        content: what ``torch.save`` takes.
-        path: file to write; its folder is made.
+        content: object for ``torch.save``.
+        path: file to write; its folder is created.
 
     Raises:
-        OSError: as :func:`atomic_path` raises it.
+        OSError: see :func:`atomic_path`.
 
     Example:
         >>> import tempfile
         >>> save_checkpoint({'state_dict': {}}, Path(tempfile.mkdtemp(), 'model.pth'))
     """
-    # torch.save into a file on a full disk raises an error of its own kind, which names neither file nor disk.
+    # On a full disk torch.save into a file raises an error of its own, which names neither file nor disk.
     stream = io.BytesIO()
     torch.save(content, stream)
     with atomic_path(path) as temporary:
         temporary.write_bytes(stream.getbuffer())
 
 
-def with_cure(error: OSError, path: str | Path, then: str = '') -> OSError:
-    """Return the error of a full disk or a folder that cannot be written with the file and the cure, others unchanged.
+def with_advice(error: OSError, path: str | Path, then: str = '') -> OSError:
+    """Return an error of writing with the file's name and what to do; other errors are returned unchanged.
 
     Args:
-        error: what writing raised; its own file name says nothing to the user, if it has one.
-        path: what was to be written.
-        then: what to do when that is mended.
+        error: raised by writing. Its own file name, if any, is that of the temporary file.
+        path: file that was to be written.
+        then: what to do after that, appended to the message.
 
     Example:
-        >>> print(with_cure(OSError(errno.ENOSPC, 'No space left on device'), 'epoch_1.pth'))
+        >>> print(with_advice(OSError(errno.ENOSPC, 'No space left on device'), 'epoch_1.pth'))
         [Errno 28] No space left on device; earlier files are whole; free some space, or write elsewhere: 'epoch_1.pth'
     """
-    if error.errno not in CURES:
+    if error.errno not in ADVICE:
         return error
-    cure = f'; earlier files are whole; {CURES[error.errno]}'
-    # It may have come through here already, nearer to the file.
-    place, cure = (error.filename, '') if cure in str(error) else (path, cure)
-    return OSError(error.errno, f'{error.strerror}{cure}{then}', str(place))
+    advice = f'; earlier files are whole; {ADVICE[error.errno]}'
+    if advice in str(error):
+        # It already has the advice and the file's name, from an inner call.
+        return OSError(error.errno, f'{error.strerror}{then}', str(error.filename))
+    return OSError(error.errno, f'{error.strerror}{advice}{then}', str(path))
 
 
-def _to_disk(path: Path) -> None:
-    # A file may be synchronised by any descriptor; a folder has no other.
+def _flush_to_disk(path: Path) -> None:
+    # fsync accepts any descriptor of a file, and a folder can be opened for reading only.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -103,17 +105,17 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _folder_to_disk(folder: Path) -> None:
-    """A new name is on the disk when its folder is; some network file systems have no such thing, and refuse."""
+def _flush_folder_to_disk(folder: Path) -> None:
+    """Write a folder's entries to the disk; some network file systems do not support it."""
     try:
-        _to_disk(folder)
+        _flush_to_disk(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
             raise
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local file backend with whole-file writes: checkpoints of a runner are complete or absent.
+    """mmengine's local file backend with atomic writes: a runner's checkpoint is complete or absent.
 
     Example:
         >>> AtomicLocalBackend.__mro__[1].__name__
@@ -121,12 +123,12 @@ class AtomicLocalBackend(LocalBackend):
     """
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes to a file, as a whole."""
+        """Write bytes to a file atomically."""
         with atomic_path(filepath) as temporary:
             temporary.write_bytes(obj)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text to a file, as a whole."""
+        """Write text to a file atomically."""
         self.put(obj.encode(encoding), filepath)
 
 

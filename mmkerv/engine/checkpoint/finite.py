@@ -1,4 +1,4 @@
-"""Are the tensors of a checkpoint numbers that a network can compute with? Loading them asks only for their shapes."""
+"""Check that the tensors of a checkpoint are finite plain numbers; loading them compares only their shapes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,21 +8,22 @@ from torch import Tensor
 
 from mmkerv.errors import NonFiniteWeightsError
 
-# A tensor may repeat what is stored (an expanded buffer), but not become what no memory holds.
-LARGEST_REPEATED = 2**24
+# Elements that a tensor may have beyond those stored (an expanded buffer), so that no file can claim a tensor larger
+# than the memory.
+LARGEST_EXPANDED = 2**24
 
 
 def require_finite(weights: Mapping[str, Any], source: str, own: Mapping[str, Tensor] | None = None) -> None:
-    """Refuse weights that are not finite plain numbers; what is no tensor is passed over.
+    """Refuse weights that are not finite plain numbers; values that are no tensors are ignored.
 
     Args:
         weights: tensors by name.
-        source: where they come from, for messages.
-        own: the network's tensors. Where they are floating-point numbers, the weights must be, and where they are not
-            finite from the start (a mask of -inf), the weights need not be.
+        source: name of the checkpoint, for messages.
+        own: the network's tensors by name. If one is floating-point, the weight must be too; if one is not finite
+            itself (a mask of -inf), the weight need not be.
 
     Raises:
-        NonFiniteWeightsError: naming the first tensor, what is wrong with it, and the cure.
+        NonFiniteWeightsError: naming the first tensor, what is wrong with it, and what to do.
 
     Example:
         >>> require_finite({'norm.weight': torch.tensor([1.0, float('nan')])}, 'a.pth')
@@ -32,19 +33,19 @@ def require_finite(weights: Mapping[str, Any], source: str, own: Mapping[str, Te
     """
     own = own or {}
     for name, value in weights.items():
-        if isinstance(value, Tensor) and (fault := _fault(value, own.get(name))):
+        if isinstance(value, Tensor) and (problem := _problem(value, own.get(name))):
             raise NonFiniteWeightsError(
-                f'checkpoint {source!r}: {name} {fault}. Give a checkpoint that a runner saved, or '
+                f'checkpoint {source!r}: {name} {problem}. Give a checkpoint that a runner saved, or '
                 'torch.save(model.state_dict(), FILE)'
             )
     diverged = [name for name in not_finite(weights) if name not in own or _finite(own[name])]
     if diverged:
         first = diverged[0]
-        found = 'NaN' if bool(torch.isnan(weights[first]).any()) else 'infinite numbers'
-        rest = f', the first of {len(diverged)} such tensors' if len(diverged) > 1 else ''
+        values = 'NaN' if bool(torch.isnan(weights[first]).any()) else 'infinite numbers'
+        others = f', the first of {len(diverged)} such tensors' if len(diverged) > 1 else ''
         raise NonFiniteWeightsError(
-            f'checkpoint {source!r} holds {found} in {first}{rest}, so that the network computes NaN: the training it '
-            'comes from has diverged. Take an earlier checkpoint; train with a lower learning rate or '
+            f'checkpoint {source!r} holds {values} in {first}{others}, so that the network computes NaN: its training '
+            'has diverged. Take an earlier checkpoint; train with a lower learning rate or '
             'optim_wrapper.clip_grad=dict(max_norm=35)'
         )
 
@@ -53,7 +54,7 @@ def not_finite(weights: Mapping[str, Any]) -> list[str]:
     """Return the names of the tensors that hold NaN or infinite numbers.
 
     Args:
-        weights: tensors of plain numbers by name; what is no tensor is passed over.
+        weights: tensors of plain numbers by name; other values are ignored.
 
     Example:
         >>> not_finite({'weight': torch.ones(2), 'bias': torch.tensor([0.0, float('inf')])})
@@ -69,16 +70,23 @@ def first_nan(weights: Mapping[str, Any]) -> str | None:
         >>> first_nan({'weight': torch.ones(2), 'bias': torch.tensor([0.0, float('nan')])})
         'bias'
     """
-    plain = {name: v for name, v in weights.items() if isinstance(v, Tensor) and not _fault(v, None)}
+    plain = {name: v for name, v in weights.items() if isinstance(v, Tensor) and not _problem(v, None)}
     return next((name for name in not_finite(plain) if bool(torch.isnan(plain[name]).any())), None)
 
 
-def _fault(value: Tensor, own: Tensor | None) -> str | None:
-    if value.layout != torch.strided or value.is_quantized or value.device.type == 'meta':
-        kind = 'quantised' if value.is_quantized else 'without data' if value.device.type == 'meta' else 'sparse'
+def _problem(value: Tensor, own: Tensor | None) -> str | None:
+    """Return what keeps a tensor from being plain numbers for ``own``, as the end of a sentence."""
+    kind = None
+    if value.is_quantized:
+        kind = 'quantised'
+    elif value.device.type == 'meta':
+        kind = 'without data'
+    elif value.layout != torch.strided:
+        kind = 'sparse'
+    if kind is not None:
         return f'is a tensor of another kind ({kind}), not of plain numbers'
     stored = value.untyped_storage().nbytes() // value.element_size()
-    if value.numel() > max(stored, LARGEST_REPEATED):
+    if value.numel() > max(stored, LARGEST_EXPANDED):
         return f'claims {value.numel()} numbers, and {stored} are stored'
     if own is not None and own.is_floating_point() and not value.is_floating_point():
         return f'is of type {str(value.dtype).removeprefix("torch.")}, and the network computes with floating point'
@@ -90,6 +98,6 @@ def _finite(value: Tensor) -> bool:
         return True
     if value.is_complex():
         value = torch.view_as_real(value)
-    # One pass without a copy; small types know no comparison, or none in torch 2.1.
+    # aminmax needs one pass and no copy; it is not implemented for 8- and 16-bit types (in torch 2.1).
     low, high = (value.detach().float() if value.element_size() <= 2 else value.detach()).aminmax()
     return bool(torch.isfinite(low)) and bool(torch.isfinite(high))

@@ -1,5 +1,6 @@
-"""Does a checkpoint belong to a network? mmengine loads what fits and only logs the rest."""
+"""Comparison of a checkpoint with the network it is for; mmengine loads what fits and only logs the rest."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,66 +11,66 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.errors import CheckpointMismatchError
+from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.kerv import LINEAR, Kervolution
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log, printable
 
 
 class CheckpointMatch(NamedTuple):
-    """How the keys of a checkpoint and of a network compare.
+    """Report of how the keys of a checkpoint and of a network compare.
 
     Args:
         loaded: keys that both have, with equal shapes.
-        missing: keys the checkpoint lacks.
-        unexpected: keys the network lacks.
+        missing: keys that the checkpoint lacks.
+        unexpected: keys that the network lacks.
         shapes: keys whose shapes differ.
-        operator_only: missing keys that are operators' own parameters, their basic weight being there: the checkpoint
-            is a plain network's.
+        operator_only: missing keys of operators' own parameters whose basic weight is in the checkpoint: the checkpoint
+            is a plain network's, and these parameters keep their initial values.
+        weightless: missing keys of operators without a basic kernel (CKConv), for which the checkpoint has plain
+            weights: a plain network's checkpoint cannot have them.
+        unused: keys of those plain weights.
 
     Example:
-        >>> print(CheckpointMatch(['a'], [], [], [], []))
-        1 parameters loaded
+        >>> print(CheckpointMatch(['a'], [], ['fc.bias'], []))
+        1 parameters loaded, 0 missing, 1 unexpected (fc.bias)
+        >>> print(CheckpointMatch(['a'], [], [], [], operator_only=['a.balance']))
+        1 parameters loaded, 0 missing, 0 unexpected; 1 operator parameters at their initial values (a.balance)
     """
 
-    loaded: list[str]
-    missing: list[str]
-    unexpected: list[str]
-    shapes: list[str]
-    operator_only: list[str]
+    loaded: Sequence[str]
+    missing: Sequence[str]
+    unexpected: Sequence[str]
+    shapes: Sequence[str]
+    operator_only: Sequence[str] = ()
+    weightless: Sequence[str] = ()
+    unused: Sequence[str] = ()
 
     def __str__(self) -> str:
-        parts = [f'{len(self.loaded)} parameters loaded']
-        for label, keys in (
-            ('missing', self.missing),
-            ('unexpected', self.unexpected),
-            ('of another shape', self.shapes),
-            ('kept by the operators (plain checkpoint)', self.operator_only),
-        ):
-            if keys:
-                parts.append(named(keys, label))
-        return '; '.join(parts)
-
-
-def named(keys: list[str], label: str) -> str:
-    """Return how many keys there are, what they are, and the names of the first three.
-
-    Example:
-        >>> named(['fc.weight', 'fc.bias'], 'unexpected'), named([], 'missing')
-        ('2 unexpected (fc.weight, fc.bias)', '0 missing')
-    """
-    names = f' ({", ".join(map(printable, keys[:3]))}{", ..." if len(keys) > 3 else ""})' if keys else ''
-    return f'{len(keys)} {label}{names}'
+        counts = [
+            f'{len(self.loaded)} parameters loaded',
+            _listed(self.missing, 'missing'),
+            _listed(self.unexpected, 'unexpected'),
+        ]
+        details = [
+            (self.shapes, 'of another shape'),
+            (self.operator_only, 'operator parameters at their initial values'),
+            (self.weightless, 'parameters of operators without a basic kernel at their initial values'),
+            (self.unused, 'plain weights that those operators cannot use'),
+        ]
+        return '; '.join([', '.join(counts), *(_listed(keys, label) for keys, label in details if keys)])
 
 
 def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> CheckpointMatch:
     """Compare the keys and shapes of ``state_dict`` with the network's.
 
     Args:
-        model: network, in a DDP or test-time-augmentation wrapper or not.
-        state_dict: keys as the bare network has them, or with the prefix ``module.``.
+        model: network, bare or in a DDP or test-time-augmentation wrapper.
+        state_dict: weights by the keys of the bare network, with or without the prefix ``module.``.
 
     Returns:
-        The comparison; nothing is loaded.
+        The report; nothing is loaded.
 
     Example:
         >>> match_checkpoint(nn.Linear(2, 2), {'weight': nn.Linear(2, 2).weight}).missing
@@ -78,26 +79,30 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
     model = _bare(model)
     own = model.state_dict()
     given = _given(model, state_dict)
-    plain = [f'{name}.{parameter}' for name, operator in _plain_operators(model, given) for parameter in _own(operator)]
-    # A checkpoint of before torch 1.0 has no num_batches_tracked, and torch fills it in.
-    absent = [k for k in own if k not in given and k not in plain and not k.endswith('num_batches_tracked')]
+    operator_only = [
+        f'{name}.{parameter}'
+        for name, operator in _plain_operators(model, given)
+        for parameter in own_parameters(operator)
+    ]
+    # Checkpoints written before torch 1.0 have no num_batches_tracked, and torch fills it in.
+    absent = [key for key in own if key not in given and not key.endswith('num_batches_tracked')]
     return CheckpointMatch(
         loaded=[k for k in own if k in given and own[k].shape == _shape(given[k])],
-        missing=absent,
+        missing=[key for key in absent if key not in operator_only],
         unexpected=[k for k in given if k not in own],
         shapes=[k for k in own if k in given and own[k].shape != _shape(given[k])],
-        operator_only=plain,
+        operator_only=operator_only,
     )
 
 
 def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> CheckpointMatch:
-    """Refuse a checkpoint that is not of this network.
+    """Refuse a checkpoint of another network.
 
-    A plain network's checkpoint is accepted, with a log line, where the operators start as the identity.
+    A plain network's checkpoint is accepted, with a log line, if the operators start as the identity.
 
     Raises:
-        CheckpointMismatchError: naming the keys and the cure.
-        NonFiniteWeightsError: if what fits holds NaN, or is no plain numbers.
+        CheckpointMismatchError: naming the keys and what to do.
+        NonFiniteWeightsError: if a matching tensor holds NaN or anything but plain numbers.
 
     Example:
         >>> len(require_match(nn.Linear(2, 2), nn.Linear(2, 2).state_dict(), 'a.pth').loaded)
@@ -110,64 +115,67 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
             '(the deploy config for a folded checkpoint)'
         )
     if match.operator_only:
-        moved = changed_kernels(model, state_dict)
-        if moved:
+        if changing := operators_changing_kernels(model, state_dict):
             raise CheckpointMismatchError(
-                f'checkpoint {source!r} is of the plain (or folded) network, and {len(moved)} operators such as '
-                f"{moved[0]} do not start as the identity: they would change its kernels. Use super_init='identity', "
-                'or the plain config'
+                f'checkpoint {source!r} is of the plain (or folded) network, and {len(changing)} operators such as '
+                f'{changing[0]} do not start as the identity: they would change its kernels. Use '
+                "super_init='identity', or the plain config"
             )
         log(
             f'mmkerv: {source} is a plain checkpoint; its {len(match.operator_only)} operator parameters keep the '
             'identity'
         )
-    _require_sound(model, state_dict, match, source)
+    _require_finite_loaded(model, state_dict, match, source)
     return match
 
 
-def changed_kernels(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
-    """Return the names of the operators that a plain checkpoint gives a weight, and that do not start as the identity.
+def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
+    """Return the names of operators that take a plain weight from the checkpoint and do not start as the identity.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
-        >>> changed_kernels(nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming')), {'0.weight': None})
+        >>> operators_changing_kernels(nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming')), {'0.weight': None})
         ['0']
     """
     bare = _bare(model)
-    plain = [(name, op) for name, op in _plain_operators(bare, _given(bare, state_dict)) if op.weight is not None]
-    return [name for name, op in plain if _start(op) != 'identity']
+    return [
+        name
+        for name, operator in _plain_operators(bare, _given(bare, state_dict))
+        if operator.weight is not None and not starts_as_identity(operator)
+    ]
 
 
 @HOOKS.register_module()
 class CheckpointMatchHook(Hook):
-    """Check every checkpoint the runner reads, before it is loaded.
+    """Hook that compares every checkpoint the runner reads with the network before it is loaded.
 
     Args:
-        strict: refuse one of another network (test, ``--resume``); else say in one line what fits (``load_from``).
+        strict: refuse a checkpoint of another network (test, ``--resume``). Otherwise (``load_from``) log the report,
+            and refuse only a checkpoint that shares no parameter with the network.
 
     Raises:
         CheckpointMismatchError: as :func:`require_match`.
-        NonFiniteWeightsError: likewise.
+        NonFiniteWeightsError: as :func:`require_match`.
 
     Example:
         >>> CheckpointMatchHook(strict=True).priority
         'LOWEST'
     """
 
-    # EMAHook exchanges state dicts in the same place; the one that is loaded is the one to check.
+    # After EMAHook, which swaps the averaged and raw weights in the same event: the dict to check is the loaded one.
     priority = 'LOWEST'
 
     def __init__(self, strict: bool = True) -> None:
         self.strict = strict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check or report."""
+        """Compare the weights with the network's."""
         source = str(runner._load_from or find_latest_checkpoint(runner.work_dir))
         state_dict = weights_of(checkpoint, source)
-        absent = [key for key in ('meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
-        if runner._resume and absent:
+        missing = [key for key in ('meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
+        if runner._resume and missing:
             raise CheckpointMismatchError(
-                f'checkpoint {source!r} cannot be resumed: it holds no {" and no ".join(absent)}, only weights. Start '
+                f'checkpoint {source!r} cannot be resumed: it holds no {" and no ".join(missing)}, only weights. Start '
                 f'from them with --cfg-options load_from={source}, without --resume'
             )
         if self.strict:
@@ -179,37 +187,61 @@ class CheckpointMatchHook(Hook):
                 f'checkpoint {source!r} shares no parameter with the network of the config: {match}. Leave load_from '
                 "out, or load a backbone by model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
             )
-        _require_sound(runner.model, state_dict, match, source)
+        _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
 
 
 def weights_of(checkpoint: Any, source: str) -> dict[str, Any]:
-    """Return the weights by name of what was read from ``source``: a checkpoint of a runner, or bare weights.
+    """Return the weights by name in a checkpoint, which is a runner's or bare weights.
+
+    Args:
+        checkpoint: content of the file.
+        source: name of the file, for messages.
 
     Raises:
-        CheckpointMismatchError: if it is neither.
+        CheckpointMismatchError: if it holds no weights by name.
 
     Example:
         >>> weights_of({'meta': {}, 'state_dict': {'a': 1}}, 'a.pth'), weights_of({'a': 1}, 'a.pth')
         ({'a': 1}, {'a': 1})
     """
     weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    strange = [key for key in weights if not isinstance(key, str)] if isinstance(weights, dict) else [weights]
-    if strange:
+    invalid = [key for key in weights if not isinstance(key, str)] if isinstance(weights, dict) else [weights]
+    if invalid:
         raise CheckpointMismatchError(
-            f'checkpoint {source!r} holds a {type(strange[0]).__name__}, not parameters by name; give one that a '
+            f'checkpoint {source!r} holds a {type(invalid[0]).__name__}, not parameters by name; give one that a '
             'runner saved, or torch.save(model.state_dict(), FILE)'
         )
     return weights
 
 
-def _require_sound(model: nn.Module, state_dict: dict[str, Any], match: CheckpointMatch, source: str) -> None:
+def own_parameters(operator: nn.Module) -> list[str]:
+    """Return the names of an operator's parameters but weight and bias."""
+    return [name for name, _ in operator.named_parameters() if name not in ('weight', 'bias')]
+
+
+def starts_as_identity(operator: nn.Module) -> bool:
+    """Return whether a fresh operator equals the plain convolution with the same weight."""
+    if isinstance(operator, Kervolution):
+        return operator.kernel_name == LINEAR
+    return getattr(getattr(operator, 'options', None), 'start', None) == 'identity'
+
+
+def _listed(keys: Sequence[str], label: str) -> str:
+    """Return how many keys there are, the label, and the names of the first three."""
+    if not keys:
+        return f'0 {label}'
+    names = [printable(key) for key in keys[:3]] + ['...'] * (len(keys) > 3)
+    return f'{len(keys)} {label} ({", ".join(names)})'
+
+
+def _require_finite_loaded(model: nn.Module, state_dict: dict[str, Any], match: CheckpointMatch, source: str) -> None:
     own, given = _bare(model).state_dict(), _given(_bare(model), state_dict)
     require_finite({key: given[key] for key in match.loaded}, source, own)
 
 
 def _shape(value: Any) -> torch.Size | None:
-    # Arrays of numpy have shapes too, and are not loaded.
+    # numpy arrays have a shape too, but cannot be loaded.
     return value.shape if isinstance(value, Tensor) else None
 
 
@@ -220,25 +252,19 @@ def _bare(model: nn.Module) -> nn.Module:
 
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state dict with the names that the bare network has."""
+    """Return the state dict by the names of the bare network."""
     own = model.state_dict()
     return {key if key in own else key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
-def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str, GeneratedKernel]]:
-    """Operators of which the basic weight is given and no parameter of their own: the weight is a plain network's."""
+def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str, ConvNd]]:
+    """Return the operators whose basic weight is given and none of their own parameters: a plain network's weight."""
     return [
         (name, operator)
         for name, operator in model.named_modules()
-        if isinstance(operator, GeneratedKernel)
+        # Others, such as kervolutions, compute no convolution with a plain weight, whatever their parameters are.
+        if isinstance(operator, ConvNd)
+        and (starts_as_identity(operator) or isinstance(operator, GeneratedKernel))
         and f'{name}.weight' in given
-        and not any(f'{name}.{parameter}' in given for parameter in _own(operator))
+        and not any(f'{name}.{parameter}' in given for parameter in own_parameters(operator))
     ]
-
-
-def _own(operator: GeneratedKernel) -> list[str]:
-    return [name for name, _ in operator.named_parameters() if name not in ('weight', 'bias')]
-
-
-def _start(operator: GeneratedKernel) -> str | None:
-    return getattr(getattr(operator, 'options', None), 'start', None)

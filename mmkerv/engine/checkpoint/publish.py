@@ -1,4 +1,4 @@
-"""What of a training checkpoint its users need."""
+"""Stripping of training checkpoints for release."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,26 +9,26 @@ from mmkerv.engine.checkpoint.match import weights_of
 from mmkerv.errors import ConfigError
 
 
-def published(
+def strip_checkpoint(
     checkpoint: dict, keys: Sequence[str] = ('meta', 'state_dict'), no_ema: bool = False, source: str = 'the file'
 ) -> dict:
-    """Return the checkpoint with some keys only.
+    """Return a training checkpoint with the given keys only.
 
-    mmengine saves averaged weights as ``state_dict`` and the raw ones as ``ema_state_dict``.
+    With EMA, mmengine saves the averaged weights as ``state_dict`` and the raw ones as ``ema_state_dict``.
 
     Args:
-        checkpoint: what a runner saved.
+        checkpoint: content of a file that a runner saved.
         keys: keys to keep.
-        no_ema: publish the raw weights.
-        source: where it comes from, for messages.
+        no_ema: keep the raw weights in place of the averaged ones.
+        source: name of the checkpoint, for messages.
 
     Raises:
-        ConfigError: if a key is not there.
-        CheckpointMismatchError: if the weights are no parameters by name.
-        NonFiniteWeightsError: if they hold NaN.
+        ConfigError: if the checkpoint lacks a key.
+        CheckpointMismatchError: if its weights are not parameters by name.
+        NonFiniteWeightsError: if a weight holds NaN or infinite numbers.
 
     Example:
-        >>> published({'state_dict': {'a': 1}, 'optimizer': {}}, ['state_dict'])
+        >>> strip_checkpoint({'state_dict': {'a': 1}, 'optimizer': {}}, ['state_dict'])
         {'state_dict': {'a': 1}}
     """
     if not isinstance(checkpoint, dict):
@@ -41,8 +41,8 @@ def published(
         checkpoint = {**checkpoint, 'state_dict': raw}
     missing = [key for key in keys if key not in checkpoint]
     if missing:
-        has = ', '.join(list(map(str, checkpoint))[:8])
-        raise ConfigError(f'--save-keys: the checkpoint has no {", ".join(missing)}; it has {has or "nothing"}')
+        present = ', '.join(list(map(str, checkpoint))[:8]) or 'nothing'
+        raise ConfigError(f'--save-keys: the checkpoint has no {", ".join(missing)}; it has {present}')
     if 'state_dict' in keys:
         require_finite(weights_of(checkpoint, source), source)
     return {key: checkpoint[key] for key in keys}

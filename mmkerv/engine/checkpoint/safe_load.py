@@ -1,4 +1,4 @@
-"""Reading checkpoints without executing what they hold.
+"""Loading of checkpoints without running code in them.
 
 ``torch.load`` unpickles, and a pickle can run any code. mmengine's loader falls back to that silently; ours does not.
 """
@@ -20,19 +20,21 @@ from mmkerv.errors import UnsafeCheckpointError
 
 
 def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bool = False) -> Any:
-    """Read a checkpoint that holds tensors, numbers, strings, containers and mmengine's message history, nothing else.
+    """Load a checkpoint without running code in it.
+
+    It may hold tensors, numbers, strings, containers and mmengine's message history.
 
     Args:
         file: path of a local file, or a binary stream.
-        map_location: as ``torch.load`` has it.
-        trust: read it with the unrestricted unpickler, which runs whatever the file says.
+        map_location: see ``torch.load``.
+        trust: use the unrestricted unpickler, which runs any code in the file.
 
     Returns:
-        What was saved.
+        The saved object.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        UnsafeCheckpointError: if the file is damaged or names anything else; nothing of it has been executed.
+        FileNotFoundError: if the file does not exist.
+        UnsafeCheckpointError: if the file is damaged or holds anything else; nothing of it has been executed.
 
     Example:
         >>> import io
@@ -47,13 +49,13 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
         return torch.load(file, map_location, weights_only=False) if trust else _load_restricted(file, map_location)
     except OSError:
         raise
-    # What a damaged file ends in depends on the byte: errors of pickle, struct, codecs, numpy and torch were all seen.
+    # Damaged bytes raise errors of pickle, struct, codecs, numpy or torch, depending on where they are.
     except Exception as error:
-        found = f'checkpoint {name!r} was not read: it is damaged, or'
+        problem = f'checkpoint {name!r} was not read: it is damaged, or'
         if trust:
-            raise UnsafeCheckpointError(f'{found} needs code that is not here ({_reason(error)})') from error
+            raise UnsafeCheckpointError(f'{problem} needs code that is not here ({_reason(error)})') from error
         raise UnsafeCheckpointError(
-            f'{found} holds more than weights ({_reason(error)}). Nothing of it was executed. If you trust where it '
+            f'{problem} holds more than weights ({_reason(error)}). Nothing of it was executed. If you trust where it '
             'comes from, use --trust-checkpoint (trust=True in Python)'
         ) from error
 
@@ -117,28 +119,29 @@ def install_safe_loading(trust: bool = False) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The one line of torch's long message that says what was found."""
+    """Return the part of torch's long message that gives the cause."""
     text = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
-    found = re.search(r'GLOBAL (\S+)', text)
-    return f'it names {found[1]}' if found else text.splitlines()[0].split('. ')[0]
+    name = re.search(r'GLOBAL (\S+)', text)
+    return f'it names {name[1]}' if name else text.splitlines()[0].split('. ')[0]
 
 
 def _load_restricted(file: Any, map_location: Any) -> Any:
-    # Not weights_only: its unpickler looks at names alone, and a file can give numpy bytes for addresses.
+    # Not weights_only=True: that unpickler checks names only, and a file can make numpy take its bytes for pointers.
     settings = dict(map_location=map_location, weights_only=False)
     with torch.serialization._open_file_like(file, 'rb') as stream:
         start = stream.tell()
         if not torch.serialization._is_zipfile(stream):
-            # torch 0.1 wrote tar archives, which torch unpacks.
-            unpacked = tarfile.is_tarfile(stream)
+            # torch.load would unpack a tar archive, the format of torch 0.1, to disk.
+            is_tar = tarfile.is_tarfile(stream)
             stream.seek(start)
-            if unpacked:
+            if is_tar:
                 raise pickle.UnpicklingError('it is a tar archive')
             return torch.load(stream, pickle_module=restricted_pickle(), **settings)
         with torch.serialization._open_zipfile_reader(stream) as archive:
-            # torch hands these to torch.jit.load, which runs the code in them, whatever the unpickler is.
+            # torch.load passes TorchScript archives to torch.jit.load, which runs their code with any unpickler.
             if torch.serialization._is_torchscript_zip(archive):
                 raise pickle.UnpicklingError('it is a TorchScript archive')
             stream.seek(start)
-            checked = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
-            return torch.load(file, pickle_module=restricted_pickle(None if checked else archive), **settings)
+            # torch from 2.6 on, which has this function, compares the sizes of storages and records itself.
+            compares_sizes = hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+            return torch.load(file, pickle_module=restricted_pickle(None if compares_sizes else archive), **settings)

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkerv.engine.checkpoint.load_observer import watched_loading
+from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.errors import ConfigError
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
@@ -46,7 +46,7 @@ class CheckFrozenOperatorsHook(Hook):
         """Watch what initialisation, ``load_from`` and resuming give."""
         self._watch.close()
         self._filled.clear()
-        self._watch.enter_context(watched_loading(_bare(runner.model), self._fill))
+        self._watch.enter_context(observe_loading(_bare(runner.model), self._fill))
 
     def _fill(self, key: str, own: Tensor, value: Any) -> None:
         if own.shape == getattr(value, 'shape', None):

@@ -1,4 +1,4 @@
-"""``DeferredRemovalHook``: no checkpoint is removed before the one that takes its place is on the disk."""
+"""``DeferredRemovalHook``: no checkpoint is removed before its replacement is on the disk."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from mmkerv.utils import log
 
 @HOOKS.register_module()
 class DeferredRemovalHook(Hook):
-    """Put off what ``CheckpointHook`` removes until it has written.
+    """Hook that defers the removal of old checkpoints until the new one is written.
 
-    mmengine removes the oldest checkpoint of ``max_keep_ckpts``, and the best one, and then writes the next: a run that
-    is killed in between, or whose disk is full, can be left with none. The price is room for one more.
+    mmengine removes the oldest checkpoint of ``max_keep_ckpts``, and the best one, before it writes the next: a run
+    that is killed in between, or whose disk is full, can end up with none. The cost is disk space for one more.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.DeferredRemovalHook')]
@@ -25,85 +25,86 @@ class DeferredRemovalHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Stand between the hooks and their file backend."""
-        for hook in _writers(runner):
-            if not isinstance(hook.file_backend, RemoveLater):
-                hook.file_backend = RemoveLater(hook.file_backend)
+        """Wrap the file backend of every ``CheckpointHook``."""
+        for hook in _checkpoint_hooks(runner):
+            if not isinstance(hook.file_backend, DeferredRemovalBackend):
+                hook.file_backend = DeferredRemovalBackend(hook.file_backend)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Remove what was put off."""
+        """Remove the deferred files."""
         self._remove(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Remove what was put off."""
+        """Remove the deferred files."""
         self._remove(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Remove what was put off."""
+        """Remove the deferred files."""
         self._remove(runner)
 
     def _remove(self, runner: Runner) -> None:
-        for hook in _writers(runner):
-            if isinstance(hook.file_backend, RemoveLater):
+        for hook in _checkpoint_hooks(runner):
+            if isinstance(hook.file_backend, DeferredRemovalBackend):
                 best = getattr(hook, 'best_ckpt_path_dict', {}).values()
                 keep = {hook.last_ckpt, getattr(hook, 'best_ckpt_path', None), *best}
-                hook.file_backend.remove_now(keep, hook.out_dir)
+                hook.file_backend.remove_deferred(keep, hook.out_dir)
 
 
-class RemoveLater:
-    """A file backend whose removals wait for :meth:`remove_now`.
+class DeferredRemovalBackend:
+    """File backend that defers removals until :meth:`remove_deferred` is called.
 
     Args:
-        backend: what does everything else.
+        backend: file backend that does everything else.
 
     Example:
         >>> from mmengine.fileio import LocalBackend
-        >>> RemoveLater(LocalBackend()).remove('model.pth')
+        >>> DeferredRemovalBackend(LocalBackend()).remove('model.pth')
     """
 
     def __init__(self, backend: Any):
         self._backend = backend
-        self._waiting: list[tuple[str, str]] = []
+        self._deferred: list[tuple[str, str]] = []
 
     def remove(self, filepath: str) -> None:
-        """Put off removing a file.
+        """Defer the removal of a file.
 
         Example:
-            >>> RemoveLater(None).remove('model.pth')
+            >>> DeferredRemovalBackend(None).remove('model.pth')
         """
-        self._waiting.append(('remove', filepath))
+        self._deferred.append(('remove', filepath))
 
     def rmtree(self, dir_path: str) -> None:
-        """Put off removing a folder.
+        """Defer the removal of a folder.
 
         Example:
-            >>> RemoveLater(None).rmtree('model')
+            >>> DeferredRemovalBackend(None).rmtree('model')
         """
-        self._waiting.append(('rmtree', dir_path))
+        self._deferred.append(('rmtree', dir_path))
 
-    def remove_now(self, keep: set[str | None], folder: str) -> None:
-        """Remove what was put off.
+    def remove_deferred(self, keep: set[str | None], folder: str) -> None:
+        """Remove the deferred files and folders.
 
         Args:
-            keep: paths that were written again in the meantime.
-            folder: of this run. What lies elsewhere, the best checkpoint of the run that this one goes on from, stays.
+            keep: paths that have been written again since.
+            folder: folder of this run. Files elsewhere, such as the best checkpoint of the run that this one resumes,
+                are kept.
 
         Example:
-            >>> later = RemoveLater(None); later.remove('model.pth')
-            >>> later.remove_now(keep={'model.pth'}, folder='.')
+            >>> backend = DeferredRemovalBackend(None); backend.remove('model.pth')
+            >>> backend.remove_deferred(keep={'model.pth'}, folder='.')
         """
-        waiting, self._waiting = self._waiting, []
-        for method, path in waiting:
+        deferred, self._deferred = self._deferred, []
+        for method, path in deferred:
             if path in keep:
                 continue
             if '://' in path or Path(folder).resolve() in Path(path).resolve().parents:
                 getattr(self._backend, method)(path)
             else:
-                log(f'mmkerv: {path} stays: it is of another run')
+                log(f'mmkerv: {path} is kept: it belongs to another run')
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
 
-def _writers(runner: Runner) -> list[CheckpointHook]:
+def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
     return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook) and hasattr(hook, 'file_backend')]

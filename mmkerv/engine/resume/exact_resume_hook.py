@@ -1,4 +1,4 @@
-"""``ExactResumeHook``: a run that was interrupted and resumed ends with the bits of one that was not."""
+"""``ExactResumeHook``: an interrupted and resumed run ends bit for bit as an uninterrupted one."""
 
 import logging
 from numbers import Real
@@ -13,79 +13,81 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmkerv.engine.resume.random_state import read_states, seed_generators, set_states
-from mmkerv.engine.resume.sample_position import BatchStream, PlacedBatches, SeededDataset, place_batches
+from mmkerv.engine.resume.sample_position import BatchStream, PositionedBatches, SeededDataset, track_positions
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log
 
-KEY = 'exact_resume'
-# The first number of a key says what is seeded.
+# Key of the state in a checkpoint.
+EXACT_RESUME_KEY = 'exact_resume'
+# First number of a seed key, by what is seeded; SAMPLE of sample_position is 1.
 EPOCH, ITERATION = 2, 3
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    r"""Store the position in the data and the random states in each checkpoint, and go on from there.
+    r"""Hook that stores the position in the data and the random states in each checkpoint, and restores them.
 
-    The state of python's, numpy's and torch's generators (on every device) is a function of the position: that of
-    :math:`(seed, epoch)` where an epoch begins, of :math:`(seed, iteration)` where an iteration begins, and of
-    :math:`(seed, epoch, place, rank)` where a sample is loaded (:class:`SeededDataset`). So every rank has its own
-    back, an epoch that is resumed in its middle is shuffled as it was, and neither evaluation nor ``num_workers``
-    changes what is drawn. For an evaluation that follows the checkpoint, which :class:`PendingEvaluationHook` makes up for,
-    the states themselves are stored, of the first rank. Gradients that wait for more (``accumulative_counts``) are
-    stored too.
+    The generators of Python, numpy and torch (on every device) are seeded by the position: by :math:`(seed, epoch)`
+    at the start of an epoch, by :math:`(seed, iteration)` at the start of an iteration, and by
+    :math:`(seed, epoch, position, rank)` before a sample is loaded (:class:`SeededDataset`). So every rank gets its
+    states back, an epoch that is resumed in the middle keeps its order, and neither evaluation nor ``num_workers``
+    changes what is drawn. For an evaluation right after the checkpoint, which :class:`PendingEvaluationHook` runs on
+    resume, the states of the first rank are stored. Accumulated gradients (``accumulative_counts``) are stored too.
 
-    mmengine's own part is the seed, the network, optimizer, loss scale, schedulers and message hub. What it does not
-    hold and nobody can know is lost: caches of a data pipeline (CachedMosaic), generators that a hook owns, and the
-    buffers of all ranks but the first, where they differ (BN without SyncBN).
+    mmengine stores the seed, network, optimizer, loss scale, schedulers and message hub. Not restored are caches of a
+    data pipeline (CachedMosaic), generators that a hook owns, and the buffers of all ranks but the first if they
+    differ (BN without SyncBN).
 
-    A run over iterations draws from one endless iterator; resuming it loads nothing of what it leaves out.
+    An iteration-based run draws from one endless iterator; on resume the skipped samples are not loaded.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.ExactResumeHook')]
     """
 
-    # Before all hooks that draw.
+    # Before all hooks that use random numbers.
     priority = 'HIGHEST'
 
     def __init__(self) -> None:
         self._stored: dict[str, Any] | None = None
-        self._batches: PlacedBatches | None = None
+        self._batches: PositionedBatches | None = None
         self._metrics: dict[str, Any] | None = None
         self._states: dict[str, Any] | None = None
         self._epoch = self._done = 0
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep what the checkpoint says, if training goes on from it."""
+        """Keep the stored state if the run is resumed."""
         if not runner._resume:
             return
-        self._stored = checkpoint.get(KEY)
+        self._stored = checkpoint.get(EXACT_RESUME_KEY)
         if self._stored is None:
             log(
-                'mmkerv: the checkpoint is of a run without ExactResumeHook: training goes on from its weights and '
-                'not with the bits of that run',
+                'mmkerv: the checkpoint is of a run without ExactResumeHook: training is resumed, but not bit for bit',
                 logging.WARNING,
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Prepare the data loader, and set back what was stored."""
+        """Prepare the data loaders and restore the stored state."""
         loop, stored = runner.train_loop, self._stored or {}
         endless = isinstance(loop, IterBasedTrainLoop)
         if not endless and not isinstance(loop, EpochBasedTrainLoop):
-            log(f'mmkerv: {type(loop).__name__} is not known to ExactResumeHook, which does nothing', logging.WARNING)
+            log(f'mmkerv: ExactResumeHook does not support {type(loop).__name__} and does nothing', logging.WARNING)
             return
         if endless:
             _restart_sampler(runner, loop)
         if 'sampler_seed' in stored and _sampler_seed(loop.dataloader) is not None:
             _sampler(loop.dataloader).seed = stored['sampler_seed']
-        self._batches = place_batches(loop.dataloader, runner.seed, endless)
+        self._batches = track_positions(loop.dataloader, runner.seed, endless)
         if self._batches is None:
-            log('mmkerv: the data have no indices: ExactResumeHook cannot tell where to go on in them', logging.WARNING)
+            log(
+                'mmkerv: the data set has no indices: ExactResumeHook cannot restore the position in it',
+                logging.WARNING,
+            )
             return
         if runner.val_loop is not None:
-            # Workers that persist draw on from one evaluation to the next.
-            place_batches(runner.val_loop.dataloader, runner.seed, endless=False)
+            # Persistent workers keep their generators from one evaluation to the next.
+            track_positions(runner.val_loop.dataloader, runner.seed, endless=False)
         if endless:
-            # The loop of mmengine 0.10.7 loads what it leaves out.
+            # The loop of mmengine 0.10.7 loads the batches that it skips.
             skips = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else runner.iter
             loop.dataloader_iterator = BatchStream(loop.dataloader, skips)
         self._epoch, self._done = runner.epoch, self._resumed_batch(runner, endless)
@@ -101,15 +103,15 @@ class ExactResumeHook(Hook):
         batch, now = stored.get('batch', 0), _geometry(runner.train_loop.dataloader)
         if batch and stored['geometry'] != now:
             log(
-                f'mmkerv: epoch {runner.epoch + 1} begins anew: the checkpoint is of its middle, and [batches, samples '
-                f'of a batch, processes] were {stored["geometry"]} and are {now}',
+                f'mmkerv: epoch {runner.epoch + 1} starts again from its first batch: the checkpoint was written in '
+                f'it with [batches, batch size, processes] = {stored["geometry"]}, and these are now {now}',
                 logging.WARNING,
             )
             return 0
         return batch
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Seed the epoch, and begin it where the checkpoint has left it."""
+        """Seed the epoch, and start it at the stored batch."""
         if self._batches is None:
             return
         if runner.epoch != self._epoch:
@@ -129,35 +131,35 @@ class ExactResumeHook(Hook):
         self._done += 1
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Set the generators back, if all batches of the epoch had been done before the run was interrupted."""
+        """Restore the generators if the run was interrupted after the last batch of this epoch."""
         if self._states is not None and is_main_process():
             set_states(self._states)
         self._states = None
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Remember that the network of this position is evaluated."""
-        # The hooks between this one and CheckpointHook may still change it.
+        """Remember that the network has been evaluated at this position."""
+        # Not a copy: hooks between this one and CheckpointHook may still change the metrics.
         self._metrics = {} if metrics is None else metrics
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Store the position and the states."""
+        """Store the position and the random states."""
         if self._batches is None:
             return
         loader = runner.train_loop.dataloader
-        same = checkpoint['meta']['epoch'] == self._epoch
-        checkpoint[KEY] = {
-            'batch': self._done if same else 0,
+        same_epoch = checkpoint['meta']['epoch'] == self._epoch
+        checkpoint[EXACT_RESUME_KEY] = {
+            'batch': self._done if same_epoch else 0,
             'geometry': _geometry(loader),
-            'metrics': _numbers(self._metrics),
+            'metrics': _numeric(self._metrics),
             'states': read_states(),
-            'gradients': _waiting_gradients(runner),
+            'gradients': _accumulated_gradients(runner),
         }
         if (seed := _sampler_seed(loader)) is not None:
-            checkpoint[KEY]['sampler_seed'] = seed
+            checkpoint[EXACT_RESUME_KEY]['sampler_seed'] = seed
 
 
 def _restart_sampler(runner: Runner, loop: IterBasedTrainLoop) -> None:
-    """Take back what the iterator of mmengine 0.10.7, which is there before the first batch, has drawn already."""
+    """Build the data loader again, because the iterator of mmengine 0.10.7 has drawn from its sampler already."""
     iterator, config = getattr(loop.dataloader_iterator, '_iterator', None), runner._train_dataloader
     if iterator is None or not loop.dataloader.num_workers or not isinstance(config, dict):
         return
@@ -182,11 +184,11 @@ def _geometry(loader: DataLoader) -> list[int | None]:
     return [len(loader), getattr(loader.batch_sampler, 'batch_size', None), get_world_size()]
 
 
-def _numbers(metrics: dict[str, Any] | None) -> dict[str, float] | None:
+def _numeric(metrics: dict[str, Any] | None) -> dict[str, float] | None:
     return None if metrics is None else {k: float(v) for k, v in metrics.items() if isinstance(v, Real)}
 
 
-def _waiting_gradients(runner: Runner) -> dict[str, torch.Tensor]:
+def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor]:
     wrapper = runner.optim_wrapper
     if getattr(wrapper, '_accumulative_counts', 1) == 1 or wrapper.should_update():
         return {}

@@ -1,4 +1,4 @@
-"""Which checkpoint ``--resume`` goes on from: the last that is complete, whatever interrupted the run."""
+"""Search for the checkpoint that ``--resume`` starts from: the last complete one, whatever interrupted the run."""
 
 import logging
 import os
@@ -11,39 +11,41 @@ from mmengine.config import Config
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.engine.checkpoint.finite import first_nan
 from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.resume.stop_signal_hook import NAME
+from mmkerv.engine.resume.stop_signal_hook import INTERRUPTED_CHECKPOINT
 from mmkerv.errors import ConfigError, UnsafeCheckpointError
 from mmkerv.utils import log, printable
 
-MARKER = 'last_checkpoint'
-NEEDED = ('meta', 'state_dict', 'message_hub')
-# How mmengine writes the time of a checkpoint into it.
-TIME = re.compile(r'\d{8}_\d{6}')
+# File in work_dir that holds the path of the last checkpoint.
+LAST_CHECKPOINT = 'last_checkpoint'
+REQUIRED_KEYS = ('meta', 'state_dict', 'message_hub')
+# Form of the time in a checkpoint of mmengine.
+TIMESTAMP = re.compile(r'\d{8}_\d{6}')
 
 
 class Position(NamedTuple):
-    """Where in a run a checkpoint was written: iteration and time, ``''`` where it does not say."""
+    """Position of a checkpoint in a run: iteration and time, ``''`` if the checkpoint has no time."""
 
     iteration: int
     time: str
 
 
 def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
-    """Return the last complete checkpoint of ``cfg.work_dir``, and remove what a killed run has left half written.
+    """Return the last complete checkpoint of ``cfg.work_dir``, and remove the partial files of killed runs.
 
-    It is the one that ``last_checkpoint`` names, or one of the runner that is newer and of a later iteration: a run can
-    be killed after it has written a checkpoint and before it has written the name. If the named one is missing or
-    damaged, it is the newest that is complete, and a warning names both. It is named in ``last_checkpoint`` then.
+    This is the checkpoint that the file ``last_checkpoint`` names, or a complete one that is newer and of a later
+    iteration: a run can be killed after it has written a checkpoint and before it has written the name. If the named
+    one is missing or damaged, it is the newest complete one, and a warning names both. Its path is then written to
+    ``last_checkpoint``.
 
     Args:
-        cfg: config with ``work_dir``; ``default_hooks.checkpoint`` says where and how checkpoints are named.
-        trust: as :func:`~mmkerv.engine.safe_load` has it.
+        cfg: config with ``work_dir``; ``default_hooks.checkpoint`` has the folder and names of checkpoints.
+        trust: see :func:`~mmkerv.engine.safe_load`.
 
     Returns:
-        Its path, or ``None`` if the run has not written any: it begins from the start.
+        The path, or ``None`` if the run has not written any checkpoint.
 
     Raises:
-        ConfigError: if there are checkpoints and none is complete, saying what each of the last is.
+        ConfigError: if there are checkpoints and none is complete, with the reason for each of the last three.
 
     Example:
         >>> import tempfile
@@ -51,48 +53,44 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
         True
     """
     work_dir = Path(cfg.work_dir)
-    marker = work_dir / MARKER
+    marker = work_dir / LAST_CHECKPOINT
     named = marker.read_text(errors='replace').strip() if marker.is_file() else ''
     if '://' in named:
         return named
-    files = _written(cfg)
+    files = _checkpoint_files(cfg)
     damaged: dict[str, str] = {}
     if named:
-        # A work_dir that was moved or copied has its own checkpoints.
+        # A work_dir that was moved or copied has its own copy, which comes first.
         last = next((p for p in (work_dir / Path(named).name, Path(named)) if p.is_file()), Path(named))
-        place, reason = _inspect(last, trust)
-        if reason is None:
-            since = marker.stat().st_mtime_ns
-            for file in files:
-                if file.stat().st_mtime_ns > since and file.resolve() != last.resolve():
-                    later, reason = _inspect(file, trust)
-                    # A folder that was copied without its times may hold checkpoints of an earlier run.
-                    if reason is None and later.iteration > place.iteration and later.time >= place.time:
-                        log(f'mmkerv: {file} is complete and later than {last}, which {MARKER} names: resuming from it')
-                        return _named(marker, file)
-            return str(last)
-        damaged[str(last)] = reason
+        position, problem = _inspect(last, trust)
+        if problem is None:
+            later = _later_checkpoint(files, last, position, marker.stat().st_mtime_ns, trust)
+            if later is None:
+                return str(last)
+            log(f'mmkerv: {later} is complete and later than {last}, which {LAST_CHECKPOINT} names: resuming from it')
+            return _write_marker(marker, later)
+        damaged[str(last)] = problem
     for file in files:
         if str(file) in damaged or str(file.resolve()) in damaged:
             continue
-        reason = _inspect(file, trust)[1]
-        if reason is None:
-            said = '; '.join(f'{name} {why}' for name, why in damaged.items()) or f'{MARKER} names none'
-            log(f'mmkerv: resuming from {file}, the newest complete checkpoint: {said}', logging.WARNING)
-            return _named(marker, file)
-        damaged[str(file)] = reason
+        problem = _inspect(file, trust)[1]
+        if problem is None:
+            reasons = '; '.join(f'{name} {why}' for name, why in damaged.items()) or f'{LAST_CHECKPOINT} names none'
+            log(f'mmkerv: resuming from {file}, the newest complete checkpoint: {reasons}', logging.WARNING)
+            return _write_marker(marker, file)
+        damaged[str(file)] = problem
     if damaged:
-        said = '; '.join(f'{name} {why}' for name, why in list(damaged.items())[:3])
+        reasons = '; '.join(f'{name} {why}' for name, why in list(damaged.items())[:3])
         raise ConfigError(
-            f'--resume found no complete checkpoint in {work_dir}: {said}. Give another with --resume FILE, or begin '
-            'anew without --resume'
+            f'--resume found no complete checkpoint in {work_dir}: {reasons}. Give another with --resume FILE, or '
+            'start again without --resume'
         )
     log(f'mmkerv: --resume found no checkpoint in {work_dir}: training begins from the start')
     return None
 
 
 def output_folders(cfg: Config) -> set[Path]:
-    """Return the local folders that a run writes into: ``work_dir``, and where its checkpoints go.
+    """Return the local folders that a run writes into: ``work_dir`` and the folder of its checkpoints.
 
     Example:
         >>> folders = output_folders(Config(dict(work_dir='a', default_hooks=dict(checkpoint=dict(out_dir='b')))))
@@ -106,13 +104,13 @@ def output_folders(cfg: Config) -> set[Path]:
     return folders
 
 
-def remove_half_written(folder: Path) -> list[Path]:
-    """Remove temporary files of :func:`~mmkerv.engine.atomic_path` whose process is gone, and return their names.
+def remove_partial_files(folder: Path) -> list[Path]:
+    """Remove temporary files of :func:`~mmkerv.engine.atomic_path` whose process has ended, and return them.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp()); (folder / '.epoch_1.pth.4194399.tmp').touch()
-        >>> [file.name for file in remove_half_written(folder)]
+        >>> [file.name for file in remove_partial_files(folder)]
         ['.epoch_1.pth.4194399.tmp']
     """
     removed = []
@@ -124,22 +122,35 @@ def remove_half_written(folder: Path) -> list[Path]:
     return removed
 
 
-def _written(cfg: Config) -> list[Path]:
-    """The checkpoints of the run's folders, newest first, without the best ones, which cannot be resumed."""
+def _checkpoint_files(cfg: Config) -> list[Path]:
+    """Return the checkpoints in the run's folders, newest first, without the best ones, which cannot be resumed."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     templates = [hook.get('filename_tmpl') or 'epoch_{}.pth', 'iter_{}.pth']
-    names = re.compile('|'.join([re.escape(t).replace(r'\{\}', r'\d+') for t in templates] + [re.escape(NAME)]))
-    found = []
+    patterns = [re.escape(template).replace(r'\{\}', r'\d+') for template in templates]
+    names = re.compile('|'.join([*patterns, re.escape(INTERRUPTED_CHECKPOINT)]))
+    files = []
     for folder in filter(Path.is_dir, output_folders(cfg)):
-        if _is_first():
-            for file in remove_half_written(folder):
-                log(f'mmkerv: removed {file}, which an interrupted run has left half written')
-        found += [file for file in folder.iterdir() if names.fullmatch(file.name)]
-    return sorted(found, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        if _is_main_process():
+            for file in remove_partial_files(folder):
+                log(f'mmkerv: removed {file}, a partial file of an interrupted run')
+        files += [file for file in folder.iterdir() if names.fullmatch(file.name)]
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+def _later_checkpoint(files: list[Path], last: Path, position: Position, since: int, trust: bool) -> Path | None:
+    """Return the newest complete checkpoint that is newer than ``since`` (ns) and of a later iteration."""
+    for file in files:
+        if file.stat().st_mtime_ns <= since or file.resolve() == last.resolve():
+            continue
+        later, problem = _inspect(file, trust)
+        # The time in the checkpoint, because files that were copied without their times may be of an earlier run.
+        if problem is None and later.iteration > position.iteration and later.time >= position.time:
+            return file
+    return None
 
 
 def _inspect(file: Path, trust: bool) -> tuple[Position, str | None]:
-    """Return the position of a checkpoint, and what is wrong with it."""
+    """Return the position of a checkpoint, and what is wrong with it as the end of a sentence."""
     nowhere = Position(0, '')
     if not file.is_file():
         return nowhere, 'does not exist'
@@ -149,26 +160,26 @@ def _inspect(file: Path, trust: bool) -> tuple[Position, str | None]:
         return nowhere, f'cannot be read ({str(error).partition(". ")[0]})'
     if not isinstance(checkpoint, dict):
         return nowhere, 'holds no checkpoint'
-    if missing := [key for key in NEEDED if not isinstance(checkpoint.get(key), dict)]:
+    if missing := [key for key in REQUIRED_KEYS if not isinstance(checkpoint.get(key), dict)]:
         return nowhere, f'has no {", no ".join(missing)}'
     meta = checkpoint['meta']
     if wrong := [key for key in ('epoch', 'iter') if type(meta.get(key)) is not int]:
-        return nowhere, f'does not say of which {" and ".join(wrong)} it is'
+        return nowhere, f'has no valid meta.{" and meta.".join(wrong)}'
     if name := first_nan(checkpoint['state_dict']):
         return nowhere, f'holds NaN in {printable(name)}'
     time = meta.get('time')
-    return Position(meta['iter'], time if isinstance(time, str) and TIME.fullmatch(time) else ''), None
+    return Position(meta['iter'], time if isinstance(time, str) and TIMESTAMP.fullmatch(time) else ''), None
 
 
-def _named(marker: Path, file: Path) -> str:
-    # Where training is complete already it writes no name any more.
-    if _is_first():
+def _write_marker(marker: Path, file: Path) -> str:
+    # Here, because a run whose training is complete writes no checkpoint and therefore no marker.
+    if _is_main_process():
         with atomic_path(marker) as temporary:
             temporary.write_text(str(file))
     return str(file)
 
 
-def _is_first() -> bool:
+def _is_main_process() -> bool:
     return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 

@@ -1,4 +1,4 @@
-"""Random states of python, numpy and torch: drawn from a key, read, and set back."""
+"""Random states of Python, numpy and torch: seeding by a key, reading and restoring."""
 
 import hashlib
 import random
@@ -9,25 +9,25 @@ import torch
 
 
 def seed_generators(*key: int, devices: bool = True) -> None:
-    r"""Set python's, numpy's and torch's generators to a state that depends on ``key`` alone.
+    r"""Seed the generators of Python, numpy and torch by a key of integers.
 
-    :math:`state = hash(key_1, ..., key_n)`: keys that differ in one integer give independent streams, which
-    ``seed + epoch`` would not.
+    :math:`state = hash(key_1, ..., key_n)`: keys that differ in one integer give independent streams, unlike
+    ``seed + epoch``.
 
     Args:
         *key: integers >= 0.
-        devices: also set the generators of every CUDA device; a worker of a data loader leaves them alone.
+        devices: also seed the generators of every CUDA device; ``False`` in the workers of a data loader.
 
     Example:
         >>> seed_generators(0, 1, devices=False); first = torch.rand(1).item(), random.random()
         >>> seed_generators(0, 1, devices=False); first == (torch.rand(1).item(), random.random())
         True
     """
-    # numpy's SeedSequence takes (0, 1) and (0, 1, 0) for one.
+    # Hashed, because numpy's SeedSequence treats (0, 1) and (0, 1, 0) as equal.
     words = np.frombuffer(hashlib.blake2b(repr(key).encode(), digest_size=32).digest(), np.uint32)
     random.seed(int(words[:2].view(np.uint64)[0]))
     np.random.seed(words[2:6])
-    # torch's generators do not take the last bit everywhere.
+    # 63 bits: not every torch generator accepts a seed of 64.
     number = int(words[6:].view(np.uint64)[0]) >> 1
     if devices:
         torch.manual_seed(number)
@@ -36,7 +36,7 @@ def seed_generators(*key: int, devices: bool = True) -> None:
 
 
 def read_states() -> dict[str, Any]:
-    """Return the states of all generators, as tensors, numbers and tuples that a checkpoint can hold.
+    """Return the states of all generators as tensors, numbers and tuples, which a checkpoint can hold.
 
     Example:
         >>> states = read_states(); drawn = np.random.rand()
@@ -53,10 +53,10 @@ def read_states() -> dict[str, Any]:
 
 
 def set_states(states: dict[str, Any]) -> None:
-    """Set the generators to what :func:`read_states` returned, here or in another process.
+    """Restore the generators to states of :func:`read_states`, of this or another process.
 
     Args:
-        states: on any device; states of CUDA devices that are not here are left out.
+        states: with tensors on any device; states of CUDA devices that do not exist here are ignored.
 
     Example:
         >>> states = read_states(); drawn = random.random()

@@ -1,7 +1,7 @@
-"""The place of every sample in the data of a run: what a sampler draws goes on from there, and augmentation is seeded.
+"""Position of every sample in a run, by which sampling is resumed and augmentation seeded.
 
-A batch sampler passes each index on together with its place, so that workers of a data loader, which prefetch beyond
-the end of an iteration or an epoch, know it whenever they come to it.
+A batch sampler passes each index on together with its position. So the workers of a data loader, which prefetch beyond
+the end of an iteration or an epoch, know the position of each sample they load.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmkerv.engine.resume.random_state import seed_generators
 
-# The first number of a key says what is seeded.
+# First number of a seed key, for the loading of a sample; the others are in exact_resume_hook.
 SAMPLE = 1
 
 
 class Draw(NamedTuple):
-    """An index and its place: pass over the data, number within the pass, rank.
+    """Index of a sample and its position: pass over the data, number within the pass, rank.
 
     Example:
         >>> Draw(7, (0, 3, 0)).index
@@ -26,18 +26,18 @@ class Draw(NamedTuple):
     """
 
     index: Any
-    place: tuple[int, int, int]
+    position: tuple[int, int, int]
 
 
 class SeededDataset(Dataset):
-    r"""A data set whose augmentation depends on what is drawn when, and not on the process that loads it.
+    r"""Data set whose augmentation depends on a sample's position in the run, not on the process that loads it.
 
-    Before sample i is loaded, python, numpy and torch are seeded by :math:`(seed, epoch, place(i), rank)`; the place of
-    a draw determines its index, and a sampler that repeats an image augments it anew. Attributes are those of
-    ``dataset``, which also takes assignments.
+    Before a sample is loaded, Python, numpy and torch are seeded by :math:`(seed, epoch, position, rank)`. A sampler
+    that repeats an index gives it another position, so the sample is augmented differently. Attributes are read from
+    and assigned to ``dataset``.
 
     Args:
-        dataset: what is loaded from; an index that is no :class:`Draw` goes through unseeded.
+        dataset: data set to load from; an index that is no :class:`Draw` is loaded without seeding.
         seed: seed of the run.
 
     Example:
@@ -56,14 +56,14 @@ class SeededDataset(Dataset):
     def __getitem__(self, draw: Any) -> Any:
         if not isinstance(draw, Draw):
             return self._seeded[draw]
-        seed_generators(SAMPLE, self._seed, *draw.place, devices=False)
+        seed_generators(SAMPLE, self._seed, *draw.position, devices=False)
         return self._seeded[draw.index]
 
     def __len__(self) -> int:
         return len(self._seeded)
 
     def __getattr__(self, name: str) -> Any:
-        # torch asks for __getitems__, which would load a batch without coming here.
+        # Not delegated: with the data set's __getitems__, torch would load a batch past __getitem__ above.
         if name.startswith('__'):
             raise AttributeError(name)
         return getattr(self._seeded, name)
@@ -75,24 +75,24 @@ class SeededDataset(Dataset):
         return type(self), (self._seeded, self._seed)
 
     def __deepcopy__(self, memo: dict) -> 'SeededDataset':
-        # Runner.build_dataloader copies its config; the annotations in it stay where they are.
+        # Runner.build_dataloader copies its config, and the annotations need no copy.
         return self
 
 
-class PlacedBatches:
-    """A batch sampler that gives each index its place and can begin anywhere.
+class PositionedBatches:
+    """Batch sampler that adds to each index its position and can start at any batch.
 
     Args:
         batches: batch sampler.
-        endless: begin another pass at the end, as mmengine's loop over iterations does; else a pass is an epoch.
+        endless: start another pass at the end, as mmengine's iteration-based loop does; otherwise a pass is an epoch.
 
     Attributes:
-        epoch: number of the pass that the next iterator begins with.
-        start: how many batches the next iterator leaves out, over the passes if endless; nothing is loaded for them.
+        epoch: number of the pass that the next iterator starts with.
+        start: number of batches that the next iterator skips, across passes if endless; they are not loaded.
 
     Example:
-        >>> batches = PlacedBatches([[4, 5], [6]]); batches.start = 1
-        >>> [[(d.index, d.place) for d in batch] for batch in batches]
+        >>> batches = PositionedBatches([[4, 5], [6]]); batches.start = 1
+        >>> [[(d.index, d.position) for d in batch] for batch in batches]
         [[(6, (0, 2, 0))]]
     """
 
@@ -104,14 +104,14 @@ class PlacedBatches:
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, skip, self.start = self.epoch, self.start, 0
         while True:
-            place = 0
+            position = 0
             for batch in self.batches:
                 if skip:
                     skip -= 1
                 else:
-                    yield [Draw(index, (epoch, place + i, self.rank)) for i, index in enumerate(batch)]
-                place += len(batch)
-            if not self.endless or not place:
+                    yield [Draw(index, (epoch, position + i, self.rank)) for i, index in enumerate(batch)]
+                position += len(batch)
+            if not self.endless or not position:
                 return
             epoch += 1
             sampler = getattr(self.batches, 'sampler', None)
@@ -128,11 +128,11 @@ class PlacedBatches:
 
 
 class BatchStream:
-    """The batches of a loop over iterations, from an iterator that begins with the first of them.
+    """Batches of an iteration-based loop, from a data loader whose iterator is created at the first batch.
 
     Args:
-        loader: data loader over endless :class:`PlacedBatches`, which know where to begin.
-        skips: how many times the loop will ask for a batch only to leave it out.
+        loader: data loader over endless :class:`PositionedBatches`, which have the start.
+        skips: number of batches that the loop requests and discards; ``None`` is returned for them.
 
     Example:
         >>> stream = BatchStream(DataLoader([1, 2]), skips=1)
@@ -156,39 +156,40 @@ class BatchStream:
         return next(self._iterator)
 
     def skip_iter(self, num_iters: int) -> None:
-        """Do nothing: the loader begins where it is to begin.
+        """Do nothing: the batch sampler has the start already.
 
         Example:
             >>> BatchStream(DataLoader([1])).skip_iter(3)
         """
 
 
-def place_batches(loader: DataLoader, seed: int, endless: bool) -> PlacedBatches | None:
-    """Make a loader draw from :class:`PlacedBatches` and load from a :class:`SeededDataset`, from its next iterator on.
+def track_positions(loader: DataLoader, seed: int, endless: bool) -> PositionedBatches | None:
+    """Make a loader use :class:`PositionedBatches` and a :class:`SeededDataset`, from its next iterator on.
 
     Args:
-        loader: changed in place.
+        loader: data loader, changed in place.
         seed: seed of the run.
-        endless: see :class:`PlacedBatches`.
+        endless: see :class:`PositionedBatches`.
 
     Returns:
-        The batches, or ``None`` if the loader has no batch sampler or its data set no indices: nothing is changed.
+        The batch sampler, or ``None`` if the loader has none or its data set no indices; then nothing is changed.
 
     Example:
         >>> loader = DataLoader([4, 5, 6], batch_size=2)
-        >>> place_batches(loader, seed=0, endless=False).start = 1
+        >>> track_positions(loader, seed=0, endless=False).start = 1
         >>> [batch.tolist() for batch in loader]
         [[6]]
     """
     if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
         return None
     own = loader.batch_sampler
-    batches = PlacedBatches(own.batches if isinstance(own, PlacedBatches) else own, endless)
-    # A loader refuses both names once it is built, for an iterator that is under way would not see them.
+    batches = PositionedBatches(own.batches if isinstance(own, PositionedBatches) else own, endless)
+    # A loader refuses to set these attributes once it is built, because an open iterator would not use them.
     if not isinstance(loader.dataset, SeededDataset):
         object.__setattr__(loader, 'dataset', SeededDataset(loader.dataset, seed))
     object.__setattr__(loader, 'batch_sampler', batches)
     if loader.generator is None:
-        # Making an iterator draws from it. One with persistent workers is made once in a run, and again when resumed.
+        # Creating an iterator draws a number, which must not come from the run's generators: with persistent workers
+        # an iterator is created once in a run, and again on resume.
         loader.generator = torch.Generator().manual_seed(seed)
     return batches

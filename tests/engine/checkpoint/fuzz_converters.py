@@ -1,7 +1,7 @@
-"""Damaged and hostile checkpoints in endless supply, and what every converter must make of each.
+"""Generator of damaged and hostile checkpoints, and the check of a converter on each.
 
-A converter run as a user runs it ends in a complete checkpoint, or in one clean error with what lay there untouched. It
-never executes what a checkpoint says.
+A converter, run as a user runs it, must write a complete checkpoint, or raise one readable error and leave existing
+files untouched. It must never execute code of a checkpoint.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmkerv.engine import safe_load
-from tests import malicious_files as bombs
+from tests import malicious_files
 
 TOOLS = Path(__file__).resolve().parents[3] / 'tools'
-OLD = b'what lay there before'
+OLD = b'an earlier file'
 CONFIG = """
 default_scope = 'mmengine'
 model = dict(type='FuzzNetwork', conv_cfg=dict(type='mmkerv.CoCConv'))
@@ -42,7 +42,7 @@ model = dict(type='FuzzNetwork', conv_cfg=dict(type='mmkerv.CoCConv'))
 
 @MODELS.register_module(force=True)
 class FuzzNetwork(BaseModel):
-    """The smallest network that has a backbone, a norm with counters and a head."""
+    """Smallest network with a backbone, a norm with counters and a head."""
 
     def __init__(self, conv_cfg: dict | None = None, **_: Any):
         super().__init__()
@@ -55,7 +55,7 @@ class FuzzNetwork(BaseModel):
 
 
 def authors_weights() -> dict[str, Tensor]:
-    """A CKCNN of one block under its authors' names."""
+    """Return the weights of a CKCNN of one block by the names of its authors."""
     net = 'backbone.0.cconv1.Kernel.kernel_net.'
     weights = {f'{net}{i}.weight_g': torch.rand(4, 1, 1) for i in (0, 3)}
     weights |= {f'{net}{i}.weight_v': torch.rand(4, 4, 1) for i in (0, 3)}
@@ -65,7 +65,7 @@ def authors_weights() -> dict[str, Tensor]:
 
 
 def runner_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
-    """What mmengine's runner saves around weights."""
+    """Return a checkpoint as mmengine's runner saves it."""
     history = HistoryBuffer([1.0, 0.5], [1, 1])
     return {
         'meta': {'epoch': 1, 'iter': 2, 'cfg': 'a = 1', 'seed': 0, 'dataset_meta': {'classes': ('a', 'b')}},
@@ -77,7 +77,7 @@ def runner_checkpoint(weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 class Converter(NamedTuple):
-    """A tool, its arguments, and a checkpoint it takes; ``{}`` stands for the files CONFIG, SRC and DST."""
+    """Tool, its arguments with ``{config}``, ``{src}`` and ``{dst}`` for files, and a checkpoint that it accepts."""
 
     tool: str
     arguments: tuple[str, ...]
@@ -108,7 +108,7 @@ CONVERTERS = {
 
 
 def replacements(rng: random.Random, value: Any) -> Any:
-    """Something that does not belong where ``value`` stood."""
+    """Return a value that does not belong in the place of ``value``."""
     shape = tuple(value.shape) if isinstance(value, Tensor) and value.numel() < 1000 else (2,)
     number = torch.rand(shape)
     cyclic: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def replacements(rng: random.Random, value: Any) -> Any:
             lambda: torch.rand(()),
             lambda: torch.empty(0),
             lambda: torch.rand(()).expand(shape),
-            # Storage of one number, and a size that no machine has memory for.
+            # Tensors of few stored numbers, and of a size for which no machine has memory.
             lambda: torch.rand(1).expand(2**24, 2**20),
             lambda: torch.rand(2**12).as_strided((2**11,) * 4, (1, 0, 1, 0)),
             lambda: torch.rand(10).as_strided(shape, (1,) * len(shape)),
@@ -147,7 +147,7 @@ def replacements(rng: random.Random, value: Any) -> Any:
 
 
 def mutated(rng: random.Random, checkpoint: Any) -> Any:
-    """Change a checkpoint at one to three places: keys lost, renamed, doubled, values of another kind."""
+    """Change a checkpoint in one to three places: remove, rename or copy a key, or replace a value."""
     root = {'it': checkpoint}
     for _ in range(rng.choice((1, 1, 2, 3))):
         node, key = root, 'it'
@@ -177,7 +177,7 @@ def stored(content: Any, zipped: bool) -> bytes:
 
 
 def repacked(data: bytes, change: Callable[[bytes], bytes], extra: dict[str, bytes] | None = None) -> bytes:
-    """A zip archive again, its pickle changed and its checksums right."""
+    """Return a zip archive with its pickle changed and valid checksums."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, 'w', zipfile.ZIP_STORED) as new:
         for name in old.namelist():
@@ -189,7 +189,7 @@ def repacked(data: bytes, change: Callable[[bytes], bytes], extra: dict[str, byt
 
 
 def garbled(rng: random.Random, data: bytes) -> bytes:
-    """Bits flipped, bytes lost, doubled or exchanged."""
+    """Flip bits, and remove, double or insert bytes."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
         place = rng.randrange(max(1, len(data)))
@@ -209,18 +209,18 @@ def garbled(rng: random.Random, data: bytes) -> bytes:
 
 
 def spliced(rng: random.Random, data: bytes, marker: Path) -> bytes:
-    """The opcodes of a bomb between those of a pickle: at its start, end or anywhere, dropped again or left."""
-    name = rng.choice(list(bombs.BOMBS))
-    bomb = bombs.BOMBS[name](marker)
+    """Insert the opcodes of a malicious value into a pickle: at its start, end or anywhere, popped again or left."""
+    name = rng.choice(list(malicious_files.MALICIOUS_PICKLES))
+    malicious = malicious_files.MALICIOUS_PICKLES[name](marker)
     head = b'\x80\x04' if name == 'dotted name' else data[:2]
     place = rng.choice((2, len(data) - 1, rng.randrange(2, len(data))))
-    return head + data[2:place] + bomb + rng.choice((b'0', b'', b'\x85')) + data[place:]
+    return head + data[2:place] + malicious + rng.choice((b'0', b'', b'\x85')) + data[place:]
 
 
 def damaged(rng: random.Random, checkpoint: Any, marker: Path) -> tuple[str, bytes]:
-    """One hostile file, and how it was made."""
+    """Return the kind of damage and the content of one hostile file."""
     zipped = rng.random() < 0.7
-    kind = rng.choice(('content',) * 5 + ('pickle', 'pickle', 'bomb', 'bomb', 'file', 'cut', 'deep', 'slip'))
+    kind = rng.choice(('content',) * 5 + ('pickle', 'pickle', 'malicious', 'malicious', 'file', 'cut', 'deep', 'slip'))
     if kind == 'content':
         return kind, stored(mutated(rng, checkpoint), zipped)
     data = stored(checkpoint, zipped)
@@ -228,11 +228,11 @@ def damaged(rng: random.Random, checkpoint: Any, marker: Path) -> tuple[str, byt
         return kind, data[: rng.randrange(len(data))]
     if kind == 'file' or not zipped:
         return 'file', garbled(rng, data)
-    if kind == 'bomb':
+    if kind == 'malicious':
         return kind, repacked(data, lambda pickled: spliced(rng, pickled, marker))
     if kind == 'deep':
         depth = rng.choice((10, 2000, 200_000))
-        return kind, repacked(data, lambda _: bombs.stream(b']' * depth + b'a' * (depth - 1)))
+        return kind, repacked(data, lambda _: malicious_files.stream(b']' * depth + b'a' * (depth - 1)))
     if kind == 'slip':
         names = ('../../slipped', str(marker), 'archive/../../slipped', 'archive/data/999')
         return kind, repacked(data, lambda pickled: pickled, dict.fromkeys(names, b'x'))
@@ -255,7 +255,7 @@ class Outcome(NamedTuple):
 
 
 def check(converter: str, content: bytes, kind: str, folder: Path, marker: Path) -> Outcome:
-    """Run a converter on one file and say ``done``, ``refused`` or ``FAILED``."""
+    """Run a converter on one file; the status is ``done``, ``refused`` or ``FAILED``."""
     tool, arguments, _ = CONVERTERS[converter]
     out = folder / 'out'
     out.mkdir(exist_ok=True)
@@ -288,14 +288,14 @@ def check(converter: str, content: bytes, kind: str, folder: Path, marker: Path)
 
 def _problem(error: BaseException | None, out: Path, tool: str, marker: Path) -> str:
     if marker.exists():
-        return 'something was executed'
-    there = sorted(path.name for path in out.iterdir())
+        return 'code was executed'
+    names = sorted(path.name for path in out.iterdir())
     if isinstance(error, SystemExit):
         message = str(error.code)
         if not re.fullmatch(r'error: [^\n]{20,4000}', message) or not message.isprintable():
             return f'the message is not one readable line: {message[:300]!r}'
-        if there != ['new.pth', 'new.py'] or any((out / name).read_bytes() != OLD for name in there):
-            return f'refused, and yet files changed: {there}'
+        if names != ['new.pth', 'new.py'] or any((out / name).read_bytes() != OLD for name in names):
+            return f'refused, but files changed: {names}'
         return ''
     if error is not None:
         return f'{type(error).__name__}: {str(error)[:300]}'
@@ -306,11 +306,11 @@ def _problem(error: BaseException | None, out: Path, tool: str, marker: Path) ->
         return ''
     weights = safe_load(new)['state_dict']
     bad = [name for name, value in weights.items() if not isinstance(value, Tensor) or not bool(value.isfinite().all())]
-    return f'wrote weights that are none: {bad[:3]}' if bad else ''
+    return f'wrote invalid weights: {bad[:3]}' if bad else ''
 
 
 def fuzz(count: int, folder: Path, seed: int = 0) -> Iterator[Outcome]:
-    """Yield the outcomes of ``count`` damaged files, the converters in turn."""
+    """Yield the outcomes of ``count`` damaged files, given to the converters in turn."""
     marker = folder / 'executed'
     names = list(CONVERTERS)
     for number in range(count):

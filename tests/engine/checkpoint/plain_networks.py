@@ -18,7 +18,7 @@ COC = dict(type='CoCConv')
 
 @torch.no_grad()
 def shaken(model: nn.Module) -> nn.Module:
-    """With the statistics of a trained network: at their start, norms hide that one stands in another's place."""
+    """Give the norms random statistics; with their initial ones a norm in the place of another would go unnoticed."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
@@ -30,7 +30,7 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def plain(cfg: Config) -> nn.Module:
-    """The network of a config without its operators."""
+    """Build the network of a config without its operators."""
     cfg = copy.deepcopy(cfg)
 
     def strip(node):
@@ -52,7 +52,7 @@ def plain(cfg: Config) -> nn.Module:
 
 
 def converted(tmp_path, weights, cfg=None):
-    """What was matched, and the network that ``DST`` loads into strictly."""
+    """Convert; return the report, and the network with ``DST`` loaded strictly."""
     src, dst = tmp_path / 'src.pth', tmp_path / 'out' / 'dst.pth'
     torch.save(weights, src)
     match = convert_checkpoint(src, dst, copy.deepcopy(cfg))

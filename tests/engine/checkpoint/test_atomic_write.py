@@ -15,13 +15,13 @@ from tests.engine.tiny_runner import tiny_runner
 
 @pytest.fixture
 def installed():
-    """Let mmengine write through us."""
+    """Make mmengine write through ``AtomicLocalBackend``."""
     install_atomic_writes()
 
 
 @pytest.fixture(params=['new', 'old'])
 def target(tmp_path, request) -> Path:
-    """A file to write, which is there already or not; ``content`` says what must be left of it."""
+    """File to write, which exists already or does not."""
     file = tmp_path / 'model.pth'
     if request.param == 'old':
         file.write_bytes(b'old')
@@ -36,24 +36,24 @@ def no_replace(*args):
     raise OSError(28, 'No space left on device')
 
 
-def test_whole_file_takes_the_place(target):
+def test_complete_file_replaces_the_old_one(target):
     with atomic_path(target) as temporary:
         temporary.write_bytes(b'n')
         assert temporary.parent == target.parent and temporary != target
-        assert target.exists() == (b'old' in content(target.parent).values()), 'nothing is seen before the end'
+        assert target.exists() == (b'old' in content(target.parent).values()), 'the target is unchanged before the end'
         with open(temporary, 'ab') as stream:
             stream.write(b'ew')
     assert content(target.parent) == {'model.pth': b'new'}
 
 
-def test_folders_are_made(tmp_path):
+def test_folders_are_created(tmp_path):
     with atomic_path(str(tmp_path / 'a' / 'b' / 'c.txt')) as temporary:
         temporary.write_text('text')
     assert (tmp_path / 'a' / 'b' / 'c.txt').read_text() == 'text'
 
 
 @pytest.mark.parametrize('error', [ArithmeticError, KeyboardInterrupt, SystemExit])
-def test_error_in_the_block_leaves_what_was(target, error):
+def test_error_in_the_block_leaves_the_old_file(target, error):
     before = content(target.parent)
     with pytest.raises(error), atomic_path(target) as temporary:
         temporary.write_bytes(b'ha')
@@ -61,7 +61,7 @@ def test_error_in_the_block_leaves_what_was(target, error):
     assert content(target.parent) == before
 
 
-def test_failing_replace_leaves_what_was(target, monkeypatch):
+def test_failing_replace_leaves_the_old_file(target, monkeypatch):
     before = content(target.parent)
     monkeypatch.setattr(os, 'replace', no_replace)
     with pytest.raises(OSError, match='No space left'), atomic_path(target) as temporary:
@@ -76,7 +76,7 @@ def test_nothing_written_is_an_error(target):
     assert content(target.parent) == before
 
 
-def test_killed_process_leaves_what_was(target):
+def test_killed_process_leaves_the_old_file(target):
     before = content(target.parent)
     child = os.fork()
     if not child:
@@ -89,7 +89,7 @@ def test_killed_process_leaves_what_was(target):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write to every folder')
-def test_folder_that_may_not_be_written(target):
+def test_read_only_folder_leaves_the_old_file(target):
     before = content(target.parent)
     target.parent.chmod(0o555)
     with pytest.raises(PermissionError), atomic_path(target) as temporary:
@@ -98,14 +98,14 @@ def test_folder_that_may_not_be_written(target):
     assert content(target.parent) == before
 
 
-def test_folder_that_is_a_file(target):
+def test_file_in_the_place_of_a_folder_is_an_error(target):
     target.write_bytes(b'old')
     with pytest.raises(OSError, match=r'model\.pth'), atomic_path(target / 'inner.pth') as temporary:
         temporary.write_bytes(b'new')
     assert content(target.parent) == {'model.pth': b'old'}
 
 
-def test_mmengine_writes_through_us(target, installed, monkeypatch):
+def test_mmengine_writes_atomically(target, installed, monkeypatch):
     assert type(get_file_backend(str(target))) is atomic.AtomicLocalBackend
     for name in ('a.json', 'b.pkl', 'c.yaml'):
         mmengine.dump({'a': 1}, target.parent / name)
@@ -120,13 +120,13 @@ def test_mmengine_writes_through_us(target, installed, monkeypatch):
     assert content(target.parent) == before
 
 
-def test_checkpoints_of_a_runner_are_whole(tmp_path, installed, monkeypatch):
+def test_checkpoint_of_a_runner_is_written_atomically(tmp_path, installed, monkeypatch):
     replaced = []
     replace = os.replace
     monkeypatch.setattr(os, 'replace', lambda *names: (replaced.append(Path(names[1]).name), replace(*names)))
     runner = tiny_runner(tmp_path, default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)))
     runner.train()
-    assert replaced == ['epoch_1.pth'], 'the hook of the runner writes through us'
+    assert replaced == ['epoch_1.pth'], "the runner's hook writes atomically"
     before = (tmp_path / 'epoch_1.pth').read_bytes()
 
     runner.model.conv.weight.data.zero_()
@@ -140,8 +140,8 @@ def test_checkpoints_of_a_runner_are_whole(tmp_path, installed, monkeypatch):
     assert not torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['state_dict']['conv.weight'].any()
 
 
-def test_what_takes_the_place_is_on_the_disk(target, monkeypatch):
-    """A file whose name is on the disk before its content may be empty after a crash of the machine."""
+def test_file_is_on_the_disk_before_it_replaces_the_old_one(target, monkeypatch):
+    """A file whose name reaches the disk before its content may be empty after a crash of the machine."""
     done, replace = [], os.replace
 
     def sync(descriptor):
@@ -156,7 +156,7 @@ def test_what_takes_the_place_is_on_the_disk(target, monkeypatch):
 
 
 @pytest.mark.parametrize('limit', [200, 100_000])
-def test_checkpoint_that_does_not_fit_is_an_error_of_the_file(target, limit):
+def test_checkpoint_that_does_not_fit_on_the_disk_names_the_file(target, limit):
     before = content(target.parent)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

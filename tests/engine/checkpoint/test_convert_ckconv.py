@@ -1,4 +1,4 @@
-"""The CKConv authors' checkpoints: names, weight normalisation, kernels and logits."""
+"""Conversion of the CKConv authors' checkpoints: names, weight normalisation, kernels and logits."""
 
 import gzip
 import struct
@@ -29,7 +29,7 @@ def published(data_root):
     )
 
 
-def test_every_parameter_has_a_place(published):
+def test_every_parameter_is_mapped(published):
     converted, names = convert_ckconv(published)
     net = CKCNN(1, 30, kernel_size=784)
     expected = {f'backbone.{k}': v.shape for k, v in net.state_dict().items()}
@@ -47,7 +47,7 @@ def test_weight_normalisation_is_resolved(published):
 
 
 @pytest.mark.parametrize('method', ['auto', 'fft'])
-def test_reproduces_the_authors_logits(published, data_root, method):
+def test_converted_network_reproduces_the_authors_logits(published, data_root, method):
     converted, _ = convert_ckconv(published)
     net = CKCNN(1, 30, omega_0=31.09195739463897, kernel_size=784, method=method).eval()
     net.load_state_dict({k.removeprefix('backbone.'): v for k, v in converted.items() if k.startswith('backbone.')})
@@ -60,19 +60,19 @@ def test_reproduces_the_authors_logits(published, data_root, method):
     assert (logits - torch.tensor(LOGITS)).abs().max() < 1e-3
 
 
-def test_an_unknown_parameter_is_named(published):
+def test_unknown_parameter_is_named(published):
     published['backbone.0.gate.weight'] = torch.zeros(1)
     with pytest.raises(CheckpointMismatchError, match=r'1 parameters have no place.*backbone\.0\.gate\.weight'):
         convert_ckconv(published)
 
 
-def test_half_a_weight_normalisation_is_an_error(published):
+def test_incomplete_weight_normalisation_is_refused(published):
     del published['backbone.0.cconv1.Kernel.kernel_net.0.weight_g']
     with pytest.raises(CheckpointMismatchError, match='weight_g'):
         convert_ckconv(published)
 
 
-def test_another_checkpoint_is_refused():
+def test_checkpoint_of_another_network_is_refused():
     with pytest.raises(CheckpointMismatchError, match='CKCNN'):
         convert_ckconv({})
     with pytest.raises(CheckpointMismatchError, match='conv1'):

@@ -1,4 +1,4 @@
-"""Plain checkpoints of torchvision and OpenMMLab into operator networks: places, starts, outputs, refusals."""
+"""Conversion of plain checkpoints of torchvision and OpenMMLab: names, initial values, outputs, refusals."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
 
-from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint, infer_config, summary
+from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint, infer_config
 from mmkerv.errors import CheckpointMismatchError, ConfigError, UnsafeCheckpointError
 from tests.engine.checkpoint.plain_networks import assert_same, converted, logits, narrow, plain, refuse, shaken, small
 from tests.engine.small_networks import operators
@@ -30,7 +30,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_forms_of_a_checkpoint(tmp_path, form):
+def test_checkpoint_of_every_form_is_converted(tmp_path, form):
     theirs = plain(small())
     if form == 'half':
         theirs.half().float()
@@ -42,25 +42,25 @@ def test_forms_of_a_checkpoint(tmp_path, form):
     assert_same(logits(network), logits(theirs))
 
 
-def test_resnet_is_told_from_its_names(tmp_path):
+def test_resnet_is_identified_by_its_names(tmp_path):
     theirs = shaken(torchvision.models.resnet18(num_classes=7))
     match, network = converted(tmp_path, theirs.state_dict())
-    assert summary(match) == '122 parameters loaded, 0 missing, 0 unexpected; 34 parameters of operators at their start'
+    assert str(match).startswith('122 parameters loaded, 0 missing, 0 unexpected; 34 operator parameters at their')
     assert len(operators(network)) == 17
     assert_same(logits(network), theirs)
 
 
-def test_bottlenecks_too(tmp_path):
+def test_resnet_with_bottlenecks_is_identified(tmp_path):
     theirs = shaken(torchvision.models.resnet50(num_classes=5))
     match, network = converted(tmp_path, theirs.state_dict())
-    assert summary(match) == '320 parameters loaded, 0 missing, 0 unexpected; 34 parameters of operators at their start'
+    assert str(match).startswith('320 parameters loaded, 0 missing, 0 unexpected; 34 operator parameters at their')
     assert network.head.fc.out_features == 5
     assert_same(logits(network), theirs)
 
 
 @pytest.mark.parametrize('depth', [18, 34, 50, 101, 152])
 @pytest.mark.parametrize('prefix', ['', 'backbone.'])
-def test_depth_is_told_from_the_blocks(depth, prefix):
+def test_depth_follows_from_the_number_of_blocks(depth, prefix):
     with torch.device('meta'):
         weights = getattr(torchvision.models, f'resnet{depth}')().state_dict()
     weights = {prefix + name: value for name, value in weights.items() if not name.startswith('fc.')}
@@ -77,13 +77,13 @@ def test_another_network_needs_a_config(tmp_path, names):
     refuse(tmp_path, dict.fromkeys(names, torch.ones(2)), None, ConfigError, r"src\.pth' cannot be told.*--config")
 
 
-def test_keys_that_are_no_names_are_refused(tmp_path):
+def test_keys_that_are_not_strings_are_refused(tmp_path):
     says = r"src\.pth' holds a int, not parameters by name"
     refuse(tmp_path, {0: torch.ones(2)}, None, CheckpointMismatchError, says)
 
 
 @pytest.mark.parametrize('prefixed', [True, False])
-def test_bare_backbone(tmp_path, prefixed):
+def test_backbone_alone_is_converted(tmp_path, prefixed):
     pretrained = plain(small())
     state = pretrained.state_dict() if prefixed else pretrained.backbone.state_dict()
     cfg = Config(dict(default_scope='mmpretrain', model=small().model.backbone))
@@ -92,15 +92,15 @@ def test_bare_backbone(tmp_path, prefixed):
     assert_same(lambda x: network(x)[0], lambda x: pretrained.backbone(x)[0])
 
 
-def test_other_classes_leave_the_head_out(tmp_path):
+def test_head_for_other_classes_is_left_out(tmp_path):
     theirs = plain(small())
     weights = FORMS["by torchvision's names"](theirs.state_dict())
     match, network = converted(tmp_path, weights, small(classes=20))
-    assert summary(match) == (
+    assert str(match).startswith(
         '120 parameters loaded, 2 missing (head.fc.weight, head.fc.bias), 2 unexpected (fc.weight, fc.bias); '
-        '16 parameters of operators at their start'
+        '16 operator parameters at their initial values (backbone.layer'
     )
-    # As mmpretrain starts it, not as torch does.
+    # mmpretrain initialises the bias with 0, unlike torch.
     assert not network.head.fc.bias.any()
     assert_same(lambda x: network.extract_feat(x)[0], lambda x: theirs.extract_feat(x)[0])
 
@@ -140,7 +140,7 @@ def test_another_network_is_refused(tmp_path, name):
     refuse(tmp_path, weights(), cfg(), CheckpointMismatchError, found)
 
 
-def test_resnext_is_no_resnet(tmp_path):
+def test_resnext_is_not_taken_for_a_resnet(tmp_path):
     weights = torchvision.models.resnext50_32x4d().state_dict()
     says = r'layer1\.0\.conv1\.weight is \(128, 64, 1, 1\) in the checkpoint and \(64, 64, 1, 1\)'
     refuse(tmp_path, weights, None, CheckpointMismatchError, says)
@@ -175,14 +175,14 @@ def test_linear_kervolution_is_a_convolution(tmp_path):
     assert_same(logits(network), logits(pretrained))
 
 
-def test_bomb_is_not_set_off(tmp_path):
-    bomb = write(tmp_path / 'bomb.pth', hidden('state_dict', execute(tmp_path / 'target')))
+def test_malicious_pickle_is_not_executed(tmp_path):
+    file = write(tmp_path / 'malicious.pth', hidden('state_dict', execute(tmp_path / 'target')))
     with pytest.raises(UnsafeCheckpointError, match='Nothing of it was executed'):
-        convert_checkpoint(bomb, tmp_path / 'dst.pth')
-    assert [p.name for p in tmp_path.iterdir()] == ['bomb.pth']
+        convert_checkpoint(file, tmp_path / 'dst.pth')
+    assert [p.name for p in tmp_path.iterdir()] == ['malicious.pth']
 
 
-def test_missing_parts_start_the_same_each_time(tmp_path):
+def test_missing_parts_are_initialised_reproducibly(tmp_path):
     weights, states = narrow(), []
     for _ in range(2):
         torch.rand(1)
@@ -204,7 +204,8 @@ def test_tool(tmp_path):
     assert done.status == 0, done.err
     assert done.out.endswith(
         '120 parameters loaded, 2 missing (head.fc.weight, head.fc.bias), 2 unexpected (head.fc.weight, head.fc.bias); '
-        '16 parameters of operators at their start\n'
+        '16 operator parameters at their initial values (backbone.layer1.0.conv1.super_layers.0.weight, '
+        'backbone.layer1.0.conv1.super_layers.0.bias, backbone.layer1.0.conv2.super_layers.0.weight, ...)\n'
         f'wrote {dst}\n'
     ), done.out
     assert torch.load(dst, weights_only=True)['state_dict']['head.fc.bias'].shape == (3,)

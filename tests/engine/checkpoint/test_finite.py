@@ -4,7 +4,7 @@ from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import install_safe_loading, require_finite, require_match, require_pretrained
-from mmkerv.engine.checkpoint.publish import published
+from mmkerv.engine.checkpoint.publish import strip_checkpoint
 from mmkerv.errors import NonFiniteWeightsError
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
@@ -20,7 +20,7 @@ def spoiled(value: float, key: str = 'norm.weight') -> dict:
 
 @pytest.mark.parametrize('dtype', [torch.half, torch.bfloat16, torch.double, torch.complex64, torch.float8_e5m2])
 @pytest.mark.parametrize('value', [NAN, INF, -INF])
-def test_numbers_that_are_not_finite_are_named(dtype, value):
+def test_tensor_that_is_not_finite_is_named(dtype, value):
     if dtype == torch.float8_e5m2 and not hasattr(torch, 'float8_e5m2'):
         pytest.skip('torch before 2.1 has no float8')
     bad = torch.tensor([0.0, value, 1.0]).to(dtype)
@@ -42,12 +42,12 @@ def test_numbers_that_are_not_finite_are_named(dtype, value):
         (lambda: torch.zeros(3, dtype=torch.complex64), r'of type complex64'),
     ],
 )
-def test_tensors_that_are_no_plain_numbers_are_refused(value, says):
+def test_tensors_that_are_not_plain_numbers_are_refused(value, says):
     with pytest.raises(NonFiniteWeightsError, match=rf"checkpoint 'a\.pth': w .*{says}.*Give a checkpoint"):
         require_finite({'w': value()}, 'a.pth', {'w': torch.zeros(3)})
 
 
-def test_what_the_network_has_from_the_start_may_be_infinite():
+def test_infinite_mask_of_the_network_is_accepted():
     mask = torch.full((2,), -INF)
     require_finite({'mask': mask}, 'a.pth', {'mask': mask})
     require_finite({'repeated': torch.zeros(1).expand(1000)}, 'a.pth')
@@ -57,19 +57,19 @@ def test_what_the_network_has_from_the_start_may_be_infinite():
 
 @pytest.mark.parametrize('value', [NAN, INF])
 @pytest.mark.parametrize('key', ['conv.super_layers.0.weight', 'norm.running_var'])
-def test_every_way_to_read_weights_refuses_them(value, key):
+def test_every_reader_of_weights_refuses_nan(value, key):
     state = spoiled(value, key)
     for read in (
         lambda: require_match(TinyModel(), state, 'a.pth'),
         lambda: require_pretrained(TinyModel(), state, 'a.pth'),
-        lambda: published({'meta': {}, 'state_dict': state}, source='a.pth'),
+        lambda: strip_checkpoint({'meta': {}, 'state_dict': state}, source='a.pth'),
     ):
         with pytest.raises(NonFiniteWeightsError, match=rf"checkpoint 'a\.pth' holds .* in {key}"):
             read()
 
 
 @pytest.mark.parametrize(('resume', 'strict'), [(True, True), (False, False)], ids=['resume', 'load_from'])
-def test_runner_refuses_them(tmp_path, resume, strict):
+def test_runner_refuses_nan(tmp_path, resume, strict):
     checkpoint = {'meta': {'epoch': 0, 'iter': 0}, 'message_hub': {}, 'state_dict': spoiled(NAN)}
     torch.save(checkpoint, tmp_path / 'it.pth')
     install_safe_loading()
@@ -79,7 +79,7 @@ def test_runner_refuses_them(tmp_path, resume, strict):
         runner.train()
 
 
-def test_models_for_folding_and_pictures_refuse_them():
+def test_models_for_folding_and_pictures_refuse_nan():
     from mmengine.config import Config
     from mmengine.registry import MODELS
 
@@ -88,7 +88,7 @@ def test_models_for_folding_and_pictures_refuse_them():
         build_model(Config({'model': {'type': 'TinyOfTheTest'}}), spoiled(NAN), 'a.pth')
 
 
-def test_arrays_are_no_tensors():
+def test_numpy_arrays_are_refused():
     state = {name: value.numpy() for name, value in nn.Linear(2, 2).state_dict().items()}
     with pytest.raises(RuntimeError, match='2 of another shape'):
         require_match(nn.Linear(2, 2), state, 'a.pth')

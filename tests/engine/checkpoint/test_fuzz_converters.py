@@ -1,4 +1,4 @@
-"""Every converter against damaged and hostile checkpoints: 70 each time, and 2,100 in the long suite."""
+"""Converters on damaged and hostile checkpoints: 70 in each run, 2,100 in the long suite."""
 
 from collections import Counter
 

@@ -16,7 +16,7 @@ HOOK = 'mmkerv.CheckpointMatchHook'
 
 @pytest.fixture
 def log(caplog):
-    """What was logged through mmengine's current logger."""
+    """Messages logged through mmengine's current logger."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     yield caplog
@@ -24,7 +24,7 @@ def log(caplog):
 
 
 def associated(**options) -> TinyModel:
-    """A network whose operator has left its start."""
+    """Return a network whose operator is no longer the identity."""
     model = TinyModel(**options)
     for parameter in model.conv.super_layers.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -73,7 +73,7 @@ WRAPPERS = pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel], ids=[
 
 @WRAPPERS
 @pytest.mark.parametrize('name', CHECKPOINTS)
-def test_what_fits_is_accepted(name, wrap, log):
+def test_matching_checkpoint_is_accepted(name, wrap, log):
     make, kind = CHECKPOINTS[name]
     model, state = TinyModel(), make()
     match = require_match(wrap(model), state, 'a.pth')
@@ -96,8 +96,8 @@ def test_plain_checkpoint_needs_the_identity(name, wrap):
 
 
 @pytest.mark.parametrize('name', CHECKPOINTS)
-def test_what_is_accepted_computes_the_same(name):
-    """Loaded into the network of the config, it gives what the network it was saved from gives."""
+def test_accepted_checkpoint_gives_the_same_outputs(name):
+    """Loaded into the network of the config, it gives the outputs of the network it was saved from."""
     model = MODELS.build(dict(type=TinyModel))
     cfg = Config(dict(model=dict(type=TinyModel)))
     state, x = CHECKPOINTS[name][0](), torch.randn(2, 3, 8, 8)
@@ -111,15 +111,15 @@ def test_what_is_accepted_computes_the_same(name):
 
 @WRAPPERS
 @pytest.mark.parametrize('name', OTHERS)
-def test_what_does_not_fit_is_refused(name, wrap):
+def test_checkpoint_of_another_network_is_refused(name, wrap):
     make, says = OTHERS[name]
     with pytest.raises(CheckpointMismatchError, match=rf"(?s)'a\.pth' is not of the network of the config.*{says}"):
         require_match(wrap(TinyModel()), make(), 'a.pth')
 
 
-def test_long_lists_are_cut():
+def test_long_lists_are_truncated():
     text = str(match_checkpoint(TinyModel(), {}))
-    assert text.startswith('0 parameters loaded; ') and ', ...)' in text and len(text) < 200
+    assert text.startswith('0 parameters loaded, ') and ', ...)' in text and len(text) < 200
 
 
 def save(path, state, **more) -> str:
@@ -141,7 +141,7 @@ def logged(tmp_path) -> str:
 
 @pytest.mark.parametrize('strict', [True, False])
 @pytest.mark.parametrize('name', CHECKPOINTS)
-def test_hook_lets_pass_what_fits(tmp_path, name, strict):
+def test_hook_accepts_a_matching_checkpoint(tmp_path, name, strict):
     make, kind = CHECKPOINTS[name]
     file = save(tmp_path / 'a.pth', make())
     runner = loaded_by(tmp_path, file, strict)
@@ -151,7 +151,7 @@ def test_hook_lets_pass_what_fits(tmp_path, name, strict):
         assert (f'mmkerv: {file} is a plain checkpoint; its 2' in logged(tmp_path)) == (kind == 'plain')
     else:
         assert f'mmkerv: {file}: {len(make())} parameters loaded' in logged(tmp_path)
-        assert ('2 kept by the operators (plain checkpoint) (conv.super_' in logged(tmp_path)) == (kind == 'plain')
+        assert ('2 operator parameters at their initial values (conv.super_' in logged(tmp_path)) == (kind == 'plain')
 
 
 @pytest.mark.parametrize('name', OTHERS)
@@ -164,17 +164,17 @@ def test_strict_hook_stops_the_runner(tmp_path, name):
     assert torch.equal(model.conv.weight, before), 'nothing was loaded'
 
 
-def test_hook_that_is_not_strict_reports_and_goes_on(tmp_path):
+def test_hook_that_is_not_strict_logs_the_report(tmp_path):
     state = {**TinyModel().conv.state_dict(prefix='conv.'), 'head.weight': torch.ones(1)}
     file = save(tmp_path / 'a.pth', state)
     runner = loaded_by(tmp_path, file, False)
     assert torch.equal(runner.model.conv.weight, state['conv.weight'])
-    assert f'mmkerv: {file}: 4 parameters loaded; 4 missing (norm.weight, ' in logged(tmp_path)
+    assert f'mmkerv: {file}: 4 parameters loaded, 4 missing (norm.weight, ' in logged(tmp_path)
     assert '1 unexpected (head.weight)' in logged(tmp_path)
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_hook_stops_where_nothing_fits(tmp_path, strict):
+def test_hook_refuses_a_checkpoint_without_matching_keys(tmp_path, strict):
     file = save(tmp_path / 'a.pth', nn.Linear(2, 2).state_dict())
     with pytest.raises(CheckpointMismatchError, match=rf"'{file}'.*0 parameters loaded|shares no parameter"):
         loaded_by(tmp_path, file, strict)
@@ -184,19 +184,19 @@ def test_hook_stops_where_nothing_fits(tmp_path, strict):
     'content', [[1, 2], torch.ones(2), {'meta': {}, 'state_dict': [1]}], ids=['list', 'tensor', 'odd']
 )
 @pytest.mark.parametrize('strict', [True, False])
-def test_hook_stops_where_there_are_no_weights(tmp_path, content, strict):
+def test_hook_refuses_a_checkpoint_without_weights(tmp_path, content, strict):
     torch.save(content, tmp_path / 'a.pth')
     with pytest.raises(CheckpointMismatchError, match=r'a\.pth.* holds a (list|Tensor), not parameters by name'):
         loaded_by(tmp_path, str(tmp_path / 'a.pth'), strict)
 
 
-def test_hook_says_why_weights_alone_cannot_be_resumed(tmp_path):
+def test_hook_refuses_to_resume_from_weights_alone(tmp_path):
     torch.save(TinyModel().state_dict(), tmp_path / 'a.pth')
     with pytest.raises(CheckpointMismatchError, match=r'a\.pth.* no meta and no message_hub.*--cfg-options load_from='):
         loaded_by(tmp_path, str(tmp_path / 'a.pth'), True, resume=True)
 
 
-def test_hook_names_the_file_that_auto_resume_found(tmp_path):
+def test_hook_names_the_file_found_by_auto_resume(tmp_path):
     file = save(tmp_path / 'a.pth', nn.Linear(2, 2).state_dict())
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'last_checkpoint').write_text(file)
@@ -205,7 +205,7 @@ def test_hook_names_the_file_that_auto_resume_found(tmp_path):
 
 
 @pytest.mark.parametrize('fits', [True, False])
-def test_hook_checks_the_raw_weights_that_resume_loads(tmp_path, fits):
+def test_hook_checks_the_raw_weights_on_resume(tmp_path, fits):
     """With EMAHook a checkpoint's state_dict holds the averaged weights and ema_state_dict the raw ones."""
     hooks = [dict(type='EMAHook'), dict(type=HOOK)]
     first = tiny_runner(tmp_path, custom_hooks=hooks)

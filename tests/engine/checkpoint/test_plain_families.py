@@ -1,4 +1,4 @@
-"""Plain checkpoints of other families, libraries and tasks into operator networks."""
+"""Conversion of plain checkpoints between families, libraries and tasks."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_families_with_other_names(tmp_path, name):
+def test_families_with_other_names_are_converted(tmp_path, name):
     theirs = shaken(getattr(torchvision.models, name)(num_classes=6))
     match, network = converted(tmp_path, theirs.state_dict(), FAMILIES[name]())
     assert len(match.loaded) == len(theirs.state_dict()) and not match.missing and not match.unexpected
@@ -45,18 +45,18 @@ def test_families_must_agree_layer_by_layer(tmp_path):
     theirs = torchvision.models.shufflenet_v2_x0_5(num_classes=6).state_dict()
     says = (
         r"torchvision's ShuffleNetV2 \(280 tensors\) and the backbone \(280 tensors\) do not agree layer by layer: "
-        r'backbone\.stage2\.0\.branch1\.2\.weight \(24, 24, 1, 1\) stands where '
-        r'backbone\.layers\.0\.0\.branch1\.1\.conv\.weight \(58, 24, 1, 1\) should'
+        r'backbone\.stage2\.0\.branch1\.2\.weight \(24, 24, 1, 1\) was found where '
+        r'backbone\.layers\.0\.0\.branch1\.1\.conv\.weight \(58, 24, 1, 1\) is expected'
     )
     refuse(tmp_path, theirs, of_mmpretrain(dict(type='mmkerv.ShuffleNetV2'), 1024), CheckpointMismatchError, says)
 
 
-def test_mmpretrain_into_a_detector(tmp_path):
+def test_mmpretrain_checkpoint_is_converted_for_a_detector(tmp_path):
     pytest.importorskip('mmdet')
     pretrained = plain(small())
     cfg = retinanet()
     cfg.model.backbone.conv_cfg = COC
-    # What training would read first is not looked for.
+    # The checkpoint that training would load first is not read.
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'absent.pth'))
     match, network = converted(tmp_path, pretrained.state_dict(), cfg)
     assert match.unexpected == ['head.fc.weight', 'head.fc.bias']
@@ -64,7 +64,7 @@ def test_mmpretrain_into_a_detector(tmp_path):
     assert {name.partition('.')[0] for name in match.missing} == {'neck', 'bbox_head'}
     assert 'neck.lateral_convs.0.conv.weight' in match.missing and 'bbox_head.retina_cls.bias' in match.missing
     assert len(operators(network.backbone)) == 17 and len(match.operator_only) == 34
-    # The prior of the focal loss: the head starts as in training.
+    # The prior of the focal loss: the head is initialised as for training.
     assert torch.allclose(network.bbox_head.retina_cls.bias, torch.tensor(-4.595), atol=1e-3)
     for level in range(4):
         assert_same(lambda x, at=level: network.backbone(x)[at], lambda x, at=level: deepest(pretrained, x)[at])
@@ -76,7 +76,7 @@ def deepest(network, x):
 
 
 @pytest.mark.parametrize('family', ['ResNetV1c', 'ResNetV1d'])
-def test_mmpretrain_into_a_segmentor(tmp_path, family):
+def test_mmpretrain_checkpoint_is_converted_for_a_segmentor(tmp_path, family):
     """The two libraries name the layers of the deep stem differently."""
     pytest.importorskip('mmseg')
     pretrained = plain(small(type=family))
@@ -90,7 +90,7 @@ def test_mmpretrain_into_a_segmentor(tmp_path, family):
     assert_same(lambda x: network.backbone(x)[-1], lambda x: deepest(pretrained, x)[-1])
 
 
-def test_torchvision_into_a_detector(tmp_path):
+def test_torchvision_checkpoint_is_converted_for_a_detector(tmp_path):
     pytest.importorskip('mmdet')
     theirs = shaken(torchvision.models.resnet18())
     cfg = retinanet()
@@ -101,7 +101,7 @@ def test_torchvision_into_a_detector(tmp_path):
     assert_same(lambda x: theirs.fc(network.backbone(x)[-1].mean((2, 3))), theirs)
 
 
-def test_detector_into_a_detector_of_other_classes(tmp_path):
+def test_detector_is_converted_for_other_classes(tmp_path):
     pytest.importorskip('mmdet')
     cfg = retinanet()
     for part in (cfg.model.backbone, cfg.model.neck, cfg.model.bbox_head):
@@ -116,7 +116,7 @@ def test_detector_into_a_detector_of_other_classes(tmp_path):
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_neck_that_both_have_must_fit(tmp_path):
+def test_neck_in_both_must_match(tmp_path):
     pytest.importorskip('mmdet')
     weights = plain(retinanet()).state_dict()
     cfg = retinanet()
@@ -126,7 +126,7 @@ def test_a_neck_that_both_have_must_fit(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['neck.fpn_convs.0.conv.bias', 'bbox_head.retina_reg.bias'])
-def test_a_part_that_both_have_must_be_whole(tmp_path, name):
+def test_part_in_both_must_be_complete(tmp_path, name):
     pytest.importorskip('mmdet')
     weights = plain(retinanet()).state_dict()
     cfg = retinanet(neck=neck(start_level=1, add_extra_convs='on_input'))

@@ -19,7 +19,7 @@ from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 
 class Net(BaseModule):
-    """A stem and two stages of convolutions, each with a norm, and what is wanted beside them."""
+    """Stem and two stages of convolutions with norms, optionally with a classifier and attention blocks."""
 
     def __init__(self, depth: int = 3, width: int = 4, conv=nn.Conv2d, init_cfg=None, fc=0, attention=False, **options):
         super().__init__(init_cfg)
@@ -45,7 +45,7 @@ def installed():
 
 @pytest.fixture
 def lines(caplog):
-    """A function that returns the levels and texts of what we have logged."""
+    """Function that returns the levels and texts of mmkerv's log lines."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     yield lambda: [(r.levelno, r.getMessage()) for r in caplog.records if r.getMessage().startswith('mmkerv: ')]
@@ -53,12 +53,12 @@ def lines(caplog):
 
 
 def random_state(source: nn.Module, prefix: str = '') -> dict:
-    """A state dict of its keys and shapes that no start has."""
+    """Return a state dict of random values above 1, which no initialisation gives."""
     return {f'{prefix}{k}': torch.rand(v.shape) + 1 if v.dim() else v for k, v in source.state_dict().items()}
 
 
 def started(tmp_path, state, make=Net, prefix=None, **options) -> nn.Module:
-    """A network that has started from a checkpoint with that state."""
+    """Return a network initialised from a checkpoint with the given state."""
     torch.save({'state_dict': state}, tmp_path / 'a.pth')
     init = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), **({'prefix': prefix} if prefix else {}))
     net = make(init_cfg=init, **options)
@@ -68,8 +68,8 @@ def started(tmp_path, state, make=Net, prefix=None, **options) -> nn.Module:
 
 SUPER = 'conv1.super_layers.0.weight, conv1.super_layers.0.bias, layer1.0.conv.super_layers.0.weight, ...'
 ATTENTION = 'layer1.0.attention.0.weight, layer1.0.attention.0.bias, layer1.0.attention.1.weight, ...'
-# The checkpoint's network, the network, prefix, and what the line says. 7 layers: 14 tensors of convolutions, 5 of each
-# of 6 norms.
+# Options of the checkpoint's network and of the network, prefix, and the log line. The network has 7 convolutions of 2
+# tensors and 6 norms of 5.
 ACCEPTED = {
     'its own': ({}, {}, '', '44 parameters loaded, 0 missing, 0 unexpected'),
     'its own, of a whole network': ({}, {}, 'backbone.', '44 parameters loaded, 0 missing, 0 unexpected'),
@@ -79,22 +79,22 @@ ACCEPTED = {
         {},
         dict(conv=CoCConv),
         'backbone.',
-        f'44 parameters loaded, 0 missing, 0 unexpected, 14 kept by the operators (plain checkpoint) ({SUPER})',
+        f'44 parameters loaded, 0 missing, 0 unexpected; 14 operator parameters at their initial values ({SUPER})',
     ),
     'plain, for kervolution': (
         {},
         dict(conv=KervConv, learnable=True),
         '',
-        '44 parameters loaded, 0 missing, 0 unexpected, 7 kept by the operators (plain checkpoint) (conv1.balance, '
+        '44 parameters loaded, 0 missing, 0 unexpected; 7 operator parameters at their initial values (conv1.balance, '
         'layer1.0.conv.balance, layer1.1.conv.balance, ...)',
     ),
     'plain, for operators without a basic kernel': (
         dict(fc=5),
         dict(conv=CKConv, layers=2),
         '',
-        '37 parameters loaded, 0 missing, 2 unexpected (fc.weight, fc.bias), 28 at the start of operators without a '
-        'basic kernel (conv1.kernel_net.layers.0.weight, conv1.kernel_net.layers.0.bias, '
-        'conv1.kernel_net.layers.1.weight, ...), 7 plain weights without a place there (conv1.weight, '
+        '37 parameters loaded, 0 missing, 2 unexpected (fc.weight, fc.bias); 28 parameters of operators without '
+        'a basic kernel at their initial values (conv1.kernel_net.layers.0.weight, conv1.kernel_net.layers.0.bias, '
+        'conv1.kernel_net.layers.1.weight, ...); 7 plain weights that those operators cannot use (conv1.weight, '
         'layer1.0.conv.weight, layer1.1.conv.weight, ...)',
     ),
     'a layer less': (
@@ -120,7 +120,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize('name', ACCEPTED)
-def test_one_line_says_what_was_loaded(tmp_path, lines, name):
+def test_one_line_reports_what_was_loaded(tmp_path, lines, name):
     theirs, ours, prefix, says = ACCEPTED[name]
     state = {**random_state(Net(**theirs), prefix), **({'head.weight': torch.ones(2)} if prefix else {})}
     net = started(tmp_path, state, prefix=prefix, **ours)
@@ -133,13 +133,13 @@ def test_one_line_says_what_was_loaded(tmp_path, lines, name):
         assert key not in own or torch.equal(own[key], value), key
 
 
-def test_operators_keep_their_start(tmp_path):
+def test_operators_keep_their_initial_values(tmp_path):
     state = random_state(Net())
     net = started(tmp_path, state, conv=CoCConv)
     torch.testing.assert_close(net.layer1[0]['conv'].kernel(), state['layer1.0.conv.weight'], rtol=0, atol=0)
 
 
-def test_plain_checkpoint_in_moving_operators_is_said(tmp_path, lines):
+def test_operators_that_change_plain_kernels_are_warned_of(tmp_path, lines):
     started(tmp_path, random_state(Net()), conv=CoCConv, super_init='kaiming')
     (_, _), (level, line) = lines()
     assert level == logging.WARNING
@@ -210,8 +210,8 @@ def safe():
     install_safe_loading()
 
 
-def test_what_the_network_renames_itself_is_loaded(tmp_path, lines):
-    """As mmpretrain's transformers resize their position tables, and mmcv's deformable convolution renames offsets."""
+def test_keys_that_the_network_renames_are_loaded(tmp_path, lines):
+    """mmpretrain's transformers resize position tables, and mmcv's deformable convolution renames offsets."""
 
     class Renaming(Net):
         def __init__(self, **options):
@@ -230,7 +230,7 @@ def test_what_the_network_renames_itself_is_loaded(tmp_path, lines):
     assert lines()[0][1].endswith('Renaming: 44 parameters loaded, 0 missing, 0 unexpected')
 
 
-def test_installed_twice_it_reports_once_and_leaves_no_hook(tmp_path, lines):
+def test_installed_twice_it_reports_once_and_removes_its_hooks(tmp_path, lines):
     install_pretrained_report()
     net = started(tmp_path, random_state(Net()))
     assert len(lines()) == 1
@@ -238,7 +238,7 @@ def test_installed_twice_it_reports_once_and_leaves_no_hook(tmp_path, lines):
         assert not module._load_state_dict_pre_hooks and not module._load_state_dict_post_hooks
 
 
-def host_network(scope: str, **config) -> nn.Module:
+def upstream_network(scope: str, **config) -> nn.Module:
     pytest.importorskip(scope)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build({**dict(type='ResNet', base_channels=8), **config})
@@ -246,15 +246,19 @@ def host_network(scope: str, **config) -> nn.Module:
 
 @pytest.mark.parametrize('theirs, ours', [(50, 101), (101, 50), (34, 18), (18, 34), (18, 50)])
 def test_another_depth_is_refused(tmp_path, theirs, ours):
-    state = host_network('mmdet', depth=theirs).state_dict()
+    state = upstream_network('mmdet', depth=theirs).state_dict()
     with pytest.raises(CheckpointMismatchError, match=r'init_cfg\.checkpoint'):
-        started(tmp_path, state, host_network, scope='mmdet', depth=ours)
+        started(tmp_path, state, upstream_network, scope='mmdet', depth=ours)
 
 
 COC = dict(type='CoCConv')
 OFFSETS = dict(dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, True, True, True))
 ADDED = {
-    'operators': (50, dict(conv_cfg=COC), r'318 parameters loaded, 0 missing, 2 unexpected \(fc.*, 34 kept by'),
+    'operators': (
+        50,
+        dict(conv_cfg=COC),
+        r'318 parameters loaded, 0 missing, 2 unexpected \(fc.*; 34 operator param',
+    ),
     'offsets': (50, OFFSETS, r'318 parameters loaded, 26 missing \(layer2\.0\.conv2\.conv_offset'),
     'no last stage': (
         18,
@@ -265,29 +269,29 @@ ADDED = {
 
 
 @pytest.mark.parametrize('name', ADDED)
-def test_detectors_start_from_a_classifier(tmp_path, lines, name):
+def test_detector_is_initialised_from_a_classifier(tmp_path, lines, name):
     """The keys of torchvision's ResNet."""
     depth, config, says = ADDED[name]
-    state = host_network('mmdet', depth=depth).state_dict()
+    state = upstream_network('mmdet', depth=depth).state_dict()
     state |= {'fc.weight': torch.ones(5, 8), 'fc.bias': torch.ones(5)}
-    started(tmp_path, state, host_network, scope='mmdet', depth=depth, **config)
+    started(tmp_path, state, upstream_network, scope='mmdet', depth=depth, **config)
     ((_, line),) = lines()
     assert re.search(says, line), line
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
 @pytest.mark.parametrize('kind', ['ResNet', 'mmkerv.ResNet'])
-def test_operators_of_a_classifier_reach_every_host(tmp_path, lines, scope, kind):
+def test_classifier_with_operators_initialises_every_library(tmp_path, lines, scope, kind):
     config = dict(type=kind, depth=18, stem_channels=8, conv_cfg=COC)
-    state = random_state(host_network('mmpretrain', **config), 'backbone.')
-    net = started(tmp_path, state, host_network, 'backbone.', scope=scope, **config)
+    state = random_state(upstream_network('mmpretrain', **config), 'backbone.')
+    net = started(tmp_path, state, upstream_network, 'backbone.', scope=scope, **config)
     assert lines()[-1][1].endswith('ResNet (prefix backbone.): 154 parameters loaded, 0 missing, 0 unexpected')
     for key, value in net.state_dict().items():
         assert torch.equal(value, state[f'backbone.{key}']), key
 
 
 @pytest.mark.parametrize('scope, kind', [('mmseg', 'EncoderDecoder'), ('mmpretrain', 'ImageClassifier')])
-def test_pretrained_argument_of_a_whole_model(tmp_path, lines, scope, kind):
+def test_pretrained_argument_of_a_model_is_reported(tmp_path, lines, scope, kind):
     pytest.importorskip(scope)
     backbone = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8, conv_cfg=COC)
     head = dict(type='FCNHead', in_channels=64, in_index=3, channels=8, num_classes=2)
@@ -326,7 +330,7 @@ def test_missing_file_names_the_key(tmp_path, model, place):
 
 
 @pytest.mark.parametrize('checkpoint', ['torchvision://resnet18', 'https://example.org/a.pth', None, __file__])
-def test_file_that_is_elsewhere_or_there(checkpoint):
+def test_remote_or_existing_file_is_accepted(checkpoint):
     check_pretrained_files(dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint), pretrained=True), 'model')
 
 
@@ -335,7 +339,7 @@ def arguments(tmp_path) -> Namespace:
 
 
 @pytest.mark.usefixtures('safe')
-def test_training_is_prepared_for_it_and_tests_are_not(tmp_path, monkeypatch):
+def test_training_is_prepared_for_pretrained_files_and_testing_is_not(tmp_path, monkeypatch):
     cfg = Config(dict(model=dict(init_cfg=PRETRAINED)))
     monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
     prepare(cfg, arguments(tmp_path), ('test',), strict=True)

@@ -13,9 +13,9 @@ from tests.malicious_files import execute, hidden, legacy, write
 @pytest.mark.parametrize('trust', [False, True])
 def test_runner_reads_local_files_safely(tmp_path, trust):
     target = tmp_path / 'target'
-    file = write(tmp_path / 'bomb.pth', hidden('meta', execute(target)))
+    file = write(tmp_path / 'malicious.pth', hidden('meta', execute(target)))
     install_safe_loading(trust)
-    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
+    with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'malicious\.pth'):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
     assert target.exists() == trust
 
@@ -23,8 +23,8 @@ def test_runner_reads_local_files_safely(tmp_path, trust):
 @pytest.mark.parametrize(
     'address',
     [
-        'https://example.org/bomb.pth',
-        'http://example.org/bomb.pth',
+        'https://example.org/malicious.pth',
+        'http://example.org/malicious.pth',
         'torchvision://resnet18',
         'open-mmlab://detectron2/resnet50_caffe',
         'openmmlab://detectron2/resnet50_caffe',
@@ -48,41 +48,41 @@ def test_runner_reads_downloads_safely(tmp_path, monkeypatch, address, trust):
     target.unlink(missing_ok=True)
     with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError):
         CheckpointLoader.load_checkpoint(address, 'cpu')
-    assert target.exists() == trust and len(downloaded) == 1, 'the second time it lies in the cache'
+    assert target.exists() == trust and len(downloaded) == 1, 'the second time it comes from the cache'
 
 
-def test_runner_reads_its_users_own_model_zoo_safely(tmp_path, monkeypatch):
+def test_runner_reads_a_model_zoo_in_mmengine_home_safely(tmp_path, monkeypatch):
     monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
-    (tmp_path / 'open_mmlab.json').write_text('{"mine": "bomb.pth"}')
-    write(tmp_path / 'bomb.pth', hidden('state_dict', execute(tmp_path / 'target')))
+    (tmp_path / 'open_mmlab.json').write_text('{"mine": "malicious.pth"}')
+    write(tmp_path / 'malicious.pth', hidden('state_dict', execute(tmp_path / 'target')))
     install_safe_loading()
-    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
+    with pytest.raises(UnsafeCheckpointError, match=r'malicious\.pth'):
         CheckpointLoader.load_checkpoint('open-mmlab://mine', 'cpu')
     assert not (tmp_path / 'target').exists()
 
 
-ADDRESSES = ['s3://bucket/bomb.pth', 'open-mmlab:s3://bucket/bomb.pth', 'petrel://bomb.pth', 'pavi://bomb.pth']
+ADDRESSES = ['s3://bucket/a.pth', 'open-mmlab:s3://bucket/a.pth', 'petrel://a.pth', 'pavi://a.pth']
 
 
-def test_no_loader_of_mmengine_that_reads_is_left():
+def test_every_loader_of_mmengine_that_reads_files_is_replaced():
     install_safe_loading()
     schemes = CheckpointLoader._schemes
     left = {prefix for prefix, loader in schemes.items() if not loader.__module__.startswith('mmkerv.')}
-    # They look an address up and hand it on.
+    # These only look up an address and pass it on.
     assert left == {'modelzoo://', 'torchvision://', 'mmcls://'}
 
 
 @pytest.mark.parametrize('address', ADDRESSES)
 def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, address):
-    bomb = legacy(hidden('meta', execute(tmp_path / 'target')))
-    monkeypatch.setattr('mmkerv.engine.checkpoint.safe_load.read_bytes', lambda name: {address: bomb}[name])
+    content = legacy(hidden('meta', execute(tmp_path / 'target')))
+    monkeypatch.setattr('mmkerv.engine.checkpoint.safe_load.read_bytes', lambda name: {address: content}[name])
     install_safe_loading()
-    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth'):
+    with pytest.raises(UnsafeCheckpointError, match=r'a\.pth'):
         CheckpointLoader.load_checkpoint(address, 'cpu')
     assert not (tmp_path / 'target').exists()
 
 
-def test_failed_download_says_what_to_do(tmp_path, monkeypatch):
+def test_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
     def download(*args, **kwargs):
         raise OSError('no route to host')
 

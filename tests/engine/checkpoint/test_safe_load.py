@@ -11,33 +11,44 @@ from mmengine.logging import HistoryBuffer
 
 from mmkerv.engine import safe_load
 from mmkerv.errors import UnsafeCheckpointError
-from tests.malicious_files import BOMBS, HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, hidden, write
+from tests.malicious_files import (
+    HISTORY,
+    MALICIOUS_PICKLES,
+    NUMPY,
+    build,
+    call,
+    dictionary,
+    getattr_of,
+    glob,
+    hidden,
+    write,
+)
 
 FORMATS = pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
 
 
-def assert_equal(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert list(one) == list(other)
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        for first, second in zip(one, other):
+def assert_equal(actual, expected):
+    assert type(actual) is type(expected)
+    if isinstance(actual, dict):
+        assert list(actual) == list(expected)
+        for key in actual:
+            assert_equal(actual[key], expected[key])
+    elif isinstance(actual, (list, tuple)):
+        assert len(actual) == len(expected)
+        for first, second in zip(actual, expected):
             assert_equal(first, second)
-    elif isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other)
-    elif isinstance(one, np.ndarray):
-        assert one.dtype == other.dtype and np.array_equal(one, other)
-    elif isinstance(one, HistoryBuffer):
-        assert_equal(vars(one), vars(other))
+    elif isinstance(actual, torch.Tensor):
+        assert actual.dtype == expected.dtype and torch.equal(actual, expected)
+    elif isinstance(actual, np.ndarray):
+        assert actual.dtype == expected.dtype and np.array_equal(actual, expected)
+    elif isinstance(actual, HistoryBuffer):
+        assert_equal(vars(actual), vars(expected))
     else:
-        assert one == other
+        assert actual == expected
 
 
 @FORMATS
-def test_checkpoint_of_a_runner_comes_back_whole(trained, tmp_path, zipped):
+def test_checkpoint_of_a_runner_loads_unchanged(trained, tmp_path, zipped):
     file = tmp_path / 'it.pth'
     whole = torch.load(f'{trained.work_dir}/it.pth', weights_only=False)
     torch.save(whole, file, _use_new_zipfile_serialization=zipped)
@@ -50,7 +61,7 @@ def test_checkpoint_of_a_runner_comes_back_whole(trained, tmp_path, zipped):
 
 
 @FORMATS
-def test_names_of_the_other_numpy_are_known(tmp_path, zipped):
+def test_names_of_numpy_1_and_2_are_allowed(tmp_path, zipped):
     here, there = ('numpy._core', 'numpy.core') if NUMPY.startswith('numpy._core') else ('numpy.core', 'numpy._core')
     content = {'number': np.float64(0.5), 'array': np.arange(3), 'flag': np.bool_(True), 'words': np.array(['a', 'bc'])}
     stream = io.BytesIO()
@@ -67,7 +78,7 @@ def test_names_of_the_other_numpy_are_known(tmp_path, zipped):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.half, torch.double, torch.int8, torch.bool, torch.complex64])
-def test_tensors_of_every_type(tmp_path, dtype):
+def test_tensors_of_every_type_load_unchanged(tmp_path, dtype):
     content = {'w': torch.ones(2, 3).to(dtype).t(), 'p': torch.nn.Parameter(torch.ones(2)), 'd': torch.device('cpu')}
     torch.save(content, tmp_path / 'it.pth')
     assert_equal(safe_load(tmp_path / 'it.pth'), content)
@@ -75,20 +86,20 @@ def test_tensors_of_every_type(tmp_path, dtype):
 
 @FORMATS
 @pytest.mark.parametrize('place', ['alone', 'meta', 'state_dict'])
-@pytest.mark.parametrize('bomb', BOMBS)
-def test_bomb_is_not_set_off(tmp_path, bomb, place, zipped):
+@pytest.mark.parametrize('attack', MALICIOUS_PICKLES)
+def test_malicious_pickle_is_not_executed(tmp_path, attack, place, zipped):
     target = tmp_path / 'target'
-    file = write(tmp_path / 'bomb.pth', hidden(place, BOMBS[bomb](target)), zipped)
-    with pytest.raises(UnsafeCheckpointError, match=r'bomb\.pth.*Nothing of it was executed.*--trust-checkpoint'):
+    file = write(tmp_path / 'malicious.pth', hidden(place, MALICIOUS_PICKLES[attack](target)), zipped)
+    with pytest.raises(UnsafeCheckpointError, match=r'malicious\.pth.*Nothing of it was executed.*--trust-checkpoint'):
         safe_load(file)
     assert not target.exists()
 
 
 @FORMATS
-@pytest.mark.parametrize('bomb', BOMBS)
-def test_bomb_is_live(tmp_path, bomb, zipped):
+@pytest.mark.parametrize('attack', MALICIOUS_PICKLES)
+def test_malicious_pickle_is_executed_if_trusted(tmp_path, attack, zipped):
     target = tmp_path / 'target'
-    file = write(tmp_path / 'bomb.pth', hidden('meta', BOMBS[bomb](target)), zipped)
+    file = write(tmp_path / 'malicious.pth', hidden('meta', MALICIOUS_PICKLES[attack](target)), zipped)
     with contextlib.suppress(UnsafeCheckpointError):
         safe_load(file, trust=True)
     assert target.exists()
@@ -130,11 +141,11 @@ def test_torchscript_archive_runs_only_if_trusted(tmp_path, trust):
 @pytest.mark.parametrize(
     'opcodes',
     [
-        # A class is filled in: every HistoryBuffer of the process would have another `update`.
+        # Setting the state of a class would replace `update` of every HistoryBuffer in the process.
         build(HISTORY, b'N' + dictionary(update=HISTORY) + b'\x86'),
-        # So is a function.
+        # Setting the state of a function.
         build(glob('torch._utils', '_rebuild_tensor_v2'), b'N' + dictionary(polluted=b'N') + b'\x86'),
-        # A function that getattr gave is called: it changes the class.
+        # Calling a function that getattr returned, which changes the class.
         call(getattr_of(HISTORY, 'register_statistics'), HISTORY),
     ],
     ids=['class', 'function', 'method'],
@@ -147,7 +158,7 @@ def test_classes_and_functions_are_not_changed(tmp_path, opcodes, zipped):
     assert not hasattr(torch._utils._rebuild_tensor_v2, 'polluted')
 
 
-def test_what_torch_unpacks_is_refused(tmp_path):
+def test_tar_archive_is_refused(tmp_path):
     with tarfile.open(tmp_path / 'it.pth', 'w') as archive:
         archive.add(__file__, 'storages')
     with pytest.raises(UnsafeCheckpointError, match='tar archive'):
@@ -155,7 +166,7 @@ def test_what_torch_unpacks_is_refused(tmp_path):
 
 
 @FORMATS
-def test_getattr_gives_the_statistics_of_a_history_and_nothing_else(tmp_path, zipped):
+def test_getattr_returns_statistics_of_a_history_only(tmp_path, zipped):
     file = write(tmp_path / 'it.pth', dictionary(a=getattr_of(HISTORY, 'mean')), zipped)
     assert safe_load(file) == {'a': HistoryBuffer.mean}
     for owner, name in ((HISTORY, '__init__'), (glob('collections', 'OrderedDict'), 'keys')):
@@ -167,7 +178,7 @@ def test_getattr_gives_the_statistics_of_a_history_and_nothing_else(tmp_path, zi
     'content', [b'', b'epoch 12\n' * 100, b'PK\x03\x04', b'{"a": 1}'], ids=['empty', 'text', 'zip head', 'json']
 )
 @pytest.mark.parametrize('trust', [False, True])
-def test_no_checkpoint_at_all(tmp_path, content, trust):
+def test_file_that_is_no_checkpoint_is_refused(tmp_path, content, trust):
     file = tmp_path / 'it.pth'
     file.write_bytes(content)
     with pytest.raises(UnsafeCheckpointError) as caught:
@@ -178,7 +189,7 @@ def test_no_checkpoint_at_all(tmp_path, content, trust):
 
 
 @FORMATS
-def test_damaged_checkpoint_has_one_kind_of_error(trained, zipped):
+def test_damaged_checkpoint_always_raises_the_same_error_type(trained, zipped):
     stream, rng = io.BytesIO(), random.Random(0)
     torch.save(safe_load(f'{trained.work_dir}/it.pth'), stream, _use_new_zipfile_serialization=zipped)
     whole, kinds = stream.getvalue(), set()
@@ -198,12 +209,12 @@ def test_damaged_checkpoint_has_one_kind_of_error(trained, zipped):
 
 @pytest.mark.parametrize('trust', [False, True])
 @pytest.mark.parametrize('name', ['absent.pth', '.'])
-def test_missing_checkpoint(tmp_path, name, trust):
+def test_missing_checkpoint_is_named(tmp_path, name, trust):
     with pytest.raises(FileNotFoundError, match=r'checkpoint .* does not exist; give the path of a \.pth file'):
         safe_load(tmp_path / name, trust=trust)
 
 
-def test_what_is_refused_is_named(tmp_path):
+def test_refused_type_is_named(tmp_path):
     torch.save({'meta': {'model': torch.nn.Linear(1, 1)}}, tmp_path / 'it.pth')
     with pytest.raises(UnsafeCheckpointError, match=r'it names torch\.nn\.modules\.linear\.Linear'):
         safe_load(tmp_path / 'it.pth')

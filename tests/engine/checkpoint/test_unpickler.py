@@ -1,4 +1,4 @@
-"""What pickles put together from opcodes cannot do, and what checkpoints hold comes back."""
+"""Pickles built from opcodes are refused, and the objects of checkpoints load unchanged."""
 
 import contextlib
 import warnings
@@ -22,7 +22,7 @@ def number(value: int) -> bytes:
 
 
 def kind(state: bytes = b'', name: str = 'f8') -> bytes:
-    """A type of numpy, as it is pickled, with a state."""
+    """Return the opcodes of a numpy dtype, optionally with a state."""
     made = call(glob('numpy', 'dtype'), text(name), b'\x89', b'\x88')
     return build(made, state) if state else made
 
@@ -32,7 +32,7 @@ def state(*middle: bytes, flags: int = 0) -> bytes:
 
 
 def array_of(made: bytes) -> bytes:
-    """An array whose eight bytes numpy is to take for what the type says, which may be an address."""
+    """Return the opcodes of an array of eight bytes, which numpy would read as the dtype says, even as pointers."""
     empty = call(glob(NUMPY, '_reconstruct'), glob('numpy', 'ndarray'), b'(K\x00t', text('b'))
     return build(empty, b'(K\x01(K\x01t' + made + b'\x89' + b'U\x08AAAAAAAAt')
 
@@ -66,7 +66,7 @@ INTERFACE = dictionary(data=ADDRESS, typestr=text('|O'), shape=b'(K\x01t', versi
 
 
 def attributed(name: str, value: bytes) -> bytes:
-    """A tensor with an attribute."""
+    """Return the opcodes of a tensor with an attribute."""
     rebuild = glob('torch._utils', '_rebuild_meta_tensor_no_storage')
     arguments = b'(' + glob('torch', 'float32') + b'(K\x02t(K\x01t\x89t'
     notes = b'}' + text(name) + value + b's'
@@ -79,7 +79,7 @@ def storage(*more: bytes) -> bytes:
 
 
 FORGED |= {
-    # Whose indices are there when they are: a file of the older kind ends with them.
+    # In the format before zip its indices come last, after they are used.
     'a sparse tensor': glob('torch._utils', '_rebuild_sparse_tensor'),
     'methods of a dictionary': build(ORDERED, dictionary(get=glob('builtins', 'set'))),
     'methods of a counter': build(call(glob('collections', 'Counter')), dictionary(pop=glob('builtins', 'slice'))),
@@ -102,21 +102,21 @@ FORGED |= {
 
 @FORMATS
 @pytest.mark.parametrize('forged', FORGED)
-def test_numpy_is_given_no_address(tmp_path, forged, zipped):
-    """Whoever took the bytes for the address of an object would crash, or do worse."""
+def test_forged_pickle_is_refused(tmp_path, forged, zipped):
+    """numpy would take the bytes for the address of an object, and crash or run code."""
     with pytest.raises(UnsafeCheckpointError, match=r'not allowed|it names'):
         safe_load(write(tmp_path / 'it.pth', FORGED[forged], zipped))
 
 
 @FORMATS
-def test_types_of_numpy_stay_those_of_the_process(tmp_path, zipped):
+def test_dtypes_of_the_process_are_not_changed(tmp_path, zipped):
     safe_load(write(tmp_path / 'it.pth', call(glob(NUMPY, 'scalar'), kind(name='S'), b'U\x01a'), zipped))
     assert np.dtype('S').itemsize == 0 and np.array(['abc']).astype('S')[0] == b'abc'
 
 
 @pytest.mark.parametrize('claimed', [4, 5, 2**14, 2**40])
-def test_storage_is_as_large_as_its_record(tmp_path, claimed):
-    """What lies behind it in memory is none of the file's."""
+def test_storage_must_have_the_size_of_its_record(tmp_path, claimed):
+    """A larger storage would read memory beyond the record."""
     rebuild = glob('torch._utils', '_rebuild_tensor')
     tensor = call(rebuild, storage(number(claimed)), number(0), b'(' + number(claimed) + b't', b'(K\x01t')
     opcodes, file = stream(tensor), tmp_path / 'it.pth'
@@ -128,7 +128,7 @@ def test_storage_is_as_large_as_its_record(tmp_path, claimed):
 
 
 @pytest.mark.parametrize(('size', 'stride', 'offset'), [(5, 1, 0), (2, 4, 0), (4, 1, 1), (-1, 1, 0), (2, -1, 3)])
-def test_tensor_is_not_larger_than_its_storage(tmp_path, size, stride, offset):
+def test_tensor_past_its_storage_is_refused(tmp_path, size, stride, offset):
     rebuild = glob('torch._utils', '_rebuild_tensor')
     shape = b'(' + number(size) + b't', b'(' + number(stride) + b't'
     opcodes, file = stream(call(rebuild, storage(number(4)), number(offset), *shape)), tmp_path / 'it.pth'
@@ -144,7 +144,7 @@ def test_hooks_in_a_file_are_not_called(tmp_path, zipped):
     parameter = torch.nn.Parameter(torch.ones(1))
     parameter._backward_hooks = OrderedDict(a=slice(1))
     with warnings.catch_warnings():
-        # It warns that hooks are no part of a checkpoint; they are all the same.
+        # torch warns that hooks are not serialised, but serialises them.
         warnings.simplefilter('ignore')
         file = tmp_path / 'it.pth'
         torch.save(parameter, file, _use_new_zipfile_serialization=zipped)
@@ -164,26 +164,26 @@ LEGITIMATE = {
 
 @FORMATS
 @pytest.mark.parametrize('what', LEGITIMATE)
-def test_what_checkpoints_hold_comes_back(tmp_path, what, zipped):
+def test_objects_of_checkpoints_load_unchanged(tmp_path, what, zipped):
     torch.save(LEGITIMATE[what], tmp_path / 'it.pth', _use_new_zipfile_serialization=zipped)
     loaded = safe_load(tmp_path / 'it.pth')
     assert len(loaded) == len(LEGITIMATE[what])
-    for one, other in zip(loaded, LEGITIMATE[what]):
-        assert type(one) is type(other)
-        if isinstance(one, HistoryBuffer):
-            assert all(map(np.array_equal, one.data, other.data))
-        elif isinstance(one, (np.ndarray, np.generic)):
-            # numpy gives back arrays in the order of bytes of the machine.
-            assert one.dtype == other.dtype.newbyteorder('=') and one.shape == other.shape
-            assert np.array_equal(one, other)
-        elif isinstance(one, torch.Tensor):
-            assert one.stride() == other.stride() and torch.equal(one, other)
+    for actual, expected in zip(loaded, LEGITIMATE[what]):
+        assert type(actual) is type(expected)
+        if isinstance(actual, HistoryBuffer):
+            assert all(map(np.array_equal, actual.data, expected.data))
+        elif isinstance(actual, (np.ndarray, np.generic)):
+            # numpy loads arrays in the machine's byte order.
+            assert actual.dtype == expected.dtype.newbyteorder('=') and actual.shape == expected.shape
+            assert np.array_equal(actual, expected)
+        elif isinstance(actual, torch.Tensor):
+            assert actual.stride() == expected.stride() and torch.equal(actual, expected)
         else:
-            assert one == other
+            assert actual == expected
 
 
 @FORMATS
-def test_parameters_and_quantised_tensors_come_back(tmp_path, zipped):
+def test_parameters_and_quantised_tensors_load_unchanged(tmp_path, zipped):
     noted = torch.nn.Parameter(torch.ones(2))
     noted.note = 'mine'
     quantised = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)
@@ -193,7 +193,7 @@ def test_parameters_and_quantised_tensors_come_back(tmp_path, zipped):
     assert torch.equal(loaded.dequantize(), quantised.dequantize())
 
 
-def test_scheduler_of_one_cycle_is_resumed(tmp_path):
+def test_one_cycle_scheduler_is_resumed(tmp_path):
     schedule = dict(type='OneCycleLR', eta_max=0.1, total_steps=4, by_epoch=False)
     writing = dict(checkpoint=dict(type='CheckpointHook', interval=1))
     tiny_runner(tmp_path, param_scheduler=schedule, default_hooks=writing).train()
@@ -206,13 +206,13 @@ def test_scheduler_of_one_cycle_is_resumed(tmp_path):
 
 
 @FORMATS
-def test_such_an_array_of_numbers_is_read(tmp_path, zipped):
+def test_array_of_plain_numbers_is_loaded(tmp_path, zipped):
     plain = array_of(kind(state(b'N', b'N', b'N')))
     assert safe_load(write(tmp_path / 'it.pth', plain, zipped)).tobytes() == b'A' * 8
 
 
 @FORMATS
-def test_tensor_with_attributes_comes_back(tmp_path, zipped):
+def test_tensor_with_attributes_loads_unchanged(tmp_path, zipped):
     tensor = torch.ones(2)
     tensor.note = 'mine'
     torch.save(tensor, tmp_path / 'it.pth', _use_new_zipfile_serialization=zipped)

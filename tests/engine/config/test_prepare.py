@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmkerv.engine.checkpoint.publish import published, sha256
+from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
 from mmkerv.engine.config import prepare as configuration
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
 from mmkerv.engine.config.prepare import check_data, check_operators, load_config, prepare, use_amp
@@ -194,17 +194,17 @@ def test_results_of_an_unknown_kind_are_refused_before_the_test(scope, out, item
 def test_what_is_published():
     ema = {'steps': 3, 'module.a': 'raw'}
     checkpoint = {'meta': {}, 'state_dict': {'a': 'averaged'}, 'ema_state_dict': ema, 'optimizer': {}}
-    assert published(checkpoint) == {'meta': {}, 'state_dict': {'a': 'averaged'}}
-    assert published(checkpoint, ['state_dict'], no_ema=True) == {'state_dict': {'a': 'raw'}}
+    assert strip_checkpoint(checkpoint) == {'meta': {}, 'state_dict': {'a': 'averaged'}}
+    assert strip_checkpoint(checkpoint, ['state_dict'], no_ema=True) == {'state_dict': {'a': 'raw'}}
     assert checkpoint['state_dict'] == {'a': 'averaged'}
     with pytest.raises(ConfigError, match='--save-keys: the checkpoint has no b; it has meta, state_dict'):
-        published(checkpoint, ['meta', 'b'])
+        strip_checkpoint(checkpoint, ['meta', 'b'])
     with pytest.raises(ConfigError, match='--no-ema: the checkpoint has no ema_state_dict'):
-        published({'meta': {}, 'state_dict': {}}, no_ema=True)
+        strip_checkpoint({'meta': {}, 'state_dict': {}}, no_ema=True)
     with pytest.raises(ConfigError, match='holds a list'):
-        published([1])
+        strip_checkpoint([1])
     with pytest.raises(ConfigError, match='it has nothing'):
-        published({})
+        strip_checkpoint({})
 
 
 def test_sha256(tmp_path):

@@ -1,4 +1,4 @@
-"""Runs in which everything draws, of which some are cut off and resumed, and what they end with."""
+"""Training runs with random numbers everywhere, their interruption, and the comparison of their results."""
 
 import os
 import random
@@ -18,16 +18,16 @@ from mmkerv.engine import install_atomic_writes, install_safe_loading, safe_load
 from mmkerv.engine.config.prepare import TRAINING_HOOKS
 from tests.engine.tiny_runner import RandomImages, TinyModel, tiny_runner
 
-# What follows the clock.
-TIMES = ('time', 'memory', 'last_ckpt', 'best_ckpt', 'keep_ckpt_ids')
+# Entries of a checkpoint that depend on the clock or the folder.
+VARYING = ('time', 'memory', 'last_ckpt', 'best_ckpt', 'keep_ckpt_ids')
 
 
 class Cut(BaseException):
-    """Stands for a process that is killed: nothing of the run may catch it."""
+    """Exception in place of a kill; it derives from BaseException so that no part of the run catches it."""
 
 
 class Cutter(Hook):
-    """Cuts a run off after a number of calls of one kind."""
+    """Hook that interrupts a run at the n-th call of one of its methods."""
 
     priority = 'LOWEST'
 
@@ -43,7 +43,7 @@ class Cutter(Hook):
 
 
 class Sender(Hook):
-    """Sends a signal to the process, or to its group, as a terminal does, after some calls of one kind."""
+    """Hook that sends a signal to the process at the n-th call of one of its methods."""
 
     priority = 'VERY_HIGH'
 
@@ -60,7 +60,7 @@ class Sender(Hook):
 
 
 class NoisyImages(RandomImages):
-    """Ten images, augmented by what python, numpy and torch draw; a third of the tries fail, as pipelines may."""
+    """Ten images augmented by random numbers of Python, numpy and torch; a third of the attempts fail."""
 
     def __init__(self):
         super().__init__(10)
@@ -68,17 +68,17 @@ class NoisyImages(RandomImages):
     def __getitem__(self, index: int) -> dict:
         while random.random() < 1 / 3:
             index = np.random.randint(len(self))
-        found = super().__getitem__(index)
-        return {**found, 'inputs': found['inputs'] + random.random() + np.random.rand() + torch.rand(3, 8, 8)}
+        sample = super().__getitem__(index)
+        return {**sample, 'inputs': sample['inputs'] + random.random() + np.random.rand() + torch.rand(3, 8, 8)}
 
 
 class Refetched(BaseDataset):
-    """mmengine's data set: a pipeline that fails has another index drawn."""
+    """Data set of mmengine that draws another index if its pipeline fails."""
 
     def __init__(self, length: int = 6):
         self.length = length
         super().__init__(lazy_init=True)
-        # There are no annotations to read.
+        # There are no annotations to load.
         self._fully_initialized = True
 
     def __len__(self):
@@ -91,7 +91,7 @@ class Refetched(BaseDataset):
 
 
 class NoisyModel(TinyModel):
-    """A network with dropout, which also draws from numpy and python in training."""
+    """Network with dropout that also uses random numbers of numpy and Python in training."""
 
     def forward(self, inputs, target=None, mode='tensor'):
         if self.training:
@@ -100,7 +100,7 @@ class NoisyModel(TinyModel):
 
 
 class DrawingHook(Hook):
-    """Draws where nothing else does, and makes a metric of what it draws."""
+    """Hook that draws random numbers outside the iterations and adds them to a metric."""
 
     def before_train(self, runner):
         random.random(), np.random.rand(), torch.rand(1)
@@ -117,7 +117,7 @@ class DrawingHook(Hook):
 def noisy_runner(
     folder: Path, by_epoch: bool = True, workers: int = 0, hooks: tuple = (), sampler: str = '', **kwargs: Any
 ) -> Runner:
-    """Build a run of 4 epochs of 5 batches, or 20 iterations, with a checkpoint and an evaluation every 2 or 6."""
+    """Build a run of 4 epochs of 5 batches, or of 20 iterations, with a checkpoint and evaluation every 2 or 6."""
     install_atomic_writes()
     install_safe_loading()
     every = 2 if by_epoch else 6
@@ -156,7 +156,7 @@ def noisy_runner(
             train()
         finally:
             for loop in (runner.train_loop, runner.val_loop):
-                # Left to the garbage collection, each takes 5 s to end.
+                # Ended by the garbage collector, each would take 5 s.
                 if isinstance(iterator := loop.dataloader._iterator, _MultiProcessingDataLoaderIter):
                     iterator._shutdown_workers()
 
@@ -165,38 +165,38 @@ def noisy_runner(
 
 
 def scramble() -> None:
-    """Leave the generators as no run does."""
+    """Set the generators to a state that no run has."""
     random.seed(99), np.random.seed(99), torch.manual_seed(99)
 
 
 def bits(folder: Path) -> dict[str, torch.Tensor | str]:
-    """Return all that the last checkpoint of a run holds, by name, without what follows the clock."""
+    """Return the values of a run's last checkpoint by name, without those of ``VARYING``."""
     checkpoint = safe_load((folder / 'last_checkpoint').read_text())
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
 
     def collect(name: str, node: Any) -> None:
         if isinstance(node, HistoryBuffer):
             node = list(map(list, node.data))
         if isinstance(node, dict):
             for key, value in node.items():
-                if not any(word in str(key) for word in TIMES):
+                if not any(word in str(key) for word in VARYING):
                     collect(f'{name}.{key}', value)
         elif isinstance(node, (list, tuple)):
             for i, value in enumerate(node):
                 collect(f'{name}.{i}', value)
         else:
-            found[name] = node if isinstance(node, torch.Tensor) else repr(node)
+            values[name] = node if isinstance(node, torch.Tensor) else repr(node)
 
     for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'exact_resume', 'early_stopping'):
         collect(key, checkpoint.get(key, {}))
     collect('hub', checkpoint['message_hub']['log_scalars'])
     collect('info', checkpoint['message_hub']['runtime_info'].get('best_score'))
     collect('meta', {key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')})
-    return found
+    return values
 
 
 def differing(first: dict, second: dict) -> list[str]:
-    """Return the names of what is not the same, bit for bit."""
+    """Return the names of values that are not equal bit for bit."""
     same = {
         name
         for name in first.keys() & second.keys()

@@ -1,4 +1,4 @@
-"""Training by tools/train.py that is killed with SIGKILL, again and again, and resumed; where each kill fell."""
+"""Training runs of tools/train.py that are repeatedly killed with SIGKILL and resumed, and the phase of each kill."""
 
 import contextlib
 import importlib
@@ -24,12 +24,12 @@ from tests.engine.registered_parts import CONFIG, PHASE, PHASES
 from tests.engine.resume.interrupted_runs import bits, differing
 
 ROOT = Path(__file__).resolve().parents[3]
-# For so many seconds at most a kill waits once the phase has begun.
-WIDTH = (0.3, 0.003, 0.006, 0.02, 0.01)
+# Longest wait of a kill in seconds after its phase has begun, by phase.
+LONGEST_WAIT = (0.3, 0.003, 0.006, 0.02, 0.01)
 
 
 def prepare() -> None:
-    """Make writing a phase, and import what every child would otherwise import anew."""
+    """Make writing a phase, and import once what every child needs."""
     write = CheckpointHook._save_checkpoint_with_step
 
     def watched(*args: Any, **kwargs: Any) -> None:
@@ -45,7 +45,7 @@ def prepare() -> None:
 
 
 def train(config: Path, folder: Path) -> int:
-    """Start ``tools/train.py CONFIG --work-dir FOLDER --resume`` in a process of its own and return its number."""
+    """Start ``tools/train.py CONFIG --work-dir FOLDER --resume`` in a new process and return its id."""
     child = os.fork()
     if child:
         return child
@@ -69,14 +69,14 @@ def train(config: Path, folder: Path) -> int:
 
 
 def finish(child: int) -> None:
-    """Wait for a process that is to end well."""
+    """Wait for a process and raise if it fails."""
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
         raise RuntimeError(f'training ended with status {code}')
 
 
 def kill_in(child: int, phase: int, entry: int, generator: random.Random) -> int | None:
-    """Kill a process in a phase, and return in which it died, or ``None`` if it had ended before."""
+    """Kill a process in a phase; return the phase in which it died, ``None`` if it had ended before."""
     while (PHASE.shared[1 + phase] < entry and phase) or (not phase and not PHASE.shared[1 + 2] and entry > 1):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -84,7 +84,7 @@ def kill_in(child: int, phase: int, entry: int, generator: random.Random) -> int
                 raise RuntimeError(f'training ended with status {status}')
             return None
         time.sleep(0.0002)
-    time.sleep(generator.uniform(0, WIDTH[phase]))
+    time.sleep(generator.uniform(0, LONGEST_WAIT[phase]))
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -94,7 +94,7 @@ def kill_in(child: int, phase: int, entry: int, generator: random.Random) -> int
 
 
 def last_complete(folder: Path) -> int:
-    """Return the iteration of the last checkpoint that can be read, 0 if there is none."""
+    """Return the iteration of the last readable checkpoint, 0 if there is none."""
     iterations = [0]
     for file in folder.glob('*.pth'):
         if not file.name.startswith('best'):
@@ -106,56 +106,58 @@ def last_complete(folder: Path) -> int:
 def killed_runs(
     folder: Path, kills: int, by_epoch: bool, workers: int, seed: int, say: Callable[[str], None] = print
 ) -> tuple[Counter, list[str]]:
-    """Kill runs until there are so many kills; each run ends in peace after five of them.
+    """Kill runs until there are ``kills`` kills; each run is completed after at most five of them.
 
     Returns:
-        How many kills fell into each phase, and what went wrong.
+        Number of kills by phase, and the failures.
     """
     generator = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / 'config.py'
     config.write_text(CONFIG.format(by_epoch=by_epoch, workers=workers))
-    finish(train(config, folder / 'whole'))
-    whole, fell, failures = bits(folder / 'whole'), Counter(), []
+    finish(train(config, folder / 'uninterrupted'))
+    uninterrupted, counts, failures = bits(folder / 'uninterrupted'), Counter(), []
     for number in range(kills):
         run = folder / f'run{number}'
         for _ in range(5):
             PHASE.clear()
             child = train(config, run)
-            # Loading and the forward pass begin with every iteration, the others with every third or fifth.
+            # Loading and the forward pass occur in every iteration, the other phases in every third or fifth.
             phase = generator.choice((0, 1, 1, 1, 1, 2, 2, 3, 3, 3, 4, 4))
             entry = generator.randint(1, 4 if phase in (0, 3, 4) else 12)
             died = kill_in(child, phase, entry, generator)
             if died is None:
                 break
-            fell[PHASES[died]] += 1
-            found = latest_checkpoint(Config({'work_dir': str(run)})) if run.is_dir() else None
-            at = safe_load(found)['meta']['iter'] if found else 0
-            if at != last_complete(run):
-                failures.append(f'{run.name}: resumes at {at}, last complete is {last_complete(run)}')
-            say(f'{run.name}: killed in {PHASES[died]}, resumes at iteration {at}')
-            if sum(fell.values()) >= kills:
+            counts[PHASES[died]] += 1
+            latest = latest_checkpoint(Config({'work_dir': str(run)})) if run.is_dir() else None
+            iteration = safe_load(latest)['meta']['iter'] if latest else 0
+            if iteration != last_complete(run):
+                failures.append(f'{run.name}: resumes at {iteration}, last complete is {last_complete(run)}')
+            say(f'{run.name}: killed in {PHASES[died]}, resumes at iteration {iteration}')
+            if sum(counts.values()) >= kills:
                 break
         finish(train(config, run))
-        if names := differing(bits(run), whole):
+        if names := differing(bits(run), uninterrupted):
             failures.append(f'{run.name}: {len(names)} values differ, such as {names[0]}')
         left = [file.name for file in run.glob('.*.tmp')]
         failures += [f'{run.name}: {name} is left' for name in left]
-        if sum(fell.values()) >= kills:
+        if sum(counts.values()) >= kills:
             break
-    return fell, failures
+    return counts, failures
 
 
 def main() -> None:
-    """Print what :func:`killed_runs` finds: ``python tests/engine/resume/killed_runs.py FOLDER KILLS``."""
+    """Print the result of :func:`killed_runs`: ``python tests/engine/resume/killed_runs.py FOLDER KILLS``."""
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     prepare()
     total, failed = Counter(), []
     for seed, (by_epoch, workers) in enumerate(itertools.product((True, False), (0, 2))):
         name = f'{"epochs" if by_epoch else "iterations"}, {workers} workers'
-        fell, failures = killed_runs(folder / name.replace(', ', '-').replace(' ', '-'), kills, by_epoch, workers, seed)
-        print(f'{name}: {sum(fell.values())} kills {dict(fell)}, {len(failures)} failures {failures}', flush=True)
-        total += fell
+        counts, failures = killed_runs(
+            folder / name.replace(', ', '-').replace(' ', '-'), kills, by_epoch, workers, seed
+        )
+        print(f'{name}: {sum(counts.values())} kills {dict(counts)}, {len(failures)} failures {failures}', flush=True)
+        total += counts
         failed += failures
     print(f'all: {sum(total.values())} kills {dict(total)}, {len(failed)} failures')
 

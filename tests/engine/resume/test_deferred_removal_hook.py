@@ -18,7 +18,7 @@ def installed():
 
 
 class Better(Hook):
-    """Makes every evaluation better than the last."""
+    """Hook that makes every evaluation better than the last."""
 
     priority = 'VERY_HIGH'
 
@@ -37,7 +37,7 @@ def names(folder) -> set[str]:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Let writing checkpoints of the third epoch fail."""
+    """Make writing a checkpoint of the third epoch fail."""
     write = Path.write_bytes
 
     def fail(path, content):
@@ -49,7 +49,7 @@ def full_disk(monkeypatch):
     monkeypatch.setattr(Path, 'write_bytes', fail)
 
 
-def test_as_many_are_left_as_without_it(tmp_path):
+def test_same_checkpoints_are_kept_as_without_the_hook(tmp_path):
     run(tmp_path / 'plain')
     run(tmp_path / 'hook', dict(type='mmkerv.DeferredRemovalHook'))
     assert names(tmp_path / 'plain') == names(tmp_path / 'hook') == {'epoch_4.pth', 'best_mean_epoch_4.pth'}
@@ -59,7 +59,7 @@ def test_as_many_are_left_as_without_it(tmp_path):
 def test_failing_write_leaves_the_last_checkpoint(tmp_path, full_disk, hooks):
     with pytest.raises(OSError, match=r'No space left on device; earlier files are whole; free some.*epoch_3\.pth'):
         run(tmp_path, *hooks)
-    # mmengine alone has removed the last one before it could not write the next.
+    # Without the hook mmengine removes the last checkpoint before it fails to write the next.
     assert ('epoch_2.pth' in names(tmp_path)) == bool(hooks)
     for name in names(tmp_path):
         assert safe_load(tmp_path / name)['state_dict']
@@ -80,7 +80,7 @@ def test_failing_write_leaves_the_best_checkpoint(tmp_path, monkeypatch):
     assert 'best_mean_epoch_2.pth' in names(tmp_path)
 
 
-def test_best_checkpoint_of_the_run_that_is_resumed_stays(tmp_path):
+def test_best_checkpoint_of_the_resumed_run_is_kept(tmp_path):
     keep = dict(type='mmkerv.DeferredRemovalHook')
     run(tmp_path / 'first', keep)
     last = str(tmp_path / 'first' / 'epoch_4.pth')

@@ -7,13 +7,13 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, remove_half_written
+from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, remove_partial_files
 from mmkerv.errors import ConfigError
 from tests.engine.tiny_runner import tiny_runner
 
 
 @pytest.fixture
-def said(monkeypatch):
+def logged(monkeypatch):
     lines = []
     monkeypatch.setattr(
         'mmkerv.engine.resume.latest_checkpoint.log', lambda text, level=logging.INFO: lines.append((level, text))
@@ -22,15 +22,15 @@ def said(monkeypatch):
 
 
 def write(folder, name, iteration=0, age=0.0, **more):
-    """Write a small checkpoint that is so many seconds old."""
+    """Write a small checkpoint with a modification time ``age`` seconds ago."""
     file = folder / name
     checkpoint = {'meta': {'iter': iteration, 'epoch': 0}, 'state_dict': {'w': torch.ones(100)}, 'message_hub': {}}
     torch.save({**checkpoint, **more}, file)
-    grow_old(file, age)
+    set_age(file, age)
     return file
 
 
-def grow_old(file, age):
+def set_age(file, age):
     os.utime(file, (time.time() - age,) * 2)
 
 
@@ -40,45 +40,45 @@ def truncate(file):
 
 def mark(folder, name, age=0.0):
     (folder / 'last_checkpoint').write_text(str(name))
-    grow_old(folder / 'last_checkpoint', age)
+    set_age(folder / 'last_checkpoint', age)
 
 
 def find(folder, **hook):
     return latest_checkpoint(Config(dict(work_dir=str(folder), default_hooks=dict(checkpoint=hook))))
 
 
-def test_without_a_checkpoint_training_begins_from_the_start(tmp_path, said):
+def test_without_a_checkpoint_training_begins_from_the_start(tmp_path, logged):
     assert find(tmp_path / 'absent') is None
     (tmp_path / 'best_acc_epoch_1.pth').touch()
     assert find(tmp_path) is None
-    assert said and all('begins from the start' in text for _, text in said)
+    assert logged and all('begins from the start' in text for _, text in logged)
 
 
-def test_the_named_one_is_taken_though_others_are_newer(tmp_path, said):
-    """A folder that was copied has its files in any order; one that was used before, older files of later ones."""
+def test_named_checkpoint_is_taken_though_others_are_newer(tmp_path, logged):
+    """A copied folder may have its files in any order, and a reused one old files of later epochs."""
     last = write(tmp_path, 'epoch_3.pth', 30, age=5)
     write(tmp_path, 'epoch_2.pth', 20)
     write(tmp_path, 'epoch_9.pth', 90, age=1000)
     write(tmp_path, 'best_acc_epoch_7.pth', 99)
     mark(tmp_path, last, age=5)
-    assert find(tmp_path) == str(last) and not said
+    assert find(tmp_path) == str(last) and not logged
 
 
-def test_one_that_was_written_before_its_name_was_is_taken(tmp_path, said):
+def test_checkpoint_newer_than_its_marker_is_taken(tmp_path, logged):
     mark(tmp_path, write(tmp_path, 'epoch_3.pth', 30, age=50), age=50)
     later = write(tmp_path, 'epoch_4.pth', 40)
     assert find(tmp_path) == str(later)
-    assert said[0][0] == logging.INFO and 'epoch_3.pth' in said[0][1] and 'epoch_4.pth' in said[0][1]
+    assert logged[0][0] == logging.INFO and 'epoch_3.pth' in logged[0][1] and 'epoch_4.pth' in logged[0][1]
     truncate(later)
     assert find(tmp_path).endswith('epoch_3.pth')
 
 
 @pytest.mark.parametrize('damage', ['missing', 'truncated', 'empty', 'weights', 'list'])
-def test_newest_complete_one_takes_the_place_of_a_damaged_one(tmp_path, said, damage):
+def test_newest_complete_checkpoint_replaces_a_damaged_one(tmp_path, logged, damage):
     write(tmp_path, 'epoch_1.pth', 10, age=30)
     good = write(tmp_path, 'epoch_2.pth', 20, age=20)
     truncate(write(tmp_path, 'epoch_3.pth', 30, age=10))
-    grow_old(tmp_path / 'epoch_3.pth', 10)
+    set_age(tmp_path / 'epoch_3.pth', 10)
     last = write(tmp_path, 'epoch_4.pth', 40)
     if damage == 'missing':
         last.unlink()
@@ -90,28 +90,28 @@ def test_newest_complete_one_takes_the_place_of_a_damaged_one(tmp_path, said, da
         torch.save({'state_dict': {}} if damage == 'weights' else [1], last)
     mark(tmp_path, last)
     assert find(tmp_path) == str(good) == (tmp_path / 'last_checkpoint').read_text()
-    level, text = said[-1]
+    level, text = logged[-1]
     assert level == logging.WARNING and str(good) in text and str(last) in text
 
 
 @pytest.mark.parametrize('marker', [None, b'', b'\xff\xfe', b'half/a/na'])
-def test_marker_that_names_nothing(tmp_path, said, marker):
+def test_marker_without_a_valid_name_is_replaced(tmp_path, logged, marker):
     good = write(tmp_path, 'iter_20.pth', 20)
     if marker is not None:
         (tmp_path / 'last_checkpoint').write_bytes(marker)
     assert find(tmp_path) == str(good)
-    assert said[-1][0] == logging.WARNING
-    assert find(tmp_path) == str(good) == (tmp_path / 'last_checkpoint').read_text(), 'it is named now'
+    assert logged[-1][0] == logging.WARNING
+    assert find(tmp_path) == str(good) == (tmp_path / 'last_checkpoint').read_text(), 'the marker names it now'
 
 
-def test_folder_that_was_moved(tmp_path, said):
+def test_checkpoint_in_a_moved_folder_is_found(tmp_path, logged):
     last = write(tmp_path, 'epoch_3.pth', 30, age=9)
     write(tmp_path, 'epoch_2.pth', 20)
     mark(tmp_path, '/where/it/was/epoch_3.pth')
     assert find(tmp_path) == str(last)
 
 
-def test_names_and_folders_of_the_config(tmp_path):
+def test_names_and_folders_of_the_config_are_used(tmp_path):
     (tmp_path / 'out' / 'run').mkdir(parents=True)
     (tmp_path / 'run').mkdir()
     file = write(tmp_path / 'out' / 'run', 'it+5.ckpt', 5)
@@ -120,14 +120,14 @@ def test_names_and_folders_of_the_config(tmp_path):
     assert find(tmp_path / 'run') == 's3://bucket/epoch_3.pth'
 
 
-def test_no_complete_one_is_an_error(tmp_path):
+def test_no_complete_checkpoint_is_an_error(tmp_path):
     truncate(write(tmp_path, 'epoch_1.pth'))
     mark(tmp_path, tmp_path / 'epoch_2.pth')
     with pytest.raises(ConfigError, match=r'no complete checkpoint.*epoch_2\.pth does not.*epoch_1\.pth cannot be'):
         find(tmp_path)
 
 
-def test_half_written_files_of_processes_that_are_gone_are_removed(tmp_path):
+def test_partial_files_of_ended_processes_are_removed(tmp_path):
     child = os.fork()
     if not child:
         os._exit(0)
@@ -135,8 +135,8 @@ def test_half_written_files_of_processes_that_are_gone_are_removed(tmp_path):
     names = [f'.epoch_1.pth.{child}.tmp', f'.epoch_2.pth.{os.getpid()}.tmp', '.epoch_3.pth.1.tmp', '.a.tmp', 'b.1.tmp']
     for name in names:
         (tmp_path / name).touch()
-    assert {file.name for file in remove_half_written(tmp_path)} == set(names[:2])
-    assert {file.name for file in tmp_path.iterdir()} == set(names[2:]), 'process 1 lives, and the others are not ours'
+    assert {file.name for file in remove_partial_files(tmp_path)} == set(names[:2])
+    assert {file.name for file in tmp_path.iterdir()} == set(names[2:]), 'process 1 is alive; the others are not ours'
 
 
 def test_checkpoint_of_a_runner_is_complete(tmp_path):
@@ -144,8 +144,8 @@ def test_checkpoint_of_a_runner_is_complete(tmp_path):
     assert find(tmp_path) == str(tmp_path / 'epoch_1.pth')
 
 
-def test_folder_that_was_copied_goes_on_by_itself(tmp_path, said):
-    """The name that was written is that of the original, which is still there."""
+def test_copied_folder_uses_its_own_checkpoint(tmp_path, logged):
+    """The marker has the path of the original, which still exists."""
     (tmp_path / 'a').mkdir()
     mark(tmp_path / 'a', write(tmp_path / 'a', 'epoch_3.pth', 30))
     shutil.copytree(tmp_path / 'a', tmp_path / 'b')
@@ -153,8 +153,8 @@ def test_folder_that_was_copied_goes_on_by_itself(tmp_path, said):
 
 
 @pytest.mark.parametrize('earlier', [True, False])
-def test_checkpoint_of_an_earlier_run_is_none_that_was_not_named(tmp_path, said, earlier):
-    """A folder that was used twice and copied without its times: both are newer than the name."""
+def test_checkpoint_of_an_earlier_run_is_not_taken(tmp_path, logged, earlier):
+    """In a folder used twice and copied without its times both checkpoints are newer than the marker."""
     old = {'time': '20260101_120000' if earlier else '20260301_120000'}
     write(tmp_path, 'epoch_20.pth', meta={'iter': 200, 'epoch': 20, **old})
     named = write(tmp_path, 'epoch_5.pth', meta={'iter': 50, 'epoch': 5, 'time': '20260201_120000'})
@@ -164,27 +164,27 @@ def test_checkpoint_of_an_earlier_run_is_none_that_was_not_named(tmp_path, said,
 
 NAN = {'w': torch.ones(3), 'b': torch.tensor([0.0, float('nan')])}
 WRONG = {
-    'meta that is none': dict(meta=None),
+    'meta that is None': dict(meta=None),
     'meta that is a list': dict(meta=[1]),
     'iteration that is text': dict(meta={'iter': 'a', 'epoch': 1}),
-    'iteration that is none': dict(meta={'iter': None, 'epoch': 1}),
+    'iteration that is None': dict(meta={'iter': None, 'epoch': 1}),
     'no epoch': dict(meta={'iter': 40}),
     'hub that is a list': dict(message_hub=[]),
-    'weights that are none': dict(state_dict=None),
+    'weights that are None': dict(state_dict=None),
     'weights with NaN': dict(state_dict=NAN),
 }
 
 
 @pytest.mark.parametrize('wrong', WRONG)
 @pytest.mark.parametrize('marked', [True, False])
-def test_what_cannot_be_resumed_is_passed_over(tmp_path, said, wrong, marked):
+def test_checkpoint_that_cannot_be_resumed_is_skipped(tmp_path, logged, wrong, marked):
     good = write(tmp_path, 'epoch_1.pth', 10, age=30)
     bad = write(tmp_path, 'epoch_4.pth', 40, **WRONG[wrong])
     mark(tmp_path, bad if marked else good, age=0 if marked else 30)
     assert find(tmp_path) == str(good)
-    assert not marked or (said[-1][0] == logging.WARNING and 'epoch_4.pth' in said[-1][1])
+    assert not marked or (logged[-1][0] == logging.WARNING and 'epoch_4.pth' in logged[-1][1])
 
 
-def test_infinite_numbers_may_be_those_of_a_mask(tmp_path):
+def test_infinite_numbers_are_accepted(tmp_path):
     mark(tmp_path, write(tmp_path, 'epoch_1.pth', 10, state_dict={'mask': torch.tensor([0.0, float('-inf')])}))
     assert find(tmp_path) == str(tmp_path / 'epoch_1.pth')

@@ -10,7 +10,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from mmkerv.engine.resume.random_state import read_states, seed_generators, set_states
-from mmkerv.engine.resume.sample_position import BatchStream, Draw, PlacedBatches, SeededDataset, place_batches
+from mmkerv.engine.resume.sample_position import BatchStream, Draw, PositionedBatches, SeededDataset, track_positions
 from tests.engine.resume.interrupted_runs import Refetched
 from tests.engine.tiny_runner import RandomImages
 
@@ -19,48 +19,48 @@ def batches(sampler=InfiniteSampler, size=2, **kwargs):
     return BatchSampler(sampler(range(7), seed=3, **kwargs), size, drop_last=False)
 
 
-def indices(placed, count):
-    return [[draw.index for draw in batch] for batch in itertools.islice(placed, count)]
+def indices(positioned, count):
+    return [[draw.index for draw in batch] for batch in itertools.islice(positioned, count)]
 
 
 @pytest.mark.parametrize('start', [0, 1, 5, 9])
 @pytest.mark.parametrize('sampler', [DefaultSampler, InfiniteSampler])
-def test_start_leaves_out_batches_over_the_passes(sampler, start):
-    whole = list(itertools.islice(PlacedBatches(batches(sampler), endless=True), 14))
-    placed = PlacedBatches(batches(sampler), endless=True)
-    placed.start = start
-    assert list(itertools.islice(placed, 14 - start)) == whole[start:]
-    places = [draw.place for batch in whole for draw in batch]
-    assert len(set(places)) == len(places), 'a place is one of a kind'
+def test_start_skips_batches_across_passes(sampler, start):
+    whole = list(itertools.islice(PositionedBatches(batches(sampler), endless=True), 14))
+    positioned = PositionedBatches(batches(sampler), endless=True)
+    positioned.start = start
+    assert list(itertools.islice(positioned, 14 - start)) == whole[start:]
+    positions = [draw.position for batch in whole for draw in batch]
+    assert len(set(positions)) == len(positions), 'each position is unique'
 
 
 def test_endless_passes_are_the_epochs_of_the_sampler():
-    placed, expected = PlacedBatches(batches(DefaultSampler), endless=True), []
+    positioned, expected = PositionedBatches(batches(DefaultSampler), endless=True), []
     for epoch in range(3):
         own = batches(DefaultSampler)
         own.sampler.set_epoch(epoch)
         expected += list(own)
-    assert indices(placed, 12) == expected and expected[:4] != expected[4:8]
+    assert indices(positioned, 12) == expected and expected[:4] != expected[4:8]
 
 
-def test_a_pass_ends_and_the_next_begins_at_its_start():
-    placed = PlacedBatches(batches(DefaultSampler))
-    placed.start, placed.epoch = 3, 5
-    assert [draw.place for batch in placed for draw in batch] == [(5, 6, 0)]
-    assert len(list(placed)) == len(placed) == 4
-    placed.start = 4
-    assert list(placed) == []
-    assert list(PlacedBatches([], endless=True)) == [], 'what is empty has an end all the same'
+def test_next_pass_begins_at_its_first_batch():
+    positioned = PositionedBatches(batches(DefaultSampler))
+    positioned.start, positioned.epoch = 3, 5
+    assert [draw.position for batch in positioned for draw in batch] == [(5, 6, 0)]
+    assert len(list(positioned)) == len(positioned) == 4
+    positioned.start = 4
+    assert list(positioned) == []
+    assert list(PositionedBatches([], endless=True)) == [], 'an empty sampler ends even if endless'
 
 
 @pytest.mark.parametrize('context', ['fork', 'spawn'])
-def test_what_is_loaded_does_not_depend_on_the_workers(context):
+def test_loaded_samples_do_not_depend_on_the_workers(context):
     def loaded(workers, persistent=False, seed=0):
         chosen = dict(multiprocessing_context=context, persistent_workers=persistent) if workers else {}
         loader = DataLoader(Refetched(), batch_size=2, num_workers=workers, **chosen)
-        placed, found = place_batches(loader, seed, endless=False), []
+        positioned, found = track_positions(loader, seed, endless=False), []
         for epoch in range(2):
-            placed.epoch = epoch
+            positioned.epoch = epoch
             found.append(torch.cat(list(loader)))
         return torch.cat(found)
 
@@ -69,47 +69,47 @@ def test_what_is_loaded_does_not_depend_on_the_workers(context):
     if context == 'fork':
         assert torch.equal(loaded(3), alone)
         assert not torch.equal(loaded(0, seed=1), alone)
-    assert len(alone.unique()) > 24 and not torch.equal(alone[:6], alone[6:]), 'each sample is augmented anew'
+    assert len(alone.unique()) > 24 and not torch.equal(alone[:6], alone[6:]), 'augmented differently in each epoch'
 
 
-def test_samplers_that_repeat_an_index_augment_it_anew():
+def test_repeated_index_is_augmented_differently():
     data = SeededDataset(Refetched(), 0)
-    first, second, other_rank = (data[Draw(1, place)] for place in ((0, 0, 0), (0, 1, 0), (0, 0, 1)))
+    first, second, other_rank = (data[Draw(1, position)] for position in ((0, 0, 0), (0, 1, 0), (0, 0, 1)))
     assert not torch.equal(first, second) and not torch.equal(first, other_rank)
 
 
-def test_data_set_is_that_of_the_loader_in_all_but_its_seeds():
+def test_seeded_data_set_passes_attributes_through():
     own = RandomImages()
     data = SeededDataset(own, 0)
     data.images = own.images * 2
-    assert own.images is data.images, 'hooks that switch a pipeline reach the data set'
+    assert own.images is data.images, 'hooks that switch a pipeline change the data set'
     assert len(data) == 4 and torch.equal(data[1]['inputs'], own[1]['inputs'])
     assert not hasattr(data, '__getitems__') and not hasattr(data, 'absent')
     assert copy.deepcopy(data) is data and torch.equal(pickle.loads(pickle.dumps(data)).images, own.images)
 
 
-def test_loader_is_placed_once_and_keeps_its_settings():
+def test_positions_are_tracked_once_and_settings_kept():
     loader = DataLoader(RandomImages(), batch_size=2)
-    place_batches(loader, 0, endless=False)
-    again = place_batches(loader, 0, endless=False)
+    track_positions(loader, 0, endless=False)
+    again = track_positions(loader, 0, endless=False)
     assert loader.batch_sampler is again and isinstance(again.batches, BatchSampler)
     assert loader.batch_size == again.batch_size == 2 and len(loader) == 2 and not again.drop_last
     assert type(loader.dataset._seeded) is RandomImages
 
 
-def test_loaders_without_indices_are_left_alone():
+def test_loaders_without_indices_are_not_changed():
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(range(3))
 
     for loader in (DataLoader(Stream()), DataLoader([1, 2], batch_size=None)):
         before = loader.dataset
-        assert place_batches(loader, 0, endless=True) is None and loader.dataset is before
+        assert track_positions(loader, 0, endless=True) is None and loader.dataset is before
 
 
-def test_stream_draws_nothing_for_what_is_left_out():
+def test_stream_loads_nothing_for_skipped_batches():
     loader = DataLoader(RandomImages(), batch_size=2)
-    place_batches(loader, 0, endless=True).start = 3
+    track_positions(loader, 0, endless=True).start = 3
     stream = BatchStream(loader, skips=3)
     assert [next(stream) for _ in range(3)] == [None] * 3 and stream._iterator is None
     assert torch.equal(next(stream)['inputs'], RandomImages().images[2:])
@@ -119,10 +119,10 @@ def draws():
     return random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(), torch.rand(1).item()
 
 
-def test_states_go_through_a_checkpoint(tmp_path):
+def test_states_are_restored_from_a_checkpoint(tmp_path):
     from mmkerv.engine import safe_load
 
-    # Both keep the second of two normal numbers.
+    # Python and numpy keep the second of two normal numbers in their state.
     draws()
     torch.save(read_states(), tmp_path / 'states.pth')
     expected = draws()
@@ -131,18 +131,18 @@ def test_states_go_through_a_checkpoint(tmp_path):
     assert draws() == expected
 
 
-def test_keys_give_streams_of_their_own():
-    found = []
+def test_different_keys_give_independent_streams():
+    streams = []
     for key in ((0, 1), (1, 0), (0, 1, 0), (0, 2), (2**63, 1)):
         seed_generators(*key, devices=False)
-        found.append(draws())
+        streams.append(draws())
     seed_generators(0, 1)
-    assert draws() == found[0], 'devices make no difference to a CPU'
-    assert all(len({draw[i] for draw in found}) == len(found) for i in range(5))
+    assert draws() == streams[0], 'devices do not change the CPU generator'
+    assert all(len({draw[i] for draw in streams}) == len(streams) for i in range(5))
 
 
 @pytest.mark.gpu
-def test_states_of_the_devices():
+def test_states_of_devices_are_restored():
     states = read_states()
     drawn = torch.rand(3, device='cuda')
     set_states(states)

@@ -2,11 +2,12 @@ import signal
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmkerv.engine import safe_load
-from mmkerv.engine.config.prepare import TRAINING_HOOKS, Config
+from mmkerv.engine.config.prepare import TRAINING_HOOKS
 from mmkerv.engine.resume.exact_resume_hook import ITERATION
 from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
 from mmkerv.engine.resume.random_state import seed_generators
@@ -25,7 +26,7 @@ from tests.engine.resume.interrupted_runs import (
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Without asking compilers for their versions, which takes longer than a run."""
+    """Skip collecting the environment, which takes longer than a run."""
     monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
 
 
@@ -36,28 +37,28 @@ def resumed(folder, **kwargs):
     return bits(folder)
 
 
-def cut(folder, where, count, **kwargs):
+def interrupt(folder, where, count, **kwargs):
     with pytest.raises(Cut):
         noisy_runner(folder, hooks=(Cutter(where, count),), **kwargs).train()
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """What runs end with that nothing cut off, by their settings."""
-    kept = {}
+def uninterrupted(tmp_path_factory):
+    """Function that returns the values of an uninterrupted run with the given settings."""
+    results = {}
 
     def run(**kwargs):
         key = repr(kwargs)
-        if key not in kept:
-            folder = tmp_path_factory.mktemp('whole')
+        if key not in results:
+            folder = tmp_path_factory.mktemp('uninterrupted')
             noisy_runner(folder, **kwargs).train()
-            kept[key] = bits(folder)
-        return kept[key]
+            results[key] = bits(folder)
+        return results[key]
 
     return run
 
 
-PLACES = [
+INTERRUPTIONS = [
     ('before_train_iter', 3),
     ('after_train_epoch', 2),
     ('before_train_epoch', 3),
@@ -67,25 +68,25 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(('where', 'count'), PLACES)
+@pytest.mark.parametrize(('where', 'count'), INTERRUPTIONS)
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_resumed_run_ends_with_the_bits_of_one_that_was_not_cut(tmp_path, whole, by_epoch, where, count):
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, uninterrupted, by_epoch, where, count):
     if not by_epoch and 'epoch' in where and 'val' not in where:
         where, count = 'after_train_iter', count
-    cut(tmp_path, where, count, by_epoch=by_epoch)
-    assert not differing(resumed(tmp_path, by_epoch=by_epoch), whole(by_epoch=by_epoch))
+    interrupt(tmp_path, where, count, by_epoch=by_epoch)
+    assert not differing(resumed(tmp_path, by_epoch=by_epoch), uninterrupted(by_epoch=by_epoch))
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_so_it_does_with_workers_which_change_nothing(tmp_path, whole, by_epoch):
-    cut(tmp_path, 'after_train_iter', 13, by_epoch=by_epoch, workers=2)
-    names = differing(resumed(tmp_path, by_epoch=by_epoch, workers=2), whole(by_epoch=by_epoch))
-    # A checkpoint of an evaluation has the states that loading leaves in the main process, if that is where it is done.
+def test_resumed_run_with_workers_equals_one_without(tmp_path, uninterrupted, by_epoch):
+    interrupt(tmp_path, 'after_train_iter', 13, by_epoch=by_epoch, workers=2)
+    names = differing(resumed(tmp_path, by_epoch=by_epoch, workers=2), uninterrupted(by_epoch=by_epoch))
+    # Without workers, loading in an evaluation changes the states of the main process, which the checkpoint stores.
     assert not [name for name in names if '.states.' not in name]
 
 
 class Better(Hook):
-    """Makes every evaluation the best: the last checkpoint is written again in it."""
+    """Hook that makes every evaluation the best, so that a checkpoint is written in it."""
 
     priority = 'VERY_HIGH'
 
@@ -94,31 +95,33 @@ class Better(Hook):
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_states_that_an_evaluation_leaves(tmp_path, by_epoch):
-    """Workers that persist are started once in a run, and once more in one that is resumed."""
+def test_states_after_an_evaluation_are_restored(tmp_path, by_epoch):
+    """Persistent workers are started once in a run, and again in a resumed one."""
     settings = dict(by_epoch=by_epoch, workers=2)
-    noisy_runner(tmp_path / 'whole', hooks=(Better(),), **settings).train()
-    # The next evaluation is the first after it, and the last.
+    noisy_runner(tmp_path / 'uninterrupted', hooks=(Better(),), **settings).train()
+    # After the interruption one more evaluation follows.
     with pytest.raises(Cut):
         hooks = (Better(), Cutter('after_train_iter', 14))
-        noisy_runner(tmp_path / 'cut', hooks=hooks, **settings).train()
-    assert not differing(resumed(tmp_path / 'cut', hooks=(Better(),), **settings), bits(tmp_path / 'whole'))
+        noisy_runner(tmp_path / 'interrupted', hooks=hooks, **settings).train()
+    assert not differing(
+        resumed(tmp_path / 'interrupted', hooks=(Better(),), **settings), bits(tmp_path / 'uninterrupted')
+    )
 
 
 VARIANTS = {
     'no seed in the config': dict(randomness=dict(seed=None)),
-    'seeds that differ between ranks': dict(randomness=dict(seed=3, diff_rank_seed=True)),
-    'gradients that wait for more': dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=3)),
+    'different seeds of ranks': dict(randomness=dict(seed=3, diff_rank_seed=True)),
+    'accumulated gradients': dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=3)),
     'bfloat16': dict(optim_wrapper=dict(type='mmkerv.CpuAmpOptimWrapper', optimizer=dict(type='SGD', lr=0.1))),
 }
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
 @pytest.mark.parametrize('name', VARIANTS)
-def test_variants(tmp_path, name, by_epoch):
-    """The whole run is the first part of the one that is cut: what has no seed cannot be run twice."""
+def test_run_with_other_settings_is_resumed_exactly(tmp_path, name, by_epoch):
+    """A run without a seed cannot be repeated, so its own first checkpoint is resumed."""
     settings = dict(by_epoch=by_epoch, **VARIANTS[name])
-    folder = tmp_path / 'whole'
+    folder = tmp_path / 'uninterrupted'
     every = dict(type='CheckpointHook', interval=1 if by_epoch else 4, by_epoch=by_epoch)
     noisy_runner(folder, default_hooks=dict(checkpoint=every), **settings).train()
     first = folder / ('epoch_1.pth' if by_epoch else 'iter_4.pth')
@@ -129,15 +132,15 @@ def test_variants(tmp_path, name, by_epoch):
     assert not differing(bits(tmp_path / 'resumed'), bits(folder))
 
 
-def test_iterations_over_a_sampler_that_ends(tmp_path, whole):
+def test_iterations_over_a_finite_sampler_are_resumed_exactly(tmp_path, uninterrupted):
     settings = dict(by_epoch=False, sampler='DefaultSampler')
-    cut(tmp_path, 'after_train_iter', 14, **settings)
-    assert not differing(resumed(tmp_path, **settings), whole(**settings))
+    interrupt(tmp_path, 'after_train_iter', 14, **settings)
+    assert not differing(resumed(tmp_path, **settings), uninterrupted(**settings))
 
 
 @pytest.mark.parametrize('workers', [{}, dict(num_workers=2, persistent_workers=True)], ids=['none', 'two'])
-def test_order_that_torchs_generator_draws(tmp_path, workers):
-    """A loader that was built by hand draws the order of an epoch when the epoch begins."""
+def test_order_drawn_by_torchs_generator_is_restored(tmp_path, workers):
+    """A loader that was built by hand draws the order at the start of an epoch."""
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False))
 
     def settings():
@@ -145,13 +148,13 @@ def test_order_that_torchs_generator_draws(tmp_path, workers):
             default_hooks=hooks, train_dataloader=DataLoader(NoisyImages(), batch_size=2, shuffle=True, **workers)
         )
 
-    noisy_runner(tmp_path / 'whole', **settings()).train()
-    cut(tmp_path / 'cut', 'after_train_iter', 8, **settings())
-    assert not differing(resumed(tmp_path / 'cut', **settings()), bits(tmp_path / 'whole'))
+    noisy_runner(tmp_path / 'uninterrupted', **settings()).train()
+    interrupt(tmp_path / 'interrupted', 'after_train_iter', 8, **settings())
+    assert not differing(resumed(tmp_path / 'interrupted', **settings()), bits(tmp_path / 'uninterrupted'))
 
 
 class Stream(IterableDataset):
-    """Images without indices."""
+    """Data set of images without indices."""
 
     def __len__(self):
         return 10
@@ -161,7 +164,7 @@ class Stream(IterableDataset):
 
 
 class States(Hook):
-    """Keeps the state of torch's generator at the start of each iteration, after ExactResumeHook has had its turn."""
+    """Hook that records torch's state at the start of each iteration, after ExactResumeHook."""
 
     def __init__(self):
         self.seen = []
@@ -170,8 +173,8 @@ class States(Hook):
         self.seen.append(torch.get_rng_state())
 
 
-def test_stream_without_indices_is_left_alone(tmp_path, caplog):
-    """Its checkpoints store no position, and it takes one of a run that had one; nothing seeds the iterations."""
+def test_data_set_without_indices_is_not_seeded(tmp_path, caplog):
+    """Its checkpoints have no position, and one of a run that has a position can be resumed."""
     noisy_runner(tmp_path / 'first').train()
     states = States()
     runner = noisy_runner(
@@ -191,22 +194,22 @@ def test_stream_without_indices_is_left_alone(tmp_path, caplog):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_checkpoints_in_the_middle_of_an_epoch(tmp_path, whole, workers):
+def test_checkpoint_within_an_epoch_is_resumed_exactly(tmp_path, uninterrupted, workers):
     hooks = dict(checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False))
-    # After 15 iterations an epoch is over, and its end has not been told to the hooks yet.
+    # After 15 iterations an epoch has ended, and after_train_epoch has not been called yet.
     for count in (4, 10, 15):
         folder = tmp_path / str(count)
-        cut(folder, 'after_train_iter', count, default_hooks=hooks)
-        assert not differing(resumed(folder, default_hooks=hooks, workers=workers), whole(default_hooks=hooks))
+        interrupt(folder, 'after_train_iter', count, default_hooks=hooks)
+        assert not differing(resumed(folder, default_hooks=hooks, workers=workers), uninterrupted(default_hooks=hooks))
 
 
 @pytest.mark.parametrize(
     ('where', 'count'),
-    # At iteration 41 the last checkpoint is that of epoch 8; it is the best, and written again in its evaluation.
+    # At iteration 41 the last checkpoint is that of epoch 8, the best, which is written again after its evaluation.
     [('before_val_iter', 21), ('after_train_iter', 18), ('before_train_iter', 41), ('after_val', 8), ('after_val', 9)],
 )
-def test_early_stopping_waits_as_long(tmp_path, where, count):
-    """The metric of the test is noise: how long it has not been better is as good as drawn."""
+def test_early_stopping_is_restored(tmp_path, where, count):
+    """The metric is noise, so the number of epochs without improvement is random."""
 
     def settings():
         stop = dict(type='EarlyStoppingHook', monitor='mean', rule='less', patience=4)
@@ -216,14 +219,14 @@ def test_early_stopping_waits_as_long(tmp_path, where, count):
         chosen = dict(custom_hooks=hooks, train_cfg=length, default_hooks=dict(checkpoint=writing))
         return dict(**chosen, randomness=dict(seed=4))
 
-    runner = noisy_runner(tmp_path / 'whole', **settings())
+    runner = noisy_runner(tmp_path / 'uninterrupted', **settings())
     runner.train()
     assert 6 < runner.epoch < 20
-    cutting = settings()
+    interrupting = settings()
     if where == 'after_val':
-        cutting['custom_hooks'].insert(0, Sender(where, count, signal.SIGTERM))
+        interrupting['custom_hooks'].insert(0, Sender(where, count, signal.SIGTERM))
     else:
-        cutting['custom_hooks'].append(Cutter(where, count))
+        interrupting['custom_hooks'].append(Cutter(where, count))
     with pytest.raises((Cut, SystemExit)):
-        noisy_runner(tmp_path / 'cut', **cutting).train()
-    assert not differing(resumed(tmp_path / 'cut', **settings()), bits(tmp_path / 'whole'))
+        noisy_runner(tmp_path / 'interrupted', **interrupting).train()
+    assert not differing(resumed(tmp_path / 'interrupted', **settings()), bits(tmp_path / 'uninterrupted'))

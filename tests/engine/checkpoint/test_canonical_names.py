@@ -1,26 +1,26 @@
-"""Names of torchvision and OpenMMLab in one form, and by the order of the layers."""
+"""Canonical names of torchvision's and OpenMMLab's parameters, also by the order of the layers."""
 
 import pytest
 
 pytest.importorskip('mmengine')
 
-from mmkerv.engine.checkpoint.plain_names import IN_ORDER, canonical, in_order
+from mmkerv.engine.checkpoint.convert_plain import SAME_LAYER_ORDER, canonical_names, names_by_layer_order
 from mmkerv.errors import CheckpointMismatchError
 
-MARK = IN_ORDER['MobileNetV2']
-PAIRS = [(MARK, 'backbone.a.conv.weight'), ('backbone.b.running_mean', 'backbone.a.bn.running_mean')]
+TORCHVISION_NAME = SAME_LAYER_ORDER['MobileNetV2']
+PAIRS = [(TORCHVISION_NAME, 'backbone.a.conv.weight'), ('backbone.b.running_mean', 'backbone.a.bn.running_mean')]
 
 
 def shapes(names, size=8):
     return dict.fromkeys(names, (size,))
 
 
-def test_order_gives_the_names():
+def test_names_follow_from_the_order_of_the_layers():
     given, wanted = (shapes(names) for names in zip(*PAIRS))
     given |= {'backbone.b.num_batches_tracked': (), 'head.fc.bias': (9,)}
     wanted |= {'backbone.a.bn.num_batches_tracked': (), 'head.fc.bias': (9,)}
     expected = {**dict(PAIRS), 'backbone.b.num_batches_tracked': 'backbone.a.bn.num_batches_tracked'}
-    assert in_order(given, wanted) == expected
+    assert names_by_layer_order(given, wanted) == expected
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ def test_order_gives_the_names():
     ],
     ids=['nothing', 'a tensor less', 'a tensor more', 'another shape', 'another kind'],
 )
-def test_order_must_be_exact(wanted):
+def test_layers_must_agree_one_by_one(wanted):
     with pytest.raises(CheckpointMismatchError, match=r"torchvision's MobileNetV2 \(2 tensors\).*do not agree"):
-        in_order(shapes(dict(PAIRS)), wanted)
+        names_by_layer_order(shapes(dict(PAIRS)), wanted)
 
 
-def test_order_is_not_asked_for_known_names():
-    assert in_order(shapes([MARK]), shapes([MARK, 'backbone.b.bias'])) == {}
-    assert in_order(shapes(['backbone.conv1.weight']), shapes(['backbone.stem.weight'])) == {}
+def test_order_is_ignored_for_known_names():
+    assert names_by_layer_order(shapes([TORCHVISION_NAME]), shapes([TORCHVISION_NAME, 'backbone.b.bias'])) == {}
+    assert names_by_layer_order(shapes(['backbone.conv1.weight']), shapes(['backbone.stem.weight'])) == {}
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_order_is_not_asked_for_known_names():
         (['classifier.0.weight', 'classifier.3.bias'], ['head.layers.0.fc.weight', 'head.layers.1.fc.bias']),
     ],
 )  # fmt: skip
-def test_canonical_names(names, expected):
-    assert canonical(names) == dict(zip(names, expected))
+def test_names_become_canonical(names, expected):
+    assert canonical_names(names) == dict(zip(names, expected))
 
 
-def test_two_names_for_one_place():
+def test_two_names_for_one_parameter_are_refused():
     with pytest.raises(
         CheckpointMismatchError, match=r'conv\.bias and module\.conv\.bias are both backbone\.conv\.bias'
     ):
-        canonical(['conv.bias', 'module.conv.bias'])
+        canonical_names(['conv.bias', 'module.conv.bias'])

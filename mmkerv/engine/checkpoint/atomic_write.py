@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.fileio import LocalBackend
 
 # What a user can do about an error of writing.
 ADVICE = {
@@ -130,12 +130,3 @@ class AtomicLocalBackend(LocalBackend):
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Write text to a file atomically."""
         self.put(obj.encode(encoding), filepath)
-
-
-def install_atomic_writes() -> None:
-    """Make mmengine write local files through :class:`AtomicLocalBackend` in this process.
-
-    Example:
-        >>> install_atomic_writes()
-    """
-    register_backend('local', AtomicLocalBackend, force=True, prefixes='')

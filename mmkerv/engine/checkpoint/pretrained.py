@@ -3,7 +3,7 @@
 import functools
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,23 @@ DEPTH_TOLERANCE = 0.2
 LOADER_ERRORS = (AssertionError, AttributeError, RuntimeError, TypeError)
 
 
-def install_pretrained_report() -> None:
-    """Make every ``Pretrained`` initialisation in this process log in one line what it loaded, or stop.
+def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
+    """Return ``PretrainedInit.__call__`` extended: it logs in one line what it loaded, or raises.
 
     It covers all that mmengine's ``PretrainedInit`` loads: ``init_cfg`` of any module, and the ``pretrained`` argument
     of mmdetection's, mmsegmentation's and mmpretrain's networks. Transformers that read their checkpoint in an
     ``init_weights`` of their own are not covered.
 
+    Args:
+        upstream: mmengine's method.
+
     Raises:
         CheckpointMismatchError: when a network is initialised, as :func:`require_pretrained`.
 
     Example:
-        >>> install_pretrained_report()
+        >>> reported_load(PretrainedInit.__call__).__name__
+        '__call__'
     """
-    upstream = PretrainedInit.__call__
-    if getattr(upstream, 'reports', False):
-        return
 
     @functools.wraps(upstream)
     def load(self: PretrainedInit, module: nn.Module) -> None:
@@ -71,8 +72,7 @@ def install_pretrained_report() -> None:
                 logging.WARNING,
             )
 
-    load.reports = True
-    PretrainedInit.__call__ = load
+    return load
 
 
 def require_pretrained(

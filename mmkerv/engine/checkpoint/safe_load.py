@@ -7,13 +7,13 @@ import io
 import pickle
 import re
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
 from mmengine.fileio import get as read_bytes
-from mmengine.runner import CheckpointLoader
 
 from mmkerv.engine.checkpoint.unpickler import restricted_pickle
 from mmkerv.errors import UnsafeCheckpointError
@@ -60,14 +60,15 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
         ) from error
 
 
-def install_safe_loading(trust: bool = False) -> None:
-    """Make every checkpoint that mmengine's runner reads in this process go through :func:`safe_load`.
+def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
+    """Return loaders for mmengine's ``CheckpointLoader`` that read through :func:`safe_load`, by prefix of the address.
 
     Args:
-        trust: as :func:`safe_load` has it.
+        trust: as for :func:`safe_load`.
 
     Example:
-        >>> install_safe_loading()
+        >>> checkpoint_loaders()['https://'].__name__
+        'load_from_http'
     """
 
     def read(file: Path | IO[bytes], map_location: Any) -> Any:
@@ -107,15 +108,12 @@ def install_safe_loading(trust: bool = False) -> None:
         stream.name = filename
         return read(stream, map_location)
 
-    for prefixes, loader in (
-        ('', load_from_local),
-        (('http://', 'https://'), load_from_http),
-        (('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
-        ((r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'), load_from_storage),
-    ):
-        CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
-    # The other schemes (torchvision://, mmcls://) look their address up and call this by its name.
-    mmengine_checkpoint.load_from_http = load_from_http
+    return {
+        '': load_from_local,
+        **dict.fromkeys(('http://', 'https://'), load_from_http),
+        **dict.fromkeys(('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
+        **dict.fromkeys((r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'), load_from_storage),
+    }
 
 
 def _reason(error: Exception) -> str:

@@ -1,24 +1,60 @@
-"""Reading config files: what is wrong with one is said in a line, and files of data run nothing."""
+"""Read config files, with one-line errors; YAML and JSON files run no code."""
 
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import yaml
 from mmengine.config import Config
-from mmengine.fileio.handlers import PickleHandler, YamlHandler
-from mmengine.fileio.handlers.registry_utils import file_handlers
 
-from mmkerv.engine.checkpoint.unpickler import restricted_load
-from mmkerv.errors import ConfigError, UnsafeCheckpointError
+from mmkerv.engine.config.check import check_hooks, check_operators
+from mmkerv.engine.config.patches import DATA_FILES, patched
+from mmkerv.errors import ConfigError
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
-def read_config(path: str) -> Config:
-    """Read a config file. One in Python is a program, and is run; YAML and JSON are data, and run nothing.
+def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+    """Read a config and apply ``--cfg-options``.
 
-    From here on mmengine reads data files in this process as :func:`install_safe_data_files` has it.
+    A new ``data_root`` also replaces the old one at the start of every path of the data sets and evaluators, because a
+    config's variables have already been used when options are applied. Nothing outside the returned config changes.
+
+    Args:
+        path: config file.
+        options: dotted keys and their values.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ConfigError: if it cannot be read, an option does not fit it, an operator does not take its arguments, or a hook
+            has been renamed.
+
+    Example:
+        >>> load_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP
+        'RetinaNet'
+    """
+    cfg = read_config(path)
+    options = options or {}
+    old = cfg.get('data_root')
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, AttributeError) as error:
+        settings, reason = ' '.join(f'{k}={v}' for k, v in options.items()), str(error.args[0]).rstrip('.')
+        raise ConfigError(
+            f'--cfg-options {settings} does not fit {path!r}: {reason}. Change the keys, or write the change into a '
+            'config that inherits from this one'
+        ) from error
+    check_operators(cfg.get('model'), 'model')
+    check_hooks(cfg)
+    if old and 'data_root' in options:
+        new = str(options['data_root']).rstrip('/') + '/'
+        for key in list(cfg):
+            if key.endswith(('_dataloader', '_evaluator', '_pipeline')):
+                cfg[key] = _replace_root(cfg[key], old.rstrip('/'), new.rstrip('/'))
+    return cfg
+
+
+def read_config(path: str) -> Config:
+    """Read a config file. A Python config is a program and is run; YAML and JSON are data and run nothing.
 
     Args:
         path: file.
@@ -36,10 +72,10 @@ def read_config(path: str) -> Config:
         raise FileNotFoundError(f'config {path!r} does not exist; give the path of a config file')
     if Path(path).suffix not in SUFFIXES:
         raise ConfigError(f'config {path!r} must end in one of {", ".join(SUFFIXES)}; give a config file')
-    install_safe_data_files()
     try:
-        _refuse_cycle(Path(path), (), set())
-        return Config.fromfile(path)
+        with patched(only=DATA_FILES):
+            _refuse_cycle(Path(path), (), set())
+            return Config.fromfile(path)
     except ConfigError:
         raise
     except OSError as error:
@@ -49,103 +85,44 @@ def read_config(path: str) -> Config:
             f'config {path!r} needs {str(error.filename)!r}, which cannot be read ({error.strerror}). Change its '
             '_base_, or put the file there'
         ) from error
-    # What the code in a config raises can be anything.
+    # The code in a config may raise anything.
     except Exception as error:
-        raise ConfigError(f'config {path!r} cannot be read: {_said(error, path)}. Correct the file') from error
+        raise ConfigError(f'config {path!r} cannot be read: {_described(error, path)}. Correct the file') from error
 
 
-def install_safe_data_files(trust: bool = False) -> None:
-    """Make mmengine read YAML as data alone, and pickles (annotations, proposals) as :func:`mmkerv.engine.safe_load`.
-
-    mmengine's own reader of YAML constructs any Python object that a file names, and pickles run anything.
-
-    Args:
-        trust: read pickles without restriction.
-
-    Example:
-        >>> install_safe_data_files()
-    """
-    file_handlers.update(dict.fromkeys(('yaml', 'yml'), SafeYamlHandler()))
-    file_handlers.update(dict.fromkeys(('pkl', 'pickle'), PickleHandler() if trust else SafePickleHandler()))
-
-
-class SafeYamlLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also knows tuples: mmengine writes them.
-
-    Example:
-        >>> yaml.load('!!python/tuple [1, 2]', SafeYamlLoader)
-        (1, 2)
-    """
-
-
-SafeYamlLoader.add_constructor(
-    'tag:yaml.org,2002:python/tuple', lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
-
-
-class SafeYamlHandler(YamlHandler):
-    """mmengine's handler of YAML that constructs numbers, strings, lists, tuples and dicts only.
-
-    Example:
-        >>> import io
-        >>> SafeYamlHandler().load_from_fileobj(io.StringIO('a: [1, 2]'))
-        {'a': [1, 2]}
-    """
-
-    def load_from_fileobj(self, file: IO, **_: Any) -> Any:
-        """Read."""
-        return yaml.load(file, SafeYamlLoader)  # noqa: S506, it is a SafeLoader
-
-
-class SafePickleHandler(PickleHandler):
-    """mmengine's handler of pickles that reads arrays, numbers, strings and containers only.
-
-    Raises:
-        UnsafeCheckpointError: for anything else; nothing of it has been executed.
-
-    Example:
-        >>> import io, pickle
-        >>> SafePickleHandler().load_from_fileobj(io.BytesIO(pickle.dumps({'a': 1}, 2)))
-        {'a': 1}
-    """
-
-    def load_from_fileobj(self, file: IO[bytes], **_: Any) -> Any:
-        """Read."""
-        try:
-            return restricted_load(file)
-        except OSError:
-            raise
-        # As in safe_load: a damaged file ends in whatever its bytes happen to mean.
-        except Exception as error:
-            name = getattr(file, 'name', 'a stream')
-            raise UnsafeCheckpointError(
-                f'pickle {name!r} was not read: it is damaged, or holds more than data ({error}). Nothing of it was '
-                'executed. Write it as JSON, or, if you trust where it comes from, use --trust-checkpoint (in Python '
-                'mmkerv.engine.config.read.install_safe_data_files(trust=True))'
-            ) from error
-
-
-def _refuse_cycle(file: Path, above: tuple[Path, ...], sound: set[Path]) -> None:
-    """Refuse it here: mmengine follows base configs without end, a second for each hundred of them."""
+def _refuse_cycle(file: Path, above: tuple[Path, ...], checked: set[Path]) -> None:
+    """Refuse base configs that include one another: mmengine follows them without end, a second per hundred."""
     file = file.resolve()
     if file in above:
         cycle = ' -> '.join(str(part) for part in (*above[above.index(file) :], file))
         raise ConfigError(f'config {str(above[0])!r} inherits from itself: {cycle}. Change _base_ in one of them')
-    # What is not there, or of another package, is left to mmengine.
-    if file in sound or not file.is_file():
+    # A file that is missing or belongs to another package is left to mmengine.
+    if file in checked or not file.is_file():
         return
     for base in Config._get_base_files(str(file)):
         if isinstance(base, str) and '::' not in base:
-            _refuse_cycle(file.parent / base, (*above, file), sound)
-    sound.add(file)
+            _refuse_cycle(file.parent / base, (*above, file), checked)
+    checked.add(file)
 
 
-def _said(error: Exception, path: str) -> str:
-    """The kind of an error, its line in the config where there is one, and what it says."""
+def _described(error: Exception, path: str) -> str:
+    """Return the kind of an error, its line in the config if there is one, and its message."""
     # Some versions of mmengine compile a config without its name.
     files = ('', str(Path(path).absolute()))
     inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     line = getattr(error, 'lineno', None) or (inside[-1] if inside else None)
-    place = f' (line {line})' if line else ''
-    said = ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f'{type(error).__name__}{place}: {said.rstrip(".")}'
+    position = f' (line {line})' if line else ''
+    message = ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return f'{type(error).__name__}{position}: {message.rstrip(".")}'
+
+
+def _replace_root(node: Any, old: str, new: str) -> Any:
+    if isinstance(node, str):
+        return new + node[len(old) :] if node == old or node.startswith(f'{old}/') else node
+    if isinstance(node, dict):
+        for key in node:
+            node[key] = _replace_root(node[key], old, new)
+        return node
+    if isinstance(node, (list, tuple)):
+        return type(node)(_replace_root(item, old, new) for item in node)
+    return node

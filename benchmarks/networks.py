@@ -139,7 +139,7 @@ def chosen_forms(args: argparse.Namespace) -> dict[str, Form]:
 
 def has_operators(form: Form) -> bool:
     """Whether a form's backbone has operators of ours."""
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.read import load_config
 
     backbone = load_config(str(ROOT / 'configs' / f'{form.config}.py')).model.backbone
     return str((backbone.get('conv_cfg') or {}).get('type')).startswith('mmkerv.')
@@ -152,7 +152,7 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import HOOKS, MODELS, init_default_scope
 
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.read import load_config
     from mmkerv.ops import frozen_kernels, switch_to_deploy
 
     cfg = load_config(str(ROOT / 'configs' / f'{form.config}.py'))

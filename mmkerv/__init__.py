@@ -1,6 +1,15 @@
 """New convolutions for every mmdetection, mmsegmentation and mmpretrain model, by one line of config.
 
-Importing it registers the operators where mmengine is installed; ``mmkerv.ops`` needs torch alone.
+Importing it changes mmengine, if that is installed, in three ways and nothing else:
+
+- The operators are registered in scope ``mmkerv`` and in mmengine's root registry ``MODELS``, and scope ``mmkerv`` is
+  added below the root registries of models, hooks, optimizer wrappers and transforms.
+- ``mmengine.config.utils.MODULE2PACKAGE`` gets an entry for ``mmkerv``, and its entry for ``mmseg`` is changed to
+  ``mmseg`` where mmsegmentation is installed as ``onedl-mmsegmentation``.
+- ``mmengine.config.Config._get_cfg_path`` resolves ``mmkerv::`` paths.
+
+It warns of versions that are not tested. ``mmkerv.ops`` needs torch alone. Changes that a training run needs beyond
+these are in :mod:`mmkerv.engine.config.patches`.
 """
 
 import warnings
@@ -16,22 +25,28 @@ if TYPE_CHECKING:
 
 __all__ = ['__version__', 'convert']
 
+SUBPACKAGES = ('analysis', 'datasets', 'deploy', 'engine', 'env', 'errors', 'models', 'ops', 'visualization')
+
 warn_untested()
 
 if find_spec('mmengine') is not None:
     try:
         import mmkerv.registry
     except ImportError as error:
-        # The operators and the doctor must work where mmengine does not.
+        # The operators and `python -m mmkerv.env` must work where mmengine does not.
         warnings.warn(
             f'mmkerv registered nothing: mmengine cannot be imported ({error}); see python -m mmkerv.env', stacklevel=2
         )
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: these need torch, which takes seconds.
+    # Imported on first use: most of these import torch, which takes seconds.
     if name == 'convert':
         return import_module('mmkerv.models.placement').convert
-    if name in ('ops', 'models', 'engine'):
+    if name in SUBPACKAGES:
         return import_module(f'mmkerv.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *SUBPACKAGES})

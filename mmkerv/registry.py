@@ -1,7 +1,7 @@
 """Scope ``mmkerv`` of OpenMMLab's registries, and the lookups mmengine lacks.
 
 Three ways lead to an operator: ``type='mmkerv.CoCConv'`` needs no import; ``type='CoCConv'`` works in every scope once
-mmkerv is imported, because the operators also stand in mmengine's root; the class itself works anywhere.
+mmkerv is imported, because the operators are also registered in mmengine's root; the class itself works anywhere.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ OPERATORS = (
 def operator_builder(name: str) -> Callable[..., Any]:
     """Return a function that builds an operator of :mod:`mmkerv.ops` and imports torch only then.
 
-    mmengine searches its root without importing anything, so the names must stand there as soon as mmkerv is imported.
+    mmengine searches its root without importing anything, so the names must be there as soon as mmkerv is imported.
 
     Args:
         name: one of ``OPERATORS``.
@@ -91,7 +91,7 @@ def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
 
     Args:
         kind: the ``type`` of a config: a dotted name or a class.
-        packages: top-level packages or scopes; ``''`` stands for a name without a scope.
+        packages: top-level packages or scopes; ``''`` is a name without a scope.
 
     Example:
         >>> local_name('mmkerv.ResNet', ('mmkerv',)), local_name('mmdet.ResNet', ('mmkerv',))
@@ -105,9 +105,9 @@ def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
 def allow_package_configs() -> None:
     """Make ``_base_ = 'mmkerv::...'`` and ``'mmseg::...'`` resolve.
 
-    mmengine does not know that mmsegmentation may be installed as ``onedl-mmsegmentation``. Of mmkerv it knows
-    nothing; it would refuse configs at the top of a package's ``configs``, as ours are, and mark what they define with
-    the scope ``mmkerv``, where the host library's transforms and models are not found.
+    mmengine has no entry for mmkerv, and one for mmsegmentation that does not fit ``onedl-mmsegmentation``. Its own
+    lookup would refuse configs at the top of a package's ``configs``, as ours are, and mark their content with scope
+    ``mmkerv``, in which the transforms and models of mmdetection, mmsegmentation and mmpretrain are not found.
 
     Example:
         >>> allow_package_configs()
@@ -132,7 +132,7 @@ def allow_package_configs() -> None:
 
 
 def package_config(path: str) -> Path:
-    """Return the file of a config that is installed with mmkerv, or lies in the checkout it is imported from.
+    """Return the file of a config, from the installed package or from the checkout mmkerv is imported from.
 
     Args:
         path: relative to ``configs``.

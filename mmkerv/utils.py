@@ -1,7 +1,11 @@
-"""Helpers that stand outside any one idea of the package."""
+"""Small helpers for every part of the package: logging, printable names, unwrapping a model."""
 
 import logging
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def log(message: str, level: int = logging.INFO) -> None:
@@ -19,7 +23,7 @@ def log(message: str, level: int = logging.INFO) -> None:
 
 
 def printable(name: str, longest: int = 200) -> str:
-    r"""Return a name from a file as it may be shown: without control characters, and not endless.
+    r"""Return a name from a file in a form fit for a message: without control characters, and shortened if long.
 
     Example:
         >>> printable('fc.weight'), printable('a\nb')
@@ -27,3 +31,16 @@ def printable(name: str, longest: int = 200) -> str:
     """
     shown = name if name.isprintable() else repr(name)
     return shown if len(shown) <= longest else f'{shown[:longest]}...'
+
+
+def unwrapped(model: 'nn.Module') -> 'nn.Module':
+    """Return the model inside mmengine's wrapper for distributed training, or the model itself.
+
+    Example:
+        >>> from torch import nn
+        >>> unwrapped(nn.Linear(2, 3))
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    from mmengine.model import is_model_wrapper
+
+    return model.module if is_model_wrapper(model) else model

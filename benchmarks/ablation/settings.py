@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.options import CoCOptions
 

@@ -12,7 +12,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkerv.engine.config.prepare import check_data, set_loader_defaults
+from mmkerv.engine.config.check import check_data
+from mmkerv.engine.config.prepare import set_loader_defaults
 from mmkerv.errors import ConfigError
 from mmkerv.ops import frozen_kernels
 from mmkerv.ops.core.base import ConvNd

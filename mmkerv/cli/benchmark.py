@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.analysis.speed import fused, inference_speed, loading_speed
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.patches import apply_patches
+    from mmkerv.engine.config.read import load_config
 
     unit = UNITS[args.task]
 
@@ -71,10 +72,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = args.device or get_device()
     if args.task == 'inference':
         cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, device, args.trust_checkpoint)
+        apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
         model = fused(model) if args.fuse_conv_bn else model
         speed = inference_speed(cfg, model, args.dataset_type, **settings)
     else:
         cfg = load_config(args.config, args.cfg_options)
+        apply_patches(cfg.get('default_scope'))
         speed = loading_speed(cfg, args.task, args.dataset_type, **settings)
     print(f'{args.task}: {unit} {speed}')
     if args.work_dir:

@@ -49,9 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     import mmcv
 
     from mmkerv.analysis.browse import pictures
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.patches import apply_patches
+    from mmkerv.engine.config.read import load_config
 
     cfg = load_config(args.config, args.cfg_options)
+    apply_patches(cfg.get('default_scope'))
     show = not args.not_show and has_display()
     folder = args.output_dir
     if folder is None and not show and not args.not_show:

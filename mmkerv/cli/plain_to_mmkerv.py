@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine', 'mmcv', *([] if args.config else ['mmpretrain']))
     from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint
-    from mmkerv.engine.config import prepare as configuration
+    from mmkerv.engine.config.read import load_config
 
-    cfg = configuration.load_config(args.config, args.cfg_options) if args.config else None
+    cfg = load_config(args.config, args.cfg_options) if args.config else None
     print(convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint))
     print(f'wrote {args.dst}')
 

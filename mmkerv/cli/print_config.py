@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine')
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.read import load_config
 
     cfg = load_config(args.config, args.cfg_options)
     print(f'Config:\n{cfg.pretty_text}')

@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv.deploy import fold
-    from mmkerv.engine.config import prepare as configuration
+    from mmkerv.engine.config.read import load_config
 
-    cfg = configuration.load_config(args.config_path, args.cfg_options)
+    cfg = load_config(args.config_path, args.cfg_options)
     result = fold.fold_checkpoint(
         cfg,
         args.checkpoint_path,

@@ -37,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pathlib import Path
 
     from mmkerv.engine.config import evaluation, launch
-    from mmkerv.engine.config import prepare as configuration
+    from mmkerv.engine.config.patches import apply_patches
+    from mmkerv.engine.config.prepare import prepare, set_loader_defaults
+    from mmkerv.engine.config.read import load_config
 
-    cfg = configuration.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; give the path of a .pth file')
     cfg.load_from = args.checkpoint
@@ -50,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         evaluation.paint_predictions(cfg, args.show, args.show_dir, args.wait_time, args.interval)
     if args.tta:
         evaluation.augment_test(cfg)
-    configuration.set_loader_defaults(cfg, not args.no_pin_memory)
-    configuration.prepare(cfg, args, ('test',), strict=True)
+    set_loader_defaults(cfg, not args.no_pin_memory)
+    prepare(cfg, args, ('test',), strict=True)
+    apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     with launch.process_group(cfg):
         evaluation.evaluate(cfg, args.out, args.out_item or 'pred')
 

@@ -35,15 +35,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmkerv.engine.checkpoint.atomic_write import with_advice
     from mmkerv.engine.config import launch
-    from mmkerv.engine.config import prepare as configuration
+    from mmkerv.engine.config.patches import apply_patches
+    from mmkerv.engine.config.prepare import build_runner, prepare, set_loader_defaults, set_work_dir, use_amp
+    from mmkerv.engine.config.read import load_config
     from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, output_folders
     from mmkerv.errors import ConfigError
 
-    cfg = configuration.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
-        configuration.use_amp(cfg)
+        use_amp(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError(
@@ -54,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    configuration.set_work_dir(cfg, args)
+    set_work_dir(cfg, args)
     if cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
         if cfg.load_from is None:
@@ -62,12 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg.resume, cfg.load_from = False, start
     if cfg.get('load_from') and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
         raise FileNotFoundError(f'checkpoint {cfg.load_from!r} does not exist; give the path of a .pth file')
-    configuration.set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
+    set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
-    configuration.prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
+    prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
+    apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     try:
         with launch.process_group(cfg):
-            configuration.build_runner(cfg).train()
+            build_runner(cfg).train()
     except OSError as error:
         # An unreadable data file is named in its error. When mmengine's logs fill the disk, the error names no file.
         file = error.filename and Path(os.fsdecode(error.filename)).resolve()

@@ -13,7 +13,7 @@ from torch.utils.benchmark import Timer
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs, sample_inputs
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 
 
 class Comparison(NamedTuple):

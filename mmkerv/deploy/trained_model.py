@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.match import require_match, weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 from mmkerv.errors import ConfigError
 
 

@@ -1,10 +1,18 @@
-"""What mmengine's runner needs for these operators: safe reading, whole writing, hooks, folding. Needs mmengine."""
+"""Training, checkpoints and configs for mmengine: the verbs a user calls, and the hooks. Needs mmengine.
 
-from mmkerv.engine.checkpoint.atomic_write import atomic_path, install_atomic_writes, save_checkpoint
+Hooks are registered in scope ``mmkerv`` when this module is imported. Importing it changes no library;
+:func:`apply_patches` does.
+"""
+
+from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
+from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.match import CheckpointMatchHook, match_checkpoint, require_match
-from mmkerv.engine.checkpoint.pretrained import install_pretrained_report, require_pretrained
-from mmkerv.engine.checkpoint.safe_load import install_safe_loading, safe_load
+from mmkerv.engine.checkpoint.pretrained import require_pretrained
+from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.config.patches import apply_patches, patched, undo_patches
+from mmkerv.engine.config.prepare import build_runner
+from mmkerv.engine.config.read import load_config
 from mmkerv.engine.data_checks.label_range_hook import LabelRangeHook
 from mmkerv.engine.hooks.check_frozen_operators_hook import CheckFrozenOperatorsHook
 from mmkerv.engine.hooks.finite_checkpoint_hook import FiniteCheckpointHook
@@ -16,6 +24,7 @@ from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
 from mmkerv.engine.resume.exact_resume_hook import ExactResumeHook
+from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
 from mmkerv.engine.resume.pending_evaluation_hook import PendingEvaluationHook
 from mmkerv.engine.resume.stop_signal_hook import StopSignalHook
 from mmkerv.errors import (
@@ -53,14 +62,18 @@ __all__ = [
     'StopSignalHook',
     'TrainingGuardError',
     'UnsafeCheckpointError',
+    'apply_patches',
     'atomic_path',
-    'install_atomic_writes',
-    'install_pretrained_report',
-    'install_safe_loading',
+    'build_runner',
+    'convert_checkpoint',
+    'latest_checkpoint',
+    'load_config',
     'match_checkpoint',
+    'patched',
     'require_finite',
     'require_match',
     'require_pretrained',
     'safe_load',
     'save_checkpoint',
+    'undo_patches',
 ]

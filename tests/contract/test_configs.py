@@ -22,7 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.deploy.config import deploy_config
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv2d, switch_to_deploy
 from mmkerv.registry import package_config
 

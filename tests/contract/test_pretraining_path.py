@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmkerv.deploy.model_outputs import largest_difference, raw_outputs, sample_inputs
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import safe_load
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 from mmkerv.ops import CoCConv2d
 from tests.contract.pretraining_path import TASKS, fine_tuning, pretraining
 

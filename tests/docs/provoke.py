@@ -98,7 +98,7 @@ def no_compiled_operators(folder: Path) -> str:
 
 @provokes
 def unknown_argument(folder: Path) -> str:
-    from mmkerv.engine.config.prepare import check_operators
+    from mmkerv.engine.config.check import check_operators
 
     return message(check_operators, {'backbone': {'conv_cfg': {'type': 'CoCConv', 'asociation': 3}}}, 'model')
 
@@ -170,7 +170,7 @@ def map_too_small(folder: Path) -> str:
 def missing_data(folder: Path) -> str:
     from mmengine.config import Config
 
-    from mmkerv.engine.config.prepare import check_data
+    from mmkerv.engine.config.check import check_data
 
     return message(
         check_data,

@@ -43,7 +43,7 @@ def test_python(block: Block, monkeypatch, tmp_path):
 def check_operators(model) -> None:
     """A fragment of a config names operators and arguments that exist."""
     if isinstance(model, dict):
-        from mmkerv.engine.config.prepare import check_operators as check
+        from mmkerv.engine.config.check import check_operators as check
 
         check(model, 'model')
 

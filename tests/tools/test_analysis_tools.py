@@ -171,7 +171,7 @@ def test_annotations_are_drawn_where_they_are(name, mode, shapes):
     """Test pipelines load them behind the resize, in the size of the image that was read."""
     from mmkerv.analysis.browse import pictures, stages
     from mmkerv.analysis.speed import data_set
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.read import load_config
 
     cfg = load_config(DEMO[name], {'data_root': f'{shapes / FOLDERS.get(name, "")}/'})
     first = stages(data_set(cfg, 'val'), 0)[0]

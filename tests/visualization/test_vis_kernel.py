@@ -16,7 +16,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 from mmkerv.visualization import kernel_arrays, response_arrays
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -49,8 +49,8 @@ def named_sample(upstream: Callable, self: BaseDataset, idx: int) -> Any:
         undecoded = isinstance(error, AssertionError) and 'failed to load image' in str(error)
         if undecoded or isinstance(error, UNREADABLE) or type(error).__module__.partition('.')[0] == 'cv2':
             raise DataError(
-                f'image {str(file)!r} of {type(self).__name__} cannot be read ({_reason(error)}): it is damaged, or not '
-                'an image. Replace it by a good copy, or remove it from the annotations'
+                f'image {str(file)!r} of {type(self).__name__} cannot be read ({_reason(error)}): it is damaged, or '
+                'not an image. Replace it by a good copy, or remove it from the annotations'
             ) from error
         log(f'mmkerv: sample {idx} of {type(self).__name__} ({file}) leads to the error below', logging.ERROR)
         raise
@@ -65,7 +65,8 @@ def checked_mask(upstream: Callable, self: Any, results: dict) -> None:
         raise DataError(f'mask {mask!r} of image {image!r} does not exist; check data_prefix.seg_map_path') from error
     except (*UNREADABLE, AttributeError) as error:
         raise DataError(
-            f'mask {mask!r} cannot be read ({_reason(error)}): it is damaged, or not an image. Replace it by a good copy'
+            f'mask {mask!r} cannot be read ({_reason(error)}): it is damaged, or not an image. Replace it by a good '
+            'copy'
         ) from error
     shape, wanted = results['gt_seg_map'].shape, results.get('ori_shape')
     if len(shape) != 2:
@@ -90,7 +91,9 @@ def readable_json(upstream: Callable, self: Any, annotation_file: Any = None, *a
             f'annotation file {self.source!r} is not complete JSON ({_reason(error)}). Replace it by a good copy'
         ) from error
     except AssertionError as error:
-        raise DataError(f'annotation file {self.source!r} must hold a JSON object in the format of COCO ({error})') from error
+        raise DataError(
+            f'annotation file {self.source!r} must hold a JSON object with the lists of COCO ({error})'
+        ) from error
 
 
 def checked_index(upstream: Callable, self: Any) -> None:

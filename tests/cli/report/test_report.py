@@ -187,7 +187,7 @@ def test_config_for_own_data(page, text, tmp_path):
     from mmengine.registry import DATASETS, init_default_scope
     from PIL import Image
 
-    from mmkerv.engine.config.prepare import load_config
+    from mmkerv.engine.config.read import load_config
 
     root = Path(__file__).resolve().parents[3]
     code = Page(re.search(r'<code id="own-config">.*?</code>', text, re.DOTALL)[0]).words

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmkerv.cli.report.demo_report import starting_model
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
-from mmkerv.engine.config.prepare import load_config
+from mmkerv.engine.config.read import load_config
 
 
 class FirstIterationError(Exception):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from mmkerv.engine import atomic_path, install_atomic_writes, save_checkpoint
+from mmkerv.engine import apply_patches, atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint import atomic_write as atomic
 from tests.engine.tiny_runner import tiny_runner
 
@@ -16,7 +16,7 @@ from tests.engine.tiny_runner import tiny_runner
 @pytest.fixture
 def installed():
     """Make mmengine write through ``AtomicLocalBackend``."""
-    install_atomic_writes()
+    apply_patches()
 
 
 @pytest.fixture(params=['new', 'old'])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
-from mmkerv.engine import install_safe_loading, require_finite, require_match, require_pretrained
+from mmkerv.engine import apply_patches, require_finite, require_match, require_pretrained
 from mmkerv.engine.checkpoint.publish import strip_checkpoint
 from mmkerv.errors import NonFiniteWeightsError
 from tests.engine.tiny_runner import TinyModel, tiny_runner
@@ -72,7 +72,7 @@ def test_every_reader_of_weights_refuses_nan(value, key):
 def test_runner_refuses_nan(tmp_path, resume, strict):
     checkpoint = {'meta': {'epoch': 0, 'iter': 0}, 'message_hub': {}, 'state_dict': spoiled(NAN)}
     torch.save(checkpoint, tmp_path / 'it.pth')
-    install_safe_loading()
+    apply_patches()
     hook = {'type': 'mmkerv.CheckpointMatchHook', 'strict': strict}
     runner = tiny_runner(tmp_path, load_from=str(tmp_path / 'it.pth'), resume=resume, custom_hooks=[hook])
     with pytest.raises(NonFiniteWeightsError, match=r'it\.pth.* holds NaN in norm\.weight'):

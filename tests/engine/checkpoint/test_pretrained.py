@@ -10,7 +10,7 @@ from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from mmkerv.engine import install_pretrained_report, install_safe_loading
+from mmkerv.engine import apply_patches
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
 from mmkerv.engine.config.prepare import prepare
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
@@ -40,7 +40,7 @@ class Net(BaseModule):
 
 @pytest.fixture(autouse=True)
 def installed():
-    install_pretrained_report()
+    apply_patches()
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_damaged_checkpoint_is_refused(tmp_path):
 
 @pytest.fixture
 def safe():
-    install_safe_loading()
+    apply_patches()
 
 
 def test_keys_that_the_network_renames_are_loaded(tmp_path, lines):
@@ -231,7 +231,7 @@ def test_keys_that_the_network_renames_are_loaded(tmp_path, lines):
 
 
 def test_installed_twice_it_reports_once_and_removes_its_hooks(tmp_path, lines):
-    install_pretrained_report()
+    apply_patches()
     net = started(tmp_path, random_state(Net()))
     assert len(lines()) == 1
     for module in net.modules():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 
-from mmkerv.engine import install_safe_loading, safe_load
+from mmkerv.engine import apply_patches, safe_load
 from mmkerv.errors import UnsafeCheckpointError
 from tests.engine.tiny_runner import tiny_runner
 from tests.malicious_files import execute, hidden, legacy, write
@@ -14,7 +14,7 @@ from tests.malicious_files import execute, hidden, legacy, write
 def test_runner_reads_local_files_safely(tmp_path, trust):
     target = tmp_path / 'target'
     file = write(tmp_path / 'malicious.pth', hidden('meta', execute(target)))
-    install_safe_loading(trust)
+    apply_patches(trust=trust)
     with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'malicious\.pth'):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
     assert target.exists() == trust
@@ -41,7 +41,7 @@ def test_runner_reads_downloads_safely(tmp_path, monkeypatch, address, trust):
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
-    install_safe_loading(trust)
+    apply_patches(trust=trust)
     with contextlib.nullcontext() if trust else pytest.raises(UnsafeCheckpointError, match=r'\.pth'):
         CheckpointLoader.load_checkpoint(address, 'cpu')
     assert target.exists() == trust and len(downloaded) == 1 and downloaded[0].startswith('http')
@@ -55,7 +55,7 @@ def test_runner_reads_a_model_zoo_in_mmengine_home_safely(tmp_path, monkeypatch)
     monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
     (tmp_path / 'open_mmlab.json').write_text('{"mine": "malicious.pth"}')
     write(tmp_path / 'malicious.pth', hidden('state_dict', execute(tmp_path / 'target')))
-    install_safe_loading()
+    apply_patches()
     with pytest.raises(UnsafeCheckpointError, match=r'malicious\.pth'):
         CheckpointLoader.load_checkpoint('open-mmlab://mine', 'cpu')
     assert not (tmp_path / 'target').exists()
@@ -65,7 +65,7 @@ ADDRESSES = ['s3://bucket/a.pth', 'open-mmlab:s3://bucket/a.pth', 'petrel://a.pt
 
 
 def test_every_loader_of_mmengine_that_reads_files_is_replaced():
-    install_safe_loading()
+    apply_patches()
     schemes = CheckpointLoader._schemes
     left = {prefix for prefix, loader in schemes.items() if not loader.__module__.startswith('mmkerv.')}
     # These only look up an address and pass it on.
@@ -76,7 +76,7 @@ def test_every_loader_of_mmengine_that_reads_files_is_replaced():
 def test_runner_reads_object_stores_safely(tmp_path, monkeypatch, address):
     content = legacy(hidden('meta', execute(tmp_path / 'target')))
     monkeypatch.setattr('mmkerv.engine.checkpoint.safe_load.read_bytes', lambda name: {address: content}[name])
-    install_safe_loading()
+    apply_patches()
     with pytest.raises(UnsafeCheckpointError, match=r'a\.pth'):
         CheckpointLoader.load_checkpoint(address, 'cpu')
     assert not (tmp_path / 'target').exists()
@@ -88,7 +88,7 @@ def test_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
-    install_safe_loading()
+    apply_patches()
     with pytest.raises(ConnectionError, match=r'example\.org/a\.pth.*no route to host.*path of a file'):
         CheckpointLoader.load_checkpoint('https://example.org/a.pth', 'cpu')
 
@@ -99,7 +99,7 @@ def test_config_in_a_checkpoint_is_not_run_on_resume(trained, tmp_path, trust):
     checkpoint = safe_load(f'{trained.work_dir}/it.pth')
     checkpoint['meta'].update(epoch=1, iter=2, config=f'open({str(target)!r}, "w").close()')
     torch.save(checkpoint, tmp_path / 'it.pth')
-    install_safe_loading(trust)
+    apply_patches(trust=trust)
     runner = tiny_runner(
         tmp_path / 'run',
         load_from=str(tmp_path / 'it.pth'),

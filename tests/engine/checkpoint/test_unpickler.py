@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmkerv.engine import install_safe_loading, safe_load
+from mmkerv.engine import apply_patches, safe_load
 from mmkerv.errors import UnsafeCheckpointError
 from tests.engine.tiny_runner import tiny_runner
 from tests.malicious_files import HISTORY, NUMPY, build, call, dictionary, getattr_of, glob, stream, text, write
@@ -198,7 +198,7 @@ def test_one_cycle_scheduler_is_resumed(tmp_path):
     writing = dict(checkpoint=dict(type='CheckpointHook', interval=1))
     tiny_runner(tmp_path, param_scheduler=schedule, default_hooks=writing).train()
     assert 'anneal' in str(safe_load(tmp_path / 'epoch_1.pth')['param_schedulers'])
-    install_safe_loading()
+    apply_patches()
     settings = dict(param_scheduler=schedule, train_cfg=dict(by_epoch=True, max_epochs=2))
     runner = tiny_runner(tmp_path / 'on', resume=True, load_from=str(tmp_path / 'epoch_1.pth'), **settings)
     runner.train()

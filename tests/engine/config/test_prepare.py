@@ -6,9 +6,10 @@ import pytest
 from mmengine.config import Config
 
 from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
-from mmkerv.engine.config import prepare as configuration
+from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
-from mmkerv.engine.config.prepare import check_data, check_operators, load_config, prepare, use_amp
+from mmkerv.engine.config.prepare import prepare, set_loader_defaults, use_amp
+from mmkerv.engine.config.read import load_config
 from mmkerv.errors import ConfigError
 from mmkerv.ops import CoCConv
 
@@ -116,11 +117,8 @@ def test_data_that_is_missing(tmp_path, missing):
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_prepare_adds_what_both_tools_need(tmp_path, monkeypatch, strict):
-    installed = []
-    monkeypatch.setattr(configuration, 'install_atomic_writes', lambda: installed.append('atomic'))
-    monkeypatch.setattr(configuration, 'install_safe_loading', lambda trust: installed.append(trust))
-    args = Namespace(config='configs/net.py', work_dir=None, launcher='pytorch', trust_checkpoint=strict)
+def test_prepare_adds_what_both_tools_need(tmp_path, strict):
+    args = Namespace(config='configs/net.py', work_dir=None, launcher='pytorch')
     cfg = prepare(Config(dict(custom_hooks=[dict(type='EMAHook')])), args, ('test',), strict)
     assert [hook['type'] for hook in cfg.custom_hooks] == [
         'EMAHook',
@@ -129,7 +127,6 @@ def test_prepare_adds_what_both_tools_need(tmp_path, monkeypatch, strict):
     ]
     assert cfg.custom_hooks[-1]['strict'] == strict
     assert cfg.launcher == 'pytorch' and Path(cfg.work_dir) == Path('work_dirs/net')
-    assert installed == ['atomic', strict]
     args.work_dir = str(tmp_path)
     own = dict(type='mmkerv.CheckpointMatchHook', strict=not strict)
     cfg = prepare(Config(dict(custom_hooks=[own], work_dir='a')), args, (), strict)
@@ -158,12 +155,12 @@ def test_mixed_precision(monkeypatch, device, expected):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_loader_defaults(scope, workers):
     cfg = Config(dict(default_scope=scope, train_dataloader=dict(num_workers=workers), val_dataloader=None))
-    configuration.set_loader_defaults(cfg)
+    set_loader_defaults(cfg)
     expected = dict(num_workers=workers)
     if scope == 'mmpretrain':
         expected |= dict(pin_memory=True, persistent_workers=workers > 0, collate_fn=dict(type='default_collate'))
     assert cfg.train_dataloader.to_dict() == expected
-    configuration.set_loader_defaults(cfg, pin_memory=False, persistent_workers=False)
+    set_loader_defaults(cfg, pin_memory=False, persistent_workers=False)
     assert (cfg.train_dataloader.pin_memory, cfg.train_dataloader.persistent_workers) == (False, False)
 
 
@@ -210,3 +207,15 @@ def test_what_is_published():
 def test_sha256(tmp_path):
     (tmp_path / 'a').write_bytes(b'abc')
     assert sha256(tmp_path / 'a').startswith('ba7816bf8f01cfea414140de5dae2223')
+
+
+@pytest.mark.parametrize(('old', 'new'), RENAMED_HOOKS.items())
+@pytest.mark.parametrize('scope', ['', 'mmkerv.'])
+def test_old_hook_names_are_refused_with_the_new_one(tmp_path, old, new, scope):
+    cfg = Config(dict(custom_hooks=[dict(type='EMAHook'), dict(type=f'{scope}{old}')]))
+    with pytest.raises(ConfigError, match=f"hook '{scope}{old}' is now called '{new}'"):
+        prepare(cfg, Namespace(config='net.py', work_dir=None, launcher='none'), (), strict=True)
+    cfg.dump(str(tmp_path / 'net.py'))
+    with pytest.raises(ConfigError, match=f"'{new}'"):
+        load_config(str(tmp_path / 'net.py'))
+    check_hooks(Config(dict(custom_hooks=[dict(type=f'other.{old}'), dict(type=f'mmkerv.{new}')])))

@@ -7,8 +7,8 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
-from mmkerv.engine.config.prepare import load_config
-from mmkerv.engine.config.read import install_safe_data_files, read_config
+from mmkerv.engine import apply_patches
+from mmkerv.engine.config.read import load_config, read_config
 from mmkerv.errors import ConfigError, UnsafeCheckpointError
 
 
@@ -85,7 +85,7 @@ def test_yaml_that_mmengine_writes_comes_back(tmp_path):
 def test_pickled_annotations_run_only_if_trusted(tmp_path, trust):
     target, file = tmp_path / 'target', tmp_path / 'a.pkl'
     file.write_bytes(pickle.dumps({'data_list': Bomb(target)}, 2))
-    install_safe_data_files(trust)
+    apply_patches(trust=trust)
     if trust:
         mmengine.load(file)
     else:
@@ -96,7 +96,7 @@ def test_pickled_annotations_run_only_if_trusted(tmp_path, trust):
 
 def test_pickled_data_come_back(tmp_path):
     data = {'data_list': [{'img_path': 'a.jpg', 'bbox': np.arange(4.0), 'label': np.int64(3), 'size': (1, 2)}]}
-    install_safe_data_files()
+    apply_patches()
     mmengine.dump(data, tmp_path / 'a.pkl')
     back = mmengine.load(tmp_path / 'a.pkl')
     assert np.array_equal(back['data_list'][0].pop('bbox'), data['data_list'][0].pop('bbox')) and back == data

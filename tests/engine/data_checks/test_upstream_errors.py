@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from mmkerv.engine import apply_patches
 from mmkerv.engine.data_checks.label_range_hook import check_sample, class_numbers
-from mmkerv.engine.data_checks.upstream_errors import install_data_errors
 from mmkerv.errors import DataError
 
 LOAD = [dict(type='LoadImageFromFile')]
@@ -25,21 +25,11 @@ def picture(file: Path, shape: tuple = (20, 30, 3), high: int = 255) -> Path:
 
 
 @pytest.fixture
-def libraries(monkeypatch):
-    """Take the changes back that the functions make in a library."""
+def libraries():
+    """Apply the patches for a library."""
 
     def use(scope: str) -> None:
-        if scope == 'mmseg':
-            from mmseg.datasets.transforms import LoadAnnotations as owner
-
-            monkeypatch.setattr(owner, '_load_seg_map', owner._load_seg_map)
-        if scope == 'mmdet':
-            from mmdet.datasets import CocoDataset
-            from mmdet.datasets.api_wrappers import COCO
-
-            for owner, name in ((COCO, '__init__'), (COCO, 'createIndex'), (CocoDataset, 'load_data_list')):
-                monkeypatch.setattr(owner, name, getattr(owner, name))
-        install_data_errors(scope)
+        apply_patches(scope)
         init_default_scope(scope)
 
     return use
@@ -62,7 +52,7 @@ def test_image_that_cannot_be_read_is_named(tmp_path, libraries, kind, workers):
     file.write_bytes(content)
     if kind == 'gone':
         file.unlink()
-    says = 'does not exist. Put it there' if kind == 'gone' else 'it is damaged, or no image'
+    says = 'does not exist. Put it there' if kind == 'gone' else 'it is damaged, or not an image'
     with pytest.raises(DataError) as caught:
         next(iter(DataLoader(dataset, num_workers=workers)))
     last = str(caught.value).strip().splitlines()[-1]
@@ -111,7 +101,7 @@ def masks(root: Path, **changes) -> torch.utils.data.Dataset:
         ((20, 31), r'is 20 x 31 and its image .* 20 x 30 \(height x width\): they must be of one size'),
         ((30, 20), r'is 30 x 20 and its image'),
         ((20, 30, 3), r'has the shape \(20, 30, 3\), that of a picture in colour'),
-        (None, r'cannot be read .*it is damaged, or no image'),
+        (None, r'cannot be read .*it is damaged, or not an image'),
         ((), r'does not exist; check data_prefix\.seg_map_path'),
     ],
 )
@@ -238,7 +228,7 @@ def test_boxes_that_are_no_numbers_are_refused(detection, box):
 @pytest.mark.parametrize('content', [b'{"images": [', b'', b'[]', b'\xff\xfe', b'[' * 100_000])
 def test_annotation_file_that_is_no_json_is_named(detection, content):
     (detection / 'a.json').write_bytes(content)
-    with pytest.raises(DataError, match=r"annotation file '.*a\.json' (is no complete JSON|must hold an object)"):
+    with pytest.raises(DataError, match=r"annotation file '.*a\.json' (is not complete JSON|must hold an object)"):
         coco(detection)
 
 

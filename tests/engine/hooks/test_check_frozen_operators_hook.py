@@ -11,7 +11,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmkerv.engine import CheckFrozenOperatorsHook
-from mmkerv.engine.config import prepare as configuration
+from mmkerv.engine.config.prepare import prepare
 from mmkerv.engine.hooks.check_frozen_operators_hook import is_identity
 from mmkerv.errors import ConfigError
 from mmkerv.ops import CKConv, CoCConv, CoCConv2d, KervConv
@@ -254,10 +254,8 @@ def test_identity_is_measured(change, identity):
     assert is_identity(operator) == identity
 
 
-def test_prepare_adds_it_to_training_only(tmp_path, monkeypatch):
-    for name in ('install_atomic_writes', 'install_safe_loading', 'install_pretrained_report'):
-        monkeypatch.setattr(configuration, name, lambda *_: None)
-    args = Namespace(config='net.py', work_dir=str(tmp_path), launcher='none', trust_checkpoint=False)
+def test_prepare_adds_it_to_training_only(tmp_path):
+    args = Namespace(config='net.py', work_dir=str(tmp_path), launcher='none')
     for phases, hooks in ((('test',), []), (('train', 'val'), [HOOK]), (('train',), [HOOK])):
-        cfg = configuration.prepare(Config(dict(custom_hooks=[])), args, phases, strict=False)
+        cfg = prepare(Config(dict(custom_hooks=[])), args, phases, strict=False)
         assert [hook for hook in cfg.custom_hooks if 'Operators' in hook['type']] == hooks

@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmkerv.engine import install_atomic_writes
+from mmkerv.engine import apply_patches
 from mmkerv.engine.config.prepare import TRAINING_HOOKS, Config
 from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
 from mmkerv.errors import DivergedError
@@ -33,7 +33,7 @@ class Masked(TinyModel):
 
 
 def run(folder, *hooks, **kwargs):
-    install_atomic_writes()
+    apply_patches()
     added = [*hooks, *(dict(type=name) for name in TRAINING_HOOKS)]
     length = dict(by_epoch=True, max_epochs=3)
     return tiny_runner(folder, custom_hooks=added, train_cfg=length, default_hooks=ONE, **kwargs).train()

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from mmkerv.engine import install_atomic_writes, install_safe_loading, safe_load
+from mmkerv.engine import apply_patches, safe_load
 from mmkerv.engine.config.prepare import TRAINING_HOOKS
 from tests.engine.tiny_runner import RandomImages, TinyModel, tiny_runner
 
@@ -118,8 +118,7 @@ def noisy_runner(
     folder: Path, by_epoch: bool = True, workers: int = 0, hooks: tuple = (), sampler: str = '', **kwargs: Any
 ) -> Runner:
     """Build a run of 4 epochs of 5 batches, or of 20 iterations, with a checkpoint and evaluation every 2 or 6."""
-    install_atomic_writes()
-    install_safe_loading()
+    apply_patches()
     every = 2 if by_epoch else 6
     loader = {
         'dataset': NoisyImages(),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.hooks import Hook
 
-from mmkerv.engine import install_atomic_writes, safe_load
+from mmkerv.engine import apply_patches, safe_load
 from tests.engine.tiny_runner import tiny_runner
 
 CHECKPOINT = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1, save_best='mean', rule='less')
@@ -14,7 +14,7 @@ LENGTH = dict(by_epoch=True, max_epochs=4, val_interval=1)
 
 @pytest.fixture(autouse=True)
 def installed():
-    install_atomic_writes()
+    apply_patches()
 
 
 class Better(Hook):

@@ -1,0 +1,202 @@
+"""Every run-time change to a library is in the table of patches.py and is undone; nothing else changes a library."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.model import PretrainedInit
+
+import mmkerv
+from mmkerv.engine import apply_patches, load_config, patched, undo_patches
+from mmkerv.engine.config.patches import PATCHES, _get, _locate
+from mmkerv.engine.config.prepare import build_runner
+from mmkerv.engine.config.read import read_config
+from mmkerv.errors import ConfigError
+from tests.engine.tiny_runner import tiny_runner
+
+ROOT = Path(mmkerv.__file__).resolve().parent.parent
+INSTALLED = [patch for patch in PATCHES if patch.scope is None or find_spec(patch.scope)]
+SCOPES = sorted({patch.scope for patch in INSTALLED if patch.scope})
+
+
+def values(patches=INSTALLED):
+    return {patch.place: _get(*_locate(patch.place)) for patch in patches}
+
+
+def same(before, after):
+    return all(before[place][0] is after[place][0] and before[place][1] == after[place][1] for place in before)
+
+
+@pytest.mark.parametrize('patch', INSTALLED, ids=[patch.place for patch in INSTALLED])
+def test_each_row_changes_its_place_and_is_undone(patch):
+    assert patch.why and patch.needed
+    before = values([patch])
+    with patched(patch.scope, only=[patch.place]):
+        assert values([patch])[patch.place][0] is not before[patch.place][0]
+    assert same(before, values([patch]))
+    apply_patches(patch.scope)
+    assert not same(before, values([patch]))
+    undo_patches()
+    assert same(before, values([patch]))
+
+
+def test_blocks_may_be_nested_and_repeated():
+    plain = values()
+    with patched():
+        once = values()
+        with patched(trust=True):
+            apply_patches(SCOPES[0] if SCOPES else None)
+            apply_patches()
+            assert not same(once, values())
+        assert same(once, values())
+    assert same(plain, values())
+
+
+def test_an_error_in_the_block_undoes_it_too():
+    plain = values()
+    with pytest.raises(ZeroDivisionError), patched():
+        1 / 0  # noqa: B018
+    assert same(plain, values())
+
+
+def test_nothing_is_wrapped_twice():
+    apply_patches()
+    assert PretrainedInit.__call__.__wrapped__ is undone('mmengine.model:PretrainedInit.__call__')
+
+
+def undone(place):
+    undo_patches()
+    return _get(*_locate(place))[0]
+
+
+def test_reading_and_building_change_nothing(tmp_path):
+    before = values()
+    for name, text in (('a.yaml', 'a: [1, 2]'), ('b.py', "_base_ = './a.yaml'"), ('c.json', '{"a": 1}')):
+        (tmp_path / name).write_text(text)
+        assert read_config(str(tmp_path / name)).a
+        assert same(before, values())
+        assert load_config(str(tmp_path / name), {'a': 3}).a == 3
+        assert same(before, values())
+    for name, text in (('d.yaml', 'a: [1'), ('e.py', '1 / 0'), ('f.yaml', '!!python/name:os.system')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError):
+            load_config(str(tmp_path / name))
+        assert same(before, values())
+    runner = tiny_runner(tmp_path)
+    cfg = Config(dict(model=runner.model, work_dir=str(tmp_path), experiment_name='built'))
+    build_runner(cfg)
+    assert same(before, values())
+
+
+def test_importing_mmkerv_changes_what_its_docstring_lists():
+    code = """
+import json
+import mmengine.config.utils as utils
+from mmengine.config import Config
+from mmkerv_test_values import values
+
+packages, method, before = dict(utils.MODULE2PACKAGE), Config._get_cfg_path, values()
+import mmkerv
+import mmkerv.engine
+assert all(before[place] is value for place, value in values().items())
+changed = {k for k in utils.MODULE2PACKAGE if packages.get(k) != utils.MODULE2PACKAGE[k]}
+assert 'mmkerv' in changed and changed <= {'mmkerv', 'mmseg'}
+assert Config._get_cfg_path is not method
+assert all(word in mmkerv.__doc__ for word in ('MODULE2PACKAGE', 'Config._get_cfg_path', 'mmseg'))
+"""
+    places = [patch.place for patch in PATCHES if patch.scope is None]
+    helper = f"""
+import re
+from importlib import import_module
+
+def values():
+    found = {{}}
+    for place in {places!r}:
+        module, path = place.split(':')
+        *outer, key = re.split(r'[.\\[]', path.removesuffix(']'))
+        owner = import_module(module)
+        for name in outer:
+            owner = getattr(owner, name)
+        found[place] = owner[key] if isinstance(owner, dict) else getattr(owner, key)
+    return found
+"""
+    program = f"import sys, types\nm = types.ModuleType('mmkerv_test_values')\nexec({helper!r}, m.__dict__)\n"
+    program += f"sys.modules['mmkerv_test_values'] = m\n{code}"
+    subprocess.run([sys.executable, '-c', program], check=True, cwd=ROOT, timeout=120)
+
+
+# Files that assign to something imported from a library, with the reason.
+ALLOWED = {
+    'mmkerv/engine/config/patches.py': 'the table',
+    'mmkerv/registry.py': 'MODULE2PACKAGE and Config._get_cfg_path, in the docstring of mmkerv',
+}
+OURS = ('mmkerv', 'tests', 'tools', 'benchmarks')
+
+
+def foreign_changes(source: str) -> list[str]:
+    """Return the assignments to attributes or items of what a file imports from a library, by setattr too."""
+    tree = ast.parse(source)
+    foreign = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            foreign |= {(a.asname or a.name.split('.')[0]) for a in node.names if a.name.split('.')[0] not in OURS}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split('.')[0] not in OURS:
+            foreign |= {a.asname or a.name for a in node.names}
+
+    def root(node):
+        while isinstance(node, (ast.Attribute, ast.Subscript)):
+            node = node.value
+        return node.id if isinstance(node, ast.Name) else None
+
+    changes = []
+    for node in ast.walk(tree):
+        targets = []
+        if isinstance(node, (ast.Assign, ast.Delete)):
+            targets = node.targets
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+            targets = [node.target]
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
+            if name in ('setattr', 'delattr') and node.args:
+                targets = [ast.Attribute(node.args[0], '_')]
+            elif name in ('update', 'setdefault', 'pop', 'clear', 'register_scheme') and root(node.func) in foreign:
+                targets = [node.func]
+            elif name in ('register_backend', 'register_handler', 'set_start_method', 'filterwarnings'):
+                targets = [ast.Attribute(ast.Name(sorted(foreign)[0]), '_')]
+        changes += [
+            ast.unparse(node).splitlines()[0]
+            for target in targets
+            if isinstance(target, (ast.Attribute, ast.Subscript)) and root(target) in foreign
+        ]
+    return changes
+
+
+def test_no_other_file_changes_a_library():
+    found = {}
+    for file in sorted((ROOT / 'mmkerv').rglob('*.py')):
+        name = file.relative_to(ROOT).as_posix()
+        if name not in ALLOWED and (changes := foreign_changes(file.read_text())):
+            found[name] = changes
+    assert not found, 'add a row to mmkerv/engine/config/patches.py'
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        'Config.dump = print',
+        'mmengine.config.Config.dump = print',
+        "setattr(Config, 'dump', print)",
+        "file_handlers['pkl'] = None",
+        'file_handlers.update(pkl=None)',
+        'del Config.dump',
+        "register_backend('local', None, force=True)",
+    ],
+)
+def test_a_change_outside_the_table_is_noticed(line):
+    imports = 'import mmengine\nfrom mmengine.config import Config\nfrom mmengine.fileio import file_handlers\n'
+    assert foreign_changes(f'{imports}\ndef later():\n    {line}\n')
+    assert not foreign_changes(f'{imports}\nconfig = Config()\nconfig.dump = print\n')

@@ -1,4 +1,4 @@
-"""What is wrong with COCO annotations: what mmdetection cannot use is refused, what it leaves out is counted."""
+"""Checks of COCO annotations: errors for what mmdetection cannot use, a count of what it leaves out."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,24 +8,24 @@ import numpy as np
 
 from mmkerv.errors import DataError
 
-NEEDED = {
+REQUIRED_FIELDS = {
     'images': ('id', 'file_name', 'height', 'width'),
     'categories': ('id', 'name'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
 }
-CURE = 'Correct or remove them in the file'
+ADVICE = 'Correct or remove them in the file'
 
 
 def check_annotations(dataset: Any, source: str) -> list[str]:
-    """Check what a COCO annotation file holds.
+    """Check the content of a COCO annotation file.
 
     Args:
         dataset: the parsed file.
         source: its name, for messages.
 
     Returns:
-        What mmdetection will leave out, a line each: boxes smaller than a pixel, annotations of categories or images
-        that the file does not list.
+        One line for each kind of annotation that mmdetection will leave out: boxes smaller than a pixel, annotations of
+        categories or images that the file does not list.
 
     Raises:
         DataError: if a list or a key is missing, a box is not four numbers, or a box or an area is NaN or infinite.
@@ -39,9 +39,9 @@ def check_annotations(dataset: Any, source: str) -> list[str]:
     """
     if not isinstance(dataset, dict):
         raise DataError(
-            f'annotation file {source!r} holds a {type(dataset).__name__}; it must be an object as COCO has'
+            f'annotation file {source!r} holds a {type(dataset).__name__}; it must be a COCO-style JSON object'
         )
-    for key, fields in NEEDED.items():
+    for key, fields in REQUIRED_FIELDS.items():
         # Files of test images have no annotations.
         if key == 'annotations' and key not in dataset:
             continue
@@ -53,16 +53,16 @@ def check_annotations(dataset: Any, source: str) -> list[str]:
             if absent := [field for field in fields if not isinstance(item, dict) or field not in item]:
                 name = f'{key[:-1]} {item["id"]!r}' if isinstance(item, dict) and 'id' in item else f'an item of {key}'
                 raise DataError(f'annotation file {source!r}: {name} has no {", ".join(absent)!r}; add it')
-    _images(dataset['images'], source)
+    _check_images(dataset['images'], source)
     used = [item for item in dataset.get('annotations', ()) if not item.get('ignore')]
-    return [*_boxes(used, source), *_strangers(dataset, used, source)] if used else []
+    return [*_check_boxes(used, source), *_check_ids(dataset, used, source)] if used else []
 
 
 def check_classes(classes: Sequence[str], names: Iterable[Any], source: str) -> list[str]:
     """Compare the classes of a data set with the categories of its file.
 
     Returns:
-        A line for classes that the file does not list: mmdetection numbers the others in the order of the file.
+        A line about the classes that the file does not list: mmdetection gives their numbers to the others.
 
     Raises:
         DataError: if the file lists none of them.
@@ -88,58 +88,58 @@ def check_classes(classes: Sequence[str], names: Iterable[Any], source: str) -> 
     ]
 
 
-def _images(images: list[dict], source: str) -> None:
+def _check_images(images: list[dict], source: str) -> None:
     for image in images:
         sides = image['height'], image['width']
         if not isinstance(image['file_name'], str) or not all(isinstance(s, (int, float)) and s > 0 for s in sides):
             raise DataError(
                 f'annotation file {source!r}: image {image["id"]!r} has file_name {image["file_name"]!r}, height and '
-                f'width {sides}; they must be a name and numbers above 0. {CURE}'
+                f'width {sides}; they must be a name and numbers above 0. {ADVICE}'
             )
 
 
-def _boxes(used: list[dict], source: str) -> list[str]:
+def _check_boxes(used: list[dict], source: str) -> list[str]:
     try:
         boxes = np.array([item['bbox'] for item in used], np.float64).reshape(len(used), 4)
         areas = np.array([item['area'] for item in used], np.float64)
     except (TypeError, ValueError):
-        boxes, areas = _slowly(used, source)
+        boxes, areas = _one_by_one(used, source)
     wrong = ~(np.isfinite(boxes).all(1) & np.isfinite(areas))
     if wrong.any():
         first = used[int(wrong.argmax())]
         raise DataError(
             f'annotation file {source!r}: {wrong.sum()} of {len(used)} boxes are NaN or infinite, the first in '
             f'annotation {first["id"]!r} of image {first["image_id"]!r}: bbox {first["bbox"]}, area {first["area"]}. '
-            f'{CURE}'
+            f'{ADVICE}'
         )
     empty = (boxes[:, 2:] < 1).any(1) | (areas <= 0)
     return [_left_out(used, empty, 'boxes are smaller than a pixel')] if empty.any() else []
 
 
-def _slowly(used: list[dict], source: str) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes and areas one by one, to find the one that is none."""
+def _one_by_one(used: list[dict], source: str) -> tuple[np.ndarray, np.ndarray]:
+    """Convert the boxes and areas one by one, to name the one that cannot be converted."""
     for item in used:
         try:
             np.array([*item['bbox'], item['area']], np.float64).reshape(5)
         except (TypeError, ValueError) as error:
             raise DataError(
                 f'annotation file {source!r}: annotation {item["id"]!r} has bbox {str(item["bbox"])[:80]} and area '
-                f'{str(item["area"])[:80]}; they must be [x, y, width, height] and a number. {CURE}'
+                f'{str(item["area"])[:80]}; they must be [x, y, width, height] and a number. {ADVICE}'
             ) from error
     return np.array([i['bbox'] for i in used], np.float64), np.array([i['area'] for i in used], np.float64)
 
 
-def _strangers(dataset: dict, used: list[dict], source: str) -> list[str]:
+def _check_ids(dataset: dict, used: list[dict], source: str) -> list[str]:
     odd = [item for item in used if not isinstance(item['id'], (int, str))]
     doubled = [number for number, count in Counter(str(item['id']) for item in used).items() if count > 1]
     if odd or doubled:
         raise DataError(
             f'annotation file {source!r}: the id {odd[0]["id"] if odd else doubled[0]!r} of an annotation is '
-            f'{"no number" if odd else "used twice"}. {CURE}'
+            f'{"not a number" if odd else "used twice"}. {ADVICE}'
         )
     notes = []
     for key, label in (('categories', 'category_id'), ('images', 'image_id')):
-        # As text, because what stands there need not be a number.
+        # Compared as text: an id need not be a number.
         listed = {str(item['id']) for item in dataset[key]}
         strange = np.array([str(item[label]) not in listed for item in used])
         if strange.any():

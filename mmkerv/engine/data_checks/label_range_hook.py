@@ -1,17 +1,17 @@
-"""``LabelRangeHook``: labels that the head has no class for, before they reach the loss."""
+"""Hook that refuses labels outside the classes of the head before they reach the loss."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkerv.errors import DataError
 from mmkerv.registry import HOOKS
+from mmkerv.utils import unwrapped
 
-# Attributes of a data sample that hold labels, and of an object inside them, in the three libraries.
+# Attributes of a data sample that hold labels, and the attribute of those that is the tensor, in the three libraries.
 LABELS = (('gt_sem_seg', 'data'), ('gt_instances', 'labels'), ('gt_label', None))
 HEADS = ('decode_head', 'bbox_head', 'head', 'roi_head.bbox_head')
 
@@ -20,8 +20,8 @@ HEADS = ('decode_head', 'bbox_head', 'head', 'roi_head.bbox_head')
 class LabelRangeHook(Hook):
     """Refuse data without images, and batches with labels outside ``0 .. num_classes - 1`` or masks of another size.
 
-    On a CPU such a label ends in an index error, on a GPU in a device-side assert that names nothing, and in detection
-    it is taken for the background. The labels are looked at where they are, on the CPU, before the batch is moved.
+    Such a label leads to an index error on a CPU, to a device-side assert that names nothing on a GPU, and in detection
+    it counts as background. The labels are checked on the CPU, before the batch is moved.
 
     Raises:
         DataError: naming the image, the label and the number of classes.
@@ -33,16 +33,16 @@ class LabelRangeHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a data set of which nothing is left."""
+        """Refuse an empty data set."""
         loader = runner.train_loop.dataloader
         if not len(getattr(loader, 'dataset', (1,))):
             raise DataError(
                 f'{type(loader.dataset).__name__} of train_dataloader has no image to train with: all were left out by '
-                'filter_cfg, or have no annotation of its classes. Check metainfo.classes, filter_cfg and ann_file'
+                'filter_cfg, or none has an annotation of its classes. Check metainfo.classes, filter_cfg and ann_file'
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Look at the labels."""
+        """Check the labels of a batch."""
         if not isinstance(data_batch, dict) or not isinstance(data_batch.get('data_samples'), (list, tuple)):
             return
         classes, ignored = class_numbers(runner.model)
@@ -53,21 +53,22 @@ class LabelRangeHook(Hook):
 
 
 def class_numbers(model: nn.Module) -> tuple[int | None, int | None]:
-    """Return how many classes the head of a model knows, and the label that it ignores; ``None`` where it does not say.
+    """Return the number of classes of a model's head, and the label that it ignores; ``None`` if it has no such number.
 
     Example:
         >>> class_numbers(nn.Linear(1, 1))
         (None, None)
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     for path in HEADS:
         head: Any = model
         for name in path.split('.'):
             head = getattr(head, name, None)
-        for one in head if isinstance(head, nn.ModuleList) else (head,):
-            classes = getattr(one, 'num_classes', None)
-            if isinstance(classes, int) and not isinstance(classes, bool):
-                return classes, getattr(one, 'ignore_index', None)
+        # A cascade has one head for each stage.
+        first = head[0] if isinstance(head, nn.ModuleList) and len(head) else head
+        classes = getattr(first, 'num_classes', None)
+        if isinstance(classes, int) and not isinstance(classes, bool):
+            return classes, getattr(first, 'ignore_index', None)
     return None, None
 
 
@@ -76,8 +77,8 @@ def check_sample(sample: Any, classes: int | None, ignored: int | None = None, i
 
     Args:
         sample: of mmdetection, mmsegmentation or mmpretrain.
-        classes: how many the head knows.
-        ignored: the label that it ignores.
+        classes: number of classes of the head.
+        ignored: label that it ignores.
         image: (C, H, W); a mask must be of its size.
 
     Raises:
@@ -91,8 +92,8 @@ def check_sample(sample: Any, classes: int | None, ignored: int | None = None, i
         file = next((str(name) for name in names if name), 'without a name')
         if label == 'gt_sem_seg' and image is not None and values.shape[-2:] != image.shape[-2:]:
             raise DataError(
-                f'the mask {file!r} is {tuple(values.shape[-2:])} behind the pipeline and its image '
-                f'{tuple(image.shape[-2:])}: they must be of one size. Check the file, and the transforms that resize'
+                f'the mask {file!r} is {tuple(values.shape[-2:])} after the pipeline and its image '
+                f'{tuple(image.shape[-2:])}: the sizes must be equal. Check the file, and the transforms that resize'
             )
         if classes is None or not values.numel() or values.is_floating_point():
             continue

@@ -1,4 +1,4 @@
-"""Hook that looks at operators which a host network has frozen: what no checkpoint gave them stays at random."""
+"""Hook that refuses to train with operators whose own parameters are frozen at random values."""
 
 import logging
 from contextlib import ExitStack
@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -14,28 +13,28 @@ from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.errors import ConfigError
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log
+from mmkerv.utils import log, unwrapped
 
 TOLERANCE = 1e-6
 
 
 @HOOKS.register_module()
 class CheckFrozenOperatorsHook(Hook):
-    r"""Refuse to train with frozen operators at random, and say which operators are frozen.
+    r"""Refuse to train with operators that are frozen with random parameters, and warn of other frozen operators.
 
-    Hosts freeze the stem and the first stages of a backbone (``frozen_stages``), and an operator's own parameters with
+    Upstream backbones freeze their stem and first stages (``frozen_stages``), and an operator's own parameters with
     them. At the start of training, after initialisation and loading, every operator with a generated kernel whose own
-    parameters are frozen must have got them from a checkpoint, or be the identity, :math:`|K - W| \le 10^{-6} |W|`.
-    One warning names those that pass.
+    parameters are frozen must have them from a checkpoint, or be the identity, :math:`|K - W| \le 10^{-6} |W|`. One
+    warning names the frozen operators that pass.
 
     Raises:
-        ConfigError: at the start of training, naming the operators and the cure.
+        ConfigError: at the start of training, naming the operators and what to change.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.CheckFrozenOperatorsHook')]
     """
 
-    # EMAHook copies the model in `before_run`; the copy is not to be watched.
+    # EMAHook copies the model in `before_run`; its copy must not be watched.
     priority = 'LOWEST'
 
     def __init__(self) -> None:
@@ -43,51 +42,53 @@ class CheckFrozenOperatorsHook(Hook):
         self._watch = ExitStack()
 
     def before_run(self, runner: Runner) -> None:
-        """Watch what initialisation, ``load_from`` and resuming give."""
+        """Start watching initialisation, ``load_from`` and resuming."""
         self._watch.close()
         self._filled.clear()
-        self._watch.enter_context(observe_loading(_bare(runner.model), self._fill))
+        self._watch.enter_context(observe_loading(unwrapped(runner.model), self._fill))
 
     def _fill(self, key: str, own: Tensor, value: Any) -> None:
         if own.shape == getattr(value, 'shape', None):
             self._filled.add(own)
 
     def before_val(self, runner: Runner) -> None:
-        """Stop watching: without training there is nothing to look at."""
+        """Stop watching: without training nothing is checked."""
         self._watch.close()
 
     before_test = before_val
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the frozen operators.
+        """Check the frozen operators.
 
         Raises:
-            ConfigError: if one of them is at random.
+            ConfigError: if one of them is frozen with random parameters.
         """
         self._watch.close()
-        # Some hosts freeze only here; the training loop does the same before its first iteration.
+        # Some backbones freeze their stages in train(), which the training loop calls before its first iteration.
         runner.model.train()
-        frozen = {name: op for name, op in _operators(_bare(runner.model)).items() if _frozen(op)}
+        frozen = {name: op for name, op in _operators(unwrapped(runner.model)).items() if _frozen(op)}
         lacking = {name: missing for name, op in frozen.items() if (missing := self._lacking(op))}
         random = [name for name in lacking if not is_identity(frozen[name])]
         if random:
-            identity = "start them as the identity (conv_cfg.super_init='identity'), "
+            advice = 'Train them (frozen_stages=-1 in the backbone), '
+            if any(frozen[name].weight is not None for name in random):
+                advice += "start them as the identity (conv_cfg.super_init='identity'), "
             raise ConfigError(
                 f'{len(random)} operators are frozen at random ({_first(random)}). No checkpoint gave '
                 f'{random[0]}.{lacking[random[0]][0]}, and the kernels are not the basic weights: random super '
-                'layers or kernel nets would stay random. Train them (frozen_stages=-1 in the backbone), '
-                f'{identity if any(frozen[name].weight is not None for name in random) else ""}'
+                f'layers or kernel nets would stay random. {advice}'
                 "or give a checkpoint that has them: init_cfg=dict(type='Pretrained', checkpoint=FILE, "
                 "prefix='backbone.') in the backbone, or load_from=FILE"
             )
         if frozen:
-            bare = [name for name, op in frozen.items() if _is_frozen(op.weight) and op.weight not in self._filled]
-            log(
+            unfilled = [name for name, op in frozen.items() if _is_frozen(op.weight) and op.weight not in self._filled]
+            message = (
                 f'mmkerv: {len(frozen)} operators are frozen, their super layers or kernel nets will not train: '
                 f'{_first(list(frozen))}; frozen_stages=-1 in the backbone trains them'
-                + (f'. And the weights of {len(bare)} of them are random: no checkpoint gave them' if bare else ''),
-                logging.WARNING,
             )
+            if unfilled:
+                message += f'. And the weights of {len(unfilled)} of them are random: no checkpoint gave them'
+            log(message, logging.WARNING)
 
     def _lacking(self, operator: GeneratedKernel) -> list[str]:
         return [name for name, parameter in _frozen(operator).items() if parameter not in self._filled]
@@ -95,7 +96,7 @@ class CheckFrozenOperatorsHook(Hook):
 
 @torch.no_grad()
 def is_identity(operator: GeneratedKernel) -> bool:
-    r"""Whether the kernel is the basic weight, :math:`|K - W| \le 10^{-6} |W|`; without a basic weight it is not.
+    r"""Return whether the kernel is the basic weight, :math:`|K - W| \le 10^{-6} |W|`; without one it is not.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -113,7 +114,7 @@ def _operators(model: nn.Module) -> dict[str, GeneratedKernel]:
 
 
 def _frozen(operator: GeneratedKernel) -> dict[str, nn.Parameter]:
-    """The frozen parameters that a plain convolution does not have."""
+    """Return the frozen parameters that a plain convolution does not have."""
     return {n: p for n, p in operator.named_parameters() if n not in ('weight', 'bias') and _is_frozen(p)}
 
 
@@ -123,7 +124,3 @@ def _is_frozen(parameter: nn.Parameter | None) -> bool:
 
 def _first(names: list[str]) -> str:
     return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

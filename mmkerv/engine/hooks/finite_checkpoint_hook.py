@@ -1,21 +1,21 @@
-"""``FiniteCheckpointHook``: no checkpoint of a network that has diverged takes the place of a sound one."""
+"""Hook that keeps the checkpoint of a diverged network from replacing a finite one."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkerv.engine.checkpoint.finite import not_finite
 from mmkerv.errors import DivergedError
 from mmkerv.registry import HOOKS
+from mmkerv.utils import unwrapped
 
 
 @HOOKS.register_module()
 class FiniteCheckpointHook(Hook):
     """Stop a run, instead of writing a checkpoint, when its network holds NaN or infinite numbers.
 
-    They come from one step whose gradient was none, often with a finite loss; nothing that is trained from there on is
-    of use, and ``--resume`` goes on from the last sound checkpoint. What was not finite before training, such as a mask
-    of -inf, need not be.
+    They come from one step whose gradient was not finite, often with a finite loss; training on from there is useless,
+    and ``--resume`` goes on from the last finite checkpoint. Tensors that were not finite before training, such as a
+    mask of -inf, are exempt.
 
     Raises:
         DivergedError: in training, before anything is written or removed.
@@ -24,19 +24,18 @@ class FiniteCheckpointHook(Hook):
         >>> custom_hooks = [dict(type='mmkerv.FiniteCheckpointHook')]
     """
 
-    # After the hooks that change what is written, such as EMAHook.
+    # After the hooks that change the checkpoint, such as EMAHook.
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._exempt: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """See what is not finite before training."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self._exempt = set(not_finite(model.state_dict()))
+        """Note the tensors that are not finite before training."""
+        self._exempt = set(not_finite(unwrapped(runner.model).state_dict()))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Look at what is to be written."""
+        """Check the weights that are about to be written."""
         bad = [name for name in not_finite(checkpoint['state_dict']) if name not in self._exempt]
         if bad:
             rest = f', the first of {len(bad)} such tensors' if len(bad) > 1 else ''

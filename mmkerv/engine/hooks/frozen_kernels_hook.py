@@ -12,18 +12,17 @@ from mmkerv.registry import HOOKS
 
 @HOOKS.register_module()
 class FrozenKernelsHook(Hook):
-    """Open ``mmkerv.ops.frozen_kernels`` around validation and test.
+    """Run validation and test inside ``mmkerv.ops.frozen_kernels``.
 
-    It opens at the first batch, after ``EMAHook`` has swapped its averaged weights in, and closes after the last,
-    before they are swapped back. A run that never finishes an evaluation leaves no frozen kernel to the next training
-    epoch.
+    The block opens at the first batch, after ``EMAHook`` has swapped its averaged weights in, and closes after the
+    last, before they are swapped back. It also closes before a training epoch, in case an evaluation was aborted.
 
     Example:
         >>> FrozenKernelsHook().priority
         'VERY_HIGH'
     """
 
-    # Of all hooks' after_val_epoch ours must be among the first: EMAHook's swaps the weights back.
+    # Its after_val_epoch must run before that of EMAHook, which swaps the weights back.
     priority = 'VERY_HIGH'
 
     def __init__(self) -> None:

@@ -1,10 +1,9 @@
-"""Losses on kernels: the machinery that adds them to any model, and the L2 norm of generated kernels."""
+"""Hooks that add a loss on kernels to the losses of any model: their base, and the L2 norm of generated kernels."""
 
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -14,14 +13,15 @@ from mmkerv.ops.core.arguments import real
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.registry import HOOKS
+from mmkerv.utils import unwrapped
 
 
 class KernelRegularizerHook(Hook):
     r"""Base of hooks that add a loss on kernels to what a model returns: :math:`\lambda \sum_l R(K_l)`.
 
-    mmengine's hooks cannot add losses, so this one installs a forward hook on the bare model; the loss is part of the
-    dictionary that the model returns in ``mode='loss'``. It is logged, scaled by AMP, accumulated and averaged over
-    processes as every other loss is. A subclass says which layers and what loss.
+    mmengine's hooks cannot add losses, so this one registers a forward hook on the unwrapped model; the loss is part of
+    the dictionary that the model returns in ``mode='loss'``. It is logged, scaled by AMP, accumulated and averaged over
+    processes as every other loss is. A subclass implements ``layers`` and ``loss``.
 
     Args:
         weight: lambda, >= 0.
@@ -30,11 +30,11 @@ class KernelRegularizerHook(Hook):
         ValueError: for a negative weight; at the start of training if the model has no such layer.
 
     Example:
-        >>> issubclass(KernelL2Hook, KernelRegularizerHook)
-        True
+        >>> KernelL2Hook(weight=1e-4).weight
+        0.0001
     """
 
-    # Name of the loss in the log; mmengine sums what has 'loss' in its name.
+    # Key of the loss; mmengine sums the values whose key contains 'loss'.
     name: str
 
     def __init__(self, weight: float):
@@ -46,20 +46,20 @@ class KernelRegularizerHook(Hook):
         raise NotImplementedError(f'{type(self).__name__} must implement layers')
 
     def loss(self, layer: nn.Module) -> Tensor:
-        """Return the loss of one layer, autocast being off."""
+        """Return the loss of one layer; autocast is off."""
         raise NotImplementedError(f'{type(self).__name__} must implement loss')
 
     def before_train(self, runner: Runner) -> None:
-        """Find the layers and install the forward hook.
+        """Find the layers and register the forward hook.
 
         Raises:
             ValueError: if there are none, or another hook has a loss of this name.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         layers = list(self.layers(model).values())
         if not layers:
             raise ArgumentError(
-                f'{type(self).__name__} found no layer to regularise; take it out of custom_hooks, or add conv_cfg'
+                f'{type(self).__name__} found no layer to regularise; remove it from custom_hooks, or add conv_cfg'
             )
 
         def add(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
@@ -75,7 +75,7 @@ class KernelRegularizerHook(Hook):
         self._handle = model.register_forward_hook(add, with_kwargs=True)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the model as it was found."""
+        """Remove the forward hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -83,7 +83,7 @@ class KernelRegularizerHook(Hook):
 
 @HOOKS.register_module()
 class KernelL2Hook(KernelRegularizerHook):
-    r"""Decay of sampled kernels instead of the parameters that make them: :math:`\lambda \sum_l |K_l|^2`.
+    r"""Decay generated kernels instead of the parameters that generate them: :math:`\lambda \sum_l |K_l|^2`.
 
     The loss is ``loss_kernel_l2``. Weight decay of a kernel net's parameters would shrink its frequencies, not its
     kernel; leave the optimizer's off for them. The bias of a convolution is not regularised.
@@ -94,7 +94,7 @@ class KernelL2Hook(KernelRegularizerHook):
     Raises:
         ValueError: for a negative weight; at the start of training if no layer generates its kernel.
 
-    Source: CKConv, ICLR 2022; its code decays the sampled kernels, not the parameters that make them.
+    Source: CKConv, ICLR 2022; its code decays the sampled kernels, not the parameters that generate them.
 
     Example:
         >>> custom_hooks = [dict(type='mmkerv.KernelL2Hook', weight=1e-4)]

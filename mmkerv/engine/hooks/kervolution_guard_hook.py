@@ -1,11 +1,10 @@
-"""``KervolutionGuardHook``: tells which kervolution overflowed or died, which the loss alone does not."""
+"""Hook that names the kervolution whose response overflowed or died, which the loss does not tell."""
 
 import logging
 import math
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -14,20 +13,19 @@ from mmkerv.errors import ArgumentError, DeadKernelError, KervolutionOverflowErr
 from mmkerv.ops.core.arguments import integer, one_of
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log
+from mmkerv.utils import log, unwrapped
 
-CURE = (
+ADVICE = (
     'Replace fewer layers (where=dict(stages=()) is the stem alone), take a lower degree or learning rate, normalise '
     'what reaches the layer (pixels in [0, 1], a norm), or clip the gradients (optim_wrapper.clip_grad)'
 )
 
-
 DYING = ('gaussian', 'laplacian')
-# A response below it has a gradient that no step feels.
+# The gradient of a response below it changes no parameter.
 DEAD = 1e-20
-# Relative to the bias, a response that is larger is seen behind it.
+# A response is lost in the rounding of response + bias if it is smaller than this part of the bias.
 ROUNDING = 1e-3
-DEAD_CURE = (
+DEAD_ADVICE = (
     "Take gamma='auto' or a smaller gamma, normalise what reaches the layer (a norm before it), or replace layers of "
     'fewer channels (where=dict(stages=()) is the stem alone)'
 )
@@ -35,19 +33,19 @@ DEAD_CURE = (
 
 @HOOKS.register_module()
 class KervolutionGuardHook(Hook):
-    r"""Watch kervolutions in training; stop or warn when a response :math:`(s + c)^n` is infinite or NaN, or is dead.
+    r"""Stop or warn when the response of a kervolution, :math:`(s + c)^n`, is infinite or NaN, or dead.
 
     The message names the layer (the first in forward order), the iteration and the largest |s| of the batch. The
     checks read each response and wait for the device once an iteration, after the step: a run that is stopped has not
     written a checkpoint of that iteration.
 
     A filter of a gaussian or laplacian kernel is dead if :math:`\kappa(x_i, w) < 10^{-20}` for every patch of the
-    batch: its gradient is as small, and it never comes back. The action is for layers of which all filters are dead; of
-    one with some a warning tells once.
+    batch: its gradient is as small, and it cannot recover. The action is taken if all filters of a layer are dead; if
+    only some are, one warning is logged.
 
     Args:
         action: ``'stop'`` raises, ``'warn'`` logs a warning, once for each layer.
-        interval: look at every n-th iteration, >= 1.
+        interval: check every n-th iteration, >= 1.
 
     Raises:
         ValueError: for another action or an interval < 1; at the start of training if the model has no kervolution.
@@ -59,7 +57,7 @@ class KervolutionGuardHook(Hook):
         >>> custom_hooks = [dict(type='mmkerv.KervolutionGuardHook', action='warn', interval=10)]
     """
 
-    # Before hooks that log, evaluate or save what the overflow has spoilt.
+    # Before hooks that log, evaluate or save the results of the overflow.
     priority = 'VERY_HIGH'
 
     def __init__(self, action: str = 'stop', interval: int = 1):
@@ -77,7 +75,7 @@ class KervolutionGuardHook(Hook):
         Raises:
             ValueError: if the model has none.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._layers = {name: m for name, m in model.named_modules() if isinstance(m, Kervolution)}
         if not self._layers:
             raise ArgumentError(
@@ -85,7 +83,7 @@ class KervolutionGuardHook(Hook):
             )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Start watching, if this iteration is one to look at."""
+        """Start watching if this iteration is checked."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         self._finite.clear()
@@ -107,7 +105,7 @@ class KervolutionGuardHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Look at what the iteration's forward passes left."""
+        """Check the responses of the iteration."""
         self._stop_watching()
         if not self._finite:
             return
@@ -134,7 +132,7 @@ class KervolutionGuardHook(Hook):
             log(message, logging.WARNING)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the layers as they were found."""
+        """Stop watching the layers."""
         self._stop_watching()
 
     def _stop_watching(self) -> None:
@@ -151,8 +149,8 @@ class KervolutionGuardHook(Hook):
         if largest is not None and not math.isfinite(largest.item()):
             product += ' (its input or weight was not finite already: look at the layers before it)'
         return (
-            f'KervolutionGuardHook: the response of {name!r} ({type(layer).__name__}, kernel={layer.kernel_name!r}) is '
-            f'infinite or NaN at iteration {iteration + 1}{product}. {CURE}.'
+            f'KervolutionGuardHook: the response of {name!r} ({type(layer).__name__}, kernel={layer.kernel_name!r}) '
+            f'is infinite or NaN at iteration {iteration + 1}{product}. {ADVICE}.'
         )
 
     def _dead_message(self, name: str, dead: int, filters: int, iteration: int) -> str:
@@ -160,17 +158,17 @@ class KervolutionGuardHook(Hook):
         return (
             f'KervolutionGuardHook: {dead} of {filters} filters of {name!r} ({type(layer).__name__}, '
             f'kernel={layer.kernel_name!r}, gamma={float(torch.as_tensor(layer.gamma).mean()):.3g}) are dead at '
-            f'iteration {iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_CURE}.'
+            f'iteration {iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_ADVICE}.'
         )
 
 
 def _largest_response(layer: Kervolution, x: Tensor, output: Tensor) -> Tensor:
-    """The largest response of each filter, (O,), without the bias."""
+    """Return the largest response of each filter, (O,), without the bias."""
     axes = tuple(axis for axis in range(output.dim()) if axis != output.dim() - layer.dims - 1)
     largest = output.amax(axes) if layer.bias is None else (output - _along(layer.bias, layer)).amax(axes)
     if layer.bias is None or bool((largest.abs() > layer.bias.abs() * ROUNDING).all()):
         return largest
-    # A small response is lost in the rounding of response + bias.
+    # Subtracting the bias would leave only rounding errors: compute the response without it.
     bias = layer.bias
     layer._parameters['bias'] = None
     try:

@@ -1,4 +1,4 @@
-"""``LossGuardHook``: tells where a network explodes, when only a loss of NaN or of a million would be seen."""
+"""Hook that stops training when a loss explodes, and names the layer."""
 
 import logging
 import math
@@ -6,7 +6,6 @@ from numbers import Real
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -14,9 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from mmkerv.errors import LossExplosionError
 from mmkerv.ops.core.arguments import integer, one_of, real
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log
+from mmkerv.utils import log, unwrapped
 
-CURE = (
+ADVICE = (
     'Lower optim_wrapper.optimizer.lr, warm it up (param_scheduler), clip the gradients (optim_wrapper.clip_grad), or '
     'look at the data and annotations of this iteration; with --amp, train once without it'
 )
@@ -30,10 +29,10 @@ class LossGuardHook(Hook):
     that is stopped has not written a checkpoint of that iteration.
 
     Args:
-        threshold: largest loss that is taken for sound, > 0.
+        threshold: largest loss that is accepted, > 0.
         action: ``'stop'`` raises, ``'warn'`` logs a warning, at most once in 100 iterations.
-        interval: look at the layers' outputs, one pass over each, in every n-th iteration, >= 1; losses are looked at
-            in every one.
+        interval: check the layers' outputs, one pass over each, in every n-th iteration, >= 1; losses are checked in
+            every one.
 
     Raises:
         ValueError: for a threshold <= 0, another action or an interval < 1.
@@ -43,7 +42,7 @@ class LossGuardHook(Hook):
         >>> custom_hooks = [dict(type='mmkerv.LossGuardHook', threshold=1e4, interval=10)]
     """
 
-    # Before hooks that log, evaluate or save what the explosion has spoilt.
+    # Before hooks that log, evaluate or save the results of the explosion.
     priority = 'VERY_HIGH'
 
     def __init__(self, threshold: float = 1e5, action: str = 'stop', interval: int = 1):
@@ -56,12 +55,12 @@ class LossGuardHook(Hook):
         self._warned: int | None = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Start watching, if this iteration is one to look at."""
+        """Start watching if this iteration is checked."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         self._largest.clear()
         self._seen = runner.iter + 1
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         for name, layer in model.named_modules():
             if next(layer.parameters(recurse=False), None) is not None:
                 self._handles.append(layer.register_forward_hook(self._recorder(name)))
@@ -69,7 +68,7 @@ class LossGuardHook(Hook):
     def _recorder(self, name: str):
         def record(layer: nn.Module, inputs: tuple, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
-                # The maximum of what holds a NaN is NaN.
+                # The maximum of a tensor that holds a NaN is NaN.
                 largest = output.detach().abs().amax()
                 self._largest[name] = largest.maximum(self._largest[name]) if name in self._largest else largest
 
@@ -78,7 +77,7 @@ class LossGuardHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Look at the losses."""
+        """Check the losses."""
         self._stop_watching()
         losses = {name: float(v) for name, v in (outputs or {}).items() if 'loss' in name and _is_number(v)}
         bad = {name: value for name, value in losses.items() if not value <= self.threshold}
@@ -91,7 +90,7 @@ class LossGuardHook(Hook):
             log(self._message(bad, runner.iter + 1), logging.WARNING)
 
     def after_train(self, runner: Runner) -> None:
-        """Leave the layers as they were found."""
+        """Stop watching the layers."""
         self._stop_watching()
 
     def _stop_watching(self) -> None:
@@ -100,18 +99,20 @@ class LossGuardHook(Hook):
         self._handles.clear()
 
     def _message(self, bad: dict[str, float], iteration: int) -> str:
-        found = ', '.join(f'{name} = {value:.3g}' for name, value in bad.items())
-        message = f'LossGuardHook: {found} at iteration {iteration} (threshold {self.threshold:g}). '
+        losses = ', '.join(f'{name} = {value:.3g}' for name, value in bad.items())
+        message = f'LossGuardHook: {losses} at iteration {iteration} (threshold {self.threshold:g}). '
         largest = {name: value.item() for name, value in self._largest.items()}
-        spoilt = [name for name, value in largest.items() if not math.isfinite(value)]
-        when = '' if self._seen == iteration else f' at iteration {self._seen}, which was looked at last'
-        if spoilt:
-            message += f'The first layer whose output is not finite is {spoilt[0]!r}{when}. '
+        not_finite = [name for name, value in largest.items() if not math.isfinite(value)]
+        when = '' if self._seen == iteration else f' at iteration {self._seen}, the last that was checked'
+        if not_finite:
+            message += f'The first layer whose output is not finite is {not_finite[0]!r}{when}. '
         elif largest:
             name = max(largest, key=largest.__getitem__)
             message += f'All layers gave finite outputs{when}, the largest {name!r} with |y| = {largest[name]:.3g}. '
-        return message + f'{CURE}.'
+        return message + f'{ADVICE}.'
 
 
 def _is_number(value: Any) -> bool:
-    return value.numel() == 1 and not value.is_complex() if isinstance(value, Tensor) else isinstance(value, Real)
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex()
+    return isinstance(value, Real)

@@ -1,4 +1,4 @@
-"""``OrthogonalityHook``: adds the orthogonality of convolutions to the losses of any model."""
+"""Hook that adds the orthogonality of convolutions to the losses of any model."""
 
 import logging
 
@@ -19,17 +19,17 @@ from mmkerv.utils import log
 class OrthogonalityHook(KernelRegularizerHook):
     r"""Orthogonal convolution: :math:`\lambda \sum_l |\mathrm{selfconv}(K_l) - I|^2` over the chosen convolutions.
 
-    The loss is ``loss_orth``. It acts on the kernel that convolves: of a ``CoCConv`` the associated one, of a plain
-    convolution or a kervolution ``weight``. Layers that are frozen count for nothing.
+    The loss is ``loss_orth``. It acts on the kernel that convolves: the associated kernel of a ``CoCConv``, ``weight``
+    of a plain convolution or a kervolution. Frozen layers are left out.
 
-    Give ``CoCConv`` ``super_bias=False``. A super bias moves every tap of four filters at once, the loss is steep in
-    it, and training diverges: seen with ResNet-18 and SGD with learning rate 0.1 at weights from 1e-4 on, where
-    without the bias 0.01 is stable. A warning says so.
+    A ``CoCConv`` with ``super_bias=True`` is warned of. A super bias moves every tap of four filters at once, the loss
+    is steep in it, and training diverges: seen with ResNet-18 and SGD with learning rate 0.1 at weights from 1e-4 on,
+    where 0.01 is stable without the bias.
 
     Args:
-        weight: lambda, >= 0. The paper has 0.01; its authors' README has 0.5, of a norm that is not squared.
+        weight: lambda, >= 0. The paper has 0.01; its authors' README has 0.5, for a norm that is not squared.
         where: which convolutions, see :class:`mmkerv.models.placement.Where`; by default those of the stages, 1x1 ones
-            included, without the stem, as the authors do. What lies outside stages (necks, heads) is included.
+            included, without the stem, as the authors do. Layers outside stages (necks, heads) are included.
 
     Raises:
         ValueError: for a negative weight; at the start of training if nothing is selected.

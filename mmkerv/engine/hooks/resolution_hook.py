@@ -1,23 +1,22 @@
-"""Hook that tests a network of continuous kernels at another resolution than it was trained at."""
+"""Hook that tests a network of continuous kernels at a resolution other than that of training."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkerv.ops import set_resolution
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log
+from mmkerv.utils import log, unwrapped
 
 
 @HOOKS.register_module()
 class ResolutionHook(Hook):
-    """Sample continuous kernels at another resolution in tests, and as they were trained afterwards.
+    """Sample continuous kernels at another resolution during a test.
 
-    The pipeline must give data of that resolution, such as ``mmkerv.SubSample`` or ``Resize`` does. See
+    The pipeline must give data of that resolution, by ``mmkerv.SubSample`` or ``Resize`` for example. See
     :func:`mmkerv.ops.set_resolution`.
 
     Args:
-        ratio: samples (pixels) in the test for each one in training, one number, or one for each axis.
+        ratio: samples (pixels) in the test for each one in training; one number, or one for each axis.
 
     Raises:
         ValueError: at the start of a test, if the model has no continuous kernel or the ratio leaves one no sample.
@@ -31,9 +30,9 @@ class ResolutionHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Set the resolution."""
-        names = set_resolution(runner.model.module if is_model_wrapper(runner.model) else runner.model, self.ratio)
+        names = set_resolution(unwrapped(runner.model), self.ratio)
         log(f'mmkerv: {len(names)} continuous kernels are sampled at resolution {self.ratio}')
 
     def after_test(self, runner: Runner) -> None:
         """Set it back."""
-        set_resolution(runner.model.module if is_model_wrapper(runner.model) else runner.model, 1)
+        set_resolution(unwrapped(runner.model), 1)

@@ -14,7 +14,7 @@ from mmkerv.registry import OPTIM_WRAPPERS
 class CpuAmpOptimWrapper(OptimWrapper):
     """Train under bfloat16 autocast on the CPU. bfloat16 has the range of float32, so the loss needs no scale.
 
-    What ``--amp`` takes where there is no GPU; takes the arguments of mmengine's ``OptimWrapper``.
+    ``--amp`` uses it on a machine without a GPU. It takes the arguments of mmengine's ``OptimWrapper``.
 
     Example:
         >>> layer = nn.Linear(2, 2)

@@ -142,7 +142,7 @@ def test_prepare_adds_what_both_tools_need(tmp_path, strict):
     ],
 )
 def test_mixed_precision(monkeypatch, device, expected):
-    monkeypatch.setattr(configuration, 'get_device', lambda: device)
+    monkeypatch.setattr('mmkerv.engine.config.prepare.get_device', lambda: device)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
     use_amp(cfg)
     use_amp(cfg)

@@ -57,7 +57,7 @@ def test_sound_annotations_pass():
         (changed('annotations', 2, bbox='1 2 3 4'), 'annotation 12 has bbox 1 2 3 4'),
         (changed('annotations', 2, bbox=[[1], [2], [3], [4]], area=None), 'annotation 12 has bbox'),
         (changed('annotations', 2, id=11), "id '11' of an annotation is used twice"),
-        (changed('annotations', 2, id=[1]), r'id \[1\] of an annotation is no number'),
+        (changed('annotations', 2, id=[1]), r'id \[1\] of an annotation is not a number'),
     ],
 )
 def test_what_mmdetection_cannot_use_is_refused(data, says):

@@ -98,9 +98,9 @@ def masks(root: Path, **changes) -> torch.utils.data.Dataset:
 @pytest.mark.parametrize(
     ('shape', 'says'),
     [
-        ((20, 31), r'is 20 x 31 and its image .* 20 x 30 \(height x width\): they must be of one size'),
+        ((20, 31), r'is 20 x 31 and its image .* 20 x 30 \(height x width\): the sizes must be equal'),
         ((30, 20), r'is 30 x 20 and its image'),
-        ((20, 30, 3), r'has the shape \(20, 30, 3\), that of a picture in colour'),
+        ((20, 30, 3), r'has the shape \(20, 30, 3\), of a colour picture'),
         (None, r'cannot be read .*it is damaged, or not an image'),
         ((), r'does not exist; check data_prefix\.seg_map_path'),
     ],
@@ -143,7 +143,7 @@ def test_masks_with_labels_that_the_head_has_no_class_for(tmp_path, libraries, h
         check_sample(sample['data_samples'], 2, ignored, sample['inputs'])
         sample['data_samples'].gt_sem_seg.data[0, 0, 0] = ignored
         check_sample(sample['data_samples'], 2, ignored, sample['inputs'])
-        with pytest.raises(DataError, match=rf"the mask '{mask}' is \(20, 30\) behind the pipeline and its image"):
+        with pytest.raises(DataError, match=rf"the mask '{mask}' is \(20, 30\) after the pipeline and its image"):
             check_sample(sample['data_samples'], 2, ignored, sample['inputs'][:, :10])
         return
     with pytest.raises(DataError, match=rf"gt_sem_seg of '{mask}' holds the label \d+, and the head knows 2 classes"):

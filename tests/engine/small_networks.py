@@ -118,7 +118,7 @@ def operators(model: nn.Module) -> list[CoCConv2d]:
 
 @torch.no_grad()
 def associated(cfg: Config, at_least: float = 0.3) -> nn.Module:
-    """Build a network whose super layers are moved until |K - W| is ``at_least`` that part of |W|, everywhere."""
+    """Build a network and move its super layers until |K - W| >= ``at_least`` |W| in every operator."""
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
@@ -128,7 +128,7 @@ def associated(cfg: Config, at_least: float = 0.3) -> nn.Module:
         while (operator.kernel() - operator.weight).norm() < at_least * operator.weight.norm():
             layer.weight.normal_(std=scale)
             scale *= 1.5
-    # As training leaves them: a fresh residual branch ends in a norm of weight zero, behind which nothing is seen.
+    # As after training: a fresh residual branch ends in a norm with weight zero, which hides the branch.
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
             module.weight.uniform_(0.5, 1.5)

@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 
 class RandomImages(Dataset):
-    """Four images, and the mean each is to be mapped to."""
+    """Four images with their means as targets."""
 
     def __init__(self, length: int = 4):
         self.images = torch.randn(length, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -31,7 +31,7 @@ class RandomImages(Dataset):
 
 
 class TinyModel(BaseModel):
-    """CoCConv, batch norm, mean; ``conv=nn.Conv2d`` gives the plain network of the same names."""
+    """CoCConv, batch norm and mean; ``conv=nn.Conv2d`` gives the plain network with the same parameter names."""
 
     def __init__(self, conv: Any = CoCConv, **options: Any):
         super().__init__()
@@ -47,7 +47,7 @@ class TinyModel(BaseModel):
 
 
 class Predictions(BaseMetric):
-    """Keeps what the model predicts; ``seen`` has one list for each evaluation."""
+    """Metric that keeps the predictions; ``seen`` has one list for each evaluation."""
 
     def __init__(self, fail: bool = False):
         super().__init__()
@@ -64,7 +64,7 @@ class Predictions(BaseMetric):
 
 
 def tiny_runner(work_dir: Path, model: BaseModel | None = None, metric: Predictions | None = None, **kwargs: Any):
-    """Build a runner: two batches of two an epoch, and an evaluation after each."""
+    """Build a runner with two batches of two per epoch and an evaluation after each epoch."""
     loader = {
         'dataset': RandomImages(),
         'batch_size': 2,

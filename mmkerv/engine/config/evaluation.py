@@ -1,4 +1,4 @@
-"""What test.py does beyond a plain test, each in the way of the library the config belongs to."""
+"""Options of test.py: painting, test-time augmentation, dumping results, in the form each library has for them."""
 
 from copy import deepcopy
 from typing import Any
@@ -12,7 +12,7 @@ from mmkerv.errors import ConfigError
 
 
 def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int = 1) -> None:
-    """Switch the visualization hook of the config's library on.
+    """Switch on the visualization hook of the config's library.
 
     Raises:
         ConfigError: if the config has no visualization hook.
@@ -72,7 +72,7 @@ def augment_test(cfg: Config) -> None:
 
 
 def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dict[str, Any]:
-    """Run the test and write what is asked for.
+    """Run the test, and write the metrics or predictions.
 
     Args:
         cfg: prepared config with ``load_from``.

@@ -1,4 +1,4 @@
-"""Processes of a run: several on CPUs, where mmengine's launchers ask for a GPU, and one alone, where SyncBN does."""
+"""Processes of a run: process groups on CPUs, for which mmengine's launchers ask for a GPU, and SyncBN without GPUs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ from mmkerv.utils import log
 
 @contextmanager
 def process_group(cfg: Config) -> Iterator[None]:
-    """Join the processes of the launcher by gloo where there is no GPU, and leave the group at the end.
+    """Join the processes of the launcher with gloo on a machine without a GPU, and leave the group at the end.
 
-    With a GPU, or without a launcher, mmengine does what is needed; SyncBN, which needs GPUs and a group of processes,
-    becomes BN where there is none of them.
+    With a GPU, or without a launcher, mmengine does what is needed. SyncBN needs several processes with a GPU each, and
+    becomes BN without them.
 
     Args:
-        cfg: config with ``launcher``; its model wrapper is set where mmengine would ask for a GPU.
+        cfg: config with ``launcher``; gets a model wrapper for CPUs.
 
     Raises:
         ConfigError: for a launcher other than pytorch without a GPU.
@@ -30,7 +30,8 @@ def process_group(cfg: Config) -> Iterator[None]:
         ...     dist.is_initialized()
         False
     """
-    if (cfg.launcher == 'none' or not torch.cuda.is_available()) and (count := revert_sync_bn(cfg.get('model'))):
+    alone = cfg.launcher == 'none' or not torch.cuda.is_available()
+    if alone and (count := revert_sync_bn(cfg.get('model'))):
         log(f'mmkerv: norm_cfg SyncBN -> BN in {count} places: SyncBN needs several processes with a GPU each')
     if cfg.launcher != 'none' and not torch.cuda.is_available():
         if cfg.launcher != 'pytorch':
@@ -39,7 +40,7 @@ def process_group(cfg: Config) -> Iterator[None]:
                 'on CPUs use --launcher pytorch, as tools/dist_train.sh does'
             )
         dist.init_process_group('gloo')
-        # The runner fills in the number of a GPU unless it finds device_ids.
+        # Without device_ids the runner would fill in the number of a GPU.
         wrapper = {'type': 'MMDistributedDataParallel', 'device_ids': None, 'broadcast_buffers': False}
         unused = cfg.get('find_unused_parameters', False)
         cfg.setdefault('model_wrapper_cfg', ConfigDict(**wrapper, find_unused_parameters=unused))
@@ -54,7 +55,7 @@ def revert_sync_bn(node: Any) -> int:
     """Replace SyncBN by BN in a part of a config, in place; both have the same parameters.
 
     Returns:
-        How many times.
+        The number of replacements.
 
     Example:
         >>> model = dict(backbone=dict(norm_cfg=dict(type='SyncBN', requires_grad=True)))
@@ -62,8 +63,8 @@ def revert_sync_bn(node: Any) -> int:
         (1, {'backbone': {'norm_cfg': {'type': 'BN', 'requires_grad': True}}})
     """
     if isinstance(node, dict):
-        found = node.get('type') == 'SyncBN'
-        if found:
+        is_sync = node.get('type') == 'SyncBN'
+        if is_sync:
             node['type'] = 'BN'
-        return found + sum(map(revert_sync_bn, node.values()))
+        return is_sync + sum(map(revert_sync_bn, node.values()))
     return sum(map(revert_sync_bn, node)) if isinstance(node, (list, tuple)) else 0

@@ -8,7 +8,7 @@ from mmkerv.engine.config.launch import process_group
 
 
 def test_sync_bn_becomes_bn_in_one_process():
-    """In backbone, heads and lists of heads, with everything else of the norm kept."""
+    """In backbone, heads and lists of heads; the other settings of the norm stay."""
     norm = dict(type='SyncBN', requires_grad=True, eps=0.01)
     model = dict(backbone=dict(norm_cfg=norm), auxiliary_head=[dict(norm_cfg=norm), dict(norm_cfg=dict(type='GN'))])
     cfg = Config(dict(launcher='none', model=model))

@@ -46,7 +46,7 @@ def test_new_data_root_moves_every_path_below_the_old_one(config, root):
     assert cfg.model.type == 'Net' and cfg.test_dataloader is None
 
 
-def test_without_a_new_root_nothing_moves(config):
+def test_paths_stay_without_a_new_data_root(config):
     assert load_config(config, {'model.depth': 3}).val_evaluator[0].ann_file == 'data/old/c.json'
     assert load_config(config)._cfg_dict.to_dict() == Config.fromfile(config)._cfg_dict.to_dict()
 
@@ -60,7 +60,7 @@ def test_without_a_new_root_nothing_moves(config):
         ({'model.backbone.init_cfg.type': 'Pretrained'}, r'NoneType'),
     ],
 )
-def test_option_that_does_not_fit(config, options, reason):
+def test_option_that_does_not_fit_the_config_is_refused(config, options, reason):
     with pytest.raises(
         ConfigError, match=rf'(?s)--cfg-options {next(iter(options))}=\w+ does not fit .*{reason}.*Change'
     ):
@@ -77,7 +77,7 @@ def test_option_that_does_not_fit(config, options, reason):
         (dict(share='x'), "share must be one of 'ci', 'co', 'cico', None, got 'x'"),
     ],
 )
-def test_operator_arguments_are_checked_where_they_stand(kind, options, reason):
+def test_operator_arguments_are_checked_with_the_config(kind, options, reason):
     good, bad = dict(type=kind, association=3), dict(type=kind, **options)
     model = dict(backbone=dict(conv_cfg=good), heads=[dict(conv_cfg=dict(type='ConvWS', x=1)), dict(dw_conv_cfg=bad)])
     before = copy.deepcopy(model)
@@ -96,7 +96,7 @@ def data(root: Path, **changes) -> Config:
     return Config(dict(val_dataloader=dict(dataset=dict(type='ConcatDataset', datasets=[dataset]))))
 
 
-def test_data_that_is_there(tmp_path):
+def test_existing_or_remote_data_passes(tmp_path):
     (tmp_path / 'a.json').write_text('{}')
     check_data(data(tmp_path), 'val')
     check_data(data(tmp_path, data_root=None, ann_file=str(tmp_path / 'a.json')), 'val')
@@ -108,7 +108,7 @@ def test_data_that_is_there(tmp_path):
 
 
 @pytest.mark.parametrize('missing', ['data_root', 'ann_file'])
-def test_data_that_is_missing(tmp_path, missing):
+def test_missing_data_is_named(tmp_path, missing):
     root = tmp_path / 'absent' if missing == 'data_root' else tmp_path
     path = root if missing == 'data_root' else root / 'a.json'
     place = r'val_dataloader\.dataset\.datasets\.0\.'
@@ -141,7 +141,7 @@ def test_prepare_adds_what_both_tools_need(tmp_path, strict):
         ('cpu', dict(type='mmkerv.CpuAmpOptimWrapper')),
     ],
 )
-def test_mixed_precision(monkeypatch, device, expected):
+def test_mixed_precision_wrapper_depends_on_the_device(monkeypatch, device, expected):
     monkeypatch.setattr('mmkerv.engine.config.prepare.get_device', lambda: device)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
     use_amp(cfg)
@@ -153,7 +153,7 @@ def test_mixed_precision(monkeypatch, device, expected):
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])
 @pytest.mark.parametrize('workers', [0, 2])
-def test_loader_defaults(scope, workers):
+def test_loaders_of_mmpretrain_get_their_defaults(scope, workers):
     cfg = Config(dict(default_scope=scope, train_dataloader=dict(num_workers=workers), val_dataloader=None))
     set_loader_defaults(cfg)
     expected = dict(num_workers=workers)
@@ -172,7 +172,7 @@ def test_loader_defaults(scope, workers):
         ('mmseg', dict(show=True, wait_time=1, draw=True)),
     ],
 )
-def test_painting(scope, expected):
+def test_painting_switches_on_the_hook_of_the_library(scope, expected):
     cfg = Config(dict(default_scope=scope, default_hooks=dict(visualization=dict(type='Hook')), visualizer=dict()))
     paint_predictions(cfg, True, 'out', 1, 3)
     assert cfg.default_hooks.visualization.to_dict() == dict(type='Hook', **expected)
@@ -188,7 +188,7 @@ def test_results_of_an_unknown_kind_are_refused_before_the_test(scope, out, item
         evaluate(Config(dict(default_scope=scope)), out, item)
 
 
-def test_what_is_published():
+def test_published_checkpoint_keeps_the_weights_and_metadata_alone():
     ema = {'steps': 3, 'module.a': 'raw'}
     checkpoint = {'meta': {}, 'state_dict': {'a': 'averaged'}, 'ema_state_dict': ema, 'optimizer': {}}
     assert strip_checkpoint(checkpoint) == {'meta': {}, 'state_dict': {'a': 'averaged'}}

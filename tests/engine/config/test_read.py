@@ -35,7 +35,7 @@ class Bomb:
         ('a.txt', 'a = 1', r'must end in one of \.py, \.json, \.yaml, \.yml'),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(tmp_path, name, text, says):
+def test_error_of_a_config_is_one_line(tmp_path, name, text, says):
     (tmp_path / 'b.py').write_text("_base_ = './a.py'")
     (tmp_path / 'c.py').write_text('')
     (tmp_path / name).write_text(text)
@@ -45,7 +45,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, name, text, says):
     assert message.startswith(f'config {str(tmp_path / name)!r} ') and '\n' not in message
 
 
-def test_bytes_that_are_no_text(tmp_path):
+def test_bytes_that_are_not_text_are_refused(tmp_path):
     (tmp_path / 'a.py').write_bytes(b'a = "\xff"')
     with pytest.raises(ConfigError, match='UnicodeDecodeError'):
         read_config(str(tmp_path / 'a.py'))
@@ -60,7 +60,7 @@ def test_missing_base_is_named(tmp_path):
 @pytest.mark.parametrize('inherited', [False, True])
 @pytest.mark.parametrize('suffix', ['yaml', 'yml'])
 def test_yaml_runs_nothing(tmp_path, suffix, inherited, monkeypatch):
-    """mmengine alone runs it."""
+    """mmengine without the patches runs it."""
     monkeypatch.setitem(file_handlers, suffix, YamlHandler())
     target, file = tmp_path / 'target', tmp_path / f'a.{suffix}'
     file.write_text(f'a: !!python/object/apply:os.system ["touch {target}"]')
@@ -75,7 +75,7 @@ def test_yaml_runs_nothing(tmp_path, suffix, inherited, monkeypatch):
     assert not target.exists()
 
 
-def test_yaml_that_mmengine_writes_comes_back(tmp_path):
+def test_yaml_written_by_mmengine_is_read_back(tmp_path):
     cfg = Config({'a': {'b': (1, 2), 'c': [None, 0.5, 'text']}})
     cfg.dump(str(tmp_path / 'a.yaml'))
     assert read_config(str(tmp_path / 'a.yaml')).to_dict() == cfg.to_dict()
@@ -94,7 +94,7 @@ def test_pickled_annotations_run_only_if_trusted(tmp_path, trust):
     assert target.exists() == trust
 
 
-def test_pickled_data_come_back(tmp_path):
+def test_pickled_data_is_read_back(tmp_path):
     data = {'data_list': [{'img_path': 'a.jpg', 'bbox': np.arange(4.0), 'label': np.int64(3), 'size': (1, 2)}]}
     apply_patches()
     mmengine.dump(data, tmp_path / 'a.pkl')

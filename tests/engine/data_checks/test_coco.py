@@ -30,7 +30,7 @@ def without(key: str, *field: str) -> dict:
     return data
 
 
-def test_sound_annotations_pass():
+def test_valid_annotations_pass():
     assert check_annotations(copy.deepcopy(DATA), 'a.json') == []
     assert check_annotations(without('annotations'), 'a.json') == []
     assert check_annotations(changed('annotations', 0, ignore=True, bbox=None, area=NAN), 'a.json') == []
@@ -82,7 +82,7 @@ def test_what_mmdetection_leaves_out_is_counted(data, says):
     assert says in note
 
 
-def test_classes():
+def test_classes_are_compared_with_the_categories():
     assert check_classes(('cat', 'dog'), ['dog', 'cat', 'cow'], 'a.json') == []
     (note,) = check_classes(('cat', 'persn'), ['cat', 'person'], 'a.json')
     assert "1 of 2 classes are not in the file ('persn')" in note

@@ -59,8 +59,8 @@ def test_image_that_cannot_be_read_is_named(tmp_path, libraries, kind, workers):
     assert f"image '{file}' of CustomDataset" in last and says in last
 
 
-def test_jpeg_that_lacks_its_end_is_refused_or_decoded_as_far_as_it_goes(tmp_path, libraries):
-    """It depends on the version of OpenCV; what comes is never another picture."""
+def test_truncated_jpeg_is_refused_or_decoded_in_part(tmp_path, libraries):
+    """It depends on the version of OpenCV; the part that is decoded is right."""
     pytest.importorskip('mmpretrain')
     libraries('mmpretrain')
     file = picture(tmp_path / 'a' / '0.jpg', (64, 64, 3))
@@ -75,7 +75,7 @@ def test_jpeg_that_lacks_its_end_is_refused_or_decoded_as_far_as_it_goes(tmp_pat
         assert torch.equal(whole[:, :16], cut[:, :16]) and not torch.equal(whole[:, -8:], cut[:, -8:])
 
 
-def test_other_errors_of_a_pipeline_keep_their_kind(tmp_path, libraries):
+def test_other_errors_of_a_pipeline_keep_their_type(tmp_path, libraries):
     pytest.importorskip('mmpretrain')
     libraries('mmpretrain')
     picture(tmp_path / 'a' / '0.jpg')
@@ -119,7 +119,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path, libraries, shape, says):
         dataset[0]
 
 
-def test_palette_masks_hold_numbers(tmp_path, libraries):
+def test_palette_masks_are_read_as_class_numbers(tmp_path, libraries):
     pytest.importorskip('mmseg')
     libraries('mmseg')
     picture(tmp_path / 'img' / '0.jpg')
@@ -133,7 +133,7 @@ def test_palette_masks_hold_numbers(tmp_path, libraries):
 
 
 @pytest.mark.parametrize(('high', 'ignored', 'passes'), [(1, 255, True), (2, 255, False), (255, 255, False)])
-def test_masks_with_labels_that_the_head_has_no_class_for(tmp_path, libraries, high, ignored, passes):
+def test_mask_labels_outside_the_classes_of_the_head_are_refused(tmp_path, libraries, high, ignored, passes):
     pytest.importorskip('mmseg')
     libraries('mmseg')
     picture(tmp_path / 'img' / '0.jpg')
@@ -150,7 +150,7 @@ def test_masks_with_labels_that_the_head_has_no_class_for(tmp_path, libraries, h
         check_sample(sample['data_samples'], 2, ignored, sample['inputs'])
 
 
-def test_labels_of_images_and_boxes():
+def test_labels_of_images_and_boxes_are_checked():
     from mmengine.structures import BaseDataElement, InstanceData
 
     image = BaseDataElement(metainfo={'img_path': 'a.jpg'}, gt_label=torch.tensor([2]))
@@ -164,7 +164,7 @@ def test_labels_of_images_and_boxes():
             check_sample(sample, 2)
 
 
-def test_heads_say_how_many_classes_they_know():
+def test_number_of_classes_is_read_from_the_head():
     class Head(torch.nn.Module):
         num_classes, ignore_index = 3, 255
 
@@ -209,7 +209,7 @@ def detection(tmp_path, libraries):
     ('box', 'kept'),
     [({}, 2), ({'bbox': [1, 2, 0, 4]}, 1), ({'area': 0}, 1), ({'category_id': 9}, 1), ({'image_id': 9}, 1)],
 )
-def test_boxes_that_are_left_out_are_told(detection, monkeypatch, box, kept):
+def test_boxes_that_are_left_out_are_logged(detection, monkeypatch, box, kept):
     notes = []
     monkeypatch.setattr('mmkerv.engine.data_checks.upstream_errors.log', lambda text, level: notes.append(text))
     annotations(detection, **box)
@@ -219,14 +219,14 @@ def test_boxes_that_are_left_out_are_told(detection, monkeypatch, box, kept):
 
 
 @pytest.mark.parametrize('box', [{'bbox': [1, 2, float('nan'), 4]}, {'bbox': [float('inf'), 2, 3, 4]}])
-def test_boxes_that_are_no_numbers_are_refused(detection, box):
+def test_boxes_that_are_not_finite_are_refused(detection, box):
     annotations(detection, **box)
     with pytest.raises(DataError, match=r"a\.json': 1 of 2 boxes are NaN or infinite.* annotation 1 of image 1"):
         coco(detection)
 
 
 @pytest.mark.parametrize('content', [b'{"images": [', b'', b'[]', b'\xff\xfe', b'[' * 100_000])
-def test_annotation_file_that_is_no_json_is_named(detection, content):
+def test_annotation_file_that_is_not_json_is_named(detection, content):
     (detection / 'a.json').write_bytes(content)
     with pytest.raises(DataError, match=r"annotation file '.*a\.json' (is not complete JSON|must hold an object)"):
         coco(detection)
@@ -237,7 +237,7 @@ def test_file_of_other_classes_is_refused(detection):
         coco(detection, metainfo=dict(classes=('bird', 'dog')))
 
 
-def test_training_stops_where_a_label_has_no_class_or_no_image_is_left(tmp_path):
+def test_training_stops_at_a_label_without_a_class_or_an_empty_data_set(tmp_path):
     from mmengine.structures import BaseDataElement
 
     from tests.engine.tiny_runner import TinyModel, tiny_runner
@@ -263,7 +263,7 @@ def test_training_stops_where_a_label_has_no_class_or_no_image_is_left(tmp_path)
             runner.train()
 
 
-def test_image_that_is_listed_and_not_there(detection):
+def test_listed_image_that_does_not_exist_is_named(detection):
     (detection / 'img' / '0.jpg').unlink()
     with pytest.raises(DataError, match=r"image '.*0\.jpg' of CocoDataset does not exist"):
         coco(detection)[0]

@@ -25,7 +25,7 @@ REFUSED = r'1 operators are frozen at random \(conv\)\. No checkpoint gave conv\
 
 
 class Frozen(TinyModel):
-    """TinyModel, its operator frozen from the start, as mmdetection's ResNet, or in ``train``, as its MobileNetV2."""
+    """TinyModel with an operator frozen in the constructor, like mmdetection's ResNet, or in ``train``, like MobileNetV2."""
 
     def __init__(self, late: bool = False, **options):
         super().__init__(**options)
@@ -38,7 +38,7 @@ class Frozen(TinyModel):
 
 
 def moved(model: nn.Module) -> dict:
-    """Its state with every parameter at a value that no start has."""
+    """Return its state dict with every parameter set to a value that no initialisation gives."""
     return {key: torch.rand(value.shape) + 1 for key, value in model.state_dict().items()}
 
 
@@ -72,7 +72,7 @@ LATE = pytest.mark.parametrize('late', [False, True], ids=['from the start', 'in
 @pytest.mark.parametrize(
     'options, name', [(dict(super_init='kaiming'), r'super_layers\.0\.weight'), (dict(conv=CKConv), r'kernel_net\.lay')]
 )
-def test_operators_at_random_are_refused(tmp_path, late, options, name):
+def test_operators_frozen_with_random_parameters_are_refused(tmp_path, late, options, name):
     model = Frozen(late, **options)
     with pytest.raises(ConfigError, match=REFUSED.format(name)) as caught:
         trained(tmp_path, model)
@@ -83,7 +83,7 @@ def test_operators_at_random_are_refused(tmp_path, late, options, name):
 
 
 @BY
-def test_plain_checkpoint_does_not_fill_them(tmp_path, by):
+def test_plain_checkpoint_does_not_give_them_parameters(tmp_path, by):
     plain = {k: v for k, v in moved(TinyModel()).items() if 'super_layers' not in k}
     with pytest.raises(ConfigError, match=REFUSED.format(r'super_layers\.0\.weight')):
         trained(tmp_path, Frozen(super_init='kaiming'), plain, by)
@@ -92,7 +92,7 @@ def test_plain_checkpoint_does_not_fill_them(tmp_path, by):
 @BY
 @pytest.mark.parametrize('lacking', ['conv.super_layers.0.bias', 'conv.super_layers.0.weight'])
 @pytest.mark.parametrize('other', ['absent', 'of another shape'])
-def test_part_of_them_is_not_enough(tmp_path, by, lacking, other):
+def test_some_of_the_parameters_are_not_enough(tmp_path, by, lacking, other):
     state = moved(TinyModel())
     state = {k: torch.ones(7) if k == lacking else v for k, v in state.items() if other != 'absent' or k != lacking}
     with pytest.raises(ConfigError, match=REFUSED.format(lacking.removeprefix('conv.'))):
@@ -102,7 +102,7 @@ def test_part_of_them_is_not_enough(tmp_path, by, lacking, other):
 @LATE
 @pytest.mark.parametrize('by', ['init_cfg', 'load_from', 'resume'])
 @pytest.mark.parametrize('options', [dict(super_init='kaiming'), {}, dict(conv=CKConv)], ids=['coc', 'default', 'ck'])
-def test_operators_of_a_checkpoint_pass(tmp_path, late, by, options):
+def test_operators_loaded_from_a_checkpoint_pass(tmp_path, late, by, options):
     model, state = Frozen(late, **options), moved(TinyModel(**options))
     if by == 'resume':
         trained(tmp_path / 'first', TinyModel(**options), hooks=())
@@ -125,7 +125,7 @@ def test_identity_passes_with_a_plain_checkpoint(tmp_path, by):
     assert logged(tmp_path).count(SAID) == 1 and AND_RANDOM not in logged(tmp_path)
 
 
-def test_identity_without_a_checkpoint_is_upstreams_own_trap(tmp_path):
+def test_identity_without_a_checkpoint_passes_with_a_warning_of_random_weights(tmp_path):
     trained(tmp_path, Frozen())
     assert logged(tmp_path).count(SAID) == 1 and logged(tmp_path).count(AND_RANDOM) == 1
     assert 'WARNING - mmkerv: 1 operators are frozen' in logged(tmp_path)
@@ -140,7 +140,7 @@ def test_identity_without_a_checkpoint_is_upstreams_own_trap(tmp_path):
     ],
     ids=['not frozen', 'plain', 'kervolution'],
 )
-def test_others_are_none_of_its_business(tmp_path, model):
+def test_networks_without_frozen_operators_pass_silently(tmp_path, model):
     model = model()
     trained(tmp_path, model)
     assert 'are frozen' not in logged(tmp_path) and not watched(model)
@@ -148,7 +148,7 @@ def test_others_are_none_of_its_business(tmp_path, model):
 
 @pytest.mark.parametrize('hooks', [(HOOK, EMA), (EMA, HOOK)], ids=['first', 'last'])
 @BY
-def test_with_averaged_weights(tmp_path, hooks, by):
+def test_averaged_weights_are_not_watched(tmp_path, hooks, by):
     runner = trained(tmp_path, Frozen(super_init='kaiming'), moved(TinyModel()), by, hooks)
     assert logged(tmp_path).count(SAID) == 1
     average = next(hook for hook in runner.hooks if hasattr(hook, 'ema_model')).ema_model
@@ -157,13 +157,13 @@ def test_with_averaged_weights(tmp_path, hooks, by):
         trained(tmp_path / 'second', Frozen(super_init='kaiming'), hooks=hooks)
 
 
-def test_evaluation_alone_leaves_nothing(tmp_path):
+def test_evaluation_without_training_removes_its_hooks(tmp_path):
     model = Frozen(super_init='kaiming')
     tiny_runner(tmp_path, model, custom_hooks=[HOOK]).val()
     assert not watched(model)
 
 
-def test_a_second_training_starts_afresh(tmp_path):
+def test_second_training_checks_again(tmp_path):
     model = Frozen(super_init='kaiming')
     hook = CheckFrozenOperatorsHook()
     runner = SimpleNamespace(model=model)
@@ -177,8 +177,8 @@ def test_a_second_training_starts_afresh(tmp_path):
 
 @pytest.mark.parametrize('wrap', [lambda m: m, nn.DataParallel], ids=['bare', 'wrapped'])
 @pytest.mark.parametrize('load', [load_state_dict, lambda m, s: getattr(m, 'module', m).load_state_dict(s, False)])
-def test_wrapped_model(wrap, load):
-    """Both libraries' ways to load, and messages with the names of the bare network."""
+def test_model_in_a_wrapper_is_checked(wrap, load):
+    """By the loading of torch and of mmengine; messages have the names of the unwrapped network."""
     for filled in (True, False):
         model = wrap(Frozen(super_init='kaiming'))
         hook, runner = CheckFrozenOperatorsHook(), SimpleNamespace(model=model)
@@ -208,7 +208,7 @@ HRNET = {
     )
     for i in range(1, 5)
 }  # fmt: skip
-# How many convolutions of more than 1x1 the host freezes: the stem and stage 1.
+# The number of convolutions larger than 1x1 that the backbone freezes: the stem and stage 1.
 HOSTS = [
     ('mmdet', dict(type='ResNet', depth=18, base_channels=8), 5, 'conv1, layer1.0.conv1, layer1.0.conv2, ...'),
     ('mmdet', dict(type='mmkerv.ResNet', depth=18, base_channels=8), 5, 'conv1, layer1.0.conv1, layer1.0.conv2, ...'),
@@ -225,7 +225,7 @@ HOSTS = [
 
 
 @pytest.mark.parametrize('scope, backbone, count, names', HOSTS, ids=[f'{s}-{b["type"]}' for s, b, *_ in HOSTS])
-def test_frozen_stages_of_the_hosts(warnings, scope, backbone, count, names):
+def test_frozen_stages_of_upstream_backbones(warnings, scope, backbone, count, names):
     pytest.importorskip(scope)
     with DefaultScope.overwrite_default_scope(scope):
         models = [

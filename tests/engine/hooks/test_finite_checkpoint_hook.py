@@ -12,7 +12,7 @@ ONE = dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))
 
 
 class Diverge(Hook):
-    """A step whose gradient is no number, and whose loss is: the last before the second checkpoint."""
+    """A finite loss with a NaN gradient, in the last step before the second checkpoint."""
 
     priority = 'VERY_HIGH'
 
@@ -25,7 +25,7 @@ class Diverge(Hook):
 
 
 class Masked(TinyModel):
-    """Has infinite numbers from the start."""
+    """A model with infinite numbers in a buffer from construction."""
 
     def __init__(self):
         super().__init__()
@@ -39,13 +39,13 @@ def run(folder, *hooks, **kwargs):
     return tiny_runner(folder, custom_hooks=added, train_cfg=length, default_hooks=ONE, **kwargs).train()
 
 
-def test_tools_have_the_hook():
+def test_tools_add_the_hook():
     assert 'mmkerv.FiniteCheckpointHook' in TRAINING_HOOKS
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('ema', [False, True])
-def test_network_that_has_diverged_takes_no_place(tmp_path, value, ema):
+def test_diverged_network_replaces_no_checkpoint(tmp_path, value, ema):
     with pytest.raises(DivergedError, match=r'in conv\.weight.*diverged.*earlier checkpoints are kept.*--resume'):
         run(tmp_path, Diverge(value), *([dict(type='EMAHook')] if ema else []))
     assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_1.pth']
@@ -55,7 +55,7 @@ def test_network_that_has_diverged_takes_no_place(tmp_path, value, ema):
     assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_3.pth']
 
 
-def test_what_was_not_finite_before_need_not_be(tmp_path):
+def test_tensors_that_were_not_finite_before_training_are_exempt(tmp_path):
     run(tmp_path, model=Masked())
     assert (tmp_path / 'epoch_3.pth').is_file()
     with pytest.raises(DivergedError, match=r'in conv\.weight:'):

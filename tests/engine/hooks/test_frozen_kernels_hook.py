@@ -15,7 +15,7 @@ ORDERS = pytest.mark.parametrize('hooks', [[FROZEN], [FROZEN, EMA], [EMA, FROZEN
 
 @pytest.fixture
 def computed(monkeypatch):
-    """A list that grows by one whenever a kernel is computed; its item says whether the model was in training."""
+    """A list with an item for each computed kernel: whether the model was in training."""
     calls, kernel = [], CoCConv2d._kernel
 
     def counted(operator):
@@ -27,7 +27,7 @@ def computed(monkeypatch):
 
 
 def moving() -> TinyModel:
-    """A network whose super layers have left the identity."""
+    """A network whose super layers are not the identity."""
     return TinyModel(super_init='kaiming')
 
 
@@ -40,7 +40,7 @@ def epochs(number: int) -> dict:
 
 
 @ORDERS
-def test_kernels_are_computed_once_an_evaluation(tmp_path, computed, hooks):
+def test_kernels_are_computed_once_per_evaluation(tmp_path, computed, hooks):
     runner = tiny_runner(tmp_path, moving(), custom_hooks=hooks, **epochs(3))
     runner.train()
     assert computed == [True, True, False] * 3, 'two batches of training, then one computation for two of validation'
@@ -50,13 +50,13 @@ def test_kernels_are_computed_once_an_evaluation(tmp_path, computed, hooks):
     assert computed == [False]
 
 
-def test_without_the_hook_every_batch_computes_them(tmp_path, computed):
+def test_kernels_are_computed_for_every_batch_without_the_hook(tmp_path, computed):
     tiny_runner(tmp_path, moving(), **epochs(1)).train()
     assert computed == [True, True, False, False]
 
 
 @ORDERS
-def test_validation_sees_the_weights_it_should(tmp_path, hooks):
+def test_validation_uses_the_averaged_or_trained_weights(tmp_path, hooks):
     """A plain convolution with the kernel of the validated weights, folded by hand, predicts the same."""
     expected = []
 
@@ -83,7 +83,7 @@ def test_validation_sees_the_weights_it_should(tmp_path, hooks):
 
 
 @ORDERS
-def test_after_the_evaluation_other_hooks_see_the_weights_of_the_training(tmp_path, hooks):
+def test_other_hooks_see_the_training_weights_after_an_evaluation(tmp_path, hooks):
     seen = []
 
     class Look(Hook):
@@ -101,7 +101,7 @@ def test_after_the_evaluation_other_hooks_see_the_weights_of_the_training(tmp_pa
 
 
 @ORDERS
-def test_training_goes_on_as_without_the_hook(tmp_path, hooks):
+def test_training_is_the_same_with_and_without_the_hook(tmp_path, hooks):
     states = []
     for name, used in (('with', hooks), ('without', [h for h in hooks if h is not FROZEN])):
         runner = tiny_runner(tmp_path / name, moving(), custom_hooks=used, **epochs(3))
@@ -113,7 +113,7 @@ def test_training_goes_on_as_without_the_hook(tmp_path, hooks):
 
 
 @ORDERS
-def test_failed_evaluation_leaves_nothing_to_the_next_training(tmp_path, computed, hooks):
+def test_failed_evaluation_leaves_no_kernel_to_the_next_training(tmp_path, computed, hooks):
     metric = Predictions(fail=True)
     runner = tiny_runner(tmp_path, moving(), metric, custom_hooks=hooks, **epochs(2))
     with pytest.raises(ArithmeticError):
@@ -127,7 +127,7 @@ def test_failed_evaluation_leaves_nothing_to_the_next_training(tmp_path, compute
     assert not is_frozen(runner.model)
 
 
-def test_failed_evaluation_leaves_nothing_to_the_next_evaluation(tmp_path):
+def test_failed_evaluation_leaves_no_kernel_to_the_next_evaluation(tmp_path):
     metric = Predictions(fail=True)
     runner = tiny_runner(tmp_path, moving(), metric, custom_hooks=[FROZEN])
     with pytest.raises(ArithmeticError):
@@ -142,7 +142,7 @@ def test_failed_evaluation_leaves_nothing_to_the_next_evaluation(tmp_path):
         torch.testing.assert_close(metric.seen[-1], fresh(RandomImages().images).tolist(), rtol=1e-4, atol=1e-5)
 
 
-def test_iteration_based_loop(tmp_path, computed):
+def test_kernels_are_frozen_in_an_iteration_based_loop(tmp_path, computed):
     cfg = dict(by_epoch=False, max_iters=4, val_interval=2)
     runner = tiny_runner(tmp_path, moving(), custom_hooks=[EMA, FROZEN], train_cfg=cfg)
     runner.train()
@@ -150,7 +150,7 @@ def test_iteration_based_loop(tmp_path, computed):
     assert not is_frozen(runner.model)
 
 
-def test_test_loop(tmp_path, computed):
+def test_kernels_are_frozen_in_a_test(tmp_path, computed):
     metric = Predictions()
     train = dict.fromkeys(('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'))
     validation = dict.fromkeys(('val_dataloader', 'val_cfg', 'val_evaluator'))

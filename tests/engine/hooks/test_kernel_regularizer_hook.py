@@ -43,7 +43,7 @@ def test_adds_the_squared_norm_of_the_kernel(tmp_path, conv, options):
         assert torch.allclose(decayed[name], expected, atol=1e-5), name
 
 
-def test_leaves_prediction_and_the_model_as_they_were(tmp_path):
+def test_prediction_and_model_are_unchanged(tmp_path):
     model = TinyModel()
     before = model(torch.ones(1, 3, 8, 8))
     gradients(tmp_path, model, [dict(type='mmkerv.KernelL2Hook', weight=1.0)])
@@ -51,7 +51,7 @@ def test_leaves_prediction_and_the_model_as_they_were(tmp_path):
     assert torch.equal(model(torch.ones(1, 3, 8, 8)), before)
 
 
-def test_shrinks_kernels_in_a_run_and_stands_in_the_log(tmp_path):
+def test_loss_shrinks_kernels_in_a_run_and_is_logged(tmp_path):
     norms = {}
     for weight in (0.0, 0.05):
         model = TinyModel(CKConv2d)
@@ -70,7 +70,7 @@ def test_a_model_without_generated_kernels_is_refused(tmp_path):
         runner.call_hook('before_train')
 
 
-def test_twice_the_same_loss_is_refused(tmp_path):
+def test_two_hooks_of_one_loss_are_refused(tmp_path):
     with pytest.raises(ValueError, match='loss_kernel_l2'):
         gradients(tmp_path, TinyModel(), [dict(type='mmkerv.KernelL2Hook', weight=1.0)] * 2)
 

@@ -44,7 +44,7 @@ def test_names_the_layer_the_iteration_and_the_largest_product(tmp_path):
     assert not list(tmp_path.glob('**/*.pth'))
 
 
-def test_overflow_later_on_is_seen_in_its_iteration(tmp_path):
+def test_overflow_is_reported_in_its_iteration(tmp_path):
     model, passes = Two(), []
 
     def explode(layer, inputs):
@@ -56,7 +56,7 @@ def test_overflow_later_on_is_seen_in_its_iteration(tmp_path):
         tiny_runner(tmp_path, model, custom_hooks=[GUARD], train_cfg=dict(by_epoch=True, max_epochs=4)).train()
 
 
-def test_warns_once_and_goes_on(tmp_path, monkeypatch):
+def test_warning_is_logged_once_and_training_goes_on(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(
         'mmkerv.engine.hooks.kervolution_guard_hook.log', lambda message, level: said.append((level, message))
@@ -64,20 +64,20 @@ def test_warns_once_and_goes_on(tmp_path, monkeypatch):
     runner = tiny_runner(tmp_path, Two(scale=1e14), custom_hooks=[dict(**GUARD, action='warn')])
     runner.train()
     assert runner.iter == 2
-    # The first step spoils the weights of both layers.
+    # The first step makes the weights of both layers NaN.
     assert [level for level, _ in said] == [logging.WARNING] * len(said)
     assert sum("'second'" in message for _, message in said) == 1
 
 
 @pytest.mark.parametrize('kernel', ['polynomial', 'gaussian', 'l2'])
-def test_is_silent_and_leaves_no_trace_where_all_is_finite(tmp_path, kernel):
+def test_finite_training_is_not_reported_and_the_layers_are_unchanged(tmp_path, kernel):
     model = Two(kernel=kernel)
     tiny_runner(tmp_path, model, custom_hooks=[GUARD]).train()
     for layer in (model.conv, model.second):
         assert not layer.watched and not layer._forward_hooks
 
 
-def test_does_not_change_training(tmp_path):
+def test_training_is_the_same_with_the_guard(tmp_path):
     results = []
     for hooks in ([], [GUARD]):
         model = Two()
@@ -106,7 +106,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def dying(kernel='gaussian', gamma=1.0, distance=0.0, **options) -> Two:
-    """Two kervolutions, the second so far from its input in as many filters as ``distance`` has entries."""
+    """Two kervolutions; the filters of the second are as far from its input as ``distance`` says."""
     model = Two(kernel=kernel, gamma=gamma, **options)
     for i, shift in enumerate(distance if isinstance(distance, list) else [distance] * 8):
         model.second.weight.data[i] += shift
@@ -121,7 +121,7 @@ def test_dead_kernels_are_named(tmp_path, kernel, bias):
     assert not list(tmp_path.glob('**/*.pth'))
 
 
-def test_some_dead_filters_are_told_of_once(tmp_path, monkeypatch):
+def test_some_dead_filters_are_reported_once(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('mmkerv.engine.hooks.kervolution_guard_hook.log', lambda message, level: said.append(message))
     runner = tiny_runner(tmp_path, dying(distance=[40.0] * 3), custom_hooks=[GUARD])
@@ -129,7 +129,7 @@ def test_some_dead_filters_are_told_of_once(tmp_path, monkeypatch):
     assert runner.iter == 2 and len(said) == 1 and "3 of 8 filters of 'second'" in said[0]
 
 
-def test_dead_kernels_with_a_warning(tmp_path, monkeypatch):
+def test_dead_kernels_are_reported_by_a_warning(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('mmkerv.engine.hooks.kervolution_guard_hook.log', lambda message, level: said.append(message))
     tiny_runner(tmp_path, dying(distance=40.0), custom_hooks=[dict(**GUARD, action='warn')]).train()
@@ -138,7 +138,7 @@ def test_dead_kernels_with_a_warning(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('distance', [0.6, 0.9])
 def test_small_responses_behind_a_bias_are_not_dead(tmp_path, monkeypatch, distance):
-    """Of exp(-30) + 1000, nothing of the response is left."""
+    """exp(-30) + 1000 is rounded to 1000."""
     monkeypatch.setattr('mmkerv.engine.hooks.kervolution_guard_hook.log', lambda message, level: pytest.fail(message))
     model = dying(distance=distance)
     model.second.bias.data += 1000.0

@@ -12,7 +12,7 @@ GUARD = dict(type='mmkerv.LossGuardHook')
 
 
 class Deep(TinyModel):
-    """Two more layers behind the first, and a loss that is ``factor`` times what it was."""
+    """TinyModel with two more layers and a loss multiplied by ``factor``."""
 
     def __init__(self, factor: float = 1.0):
         super().__init__()
@@ -59,7 +59,7 @@ def test_names_the_largest_where_all_are_finite(tmp_path):
         tiny_runner(tmp_path, model, custom_hooks=[dict(GUARD, threshold=1e3)]).train()
 
 
-def test_interval_says_what_was_looked_at(tmp_path):
+def test_message_names_the_iteration_that_was_checked(tmp_path):
     model = Deep()
     explode(model.second, 3, 1e30)
     with pytest.raises(LossExplosionError, match=r'at iteration 3 .*at iteration 2, which was looked at last'):
@@ -81,7 +81,7 @@ def test_warns_once_in_a_hundred_iterations(tmp_path, monkeypatch):
     assert runner.iter == 102 and [level for level, _ in said] == [logging.WARNING] * 2
 
 
-def test_sound_training_is_as_without_it(tmp_path):
+def test_finite_training_is_the_same_with_the_guard(tmp_path):
     results = []
     for hooks in ([], [GUARD]):
         model = Deep()

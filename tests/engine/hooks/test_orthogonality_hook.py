@@ -54,7 +54,7 @@ def test_acts_on_the_chosen_layers(where, names):
     assert list(OrthogonalityHook(1.0, where).layers(Staged())) == names
 
 
-def test_frozen_layers_count_for_nothing():
+def test_frozen_layers_are_left_out():
     model = Staged()
     model.layer1.requires_grad_(False)
     assert list(OrthogonalityHook(1.0).layers(model)) == ['layer2.0', 'head']
@@ -68,7 +68,7 @@ def test_makes_filters_orthogonal_in_a_run(tmp_path):
         hooks = [dict(type='mmkerv.OrthogonalityHook', weight=weight)]
         tiny_runner(tmp_path / str(weight), model, custom_hooks=hooks, train_cfg=settings).train()
         distances[weight] = orthogonality_loss(model.conv.weight, (1, 1), (1, 1), 1).item()
-    # At every position 8 rows stand in 3 dimensions: 5 of them cannot be orthonormal.
+    # There are 8 rows in 3 dimensions at every position: 5 of them cannot be orthonormal.
     assert distances[0.0] > 5.5 and 5 <= distances[1.0] < 5.1
 
 
@@ -81,7 +81,7 @@ def test_warns_of_a_super_bias(monkeypatch, super_bias):
     assert [('super_bias=False' in line and ' 0 ' in line) for line in lines] == ([True] if super_bias else [])
 
 
-def test_falls_with_coc_without_super_bias_at_the_configs_learning_rate():
+def test_loss_falls_with_coc_without_super_bias():
     torch.manual_seed(0)
     model = nn.Sequential(CoCConv(64, 64, 3, super_init='kaiming', super_bias=False))
     nn.init.kaiming_normal_(model[0].weight, mode='fan_out')

@@ -10,7 +10,7 @@ from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 
 class Resolutions(TinyModel):
-    """Remembers at which resolution it predicted."""
+    """A model that records the resolution of its predictions."""
 
     def __init__(self):
         super().__init__(CKConv2d)

@@ -64,7 +64,7 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
     """Return loaders for mmengine's ``CheckpointLoader`` that read through :func:`safe_load`, by prefix of the address.
 
     Args:
-        trust: as for :func:`safe_load`.
+        trust: see :func:`safe_load`.
 
     Example:
         >>> checkpoint_loaders()['https://'].__name__
@@ -75,7 +75,7 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
         checkpoint = safe_load(file, map_location or 'cpu', trust)
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if not trust and isinstance(meta, dict):
-            # Runner.resume runs this text, which mmcv 1 wrote and mmengine does not, as a Python program.
+            # Runner.resume executes this text, written by mmcv 1 only, as a Python config.
             meta.pop('config', None)
         return checkpoint
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.arguments import boolean, integer
 from mmkerv.registry import HOOKS
+from mmkerv.utils import unwrapped
 
 
 @HOOKS.register_module()
@@ -67,7 +67,7 @@ class KernelVisualizationHook(Hook):
             )
         from mmkerv.visualization.kernel_figures import kernel_layers
 
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._layers = kernel_layers(model, self.target_layers)
         self._draw(runner, runner.epoch if self.by_epoch else runner.iter)
 

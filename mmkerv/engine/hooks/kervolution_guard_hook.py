@@ -158,7 +158,8 @@ class KervolutionGuardHook(Hook):
         return (
             f'KervolutionGuardHook: {dead} of {filters} filters of {name!r} ({type(layer).__name__}, '
             f'kernel={layer.kernel_name!r}, gamma={float(torch.as_tensor(layer.gamma).mean()):.3g}) are dead at '
-            f'iteration {iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. {DEAD_ADVICE}.'
+            f'iteration {iteration + 1}: all their responses are below {DEAD:g}, and so is their gradient. '
+            f'{DEAD_ADVICE}.'
         )
 
 

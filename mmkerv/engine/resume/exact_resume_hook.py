@@ -7,15 +7,13 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from mmkerv.engine.resume.random_state import read_states, seed_generators, set_states
 from mmkerv.engine.resume.sample_position import BatchStream, PositionedBatches, SeededDataset, track_positions
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log
+from mmkerv.utils import log, unwrapped
 
 # Key of the state in a checkpoint.
 EXACT_RESUME_KEY = 'exact_resume'
@@ -92,7 +90,7 @@ class ExactResumeHook(Hook):
             loop.dataloader_iterator = BatchStream(loop.dataloader, skips)
         self._epoch, self._done = runner.epoch, self._resumed_batch(runner, endless)
         self._metrics, self._states = stored.get('metrics'), stored.get('states')
-        for name, parameter in _bare(runner.model).named_parameters():
+        for name, parameter in unwrapped(runner.model).named_parameters():
             if name in stored.get('gradients', {}):
                 parameter.grad = stored['gradients'][name].to(parameter)
 
@@ -192,9 +190,5 @@ def _accumulated_gradients(runner: Runner) -> dict[str, torch.Tensor]:
     wrapper = runner.optim_wrapper
     if getattr(wrapper, '_accumulative_counts', 1) == 1 or wrapper.should_update():
         return {}
-    parameters = _bare(runner.model).named_parameters()
+    parameters = unwrapped(runner.model).named_parameters()
     return {name: p.grad.detach().cpu().clone() for name, p in parameters if p.grad is not None}
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

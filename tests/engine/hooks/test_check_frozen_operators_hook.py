@@ -25,7 +25,7 @@ REFUSED = r'1 operators are frozen at random \(conv\)\. No checkpoint gave conv\
 
 
 class Frozen(TinyModel):
-    """TinyModel with an operator frozen in the constructor (ResNet of mmdetection) or in ``train`` (its MobileNetV2)."""
+    """TinyModel with an operator frozen in the constructor (ResNet of mmdetection) or in ``train`` (MobileNetV2)."""
 
     def __init__(self, late: bool = False, **options):
         super().__init__(**options)

@@ -1,4 +1,4 @@
-"""How far a convolution is from orthogonal rows: the self-convolution of its kernel at every shift of its stride."""
+"""Orthogonality loss of a convolution, from the self-convolution of its kernel at every shift of its stride."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -10,21 +10,21 @@ from mmkerv.errors import ArgumentError
 
 
 def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
-    r"""Squared distance of a convolution's rows from orthonormal ones.
+    r"""Compute the squared distance of a convolution's rows from orthonormal ones.
 
     :math:`L = \sum_{s} |\langle K_o, \mathrm{shift}_s K_{o'} \rangle - [o = o', s = 0]|^2`
 
-    over all pairs of filters of a group and all shifts s that are multiples of the stride and at which the two overlap.
-    For a 1x1 kernel that is :math:`|W W^T - I|_F^2`. Filters of different groups are orthogonal as they are.
+    over all pairs of filters of a group and all shifts s, multiples of the stride, at which the two overlap. For a 1x1
+    kernel that is :math:`|W W^T - I|_F^2`. Filters of different groups are always orthogonal.
 
     Args:
         kernel: (O, C/groups, kH, kW).
         stride: step of the window, for each axis.
         dilation: distance of the kernel's taps, for each axis.
-        groups: blocks of channels.
+        groups: number of groups of channels.
 
     Returns:
-        A scalar, >= 0; 0 says that the convolution keeps the length of what it does not map to 0.
+        A scalar >= 0. At 0 the convolution is an isometry on the orthogonal complement of its null space.
 
     Raises:
         ValueError: if ``groups`` does not divide the filters.
@@ -43,7 +43,7 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
     shifts = list(_shifts(kernel.shape[2:], stride, dilation))
     unreachable = 0
     if filters.shape[1] > filters.shape[2] and max(stride) == 1:
-        # tr((M M^T)^2) = tr((M^T M)^2), and of columns there are fewer; the rest is rows that cannot be orthogonal.
+        # tr((M M^T)^2) = tr((M^T M)^2), and there are fewer columns than rows. The rows in excess cannot be orthogonal.
         unreachable = outputs - groups * filters.shape[2]
         filters = filters.transpose(1, 2)
     loss = filters.new_tensor(float(unreachable))
@@ -65,8 +65,10 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
 
 
 def _shifts(size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield the shifts at which taps of two filters meet, in taps, one of each pair of opposite ones; 0 first."""
+    """Yield the shifts, in taps, at which two filters overlap, 0 first; of each pair s and -s only one."""
     reach = [[s for s in range(k) if s * d % step == 0] for k, step, d in zip(size, stride, dilation)]
+    zero = (0,) * len(reach)
     for shift in product(*([-s for s in reversed(axis) if s] + axis for axis in reach)):
-        if shift >= (0,) * len(shift):
+        # Tuples compare in lexicographic order, by the first axis that is not 0, so exactly one of s and -s is above 0.
+        if shift >= zero:
             yield shift

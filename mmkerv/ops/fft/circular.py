@@ -1,4 +1,4 @@
-"""Convolution as a product of Fourier transforms, with gradients that are such products too."""
+"""Convolution as a product of Fourier transforms, with gradients that are products of transforms too."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from mmkerv.ops.core.precision import is_recording
 def circular_convolution(
     x: Tensor, kernel: Tensor, before: Sequence[int], sizes: Sequence[int], lengths: Sequence[int], groups: int
 ) -> Tensor:
-    r"""Convolve by circular sums that are long enough to be linear: :math:`y_t = \sum_j x_{t + j - p} k_j`.
+    r"""Convolve by circular convolutions long enough to equal linear ones: :math:`y_t = \sum_j x_{t + j - p} k_j`.
 
-    torch's own gradient of a real transform is a complex one of full length; here the gradients are real transforms of
-    x, kernel and gradient again, and no spectrum is kept for them.
+    torch computes the gradient of a real transform by a complex one of full length. Here the gradients use real
+    transforms of x, kernel and gradient, and no spectrum is saved for them.
 
     Args:
         x: (N, C, *spatial), float32 or float64.
@@ -22,7 +22,7 @@ def circular_convolution(
         before: zeros p before x, for each axis, fewer than the kernel is long.
         sizes: of the output.
         lengths: of the transforms, see :func:`mmkerv.ops.fft.convolution.transform_lengths`.
-        groups: blocks of channels.
+        groups: number of groups of channels.
 
     Returns:
         (N, O, *sizes), a view of a longer tensor.
@@ -43,27 +43,27 @@ class _Convolution(torch.autograd.Function):
         ctx.geometry = before, sizes, lengths, groups
         return _convolve(x, kernel, before, sizes, lengths, groups)
 
-    # Made of differentiable operations, so that it can be differentiated again.
+    # Uses differentiable operations only, so that it can be differentiated again.
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
         x, kernel = ctx.saved_tensors
         before, sizes, lengths, groups = ctx.geometry
-        wanted, axes = ctx.needs_input_grad, _axes(lengths)
-        of_x = of_kernel = None
-        if wanted[0]:
+        needs, axes = ctx.needs_input_grad, _axes(lengths)
+        grad_x = grad_kernel = None
+        if needs[0]:
             product = _product('input', _transform(grad, lengths), _transform(kernel, lengths), groups)
-            of_x = _cut(_inverse(product, lengths), before, x.shape[2:], lengths)
-        if wanted[1]:
+            grad_x = _cut(_inverse(product, lengths), before, x.shape[2:], lengths)
+        if needs[1]:
             product = _product('kernel', _transform(grad.flip(axes), lengths), _transform(x, lengths), groups)
             first = [n - 1 - p for n, p in zip(sizes, before)]
-            of_kernel = _cut(_inverse(product, lengths), first, kernel.shape[2:], lengths)
-        return of_x, of_kernel, None, None, None, None
+            grad_kernel = _cut(_inverse(product, lengths), first, kernel.shape[2:], lengths)
+        return grad_x, grad_kernel, None, None, None, None
 
 
 def _convolve(x: Tensor, kernel: Tensor, before: list, sizes: list, lengths: list, groups: int) -> Tensor:
-    # With the kernel turned round the product needs no conjugate, which would be a copy.
-    turned = kernel.flip(_axes(lengths))
-    product = _product('output', _transform(x, lengths), _transform(turned, lengths), groups)
+    # With the kernel reversed the product needs no conjugate, which would be a copy.
+    reversed_kernel = kernel.flip(_axes(lengths))
+    product = _product('output', _transform(x, lengths), _transform(reversed_kernel, lengths), groups)
     first = [k - 1 - p for k, p in zip(kernel.shape[2:], before)]
     return _cut(_inverse(product, lengths), first, sizes, lengths)
 
@@ -81,7 +81,7 @@ def _inverse(spectrum: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _cut(x: Tensor, first: Sequence[int], sizes: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """``sizes`` samples from ``first`` on, which may lie before 0 in the circle."""
+    """Return ``sizes`` samples from ``first`` on; a negative ``first`` wraps around to the end."""
     for axis, start, size, length in zip(_axes(lengths), first, sizes, lengths):
         if start < 0:
             x = torch.cat(
@@ -117,19 +117,19 @@ def _product(kind: str, a: Tensor, b: Tensor, groups: int) -> Tensor:
         product = torch.bmm(a.transpose(1, 2), b).unflatten(0, (-1, groups))
     else:
         product = torch.bmm(a, b.transpose(1, 2) if kind == 'output' else b).unflatten(0, (-1, groups)).transpose(1, 2)
-    # Each spectrum is as large as all of x: none is kept longer than it is needed.
+    # Each spectrum is as large as all of x, so it is freed as soon as possible.
     del a, b
     return product.flatten(1).t().contiguous().view(*shape, *frequencies)
 
 
 def _by_frequency(spectrum: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(A, B, *F) to (F, *shape), contiguous: strided complex matrix products are several times slower."""
+    """Reorder (A, B, *F) to (F, *shape), contiguous: strided complex matrix products are several times slower."""
     spectrum = spectrum.flatten(2).flatten(0, 1).t().contiguous()
     return spectrum.unflatten(1, shape)
 
 
 def _depthwise(kind: str, a: Tensor, b: Tensor, groups: int) -> Tensor:
-    """The same where each filter sees one channel: products of numbers."""
+    """Compute :func:`_product` where each filter has one channel, as products of numbers."""
     a = a.unflatten(1, (groups, -1))
     if kind == 'kernel':
         return (a * b[:, :, None]).sum(0)

@@ -1,4 +1,4 @@
-"""Convolution by Fourier transforms, for kernels so large that it is cheaper than the sum."""
+"""Convolution by Fourier transforms, for kernels so large that it is cheaper than the direct form."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,9 +23,9 @@ def fft_convolution(
 ) -> Tensor:
     r"""Convolve with stride 1 in the frequency domain: :math:`y = F^{-1}(F x \cdot F k') + b`.
 
-    k' is the kernel turned round. The same numbers as ``F.conv1d`` and ``F.conv2d`` (a cross-correlation, in float32
-    at least), at a cost of O(n log n) in the number n of samples. Transforms are padded to lengths that are quick to
-    transform, odd and even sizes alike. The product over channels is one matrix product for each frequency.
+    k' is the reversed kernel. The result is that of ``F.conv1d`` and ``F.conv2d`` (a cross-correlation, computed in
+    float32 at least), at a cost of O(n log n) in the number n of samples. Odd and even sizes are padded to lengths that
+    transform quickly. The product over channels is one matrix product for each frequency.
 
     Args:
         x: (N, C, *spatial).
@@ -33,7 +33,7 @@ def fft_convolution(
         bias: (O,) or ``None``.
         padding: zeros before and after, for each axis.
         dilation: distance of the kernel's taps, for each axis.
-        groups: blocks of channels.
+        groups: number of groups of channels.
 
     Returns:
         (N, O, *spatial'), in the type a convolution would give.
@@ -48,7 +48,7 @@ def fft_convolution(
         True
     """
     dims = len(padding)
-    # As torch's convolutions: autocast leaves float64 alone.
+    # As in torch's convolutions, autocast does not change float64.
     result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
     channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
     dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32
@@ -57,7 +57,7 @@ def fft_convolution(
         if kernel.shape[1] * groups != x.shape[1] or len(kernel) % groups:
             raise ArgumentError(f'x has {x.shape[1]} channels, the kernel takes {kernel.shape[1] * groups}')
         kernel = _dilated(kernel, dilation)
-        # More zeros than the kernel reaches are the only ones that have to be written out.
+        # Only the zeros beyond the kernel's reach have to be written out; the transform's own padding gives the others.
         excess = [(max(b - k + 1, 0), max(a - k + 1, 0)) for (b, a), k in zip(padding, kernel.shape[2:])]
         if any(map(any, excess)):
             x = F.pad(x, [side for axis in reversed(excess) for side in axis])
@@ -67,18 +67,18 @@ def fft_convolution(
         y = circular_convolution(x, kernel, [before for before, _ in padding], shape[2:], lengths, groups)
         if bias is not None:
             y = y + bias.to(dtype).view(-1, *(1,) * dims)
-        # A copy: the transform's padding is let go, and what follows may read memory as it is laid out.
+        # A copy frees the transform's padding, and gives later layers the memory format they expect.
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return y.to(result_type).contiguous(memory_format=layout)
 
 
 def transform_lengths(sizes: Sequence[int], kernel: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[int]:
-    """Lengths of the transforms at which what the circular sum wraps around misses the output.
+    """Return lengths of the transforms at which the circular convolution wraps around outside the output only.
 
     Args:
         sizes: of the input.
         kernel: extent of the kernel, with its dilation.
-        padding: zeros before and after, at most ``kernel - 1`` each; they need no room of both.
+        padding: zeros before and after, at most ``kernel - 1`` each. Both sides share the larger one's space.
 
     Example:
         >>> transform_lengths((784,), (784,), [(783, 0)])
@@ -88,13 +88,13 @@ def transform_lengths(sizes: Sequence[int], kernel: Sequence[int], padding: Sequ
 
 
 def fast_length(length: int) -> int:
-    """The smallest even number of at least ``length`` without prime factors above 7 (1 and 2 stay).
+    """Return the smallest even number >= ``length`` without prime factors above 7 (1 for 1).
 
     Example:
         >>> fast_length(1), fast_length(11), fast_length(1567)
         (1, 12, 1568)
     """
-    return _fast_length(length) if is_compiling() else _remembered_length(length)
+    return _fast_length(length) if is_compiling() else _cached_length(length)
 
 
 def _fast_length(length: int) -> int:
@@ -106,7 +106,7 @@ def _fast_length(length: int) -> int:
     return length
 
 
-_remembered_length = lru_cache(4096)(_fast_length)
+_cached_length = lru_cache(4096)(_fast_length)
 
 
 def _smooth(number: int) -> bool:

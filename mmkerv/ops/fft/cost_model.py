@@ -1,4 +1,4 @@
-"""Which form of a convolution is cheaper: the sum or Fourier transforms."""
+"""Cost model that chooses between the direct form of a convolution and Fourier transforms."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from mmkerv.ops.fft.convolution import transform_lengths
 
 
 class Costs(NamedTuple):
-    """What the two forms of a convolution do, forward: counts that the cost model weighs.
+    """Counts of operations of the two forms of a convolution in forward, which the cost model weighs.
 
     Args:
-        dense: products of the sum, unless depthwise.
-        depthwise: those of a depthwise sum.
+        dense: products of the direct form, unless depthwise.
+        depthwise: products of the direct form if depthwise.
         transform: samples to transform, times the logarithm of their number.
         product: products of complex numbers.
         taps: values of the kernel.
@@ -31,8 +31,8 @@ class Costs(NamedTuple):
     call: float = 1.0
 
 
-# Nanoseconds for each count, forward and backward, on one core (Intel Xeon, torch 2.11), by the fit that
-# benchmarks/convolution_method.py makes. Of its 60 shapes 57 get a form within 30 % of the quicker one.
+# Nanoseconds for each count, forward and backward, on one core (Intel Xeon, torch 2.11), as fitted by
+# benchmarks/convolution_method.py. For 57 of its 60 shapes the choice is within 30 % of the quicker form.
 DIRECT = {'dense': 0.076, 'depthwise': 0.90, 'call': 6.8e5}
 FFT = {'transform': 0.92, 'product': 1.9, 'taps': 7.6, 'call': 1.9e5}
 
@@ -44,14 +44,14 @@ def costs(
     dilation: Sequence[int],
     groups: int,
 ) -> Costs:
-    """Count what a convolution of stride 1 costs.
+    """Count the operations of a convolution of stride 1.
 
     Args:
         shape: of the input, (N, C, *spatial).
         kernel: shape of the kernel, (O, C/groups, *size).
         padding: zeros before and after, for each axis.
         dilation: distance of the kernel's taps, for each axis.
-        groups: blocks of channels.
+        groups: number of groups of channels.
 
     Example:
         >>> costs((1, 2, 9), (2, 1, 3), [(1, 1)], (1,), 2).depthwise
@@ -82,9 +82,9 @@ def fft_is_cheaper(
     dilation: Sequence[int],
     groups: int,
 ) -> bool:
-    """Whether Fourier transforms are the cheaper form; with a stride the sum always is taken.
+    """Tell whether Fourier transforms are the cheaper form; with a stride the direct form is always taken.
 
-    The model was measured on a CPU, see ``benchmarks/convolution_method.py``; elsewhere it is an estimate.
+    The model was measured on a CPU, see ``benchmarks/convolution_method.py``; on other devices it is an estimate.
 
     Args:
         shape: of the input, (N, C, *spatial).
@@ -92,7 +92,7 @@ def fft_is_cheaper(
         stride: step of the window, for each axis.
         padding: zeros before and after, for each axis.
         dilation: distance of the kernel's taps, for each axis.
-        groups: blocks of channels.
+        groups: number of groups of channels.
 
     Example:
         >>> sequence = fft_is_cheaper((64, 30, 784), (30, 30, 784), (1,), [(783, 0)], (1,), 1)
@@ -103,5 +103,8 @@ def fft_is_cheaper(
     if any(s != 1 for s in stride):
         return False
     count = costs(shape, kernel, padding, dilation, groups)
-    direct, fft = (sum(price * getattr(count, name) for name, price in prices.items()) for prices in (DIRECT, FFT))
-    return fft < direct
+    return _nanoseconds(count, FFT) < _nanoseconds(count, DIRECT)
+
+
+def _nanoseconds(count: Costs, prices: dict[str, float]) -> float:
+    return sum(price * getattr(count, name) for name, price in prices.items())

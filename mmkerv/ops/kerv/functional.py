@@ -32,18 +32,18 @@ def kerv1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any
 def kerv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     r"""Kervolve an image: :math:`y_{n,o,i} = \kappa(x_{n,i}, w_o) + b_o` for every patch :math:`x_{n,i}`.
 
-    Computed by convolutions, and for ``'l1'`` and ``'manhattan'`` in chunks: the patches of every position and filter,
-    (N, O, K, L), are never formed. What is not linear is computed in float32 (or float64), under autocast too, and the
-    result has the type of ``weight``.
+    Computed by convolutions, or for ``'l1'`` and ``'manhattan'`` in chunks; a tensor (N, O, K, L) of every patch and
+    filter is never formed. Nonlinear kernels are computed in float32 (or float64) even under autocast, and their result
+    has the type of ``weight``.
 
     Args:
         input: (N, C, H, W).
         weight: (O, C/groups, kH, kW).
         bias: (O,) or ``None``, added after the kernel.
-        *args: stride, padding, dilation and groups, as ``torch.nn.functional.conv2d`` has them.
-        **kwargs: the same, and ``padding_mode`` as ``nn.Conv2d`` has it; ``kernel``, the name of a kernel, see
+        *args: stride, padding, dilation and groups, as in ``torch.nn.functional.conv2d``.
+        **kwargs: the same; ``padding_mode`` as in ``nn.Conv2d``; ``kernel``, the name of a kernel, see
             :class:`mmkerv.ops.KervConv2d`; its hyperparameters, of which the real ones may also be tensors of one value
-            or one for each filter; ``chunk_mib``, the bound on what ``'l1'`` and ``'manhattan'`` hold for one chunk.
+            or one for each filter; ``chunk_mib``, the memory bound of a chunk for ``'l1'`` and ``'manhattan'``, in MiB.
 
     Returns:
         (N, O, H', W').
@@ -97,10 +97,10 @@ def _kerv(
     dilation = arguments.integers(dilation, dims, 'dilation', 1)
     groups = arguments.integer(groups, 'groups', 1)
     chunk_mib = arguments.real(chunk_mib, 'chunk_mib', 0, above=True)
-    rule = find_kernel(kernel)
-    values = checked_hyperparameters(rule, weight[0].numel(), hyperparameters, tensors=True)
+    patch_kernel = find_kernel(kernel)
+    values = checked_hyperparameters(patch_kernel, weight[0].numel(), hyperparameters, tensors=True)
     x, padding = pad(input, tuple(weight.shape[2:]), padding, dilation, padding_mode)
-    return kervolve(x, weight, bias, (stride, padding, dilation, groups), rule, values, chunk_mib)
+    return kervolve(x, weight, bias, (stride, padding, dilation, groups), patch_kernel, values, chunk_mib)
 
 
 def kervolve(
@@ -108,22 +108,24 @@ def kervolve(
     weight: Tensor,
     bias: Tensor | None,
     geometry: tuple,
-    rule: PatchKernel,
+    kernel: PatchKernel,
     values: dict[str, Any],
     chunk_mib: float = CHUNK_MIB,
     observe: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    r"""Kervolve ``x`` with any number of axes and checked arguments: :math:`y_{n,o,i} = \kappa(x_{n,i}, w_o) + b_o`.
+    r"""Kervolve ``x`` of any number of axes; the arguments are already checked.
+
+    :math:`y_{n,o,i} = \kappa(x_{n,i}, w_o) + b_o`
 
     Args:
         x: (N, C, *spatial).
         weight: (O, C/groups, *kernel).
         bias: (O,) or ``None``.
-        geometry: stride, padding with zeros, dilation (integers for each axis) and groups.
-        rule: the kernel.
+        geometry: stride, zero padding, dilation (one integer for each axis each) and groups.
+        kernel: the kernel.
         values: its hyperparameters.
         chunk_mib: see :func:`kerv2d`.
-        observe: is given the inner products s, if the kernel is a non-linear function of them.
+        observe: called with the inner products s, if the kernel is a nonlinear function of them.
 
     Example:
         >>> x, w, geometry = torch.ones(1, 1, 3), torch.ones(1, 1, 3), ((1,), (0,), (1,), 1)
@@ -132,33 +134,33 @@ def kervolve(
     """
     dims = weight.dim() - 2
     if x.dim() == dims + 1:
-        return kervolve(x.unsqueeze(0), weight, bias, geometry, rule, values, chunk_mib, observe).squeeze(0)
+        return kervolve(x.unsqueeze(0), weight, bias, geometry, kernel, values, chunk_mib, observe).squeeze(0)
     if x.dim() != dims + 2:
         raise ArgumentError(
             f'input must have {dims + 2} axes, (N, C, *spatial), or {dims + 1} for a single one, got {tuple(x.shape)}'
         )
-    if rule.name == LINEAR:
+    if kernel.name == LINEAR:
         return CONVOLUTIONS[dims](x, weight, bias, *geometry)
-    if rule.name == POLYNOMIAL and values['degree'] == 1:
+    if kernel.name == POLYNOMIAL and values['degree'] == 1:
         shift = _each_filter(values['balance'], weight)
         return CONVOLUTIONS[dims](x, weight, shift if bias is None else bias + shift, *geometry)
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    # What autocast would cast, and nothing else: torch tells of an input and a weight that do not go together.
+    # An input of another type is cast only where autocast would do so; otherwise torch refuses it.
     cast = x.dtype == weight.dtype or autocast_type(x.device) is not None
     operands = x.to(wide) if cast else x, weight.to(wide)
     with_axes = (-1, *(1,) * dims)
     values = {k: v.to(wide).view(with_axes) if isinstance(v, Tensor) else v for k, v in values.items()}
-    if rule.family == 'radial':
+    if kernel.family == 'radial':
         with full_precision(x.device):
-            y = rule.function(squared_distance(*operands, *geometry), **values)
-    elif rule.family == 'manhattan':
+            y = kernel.function(squared_distance(*operands, *geometry), **values)
+    elif kernel.family == 'manhattan':
         with full_precision(x.device):
-            y = rule.function(_distances(*operands, geometry, chunk_mib), **values)
+            y = kernel.function(_manhattan_distance(*operands, geometry, chunk_mib), **values)
     else:
-        y = _dot(x, weight, operands, geometry, rule, values, observe)
+        y = _dot(x, weight, operands, geometry, kernel, values, observe)
     if bias is not None:
         y = y + bias.to(wide).view(with_axes)
-    # As a convolution's, the output's layout in memory is that of the weight.
+    # The output has the memory format of the weight, as a convolution's has.
     channels_last = dims == 2 and not weight.is_contiguous()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return y.to(weight.dtype).contiguous(memory_format=layout)
@@ -169,13 +171,13 @@ def _dot(
     weight: Tensor,
     operands: tuple[Tensor, Tensor],
     geometry: tuple,
-    rule: PatchKernel,
+    kernel: PatchKernel,
     values: dict[str, Any],
     observe: Callable[[Tensor], None] | None,
 ) -> Tensor:
     wide = operands[1].dtype
     balance = None
-    if rule.needs_norms:
+    if kernel.needs_norms:
         s = exact_convolution(*operands, None, *geometry)
         stride, padding, dilation, groups = geometry
         with full_precision(x.device):
@@ -187,14 +189,14 @@ def _dot(
                 'w2': w2.view(-1, *(1,) * (s.dim() - 2)),
             }
     else:
-        # bfloat16 has the range of float32. float16 has not: the inner products could overflow before their power.
+        # bfloat16 has the range of float32. In float16 the inner products could overflow before their power is taken.
         narrow = autocast_type(x.device) or weight.dtype
         convolve = CONVOLUTIONS[weight.dim() - 2]
         if narrow == torch.bfloat16:
             s = convolve(x, weight, None, *geometry).to(wide)
         else:
-            # The balance is the convolution's bias: one pass over the output less, and its gradient for free.
-            if rule.name == POLYNOMIAL:
+            # The balance becomes the convolution's bias, which saves a pass over the output in forward and backward.
+            if kernel.name == POLYNOMIAL:
                 balance = values['balance']
                 values = {**values, 'balance': 0.0}
             with full_precision(x.device):
@@ -202,10 +204,10 @@ def _dot(
     if observe is not None:
         observe(s.detach() if balance is None else s.detach() - balance)
     with full_precision(x.device):
-        return rule.function(s, **values)
+        return kernel.function(s, **values)
 
 
-def _distances(x: Tensor, weight: Tensor, geometry: tuple, chunk_mib: float) -> Tensor:
+def _manhattan_distance(x: Tensor, weight: Tensor, geometry: tuple, chunk_mib: float) -> Tensor:
     stride, padding, dilation, groups = geometry
     if any(padding):
         x = F.pad(x, [side for p in reversed(padding) for side in (p, p)])
@@ -213,6 +215,7 @@ def _distances(x: Tensor, weight: Tensor, geometry: tuple, chunk_mib: float) -> 
 
 
 def _each_filter(value: Any, weight: Tensor) -> Tensor:
+    """Expand a number, a tensor of one value or of one for each filter to (O,)."""
     if isinstance(value, Tensor):
         return value.flatten().expand(len(weight))
     return weight.new_full((len(weight),), value)

@@ -1,4 +1,4 @@
-"""Integer powers that keep one tensor for the gradient: y = t^n."""
+"""Integer powers, y = t^n, that save one tensor for the gradient."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from mmkerv.ops.core.precision import is_recording
 def integer_power(t: Tensor, degree: int) -> Tensor:
     r"""Raise ``t`` to an integer power by repeated multiplication: :math:`y = t^n`.
 
-    A negative base is as good as any other, and the gradient :math:`n t^{n-1}` keeps ``t`` alone.
+    The base may be negative. Backward, :math:`n t^{n-1}`, needs only ``t``.
 
     Args:
         t: tensor of any shape.
@@ -48,18 +48,18 @@ class _IntegerPower(torch.autograd.Function):
 
 
 def _power(t: Tensor, degree: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """``t`` to a power of at least 2, in a tensor of its own; ``multiply`` may write into its first argument.
+    """Raise ``t`` to a power of at least 2; ``multiply`` may write into its first argument.
 
-    A new tensor for every product would cost more than the product: its memory is new to the cache, and to the process.
+    A new tensor for every product would cost more than the product, because its memory is not in the cache yet.
     """
-    place = 1
-    while degree >> place > 1:
-        place += 1
-    # From the second highest bit of the degree down: square, and multiply where the bit is set.
+    highest = 1
+    while degree >> highest > 1:
+        highest += 1
+    # Binary exponentiation: from the second highest bit of the degree down, square, and multiply where the bit is set.
     result = t * t
-    for lower in range(place - 1, -1, -1):
-        if lower < place - 1:
+    for bit in range(highest - 1, -1, -1):
+        if bit < highest - 1:
             result = multiply(result, result)
-        if degree >> lower & 1:
+        if degree >> bit & 1:
             result = multiply(result, t)
     return result

@@ -1,4 +1,4 @@
-"""The kernels that come with mmkerv. Each is one function of s = <x, w>, d2 = |x - w|^2 or d1 = sum |x - w|."""
+"""Built-in kernels of kervolution, each a function of s = <x, w>, d2 = |x - w|^2 or d1 = sum |x - w|."""
 
 import math
 
@@ -69,7 +69,7 @@ def l2(d2: Tensor) -> Tensor:
 
 @register_kernel('euclidean', family='radial')
 def euclidean(d2: Tensor) -> Tensor:
-    r""":math:`-|x - w|^2`, what the paper's authors compute under this name: a similarity, not a distance.
+    r""":math:`-|x - w|^2`, as the paper's authors compute it under this name: a similarity, not a distance.
 
     Example:
         >>> euclidean(torch.tensor([4.0]))
@@ -91,7 +91,7 @@ def l1(d1: Tensor) -> Tensor:
 
 @register_kernel('manhattan', family='manhattan')
 def manhattan(d1: Tensor) -> Tensor:
-    r""":math:`-|x - w|_1`, what the paper's authors compute under this name: a similarity, not a distance.
+    r""":math:`-|x - w|_1`, as the paper's authors compute it under this name: a similarity, not a distance.
 
     Example:
         >>> manhattan(torch.tensor([4.0]))
@@ -141,7 +141,7 @@ def rational_quadratic(d2: Tensor, *, gamma: Tensor | float, alpha: Tensor | flo
 
 @register_kernel('arc-cosine', family='dot')
 def arc_cosine(s: Tensor, *, x2: Tensor, w2: Tensor, order: int = 1) -> Tensor:
-    r"""Kernel of an infinitely wide layer: :math:`|x|^n |w|^n J_n(\theta) / \pi` with :math:`\cos\theta = s/(|x||w|)`.
+    r"""Kernel of an infinitely wide layer, :math:`|x|^n |w|^n J_n(\theta) / \pi` with :math:`\cos\theta = s/(|x||w|)`.
 
     :math:`J_0 = \pi - \theta` (threshold units), :math:`J_1 = \sin\theta + (\pi - \theta)\cos\theta` (ReLU),
     :math:`J_2 = 3 \sin\theta\cos\theta + (\pi - \theta)(1 + 2\cos^2\theta)`; n is ``order``, 0, 1 or 2.
@@ -159,16 +159,16 @@ def arc_cosine(s: Tensor, *, x2: Tensor, w2: Tensor, order: int = 1) -> Tensor:
         raise ArgumentError(f'order of the arc-cosine kernel must be 0, 1 or 2, got {order}')
     limits = torch.finfo(s.dtype)
     squares = x2 * w2
-    # A patch or filter of zeros has no angle: it counts as orthogonal, and has no slope.
+    # A patch or filter of zeros has no angle: it counts as orthogonal, with gradient 0.
     defined = squares > limits.tiny
     norms = squares.masked_fill(~defined, 1.0).sqrt()
-    # For parallel vectors the slopes of acos and sqrt are infinite, the kernel's is not: stay just short of them.
+    # For parallel vectors the derivatives of acos and sqrt are infinite, the kernel's is not: clamp just before them.
     cosine = (s / norms).masked_fill(~defined, 0.0).clamp(4 * limits.eps - 1, 1 - 4 * limits.eps)
-    rest = math.pi - torch.acos(cosine)
+    supplement = math.pi - torch.acos(cosine)
     if order == 0:
-        return rest / math.pi
+        return supplement / math.pi
     norms = norms.masked_fill(~defined, 0.0)
     sine = (1 - cosine * cosine).sqrt()
     if order == 1:
-        return norms * (sine + rest * cosine) / math.pi
-    return norms * norms * (3 * sine * cosine + rest * (1 + 2 * cosine * cosine)) / math.pi
+        return norms * (sine + supplement * cosine) / math.pi
+    return norms * norms * (3 * sine * cosine + supplement * (1 + 2 * cosine * cosine)) / math.pi

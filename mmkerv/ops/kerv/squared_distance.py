@@ -1,4 +1,4 @@
-"""|x_i - w|^2 of every patch and filter by convolutions, without forming a patch."""
+"""Squared distance |x_i - w|^2 of every patch and filter by convolutions, without forming a patch."""
 
 import torch
 from torch import Tensor
@@ -14,15 +14,15 @@ def box_sum(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    r"""Squared norm of every patch, :math:`|x_i|^2`, one for each group of channels.
+    r"""Compute the squared norm of every patch, :math:`|x_i|^2`, for each group of channels.
 
     Args:
         x: (N, C, *spatial).
         kernel_size: extent of a patch, one integer for each axis.
-        stride: step of the window, likewise.
-        padding: zeros on each side, likewise.
-        dilation: distance of the kernel's taps, likewise.
-        groups: blocks of channels.
+        stride: step of the window, for each axis.
+        padding: zeros on each side, for each axis.
+        dilation: distance of the kernel's taps, for each axis.
+        groups: number of groups of channels.
 
     Returns:
         (N, groups, *spatial').
@@ -43,18 +43,20 @@ def squared_distance(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    r"""Squared distance of every patch from every filter: :math:`d^2 = |x_i|^2 - 2 \langle x_i, w \rangle + |w|^2`.
+    r"""Compute the squared distance of every patch from every filter.
 
-    Rounding never makes it negative; where it would, the gradient passes as if it had not. The gradient keeps ``x`` and
-    ``weight`` alone, and forms nothing of their size but itself.
+    :math:`d^2 = |x_i|^2 - 2 \langle x_i, w \rangle + |w|^2`
+
+    A result that rounding makes negative is clamped to 0; the gradient ignores the clamp. Backward needs only ``x`` and
+    ``weight``, and allocates no other tensor of their size than the gradients.
 
     Args:
         x: (N, C, *spatial), float32 or float64.
         weight: (O, C/groups, *kernel), of the same type.
         stride: step of the window, one integer for each axis.
-        padding: zeros on each side, likewise.
-        dilation: distance of the kernel's taps, likewise.
-        groups: blocks of channels.
+        padding: zeros on each side, for each axis.
+        dilation: distance of the kernel's taps, for each axis.
+        groups: number of groups of channels.
 
     Returns:
         (N, O, *spatial').
@@ -90,11 +92,11 @@ class _SquaredDistance(torch.autograd.Function):
         (x, weight), geometry = ctx.saved_tensors, ctx.geometry
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-            given = [t for t, needed in zip((x, weight), needs) if needed]
-            found = iter(torch.autograd.grad(_expanded(x, weight, *geometry), given, grad, create_graph=True))
-            return (*(next(found) if needed else None for needed in needs), None, None, None, None)
-        # d(d^2) = 2 (x - w) dx + 2 (w - x) dw. The factor -2 of the products goes to the smaller of weight and input:
-        # every pass over the other is felt.
+            inputs = [t for t, needed in zip((x, weight), needs) if needed]
+            gradients = iter(torch.autograd.grad(_expanded(x, weight, *geometry), inputs, grad, create_graph=True))
+            return (*(next(gradients) if needed else None for needed in needs), None, None, None, None)
+        # d(d^2) = 2 (x - w) dx + 2 (w - x) dw. The factor -2 of the products is applied to the smaller of weight and
+        # input: an extra pass over the larger one is measurable.
         small = weight.numel() < x.numel()
         grad_x, grad_weight, sums = exact_convolution_gradients(
             grad, x, -2 * weight if small else weight, *geometry, [*needs, needs[1]]
@@ -120,9 +122,9 @@ def _box_sum_gradient(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """Gradient of the box sums by the sums of squares: each is spread over the places of its patch."""
+    """Gradient of the box sums by the sums of squares: each is spread over the positions of its patch."""
     ones = x.new_ones(groups, 1, *weight.shape[2:])
-    # Of the input only the shape counts.
+    # Only the shape of the input matters.
     shape = grad.new_empty(1).expand(len(x), groups, *x.shape[2:])
     return exact_convolution_gradients(grad, shape, ones, stride, padding, dilation, groups, [True, False, False])[0]
 
@@ -135,7 +137,7 @@ def _expanded(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """The squared distance by operations that can be differentiated twice, not cut off at 0."""
+    """Compute the squared distance by operations that can be differentiated twice, without the clamp at 0."""
     box = box_sum(x, tuple(weight.shape[2:]), stride, padding, dilation, groups)
     norms = weight.square().flatten(1).sum(1)
     products = exact_convolution(x, -2 * weight, norms, stride, padding, dilation, groups)
@@ -143,7 +145,7 @@ def _expanded(
 
 
 def distance(d2: Tensor) -> Tensor:
-    r"""Root of a squared distance, :math:`\sqrt{d^2}`, with the subgradient 0 where it is 0.
+    r"""Compute the root of a squared distance, :math:`\sqrt{d^2}`, with the subgradient 0 where it is 0.
 
     Args:
         d2: tensor of any shape, >= 0.
@@ -158,7 +160,7 @@ def distance(d2: Tensor) -> Tensor:
     """
     if is_recording():
         zero = d2 <= 0
-        # Not torch.where with numbers, whose types the ONNX exporter of torch 2.1 gets wrong.
+        # Not torch.where, since the ONNX exporter of torch 2.1 gets the types of its numbers wrong.
         return d2.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
     return _Root.apply(d2)
 

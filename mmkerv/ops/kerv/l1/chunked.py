@@ -1,6 +1,6 @@
 r"""The L1 distance in chunks of patches: :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|` on every device.
 
-The patches of a chunk are gathered, compared with all filters, and forgotten; backward gathers them again.
+The patches of a chunk are gathered, compared with all filters, and freed; backward gathers them again.
 Source: Kervolutional Neural Networks, CVPR 2019, equation 9a.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmkerv.ops.core.base import output_shape
 
-# Where the backward of cdist forms no (positions, filters, K) tensor, as CUDA's does.
+# Devices where the backward of cdist forms no (positions, filters, K) tensor. On CUDA it does.
 FRUGAL_CDIST = {'cpu'}
 
 # On a CPU larger chunks fall out of the caches: at 64 MiB the first stage of ResNet-50 takes a third longer.
@@ -23,7 +23,7 @@ CPU_CHUNK_MIB = 8.0
 def chunked_distance(
     x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int, chunk_mib: float
 ) -> Tensor:
-    """Compute :func:`mmkerv.ops.kerv.l1.dispatch.l1_distance` in chunks, without its gradient.
+    """Compute :func:`mmkerv.ops.kerv.l1.l1_distance` in chunks, without its gradient.
 
     Example:
         >>> chunked_distance(torch.ones(1, 2, 3), torch.zeros(1, 2, 2), (1,), (1,), 1, 64.0)
@@ -31,12 +31,12 @@ def chunked_distance(
     """
     y = x.new_empty(output_shape(x, weight, stride, dilation))
     windows, out = _windows(x, weight, stride, dilation, groups), _channels_last(y, groups)
-    room, filters = _elements(chunk_mib, x), _filters(weight, groups)
-    for some in _blocks(filters.shape[1:2], room // 2 // (groups * math.prod(filters.shape[2:]))):
-        w = filters[some].flatten(2)
-        for block in _blocks(out.shape[1:-1], (room - w.numel()) // (groups * (w.shape[1] + w.shape[2]))):
-            part = out[block][..., some[-1]]
-            # No name for the distances: it would keep them alive while the next ones are computed.
+    budget, filters = _elements(chunk_mib, x), _filters(weight, groups)
+    for filter_block in _blocks(filters.shape[1:2], budget // 2 // (groups * math.prod(filters.shape[2:]))):
+        w = filters[filter_block].flatten(2)
+        for block in _blocks(out.shape[1:-1], (budget - w.numel()) // (groups * (w.shape[1] + w.shape[2]))):
+            part = out[block][..., filter_block[-1]]
+            # The distances get no name, which would keep them alive while the next ones are computed.
             part.copy_(torch.cdist(windows[block].reshape(groups, -1, w.shape[2]), w, p=1.0).view_as(part))
     return y
 
@@ -65,17 +65,17 @@ def chunked_gradients(
     windows, out = _windows(x, weight, stride, dilation, groups), _channels_last(grad, groups)
     grad_windows = _windows(grad_x, weight, stride, dilation, groups) if need_x else None
     grad_filters = _filters(grad_weight, groups) if need_weight else None
-    room, filters = _elements(chunk_mib, x), _filters(weight, groups)
+    budget, filters = _elements(chunk_mib, x), _filters(weight, groups)
     frugal = x.device.type in FRUGAL_CDIST
     gradients = _cdist_gradients if frugal else _sign_gradients
-    for some in _blocks(filters.shape[1:2], room // 4 // (groups * math.prod(filters.shape[2:]))):
-        w = filters[some].flatten(2)
+    for filter_block in _blocks(filters.shape[1:2], budget // 4 // (groups * math.prod(filters.shape[2:]))):
+        w = filters[filter_block].flatten(2)
         position = 2 * groups * (w.shape[1] + w.shape[2]) + (0 if frugal else w.numel())
-        for block in _blocks(out.shape[1:-1], (room - 2 * w.numel()) // position):
+        for block in _blocks(out.shape[1:-1], (budget - 2 * w.numel()) // position):
             patches = windows[block].reshape(groups, -1, w.shape[2])
-            g = out[block][..., some[-1]].reshape(groups, -1, w.shape[1])
+            g = out[block][..., filter_block[-1]].reshape(groups, -1, w.shape[1])
             if need_weight:
-                grad_filters[some] += gradients(g, patches, w, of_weight=True).view_as(filters[some])
+                grad_filters[filter_block] += gradients(g, patches, w, of_weight=True).view_as(filters[filter_block])
             if need_x:
                 _scatter(gradients(g, patches, w, of_weight=False), grad_windows[block], len(stride))
     return grad_x, grad_weight
@@ -85,7 +85,7 @@ def _cdist_gradients(g: Tensor, patches: Tensor, w: Tensor, of_weight: bool) -> 
     if of_weight:
         g, patches, w = g.transpose(1, 2), w, patches
     g = g.contiguous()
-    # The gradient stands in for the distances, which this kernel does not read for p = 1.
+    # The last argument is the distances. For p = 1 they are not read, so the gradient is passed instead.
     return torch.ops.aten._cdist_backward(g, patches, w, 1.0, g)
 
 
@@ -96,7 +96,7 @@ def _sign_gradients(g: Tensor, patches: Tensor, w: Tensor, of_weight: bool) -> T
 
 
 def _scatter(grad_patches: Tensor, grad_windows: Tensor, dims: int) -> None:
-    # Windows overlap, the windows' elements at one tap do not: adding tap by tap is safe, and in a fixed order.
+    # Windows overlap, but their elements at one tap do not: adding tap by tap is safe, and in a fixed order.
     grad_patches = grad_patches.view_as(grad_windows)
     for tap in itertools.product(*(range(k) for k in grad_windows.shape[-1 - dims : -1])):
         grad_windows[(..., *tap, slice(None))] += grad_patches[(..., *tap, slice(None))]
@@ -121,13 +121,13 @@ def _windows(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequenc
 
 
 def _elements(chunk_mib: float, x: Tensor) -> int:
-    """Elements of ``x``'s type that a chunk may hold."""
+    """Return the number of elements of ``x``'s type that a chunk may hold."""
     largest = min(chunk_mib, CPU_CHUNK_MIB) if x.device.type == 'cpu' else chunk_mib
     return int(largest * 2**20) // x.element_size()
 
 
 def _blocks(sizes: Sequence[int], limit: int, index: tuple[slice, ...] = (slice(None),)) -> Iterator[tuple[slice, ...]]:
-    """Indices, from axis 1 on, of blocks of at most ``limit`` elements, but at least one, that make up ``sizes``."""
+    """Yield indices, from axis 1 on, that divide ``sizes`` into blocks of at most ``limit`` elements, at least one."""
     if not sizes:
         yield index
         return

@@ -1,9 +1,12 @@
 r"""L1 distance of every patch to every filter, :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`, in bounded memory.
 
 Kervolutional Neural Networks, CVPR 2019, equation 9a. The distance has no convolution form, and the broadcast one needs
-an (N, O, K, L) tensor, half a gigabyte for one image of ResNet-50's first stage. :mod:`mmkerv.ops.kerv.l1.chunked` gathers
-the patches a chunk at a time, and again in backward; none is gathered on CUDA with Triton, by
-:mod:`mmkerv.ops.kerv.l1.triton_kernels`, nor in models compiled for a CPU, by :mod:`mmkerv.ops.kerv.l1.compiled_cpu`.
+an (N, O, K, L) tensor, half a gigabyte for one image of ResNet-50's first stage. Four implementations avoid it:
+
+- :mod:`mmkerv.ops.kerv.l1.triton_kernels` on CUDA;
+- :mod:`mmkerv.ops.kerv.l1.compiled_cpu` in models that torch.compile compiles for a CPU;
+- :mod:`mmkerv.ops.kerv.l1.chunked`, which gathers patches a chunk at a time, everywhere else;
+- :func:`distance_by_taps` in graphs that must run without mmkerv.
 """
 
 import importlib.util
@@ -35,20 +38,21 @@ def l1_distance(
 
     :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`, where k runs over the kernel's taps in the channels of o's group.
 
-    The gradient is 0 where an element equals its weight; it is deterministic, and has no derivative of its own. The
-    Triton kernels run on CUDA with torch >= 2.6 unless deterministic algorithms are asked for. Where torch.compile
-    compiles the model for a CPU, with torch >= 2.6, so do loops that are compiled at the first call worth it, in a few
-    seconds; without a C++ compiler they warn once. The chunked form runs everywhere else; all agree up to rounding.
+    The gradient is 0 where an element equals its weight; it is deterministic, and cannot be differentiated again. The
+    Triton kernels run on CUDA with torch >= 2.6 unless deterministic algorithms are requested. The compiled loops run
+    where torch.compile compiles the model for a CPU, with torch >= 2.6; the first call that is large enough compiles
+    them, in a few seconds, and warns once if there is no C++ compiler. The chunked form runs everywhere else. All agree
+    up to rounding.
 
     Args:
         x: (N, C, *spatial) with one, two or three spatial axes, already padded; float32 or float64.
         weight: (O, C/groups, *kernel), of the same type.
         stride: step of the window, one integer for each spatial axis.
         dilation: distance of the kernel's taps, one integer for each spatial axis.
-        groups: number of blocks of channels that do not see each other.
+        groups: number of groups of channels.
         chunk_mib: bound, in MiB, of the memory used beyond the arguments, the result and the gradients, > 0. One
-            filter at one position is the least that can be done, whatever it takes. A CPU uses 8 MiB at most, because
-            more is slower. The compiled loops take copies of the input, the result and their gradients instead.
+            filter at one position is the smallest chunk, even if it exceeds the bound. A CPU uses 8 MiB at most,
+            because more is slower. The compiled loops need copies of the input, the result and their gradients instead.
 
     Returns:
         (N, O, *out).
@@ -75,7 +79,7 @@ def distance_by_taps(
 ) -> Tensor:
     r"""Compute :func:`l1_distance` by torch's operations alone, for graphs that run without mmkerv.
 
-    One tap of the kernel at a time, with an (N, O, C/groups, \*out) tensor for each.
+    The taps of the kernel are added one at a time, each as an (N, O, C/groups, \*out) tensor.
 
     Example:
         >>> distance_by_taps(torch.tensor([[[1.0, 2.0, 4.0]]]), torch.zeros(1, 1, 2), (1,), (1,))
@@ -86,16 +90,16 @@ def distance_by_taps(
     filters = weight.unflatten(0, (groups, -1))
     total = x.new_zeros(())
     for tap in itertools.product(*map(range, weight.shape[2:])):
-        # In two steps: torch.export does not know the length of a slice with a step and an end.
-        places = (slice(t * d, None, s) for t, d, s in zip(tap, dilation, stride))
-        here = x[(..., *places)][(..., *(slice(n) for n in sizes))]
+        # In two steps: torch.export cannot derive the length of a slice with a step and an end.
+        strided = x[(..., *(slice(t * d, None, s) for t, d, s in zip(tap, dilation, stride)))]
+        elements = strided[(..., *(slice(n) for n in sizes))]
         values = filters[(..., *tap)].reshape(*filters.shape[:3], *(1,) * len(tap))
-        total = total + (here - values).abs().sum(3)
+        total = total + (elements - values).abs().sum(3)
     return total.flatten(1, 2)
 
 
 class _L1Distance(torch.autograd.Function):
-    """Saves the input and the weight alone: backward gathers the patches again."""
+    """Function that saves only the input and the weight: backward gathers the patches again."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
@@ -112,7 +116,8 @@ class _L1Distance(torch.autograd.Function):
         return grad_x if need_x else None, grad_weight if need_weight else None, *[None] * len(ctx.geometry)
 
 
-def _forms(x: Tensor, loop: bool) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+def _implementation(x: Tensor, loop: bool) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]:
+    """Return the functions that compute the distance and its gradients; ``loop``: torch.compile compiles the model."""
     if x.is_cuda and torch.__version__ >= (2, 6) and importlib.util.find_spec('triton') is not None:
         # Triton supports no GPU older than Volta.
         supported = torch.cuda.get_device_capability(x.device) >= (7, 0)
@@ -129,12 +134,12 @@ def _forms(x: Tensor, loop: bool) -> tuple[Callable[..., Tensor], Callable[..., 
 
 def _distance(x: Tensor, *arguments: Any) -> Tensor:
     *geometry, loop = arguments
-    return _forms(x, loop)[0](x, *geometry)
+    return _implementation(x, loop)[0](x, *geometry)
 
 
 def _gradients(grad: Tensor, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *geometry, loop, need_x, need_weight = arguments
-    return _forms(x, loop)[1](grad, x, *geometry, need_x, need_weight)
+    return _implementation(x, loop)[1](grad, x, *geometry, need_x, need_weight)
 
 
 def _distance_shape(x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], *_: Any) -> Tensor:
@@ -148,8 +153,8 @@ def _gradients_shape(grad: Tensor, x: Tensor, weight: Tensor, *options: Any) -> 
     return grad_x, grad_weight
 
 
-# Operators of their own: torch.compile must not unroll the loop over chunks, whose length hangs on the batch, and torch
-# 2.1 cannot compile an autograd function with arguments that are no tensors.
+# Registered as operators for torch.compile: it must not unroll the loop over chunks, whose length depends on the batch,
+# and torch 2.1 cannot compile an autograd function with arguments that are not tensors.
 _LIBRARY = torch.library.Library('mmkerv', 'FRAGMENT')
 _ARGUMENTS = 'Tensor x, Tensor weight, int[] stride, int[] dilation, int groups, float chunk_mib, bool loop'
 _LIBRARY.define(f'l1_distance({_ARGUMENTS}) -> Tensor')

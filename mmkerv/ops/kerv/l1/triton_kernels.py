@@ -1,8 +1,8 @@
-r"""Triton kernels of :func:`mmkerv.ops.kerv.l1.dispatch.l1_distance`: :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|` and its gradients.
+r"""Triton kernels of the L1 distance, :math:`y_{nop} = \sum_k |x_{np,k} - w_{ok}|`, and of its gradients.
 
-No patch is ever gathered: element k of a patch lies at a fixed offset from the patch's corner, whatever the number of
-axes, so one table of offsets and the strides of the input replace them. Every program owns a tile of its result and
-sums it in registers, in the type of the input (float32 or float64), so both gradients are the same at every run.
+No patch is gathered: element k of a patch lies at a fixed offset from the patch's corner, whatever the number of axes,
+so one table of offsets and the strides of the input replace them. Every program owns a tile of the result and sums it
+in registers, in the type of the input (float32 or float64), so both gradients are the same at every run.
 Source: Kervolutional Neural Networks, CVPR 2019, equation 9a. Needs Triton, which only this module imports.
 """
 
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mmkerv.ops.core.base import output_shape
 
-# A tile's sums live in registers. Tiles are small and of one warp each: its threads share what they load by shuffles,
-# where those of several warps would load most of it anew.
+# A tile's sums live in registers. Tiles are small and have one warp each: its threads share what they load by shuffles,
+# where those of several warps would load most of it again.
 TILE = 32 * 64
 WARPS = 1
 
-# Programs that keep a large GPU busy; more would only add partial sums of the weight's gradient.
+# Number of programs that keeps a large GPU busy; more would only add partial sums of the weight's gradient.
 PROGRAMS = 4096
 
 
@@ -58,7 +58,7 @@ def input_gradient_kernel(
 ):  # fmt: skip
     """Sum a tile of pixels × channels over taps and filters; ``w`` is (groups, taps, filters, channels).
 
-    A table (taps, coordinates) says where ``grad`` has the position that sees a coordinate at a tap, -1 if none does.
+    Each table (taps, coordinates) holds the offset in ``grad`` of the position that reads a coordinate at a tap, or -1.
     """
     s = tl.program_id(0).to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -119,7 +119,7 @@ def weight_gradient_kernel(
 def triton_distance(
     x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int, chunk_mib: float
 ) -> Tensor:
-    """Compute :func:`mmkerv.ops.kerv.l1.dispatch.l1_distance`; besides ``y`` it allocates one copy of the weight."""
+    """Compute :func:`mmkerv.ops.kerv.l1.l1_distance`; besides ``y`` it allocates one copy of the weight."""
     y = x.new_empty(output_shape(x, weight, stride, dilation))
     if y.numel() == 0:
         return y
@@ -164,7 +164,7 @@ def _input_gradient(
 ) -> Tensor:
     grad_x = torch.empty_like(x)
     if x.stride() != grad_x.stride():
-        # The kernel writes where it reads, which an expanded input does not allow.
+        # The kernel writes at the offsets it reads from, which an expanded input does not allow.
         x = x.clone()
     channels, filters, taps = weight.shape[1], weight.shape[0] // groups, math.prod(weight.shape[2:])
     block_c = min(32, triton.next_power_of_2(channels))
@@ -195,8 +195,8 @@ def _weight_gradient(
     block_k = min(64, triton.next_power_of_2(size))
     block_o = min(TILE // 64, triton.next_power_of_2(filters))
     tiles = triton.cdiv(filters, block_o) * triton.cdiv(size, block_k)
-    room = int(chunk_mib * 2**20) // (weight.numel() * weight.element_size()) - 2
-    parts = max(1, min(rows, room, triton.cdiv(PROGRAMS, tiles * groups)))
+    affordable = int(chunk_mib * 2**20) // (weight.numel() * weight.element_size()) - 2
+    parts = max(1, min(rows, affordable, triton.cdiv(PROGRAMS, tiles * groups)))
     rows_each = triton.cdiv(rows, parts)
     parts = triton.cdiv(rows, rows_each)
     partial = weight.new_empty(parts, *weight.shape)
@@ -214,13 +214,13 @@ def _three(sizes: Sequence[int], fill: int = 1) -> tuple[int, ...]:
 
 
 def _corner_strides(x: Tensor, weight: Tensor, stride: Sequence[int]) -> tuple[int, ...]:
-    """Distances in memory between the corners of patches: along the batch, the groups, and three axes of positions."""
+    """Return the strides between the corners of patches: over the batch, the groups, and three axes of positions."""
     steps = [size * step for size, step in zip(x.stride()[2:], stride)]
     return (x.stride(0), weight.shape[1] * x.stride(1), *_three(steps, 0))
 
 
 def _taps(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
-    """Distance in memory of every element of a patch from the patch's corner, in the order of a filter's elements."""
+    """Return the offset of every element of a patch from the patch's corner, in the order of a filter's elements."""
     offsets = torch.zeros((), dtype=torch.int64, device=x.device)
     for count, step in zip(weight.shape[1:], (x.stride(1), *(s * d for s, d in zip(x.stride()[2:], dilation)))):
         offsets = offsets[..., None] + torch.arange(count, device=x.device) * step
@@ -230,7 +230,7 @@ def _taps(x: Tensor, weight: Tensor, dilation: Sequence[int]) -> Tensor:
 def _seen_by(
     grad: Tensor, x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Tensor, ...]:
-    """For each of three axes a table (taps, coordinates): where ``grad`` has the position that sees it, or -1."""
+    """Return, for each of three axes, a table (taps, coordinates) of the position in ``grad`` that reads it, or -1."""
     tables = []
     for axis, (taps, s, d) in enumerate(zip(weight.shape[2:], stride, dilation), 2):
         coordinates = torch.arange(x.shape[axis], device=x.device)

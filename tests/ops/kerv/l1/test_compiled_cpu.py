@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mmkerv.ops.kerv.l1 import l1_distance
 from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
-from mmkerv.ops.kerv.l1.dispatch import l1_distance
 from tests.ops.kerv.l1.test_dispatch import CASES, peak_bytes
 
 if torch.__version__ < (2, 6):
     pytest.skip('the compiled loops need torch >= 2.6', allow_module_level=True)
 
-from mmkerv.ops.kerv.l1 import compiled_cpu as l1_loop
+from mmkerv.ops.kerv.l1 import compiled_cpu
 
 MORE = {
     '1d_long_kernel': ((2, 2, 40), (3, 2, 20), (1,), (1,), 1),
@@ -31,16 +31,16 @@ SHAPES = CASES | MORE
 @pytest.fixture
 def eager(monkeypatch):
     """The loops as torch runs them without a compiler: the broadcast form, for small tensors."""
-    monkeypatch.setattr(l1_loop, 'WORTHWHILE', 0)
-    monkeypatch.setattr(l1_loop, '_compiled', lambda loop: loop)
-    monkeypatch.setattr(l1_loop, '_refuse_eager', lambda: None)
-    monkeypatch.setattr(l1_loop, '_FAILURES', [])
+    monkeypatch.setattr(compiled_cpu, 'WORTHWHILE', 0)
+    monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: loop)
+    monkeypatch.setattr(compiled_cpu, '_refuse_eager', lambda: None)
+    monkeypatch.setattr(compiled_cpu, '_compilation_failed', False)
 
 
 @pytest.fixture
 def compiled(monkeypatch):
-    monkeypatch.setattr(l1_loop, 'WORTHWHILE', 0)
-    monkeypatch.setattr(l1_loop, '_FAILURES', [])
+    monkeypatch.setattr(compiled_cpu, 'WORTHWHILE', 0)
+    monkeypatch.setattr(compiled_cpu, '_compilation_failed', False)
 
 
 def halves(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -50,11 +50,11 @@ def halves(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 def compare(x, weight, geometry, **tolerance):
     y = chunked_distance(x, weight, *geometry, 64.0)
-    torch.testing.assert_close(l1_loop.loop_distance(x, weight, *geometry, 64.0), y, **tolerance)
+    torch.testing.assert_close(compiled_cpu.loop_distance(x, weight, *geometry, 64.0), y, **tolerance)
     grad = torch.randn_like(y)
     options = *geometry, 64.0, True, True
     expected = chunked_gradients(grad, x, weight, *options)
-    torch.testing.assert_close(l1_loop.loop_gradients(grad, x, weight, *options), expected, **tolerance)
+    torch.testing.assert_close(compiled_cpu.loop_gradients(grad, x, weight, *options), expected, **tolerance)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
@@ -71,9 +71,9 @@ def test_padding_between_rows_may_not_leak(eager):
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
     x[:, :, :, 4] = torch.inf
-    y = l1_loop.loop_distance(x, weight, (1, 1), (1, 1), 1, 64.0)
+    y = compiled_cpu.loop_distance(x, weight, (1, 1), (1, 1), 1, 64.0)
     assert y[..., :2].isfinite().all() and y[..., 2].isinf().all()
-    grads = l1_loop.loop_gradients(torch.randn_like(y), x, weight, (1, 1), (1, 1), 1, 64.0, True, True)
+    grads = compiled_cpu.loop_gradients(torch.randn_like(y), x, weight, (1, 1), (1, 1), 1, 64.0, True, True)
     assert all(g.isfinite().all() for g in grads)
 
 
@@ -82,13 +82,13 @@ def test_only_the_gradient_asked_for(needs, eager):
     torch.manual_seed(0)
     x, weight, geometry = torch.randn(2, 4, 6, 6), torch.randn(4, 2, 3, 3), ((1, 2), (1, 1), 2, 64.0)
     grad = torch.randn(2, 4, 4, 2)
-    both = l1_loop.loop_gradients(grad, x, weight, *geometry, True, True)
-    one = l1_loop.loop_gradients(grad, x, weight, *geometry, *needs)
+    both = compiled_cpu.loop_gradients(grad, x, weight, *geometry, True, True)
+    one = compiled_cpu.loop_gradients(grad, x, weight, *geometry, *needs)
     assert all(torch.equal(a, b) if need else not a.numel() for a, b, need in zip(one, both, needs))
 
 
 def test_small_and_empty_inputs_are_not_worth_compiling(monkeypatch):
-    monkeypatch.setattr(l1_loop, '_compiled', lambda loop: pytest.fail('compiled'))
+    monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: pytest.fail('compiled'))
     for n in (0, 2):
         x, weight = torch.randn(n, 4, 9, 9, requires_grad=True), torch.randn(4, 4, 3, 3, requires_grad=True)
         y = torch.ops.mmkerv.l1_distance(x, weight, (1, 1), (1, 1), 1, 64.0, True)
@@ -97,7 +97,7 @@ def test_small_and_empty_inputs_are_not_worth_compiling(monkeypatch):
 
 
 def test_eager_models_stay_chunked(eager, monkeypatch):
-    monkeypatch.setattr(l1_loop, '_distance', lambda *_: pytest.fail('looped'))
+    monkeypatch.setattr(compiled_cpu, '_distance', lambda *_: pytest.fail('looped'))
     l1_distance(torch.randn(1, 1, 4), torch.randn(1, 1, 2), (1,), (1,))
 
 
@@ -106,28 +106,28 @@ def test_what_cannot_be_compiled_is_chunked_after_one_warning(switch, compiled, 
     """Uncompiled, the loops would take the memory of the broadcast form."""
     x, weight, geometry = torch.randn(2, 3, 7), torch.randn(4, 3, 3), ((1,), (1,), 1, 64.0)
     if switch == 'force_eager':
-        monkeypatch.setattr(l1_loop, '_compiled', lambda loop: loop)
+        monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: loop)
     else:
 
         def fail(graph, inputs):
             raise RuntimeError('g++ not found')
 
-        monkeypatch.setattr(l1_loop, '_compiled', lambda loop: torch.compile(loop, fullgraph=True, backend=fail))
+        monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: torch.compile(loop, fullgraph=True, backend=fail))
     with pytest.warns(UserWarning, match=r'install a C\+\+ compiler') as record:
-        y = l1_loop.loop_distance(x, weight, *geometry)
+        y = compiled_cpu.loop_distance(x, weight, *geometry)
     assert len(record) == 1 and torch.equal(y, chunked_distance(x, weight, *geometry))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        l1_loop.loop_gradients(torch.randn_like(y), x, weight, *geometry, True, True)
+        compiled_cpu.loop_gradients(torch.randn_like(y), x, weight, *geometry, True, True)
 
 
 OTHER_VECTORS = """
 import torch
-from mmkerv.ops.kerv.l1 import compiled_cpu as l1_loop
-l1_loop.WORTHWHILE = 0
+from mmkerv.ops.kerv.l1 import compiled_cpu
+compiled_cpu.WORTHWHILE = 0
 x, weight = torch.arange(100.0).reshape(1, 1, 100), torch.zeros(1, 1, 2)
-torch.testing.assert_close(l1_loop.loop_distance(x, weight, (1,), (1,), 1, 64.0), x[..., :-1] + x[..., 1:])
-assert not l1_loop._FAILURES, l1_loop._FAILURES
+torch.testing.assert_close(compiled_cpu.loop_distance(x, weight, (1,), (1,), 1, 64.0), x[..., :-1] + x[..., 1:])
+assert not compiled_cpu._compilation_failed
 """
 
 
@@ -143,9 +143,9 @@ def test_processors_with_other_vectors_may_share_a_cache():
 
 NO_COMPILER = """
 import torch
-from mmkerv.ops.kerv.l1 import compiled_cpu as l1_loop
-l1_loop.WORTHWHILE = 0
-from mmkerv.ops.kerv.l1.dispatch import l1_distance
+from mmkerv.ops.kerv.l1 import compiled_cpu
+compiled_cpu.WORTHWHILE = 0
+from mmkerv.ops.kerv.l1 import l1_distance
 x, weight = torch.randn(2, 3, 7, requires_grad=True), torch.randn(4, 3, 3)
 model = torch.compile(lambda x: l1_distance(x, weight, (1,), (1,)), backend='aot_eager')
 model(x).sum().backward()
@@ -188,11 +188,11 @@ def test_compiled_model(compiled):
         # Copies of the input take 2.4 MiB together, one tap of the terms |x - w| would take 3.1 MiB.
         peak = peak_bytes(lambda: results(model, x))
         assert peak < 3 * 2**20, peak
-    assert not l1_loop._FAILURES
+    assert not compiled_cpu._compilation_failed
 
 
 @pytest.mark.slow
 def test_float32_in_compiled_loops(compiled):
     torch.manual_seed(0)
     compare(torch.randn(2, 8, 16, 16), torch.randn(8, 8, 3, 3), ((1, 1), (1, 1), 1), rtol=1e-4, atol=1e-4)
-    assert not l1_loop._FAILURES
+    assert not compiled_cpu._compilation_failed

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mmkerv.ops.kerv.l1 import chunked as l1_chunks
-from mmkerv.ops.kerv.l1.dispatch import l1_distance
+from mmkerv.ops.kerv.l1 import chunked, l1_distance
 
 # name: x, weight, stride, dilation, groups
 CASES = {
@@ -82,15 +81,15 @@ def test_gradients_off_the_cpu_are_the_same(name, monkeypatch):
     inputs, geometry = tensors(name)
     inputs = [t.detach() for t in inputs]
     g = torch.randn_like(l1_distance(*inputs, *geometry))
-    expected = l1_chunks.chunked_gradients(g, *inputs, *geometry, 64.0, True, True)
-    monkeypatch.setattr(l1_chunks, 'FRUGAL_CDIST', ())
-    actual = l1_chunks.chunked_gradients(g, *inputs, *geometry, 0.001, True, True)
+    expected = chunked.chunked_gradients(g, *inputs, *geometry, 64.0, True, True)
+    monkeypatch.setattr(chunked, 'FRUGAL_CDIST', ())
+    actual = chunked.chunked_gradients(g, *inputs, *geometry, 0.001, True, True)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize('frugal', [('cpu',), ()], ids=['cdist', 'sign'])
 def test_subgradient_is_0_where_equal(frugal, monkeypatch):
-    monkeypatch.setattr(l1_chunks, 'FRUGAL_CDIST', frugal)
+    monkeypatch.setattr(chunked, 'FRUGAL_CDIST', frugal)
     x = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
     weight = torch.tensor([[[2.0]]], requires_grad=True)
     l1_distance(x, weight, (1,), (1,)).backward(torch.tensor([[[10.0, 100.0, 1000.0]]]))
@@ -121,15 +120,15 @@ def test_gradient_has_no_derivative_of_its_own():
 @pytest.mark.parametrize('name', CASES)
 def test_chunks_change_nothing(name, chunk_mib):
     (x, weight), geometry = tensors(name)
-    whole, chunked = (gradients(x, weight, geometry, chunk_mib=mib) for mib in (64.0, chunk_mib))
-    assert torch.equal(whole[0], chunked[0])
-    torch.testing.assert_close(chunked, whole, rtol=1e-12, atol=1e-12)
+    whole, in_chunks = (gradients(x, weight, geometry, chunk_mib=mib) for mib in (64.0, chunk_mib))
+    assert torch.equal(whole[0], in_chunks[0])
+    torch.testing.assert_close(in_chunks, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_chunks_cover_every_position_once_and_respect_the_limit():
     for limit in range(1, 70):
         seen = torch.zeros(1, 4, 3, 5)
-        for block in l1_chunks._blocks((4, 3, 5), limit):
+        for block in chunked._blocks((4, 3, 5), limit):
             assert seen[block].numel() <= limit
             seen[block] += 1
         assert seen.eq(1).all()
@@ -152,7 +151,7 @@ def peak_bytes(function) -> int:
 @pytest.mark.parametrize('chunk_mib', [0.2, 0.1])
 @pytest.mark.parametrize('frugal', [('cpu',), ()], ids=['cdist', 'sign'])
 def test_memory_stays_below_the_bound(frugal, chunk_mib, groups, monkeypatch):
-    monkeypatch.setattr(l1_chunks, 'FRUGAL_CDIST', frugal)
+    monkeypatch.setattr(chunked, 'FRUGAL_CDIST', frugal)
     torch.manual_seed(0)
     # Unbounded, forward takes 0.4 MiB and backward 0.8 MiB; the broadcast form takes 11 MiB.
     x = torch.randn(2, 16, 20, 20, requires_grad=True)
@@ -170,10 +169,10 @@ def test_memory_stays_below_the_bound_with_a_large_weight():
     x, weight = torch.randn(1, 64, 4, 4), torch.randn(64, 64, 3, 3)
     bound, geometry = 0.1 * 2**20, ((1, 1), (1, 1), 1, 0.1)
     results = []
-    peak = peak_bytes(lambda: results.append(l1_chunks.chunked_distance(x, weight, *geometry)))
+    peak = peak_bytes(lambda: results.append(chunked.chunked_distance(x, weight, *geometry)))
     assert peak - 4 * results[0].numel() <= bound < 4 * weight.numel()
     grad = torch.randn_like(results[0])
-    peak = peak_bytes(lambda: l1_chunks.chunked_gradients(grad, x, weight, *geometry, True, True))
+    peak = peak_bytes(lambda: chunked.chunked_gradients(grad, x, weight, *geometry, True, True))
     assert peak - 4 * (x.numel() + weight.numel()) <= bound
 
 

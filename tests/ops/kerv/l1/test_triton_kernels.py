@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmkerv.ops.kerv.l1 import l1_distance
 from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
-from mmkerv.ops.kerv.l1.dispatch import l1_distance
 
 ROOT = Path(__file__).resolve().parents[4]
 

@@ -20,8 +20,8 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
 
     Every ``conv_cfg`` of an operator is removed, or replaced by the operator's ``deploy_cfg``: an operator that folds
     into another shape than the plain convolution's becomes a ``mmkerv.FoldedConv``. ``mmkerv.ResNet`` and its like
-    become upstream's. If the model then needs nothing of mmkerv, ``custom_imports`` and hooks of mmkerv are removed too,
-    and any OpenMMLab installation can use the config.
+    become upstream's. If the model then needs nothing of mmkerv, ``custom_imports`` and hooks of mmkerv are removed
+    too, and any OpenMMLab installation can use the config.
 
     Args:
         cfg: config the network was trained with.
@@ -65,8 +65,8 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
         if family == 'CKCNN':
             raise ArgumentError(
                 'mmkerv.CKCNN has no folded form: its kernels are as long as the sequence, and Fourier transforms '
-                'apply them faster than a plain convolution would. Deploy it as it is; inside mmkerv.ops.frozen_kernels '
-                'its kernels are computed once'
+                'apply them faster than a plain convolution would. Deploy it as it is; inside '
+                'mmkerv.ops.frozen_kernels its kernels are computed once'
             )
         if family in FAMILIES and node.get('conv_cfg') is None:
             node['type'] = f'{find_library(family, node.pop("host", None) or scope)}.{family}'

@@ -1,4 +1,4 @@
-"""ONNX in onnxruntime, TorchScript and quantisation: folded networks as plain ones, and layers that do not fold."""
+"""Folded networks and unfolded layers in ONNX and TorchScript; folded networks quantised."""
 
 import copy
 import warnings
@@ -31,7 +31,7 @@ ONE_STAGE = ['retinanet', 'segmentor', 'classifier']
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """Both exporters and the quantisation warn that they will be replaced, and the legacy one of every branch."""
+    """Silence warnings: exporters and quantisation are deprecated, and the legacy exporter reports every branch."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield
@@ -39,7 +39,7 @@ def quiet():
 
 @pytest.fixture(scope='module')
 def folded():
-    """Networks whose super layers moved the kernels, folded; built once."""
+    """Build and fold networks whose super layers have moved the kernels, each once."""
     built = {}
 
     def folded(name: str) -> nn.Module:
@@ -96,7 +96,7 @@ def test_a_layer_that_is_not_folded_runs_in_onnxruntime(name, exporter, tmp_path
     assert export_onnx(unfolded(name), tmp_path / 'net.onnx', (1, 3, 16, 20), exporter=exporter) < 1e-4
 
 
-def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
+def test_a_wrong_file_is_refused_and_removed(tmp_path, monkeypatch):
     model = unfolded('CoC')
     answers = iter([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     monkeypatch.setattr(model[3], 'forward', lambda x: torch.tanh(x) + next(answers))
@@ -111,7 +111,7 @@ def test_an_unknown_exporter_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('name', LAYERS)
-def test_a_traced_layer_is_the_layer_at_other_sizes(name, tmp_path):
+def test_a_traced_layer_computes_the_same_at_other_sizes(name, tmp_path):
     model = unfolded(name)
     torch.jit.save(torch.jit.trace(model, torch.randn(1, 3, 16, 20)), tmp_path / 'net.pt')
     traced, x = torch.jit.load(tmp_path / 'net.pt'), torch.randn(2, 3, 40, 33)
@@ -119,7 +119,7 @@ def test_a_traced_layer_is_the_layer_at_other_sizes(name, tmp_path):
 
 
 @pytest.mark.parametrize('name', ONE_STAGE)
-def test_a_traced_folded_network_is_the_network_at_other_sizes(folded, name):
+def test_a_traced_folded_network_computes_the_same_at_other_sizes(folded, name):
     network = RawOutputs(folded(name))
     traced, x = torch.jit.trace(network, torch.randn(1, 3, *SIZE)), torch.randn(2, 3, 96, 64)
     for actual, expected in zip(traced(x), network(x), strict=True):
@@ -165,7 +165,7 @@ def dynamic(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 
 @pytest.mark.parametrize('quantise', [by_fx, by_hand, dynamic])
-def test_a_folded_network_quantises_as_the_plain_one(quantise):
+def test_a_folded_network_quantises_like_a_plain_one(quantise):
     if 'x86' not in torch.backends.quantized.supported_engines:
         pytest.skip('this torch has no x86 quantisation')
     torch.backends.quantized.engine = 'x86'
@@ -177,5 +177,5 @@ def test_a_folded_network_quantises_as_the_plain_one(quantise):
     results = [quantise(copy.deepcopy(m), x) for m in (network, plain)]
     assert kinds(results[0]) == kinds(results[1]) != kinds(plain)
     assert torch.equal(results[0](x), results[1](x)), 'to the bit'
-    # Eight bits of each layer's range.
+    # Each layer has eight bits for its range.
     assert relative(results[0](x), expected) < 0.05

@@ -1,4 +1,4 @@
-"""Every variant on every host with every operator: what is replaced, training, folding, reloading, bad input."""
+"""Every variant of every library with every operator: replacement, training, folding, loading, bad input."""
 
 import copy
 from collections import Counter
@@ -20,7 +20,7 @@ from tests.contract.backbones import BACKBONES, LIBRARIES, build, flat, outputs
 from tests.engine.small_networks import retinanet, segmentor
 from tests.ops.contract import relative
 
-# Convolutions larger than 1x1, of small networks: those that the papers' have but for the depths.
+# Convolutions larger than 1x1 in the small networks of tests.contract.backbones.
 COUNTS = {
     'ResNet': {'7x7': 1, '3x3': 16},
     'ResNetV1c': {'3x3': 19},
@@ -30,7 +30,7 @@ COUNTS = {
     'MobileNetV2': {'3x3': 1, '3x3 depthwise': 17},
     'MobileNetV3': {'3x3': 1, '3x3 depthwise': 3, '5x5 depthwise': 8},
 }
-# Where the host has no such network, the scope gets mmpretrain's.
+# Libraries without such a network: the variant falls back to mmpretrain.
 FALLBACK = {('ResNetV1c', 'mmdet'), ('ShuffleNetV2', 'mmdet'), ('ShuffleNetV2', 'mmseg'), ('MobileNetV3', 'mmdet')}
 OPERATORS = {
     'coc': dict(type='CoCConv'),
@@ -51,7 +51,7 @@ def kernel_of(layer):
 
 
 def train_step(net):
-    """One forward and backward pass; the running statistics of its norms are then those of the batch."""
+    """Run one forward and backward pass; afterwards the running statistics of the norms are those of the batch."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train()
@@ -65,7 +65,7 @@ def train_step(net):
 
 @torch.no_grad()
 def perturb(operator):
-    """Move the kernel by 0.3 of its norm or more; the basic kernel stays."""
+    """Move the kernel by at least 0.3 of its norm; the basic kernel stays the same."""
     before, step = operator.kernel(), 0.1
     layer = operator.kernel_net.layers[-1] if isinstance(operator, CKConv2d) else operator.super_layers[0]
     while (operator.kernel() - before).norm() < 0.3 * before.norm():
@@ -76,7 +76,7 @@ def perturb(operator):
 @pytest.mark.parametrize('operator', OPERATORS)
 @pytest.mark.parametrize('host', LIBRARIES)
 @pytest.mark.parametrize('family', BACKBONES)
-def test_variant(family, host, operator):
+def test_a_variant_trains_and_folds(family, host, operator):
     ours = {**BACKBONES[family], 'type': f'mmkerv.{family}', 'conv_cfg': OPERATORS[operator]}
     library = 'mmpretrain' if (family, host) in FALLBACK else host
     pytest.importorskip(library)
@@ -93,9 +93,9 @@ def test_variant(family, host, operator):
             perturb(layer)
     train_step(net)
     for name, layer in found.items():
-        for own, parameter in layer.named_parameters():
-            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), f'{name}.{own}'
-            assert parameter.grad.any(), f'{name}.{own} has no gradient'
+        for key, parameter in layer.named_parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), f'{name}.{key}'
+            assert parameter.grad.any(), f'{name}.{key} has no gradient'
     net.zero_grad()
 
     deployed = deploy_config(Config(dict(default_scope=host, model=ours)), ('KervConv',) if operator == 'kerv' else ())
@@ -109,7 +109,7 @@ def test_variant(family, host, operator):
     expected, wrong = outputs(net, IMAGES), copy.deepcopy(net)
     assert switch_to_deploy(net).replaced == list(found)
     if operator != 'separable':
-        assert deployed.model.type == f'{library}.{family}', "the host's own class"
+        assert deployed.model.type == f'{library}.{family}', "upstream's class"
     plain = build(host, deployed.model, init=False).double()
     names = {name for name, m in plain.named_modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1}
     assert names == {f'{name}.0' if operator == 'separable' else name for name in found}
@@ -119,12 +119,12 @@ def test_variant(family, host, operator):
         wrong.get_submodule(name).load_state_dict(state)
     switch_to_deploy(wrong)
     plain.load_state_dict(wrong.state_dict())
-    assert max(map(relative, outputs(plain, IMAGES), expected)) > 1e-2, 'a fold that drops what was learned is seen'
+    assert max(map(relative, outputs(plain, IMAGES), expected)) > 1e-2, 'a fold that drops the super layers differs'
 
 
 @pytest.mark.parametrize('host', LIBRARIES)
-def test_weight_standardisation_as_the_host_does_it(host):
-    """mmcv's ConvWS by `where` has the weights and outputs of the host's own `conv_cfg`."""
+def test_weight_standardisation_is_that_of_upstreams_conv_cfg(host):
+    """mmcv's ConvWS by `where` gives the weights and outputs of upstream's `conv_cfg`."""
     from mmcv.cnn.bricks.conv_ws import ConvWS2d
 
     cfg = dict(BACKBONES['ResNet'], conv_cfg=dict(type='ConvWS'))
@@ -153,7 +153,7 @@ def test_weight_standardisation_of_hrnet_reaches_layer1():
 
 
 def plain_model(cfg):
-    """A built model without operators."""
+    """Build a model without operators."""
     for part in cfg.model.values():
         for cell in part if isinstance(part, list) else [part]:
             if isinstance(cell, dict):
@@ -176,7 +176,7 @@ NECK_CONVS = [f'neck.fpn_convs.{i}.conv' for i in range(5)]
     ],
     ids=str,
 )
-def test_neck_and_head_of_a_detector_by_name(names, replaced):
+def test_neck_and_head_of_a_detector_are_selected_by_name(names, replaced):
     pytest.importorskip('mmdet')
     detector = plain_model(retinanet())
     x = torch.randn(1, 3, 64, 64)
@@ -187,7 +187,7 @@ def test_neck_and_head_of_a_detector_by_name(names, replaced):
         assert max(map(relative, flat(detector(x)), expected)) < 1e-5
 
 
-def test_heads_of_a_segmentor_by_name():
+def test_heads_of_a_segmentor_are_selected_by_name():
     pytest.importorskip('mmseg')
     model = plain_model(segmentor())
     mmkerv.convert(model, dict(type='CoCConv'), dict(names=['decode_head', '^auxiliary_head']))
@@ -219,13 +219,13 @@ def test_heads_of_a_segmentor_by_name():
     ],
     ids=str,
 )
-def test_bad_input(host, changes, message):
+def test_bad_input_is_refused(host, changes, message):
     cfg = {**BACKBONES['ResNet'], 'type': 'mmkerv.ResNet', 'conv_cfg': dict(type='CoCConv')}
     with pytest.raises((ValueError, TypeError), match=message):
         build(host, cfg, init=False, **changes)
 
 
-def test_a_shape_that_is_refused_in_a_depthwise_layer():
+def test_the_error_names_the_depthwise_layer_that_cannot_be_replaced():
     cfg = {**BACKBONES['ShuffleNetV2'], 'type': 'mmkerv.ShuffleNetV2', 'conv_cfg': dict(type='CKConv', method='fft')}
     message = r'layers\.0\.0\.branch1\.0\.conv \(3x3, 24 -> 24 channels, groups=24\)'
     with pytest.raises(ValueError, match=message):

@@ -24,7 +24,7 @@ def deployed(model: dict, kept: tuple[str, ...] = (), **cfg) -> Config:
 
 
 @KINDS
-def test_operators_disappear_wherever_they_stand(kind):
+def test_operators_are_removed_from_every_part_of_the_model(kind):
     coc = dict(type=kind, association=3)
     model = dict(
         type='Cascade',
@@ -43,13 +43,13 @@ def test_operators_disappear_wherever_they_stand(kind):
         roi_head=dict(bbox_head=[dict(conv_cfg=None, num_convs=2), dict(conv_cfg=dict(type='ConvWS'))], deep=([coc],)),
         auxiliary_head=(dict(conv_cfg=None), dict(conv_cfg=None)),
     )
-    assert cfg._cfg_dict.to_dict() == before, 'the config that was given stays as it was'
+    assert cfg._cfg_dict.to_dict() == before, 'the argument is unchanged'
 
 
 @KINDS
 @pytest.mark.parametrize('host', [None, 'mmdet', 'mmseg', 'mmpretrain'])
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])
-def test_our_backbone_becomes_its_hosts(kind, host, scope):
+def test_a_variant_becomes_upstreams_backbone(kind, host, scope):
     for library in (host, scope):
         pytest.importorskip(library or scope)
     backbone = dict(type='mmkerv.ResNet', depth=18, conv_cfg=dict(type=kind), where=dict(stages=(1,)), out_indices=(3,))
@@ -60,14 +60,14 @@ def test_our_backbone_becomes_its_hosts(kind, host, scope):
 
 
 @pytest.mark.parametrize('kind', ['mmkerv.ResNet', 'mmkerv.models.ResNet', ResNet], ids=['scope', 'path', 'class'])
-def test_our_backbone_without_operators_becomes_its_hosts(kind):
+def test_a_variant_without_operators_becomes_upstreams_backbone(kind):
     pytest.importorskip('mmpretrain')
     result = deployed(dict(backbone=dict(type=kind, depth=18)), default_scope='mmpretrain')
     assert result.model.backbone.to_dict() == dict(type='mmpretrain.ResNet', depth=18)
 
 
 @pytest.mark.parametrize('scope', [None, 'mmpose'])
-def test_our_backbone_of_no_known_host(scope, monkeypatch):
+def test_a_variant_of_an_unknown_library_is_refused(scope, monkeypatch):
     # Other tests may have left a scope behind.
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     cfg = dict(model=dict(backbone=dict(type='mmkerv.ResNet', depth=18)))
@@ -76,7 +76,7 @@ def test_our_backbone_of_no_known_host(scope, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'imports, left',
+    'imports, expected',
     [
         (['mmkerv'], None),
         ('mmkerv', None),
@@ -86,25 +86,25 @@ def test_our_backbone_of_no_known_host(scope, monkeypatch):
         ('mine', ['mine']),
     ],
 )
-def test_custom_imports(imports, left):
+def test_imports_of_mmkerv_are_removed(imports, expected):
     result = deployed(
         dict(backbone=dict(conv_cfg=dict(type='CoCConv'))),
         custom_imports=dict(imports=imports, allow_failed_imports=False),
     )
-    if left is None:
+    if expected is None:
         assert 'custom_imports' not in result
     else:
-        assert result.custom_imports.to_dict() == dict(imports=left, allow_failed_imports=False)
+        assert result.custom_imports.to_dict() == dict(imports=expected, allow_failed_imports=False)
 
 
-def test_our_hooks_go_and_others_stay():
+def test_hooks_of_mmkerv_are_removed_and_others_stay():
     hooks = [dict(type='mmkerv.FrozenKernelsHook'), dict(type='EMAHook'), dict(type=CheckpointMatchHook)]
     result = deployed(dict(backbone=dict(conv_cfg=dict(type='CoCConv'))), custom_hooks=hooks)
     assert [hook.to_dict() for hook in result.custom_hooks] == [dict(type='EMAHook')]
 
 
 @KINDS
-def test_what_was_not_folded_stays_with_all_it_needs(kind):
+def test_an_operator_that_was_not_folded_stays_with_imports_and_hooks(kind):
     cfg = dict(
         custom_imports=dict(imports=['mmkerv'], allow_failed_imports=False),
         custom_hooks=[dict(type='mmkerv.FrozenKernelsHook')],
@@ -118,7 +118,7 @@ def test_what_was_not_folded_stays_with_all_it_needs(kind):
     assert result.custom_imports.imports == ['mmkerv'] and len(result.custom_hooks) == 1
 
 
-def test_nothing_else_changes():
+def test_a_config_without_operators_stays_the_same():
     cfg = dict(
         custom_imports=dict(imports=['mine'], allow_failed_imports=True),
         custom_hooks=[dict(type='EMAHook')],
@@ -130,8 +130,8 @@ def test_nothing_else_changes():
     assert result._cfg_dict.to_dict() == {'default_scope': 'mmdet', 'model': model, **cfg}
 
 
-def test_the_text_can_be_read_again(tmp_path):
-    """A class as type leaves no name behind that a config file cannot hold."""
+def test_the_written_config_can_be_read(tmp_path):
+    """A class as `type` leaves nothing in the text that a config file cannot hold."""
     result = deployed(dict(type='RetinaNet', backbone=dict(type='ResNet', conv_cfg=dict(type=CoCConv2d))))
     (tmp_path / 'deploy.py').write_text(result.pretty_text)
     again = Config.fromfile(tmp_path / 'deploy.py')
@@ -142,6 +142,6 @@ def test_the_text_can_be_read_again(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'form'), [('DepthwiseSeparableConv', 'depthwise'), ('SpatiallySeparableConv', 'spatial')]
 )
-def test_separable_operators_become_two_convolutions(prefix, name, form):
+def test_separable_operators_become_a_folded_conv(prefix, name, form):
     result = deployed(dict(backbone=dict(type='ResNet', conv_cfg=dict(type=f'{prefix}{name}'))))
     assert result.model.backbone.conv_cfg.to_dict() == dict(type='mmkerv.FoldedConv', separable=form)

@@ -28,7 +28,7 @@ def save(model: nn.Module, file: Path) -> Path:
 
 
 class Folded(NamedTuple):
-    """A network and what folding it gave."""
+    """A network and the result of folding it."""
 
     cfg: Config
     model: nn.Module
@@ -72,10 +72,10 @@ def test_every_operator_is_folded_and_the_check_passes(folded):
     assert min(result.associations) >= 0.3
     assert 0 <= result.error < 1e-4 and result.inputs == 1
     assert sorted(p.name for p in (folder / 'out').iterdir()) == ['deploy.pth', 'deploy.py']
-    assert 'CoCConv' in cfg.pretty_text, 'the config that was given is as it was'
+    assert 'CoCConv' in cfg.pretty_text, 'the argument is unchanged'
 
 
-def test_meta_is_kept_and_the_config_replaced(folded):
+def test_meta_is_kept_and_its_config_replaced(folded):
     _, _, folder, _ = folded
     loaded = safe_load(folder / 'out' / 'deploy.pth')
     assert set(loaded) == {'meta', 'state_dict'}
@@ -104,7 +104,7 @@ for folder in sys.argv[1:]:
 
 
 @pytest.mark.slow
-def test_deploy_config_needs_no_mmkerv(fold):
+def test_the_deploy_config_works_without_mmkerv(fold):
     """A process that cannot import mmkerv builds the deploy configs, loads them strictly and computes the same."""
     found = [fold(name) for name, make in NETWORKS.items() if importlib.util.find_spec(make().default_scope)]
     if not found:
@@ -124,8 +124,8 @@ def test_deploy_config_needs_no_mmkerv(fold):
         assert largest_difference([*features], [*torch.load(network.folder / 'features.pth')]) < 1e-4
 
 
-def test_raw_outputs_are_what_is_compared(folded):
-    """They are there, they are not constant, and they depend on the super layers."""
+def test_raw_outputs_depend_on_the_super_layers(folded):
+    """So comparing them finds a fold that drops the super layers."""
     _, model, _, _ = folded
     torch.manual_seed(0)
     inputs = torch.randn(1, 3, *SIZE)
@@ -142,7 +142,7 @@ def test_raw_outputs_are_what_is_compared(folded):
 
 
 @pytest.mark.parametrize('network', NETWORKS)
-def test_wrong_fold_is_found_and_nothing_written(tmp_path, monkeypatch, network):
+def test_a_wrong_fold_is_refused_and_nothing_is_written(tmp_path, monkeypatch, network):
     """A fold that drops the super layers."""
     cfg = NETWORKS[network]()
     pytest.importorskip(cfg.default_scope)
@@ -160,8 +160,8 @@ def test_wrong_fold_is_found_and_nothing_written(tmp_path, monkeypatch, network)
     assert [p.name for p in tmp_path.iterdir()] == ['epoch_3.pth']
 
 
-def test_one_wrong_layer_is_found(tmp_path, monkeypatch):
-    """The last layer of the head alone, in a detector of many."""
+def test_one_wrong_layer_is_refused(tmp_path, monkeypatch):
+    """Only the last layer of the head of a detector is wrong."""
     pytest.importorskip('mmdet')
     cfg, right, seen = retinanet(), CoCConv2d.to_conv2d, []
     model = associated(cfg)
@@ -179,7 +179,7 @@ def test_one_wrong_layer_is_found(tmp_path, monkeypatch):
     assert not (tmp_path / 'deploy.pth').exists()
 
 
-def test_tolerance_decides(tmp_path):
+def test_the_tolerance_decides(tmp_path):
     pytest.importorskip('mmpretrain')
     checkpoint = save(associated(classifier()), tmp_path / 'a.pth')
     with pytest.raises(FoldCheckError, match='more than -1e'):
@@ -188,8 +188,8 @@ def test_tolerance_decides(tmp_path):
 
 
 @pytest.mark.parametrize('fails', ['deploy.pth', 'deploy.py'])
-def test_failing_write_leaves_what_was(tmp_path, monkeypatch, fails):
-    """Of two files that belong together, none is written unless both can be."""
+def test_a_failed_write_keeps_the_old_files(tmp_path, monkeypatch, fails):
+    """The checkpoint and its config are written together or not at all."""
     pytest.importorskip('mmpretrain')
     checkpoint = save(associated(classifier()), tmp_path / 'a.pth')
     out = tmp_path / 'out'
@@ -209,7 +209,7 @@ def test_failing_write_leaves_what_was(tmp_path, monkeypatch, fails):
 
 
 @pytest.mark.parametrize('network', ['retinanet', 'classifier', 'segmentor'])
-def test_images_are_compared_too(tmp_path, network):
+def test_the_networks_are_compared_on_images_too(tmp_path, network):
     cfg = NETWORKS[network]()
     pytest.importorskip(cfg.default_scope)
     mmcv = pytest.importorskip('mmcv')
@@ -227,7 +227,7 @@ def test_images_are_compared_too(tmp_path, network):
     assert not (tmp_path / 'e.pth').exists()
 
 
-def test_nothing_to_fold(tmp_path):
+def test_a_network_without_operators_is_refused(tmp_path):
     pytest.importorskip('mmpretrain')
     cfg = classifier()
     cfg.model.backbone = dict(type='ResNet', depth=18, base_channels=8)
@@ -237,7 +237,7 @@ def test_nothing_to_fold(tmp_path):
     assert not (tmp_path / 'd.pth').exists()
 
 
-def test_weights_of_a_wrapper_and_bare_weights(tmp_path):
+def test_weights_without_meta_and_with_a_wrappers_prefix_fold(tmp_path):
     pytest.importorskip('mmpretrain')
     state = associated(classifier()).state_dict()
     torch.save({f'module.{key}': value for key, value in state.items()}, tmp_path / 'a.pth')
@@ -246,7 +246,7 @@ def test_weights_of_a_wrapper_and_bare_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'content, says',
+    'content, message',
     [
         ({'weight': torch.ones(1)}, 'is not of the network'),
         ([1], 'holds a list, not parameters by name'),
@@ -254,15 +254,15 @@ def test_weights_of_a_wrapper_and_bare_weights(tmp_path):
     ],
     ids=['another network', 'list', 'number'],
 )
-def test_other_checkpoints_are_refused(tmp_path, content, says):
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, content, message):
     pytest.importorskip('mmpretrain')
     torch.save(content, tmp_path / 'a.pth')
-    with pytest.raises(CheckpointMismatchError, match=rf'a\.pth.*{says}'):
+    with pytest.raises(CheckpointMismatchError, match=rf'a\.pth.*{message}'):
         fold_checkpoint(classifier(), tmp_path / 'a.pth', tmp_path / 'd.pth')
 
 
 @pytest.mark.parametrize('start', ['kaiming', 'identity'])
-def test_folded_checkpoint_is_not_folded_again_under_the_old_config(folded, tmp_path, start):
+def test_a_folded_checkpoint_is_not_folded_twice(folded, tmp_path, start):
     cfg, _, folder, _ = folded
     again = Config.fromstring(cfg.pretty_text.replace("'kaiming'", f"'{start}'"), '.py')
     arguments = (again, folder / 'out' / 'deploy.pth', tmp_path / 'd.pth')

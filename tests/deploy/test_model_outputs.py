@@ -8,8 +8,8 @@ from mmkerv.ops import CoCConv2d
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('share', ['ci', 'co', 'cico', None])
-def test_outputs_lie_in_memory_as_a_plain_convolutions(share, layout):
-    """mmcv's RoIAlign reads its input as contiguous, whatever it is."""
+def test_outputs_have_the_memory_layout_of_a_plain_convolutions(share, layout):
+    """mmcv's RoIAlign reads its input as if it were contiguous."""
     operator = CoCConv2d(8, 16, 3, share=share, super_init='kaiming').to(memory_format=layout)
     plain = nn.Conv2d(8, 16, 3).to(memory_format=layout)
     x = torch.randn(2, 8, 6, 6).to(memory_format=layout)
@@ -38,5 +38,5 @@ NAN = torch.tensor([1.0, float('nan')])
         ([torch.full((1,), float('inf'))], [torch.full((1,), float('inf'))], float('inf')),
     ],
 )
-def test_largest_difference(first, second, expected):
+def test_largest_difference_is_relative_to_each_output(first, second, expected):
     assert largest_difference(first, second) == pytest.approx(expected)

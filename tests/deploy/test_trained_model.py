@@ -23,7 +23,7 @@ def lenet(tmp_path_factory) -> tuple[str, str]:
     return config, str(path)
 
 
-def test_a_picture_passes_the_test_pipeline_and_the_preprocessor(lenet, tmp_path):
+def test_an_image_passes_the_test_pipeline_and_the_preprocessor(lenet, tmp_path):
     import mmcv
 
     cfg, model = load_trained(*lenet)
@@ -34,7 +34,7 @@ def test_a_picture_passes_the_test_pipeline_and_the_preprocessor(lenet, tmp_path
     torch.testing.assert_close(inputs, expected)
 
 
-def test_what_is_no_image_is_refused(lenet, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused(lenet, tmp_path):
     cfg, model = load_trained(*lenet)
     (tmp_path / 'text.png').write_text('no image')
     with pytest.raises(ConfigError, match='cannot be read as an image'):
@@ -43,6 +43,6 @@ def test_what_is_no_image_is_refused(lenet, tmp_path):
         load_image(model, cfg, tmp_path / 'absent.png')
 
 
-def test_an_absent_device_is_refused(lenet):
+def test_a_missing_device_is_refused(lenet):
     with pytest.raises(ConfigError, match="--device 'cuda:7' cannot be used here"):
         load_trained(*lenet, device='cuda:7')

@@ -1,4 +1,4 @@
-"""Operators in the place of mmcv's `Conv2dAdaptivePadding`: padding, folding, and what a module must stand."""
+"""Operators that replace mmcv's `Conv2dAdaptivePadding`: padding, folding, copying, compiling."""
 
 import copy
 import pickle
@@ -47,7 +47,7 @@ def images(size):
     'geometry', [{}, {'stride': 2}, {'stride': (2, 3), 'dilation': (2, 1)}, {'groups': 4}], ids=str
 )
 @pytest.mark.parametrize('kernel_size', [3, (1, 5)])
-def test_identity_start_computes_what_the_convolution_does(kernel_size, geometry, size):
+def test_an_identity_start_computes_what_the_convolution_computes(kernel_size, geometry, size):
     model = plain(kernel_size, **geometry)
     expected, weight = model(images(size)), model[0].weight
     for conv_cfg in (COC, LINEAR):
@@ -58,7 +58,7 @@ def test_identity_start_computes_what_the_convolution_does(kernel_size, geometry
 
 @pytest.mark.parametrize('conv_cfg', [COC, CK, SEPARABLE, LINEAR, DEPTHWISE, SPATIAL], ids=str)
 @pytest.mark.parametrize('size', SIZES)
-def test_fold(conv_cfg, size):
+def test_folding_keeps_the_outputs(conv_cfg, size):
     model = moved(conv_cfg, stride=2)
     expected, folded = model(images(size)), copy.deepcopy(model)
     assert expected.shape[-2:] == tuple(-(-n // 2) for n in size)
@@ -72,7 +72,7 @@ def test_fold(conv_cfg, size):
         torch.testing.assert_close(upstream(images(size)), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_separable_kernels_fold_into_a_pair_or_one():
+def test_a_separable_kernel_folds_into_two_convolutions_or_one():
     operator = moved(SEPARABLE)[0]
     assert [type(conv) for conv in operator.to_conv2d()] == [Conv2dAdaptivePadding, nn.Conv2d]
     dense = operator.to_conv2d(dense=True)
@@ -85,7 +85,7 @@ def test_separable_kernels_fold_into_a_pair_or_one():
     [(SEPARABLE, SEPARABLE), (DEPTHWISE, {'separable': 'depthwise'}), (SPATIAL, {'separable': 'spatial'})],
     ids=str,
 )
-def test_the_plain_form_of_a_deploy_config_takes_the_folded_weights(conv_cfg, folded):
+def test_folded_conv_loads_the_folded_weights(conv_cfg, folded):
     model = moved(conv_cfg, stride=2)
     deployed = mmkerv.convert(plain(stride=2), {**folded, 'type': 'FoldedConv'})
     expected = model(images((9, 8)))
@@ -94,14 +94,14 @@ def test_the_plain_form_of_a_deploy_config_takes_the_folded_weights(conv_cfg, fo
     torch.testing.assert_close(deployed(images((9, 8))), expected)
 
 
-def test_a_smaller_extent_keeps_the_size_of_the_output():
+def test_a_smaller_extent_keeps_the_output_size():
     model = mmkerv.convert(plain(5, stride=2), {**CK, 'kernel_extent': 3})
     assert model[0].kernel_size == (3, 3) and model[0].padding == (0, 0)
     assert model(images((9, 8))).shape[-2:] == (5, 4)
 
 
 @pytest.mark.parametrize('separable', [False, True])
-def test_another_resolution_pads_for_the_kernel_it_samples(separable):
+def test_another_resolution_pads_for_the_sampled_kernel(separable):
     """A constant kernel sums the window: the sum of ones shows every padded position."""
     model = moved({**CK, 'separable': separable}, stride=2)
     op = model[0]
@@ -116,7 +116,7 @@ def test_another_resolution_pads_for_the_kernel_it_samples(separable):
     torch.testing.assert_close(op.to_conv2d()(x), op(x))
 
 
-def test_kervolution_is_that_of_the_padded_image_and_does_not_fold():
+def test_a_kervolution_sees_the_padded_image_and_does_not_fold():
     model, x = moved(GAUSSIAN, stride=2), images((8, 7))
     inner = KervConv2d(4, 8, 3, stride=2, kernel='gaussian')
     inner.load_state_dict(model[0].state_dict())
@@ -126,7 +126,7 @@ def test_kervolution_is_that_of_the_padded_image_and_does_not_fold():
     assert list(switch_to_deploy(model).kept) == ['0']
 
 
-def test_hosts_may_rewrite_stride_and_dilation_afterwards():
+def test_stride_and_dilation_may_be_rewritten_afterwards():
     model, upstream = mmkerv.convert(plain(stride=2), COC), plain(stride=2)
     for network in (model, upstream):
         network[0].stride, network[0].dilation = (1, 1), (2, 2)
@@ -134,7 +134,7 @@ def test_hosts_may_rewrite_stride_and_dilation_afterwards():
 
 
 @pytest.mark.parametrize('conv_cfg', [COC, CK, SEPARABLE, GAUSSIAN], ids=str)
-def test_state_dict_pickle_and_copy(conv_cfg):
+def test_state_dict_pickle_and_copy_keep_the_outputs(conv_cfg):
     model, x = moved(conv_cfg, stride=2), images((9, 8))
     expected = model(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
@@ -147,7 +147,7 @@ def test_state_dict_pickle_and_copy(conv_cfg):
     assert keys == ({'0.bias'} if isinstance(model[0], CKConv2d) else {'0.weight', '0.bias'})
 
 
-def test_frozen_kernels():
+def test_frozen_kernels_are_not_pickled():
     model, x = moved(COC, stride=2).eval(), images((9, 8))
     expected = model(x)
     with frozen_kernels(model), torch.no_grad():
@@ -158,7 +158,7 @@ def test_frozen_kernels():
 
 
 @pytest.mark.parametrize('conv_cfg', [COC, CK, GAUSSIAN], ids=str)
-def test_compiled(conv_cfg):
+def test_the_compiled_network_computes_the_same(conv_cfg):
     model = moved(conv_cfg, stride=2)
     compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
     for size in ((9, 8), (12, 5)):
@@ -171,8 +171,8 @@ def test_gradients_reach_every_parameter():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_mmengine_initialises_it_as_the_convolution():
-    """Rules match the names of a class and of its direct bases."""
+def test_mmengine_initialises_it_as_a_convolution():
+    """Its rules match the names of a class and of its direct bases."""
     from mmengine.model import initialize
 
     model, upstream = mmkerv.convert(plain(), COC), plain()
@@ -183,7 +183,7 @@ def test_mmengine_initialises_it_as_the_convolution():
     assert upstream[0].bias.tolist() == [2.0] * 8
 
 
-def test_in_a_conv_module():
+def test_it_replaces_the_convolution_of_a_conv_module():
     block = ConvModule(
         4, 8, 3, stride=2, padding=1, conv_cfg={'type': 'Conv2dAdaptivePadding'}, norm_cfg={'type': 'BN'}
     )
@@ -193,7 +193,7 @@ def test_in_a_conv_module():
     torch.testing.assert_close(block(images((8, 8))), expected)
 
 
-def test_a_registered_convolution_pads_alike():
+def test_a_registered_convolution_pads_the_same_way():
     from mmcv.cnn.bricks.conv_ws import conv_ws_2d
 
     model, x = mmkerv.convert(plain(stride=2), {'type': 'ConvWS'}), images((8, 7))
@@ -202,7 +202,7 @@ def test_a_registered_convolution_pads_alike():
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
 
 
-def test_subclasses_are_kept():
+def test_subclasses_of_adaptive_padding_are_kept():
     class Special(Conv2dAdaptivePadding):
         pass
 
@@ -210,7 +210,7 @@ def test_subclasses_are_kept():
         mmkerv.convert(nn.Sequential(Special(4, 8, 3)), COC)
 
 
-def test_1x1_stays():
+def test_1x1_stays_plain_unless_replace_1x1_is_set():
     with pytest.raises(ValueError, match=r'leaves plain \(1x1: 1\).*replace_1x1'):
         mmkerv.convert(plain(1), COC, {'kernel_sizes': 'all'})
     model = mmkerv.convert(plain(1, stride=2), {**COC, 'replace_1x1': True}, {'kernel_sizes': 'all'})

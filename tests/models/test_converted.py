@@ -1,4 +1,4 @@
-"""`mmkerv.Converted`: networks without a conv_cfg of their own, mmpretrain's DenseNet first of all."""
+"""`mmkerv.Converted`: networks without a `conv_cfg` of their own, such as mmpretrain's DenseNet."""
 
 import copy
 import pickle
@@ -55,14 +55,14 @@ def images():
     ],
     ids=str,
 )
-def test_densenets_stem_and_stages_are_found(where, expected):
+def test_where_selects_the_stem_and_stages_of_densenet(where, expected):
     plain, net = build(DENSENET), converted(where=where)
     assert type(net) is type(plain) and operators(net) == expected
     assert set(net.state_dict()) == set(plain.state_dict())
     assert relative(net(images())[-1], plain(images())[-1]) < 1e-5
 
 
-def test_a_1x1_kervolution_is_legal():
+def test_1x1_convolutions_become_kervolutions():
     net = converted(POLYNOMIAL, where={'kernel_sizes': 'all', 'names': r'block\.0\.conv1'})
     assert [net.get_submodule(n).kernel_size for n in operators(net)] == [(1, 1)] * 3
     feature = net(images())[-1]
@@ -70,7 +70,7 @@ def test_a_1x1_kervolution_is_legal():
     assert relative(feature, build(DENSENET)(images())[-1]) > 1e-3
 
 
-def test_the_polynomial_stem_trains_pickles_and_is_not_fused():
+def test_a_polynomial_stem_trains_pickles_and_is_not_fused():
     net = converted(POLYNOMIAL, where={'stages': ()})
     expected = net(images())[-1]
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), fuse_conv_bn(copy.deepcopy(net))):
@@ -80,12 +80,12 @@ def test_the_polynomial_stem_trains_pickles_and_is_not_fused():
     assert float(net.stem[0].weight.grad.abs().max()) > 0
 
 
-def test_without_an_operator_it_is_the_network():
+def test_without_an_operator_the_network_stays_plain():
     net = converted(None)
     assert operators(net) == [] and type(net.stem[0]) is nn.Conv2d
 
 
-def test_any_network_and_operator():
+def test_mobilenet_converts_to_coc_and_folds():
     net = build(
         {
             'type': 'mmkerv.Converted',
@@ -112,6 +112,6 @@ def test_any_network_and_operator():
         ({'backbone': DENSENET, 'where': {'stage': (1,)}}, TypeError, "did you mean 'stages'"),
     ],
 )
-def test_bad_input(cfg, error, message):
+def test_bad_input_is_refused(cfg, error, message):
     with pytest.raises(error, match=message):
         MODELS.build({'type': 'mmkerv.Converted', **cfg})

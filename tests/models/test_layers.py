@@ -13,7 +13,7 @@ def nested() -> nn.Module:
     return nn.Sequential(nn.Sequential(CoCConv2d(4, 4, 3), nn.ReLU()), nn.Conv2d(4, 4, 1), CoCConv2d(4, 4, 3))
 
 
-def test_layers_are_found_by_upstreams_names_too(nested):
+def test_a_leading_model_in_a_name_is_ignored(nested):
     assert find_layers(nested, ['model.0.1', '1']) == {'0.1': nested[0][1], '1': nested[1]}
 
 
@@ -22,12 +22,12 @@ def test_an_unknown_layer_is_refused_with_the_nearest_names(nested):
         find_layers(nested, ['0.7'])
 
 
-def test_operators_of_the_whole_and_of_a_part(nested):
+def test_operators_of_the_model_and_of_a_part_are_found(nested):
     assert list(find_operators(nested)) == ['0.0', '2']
     assert list(find_operators(nested, ['0'])) == ['0.0']
 
 
-def test_a_part_without_operators_is_refused_with_those_of_the_rest(nested):
+def test_a_part_without_operators_is_refused_with_those_elsewhere(nested):
     with pytest.raises(ConfigError, match=r"layer '1' has no operator of mmkerv; the model has some in 0\.0, 2"):
         find_operators(nested, ['1'])
     with pytest.raises(ConfigError, match=r'the model \(Sequential\) has no operator of mmkerv; choose a config'):

@@ -1,4 +1,4 @@
-"""`mmkerv.convert` and the rule of what is replaced. Needs torch and torchvision alone."""
+"""`mmkerv.convert` and the rule `where`. Needs torch and torchvision alone."""
 
 import copy
 import logging
@@ -32,7 +32,7 @@ def replaced(model):
     return [name for name, m in model.named_modules() if isinstance(m, CoCConv2d)]
 
 
-def test_resnet50_is_converted_and_says_so(lines):
+def test_converting_resnet50_keeps_outputs_and_logs_a_line(lines):
     model = resnet(50)
     x = torch.randn(1, 3, 64, 64)
     expected, keys, ids = model(x), set(model.state_dict()), {id(p) for p in model.parameters()}
@@ -40,7 +40,7 @@ def test_resnet50_is_converted_and_says_so(lines):
     assert lines == ['mmkerv: 17 of 53 convolutions -> CoCConv (7x7: 1, 3x3: 16); kept 36 (1x1: 36)']
     assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert keys == {k for k in model.state_dict() if 'super_layers' not in k}
-    assert ids <= {id(p) for p in model.parameters()}, 'the very parameters are kept'
+    assert ids <= {id(p) for p in model.parameters()}, 'the parameters are the same objects'
     report = mmkerv.ops.switch_to_deploy(model)
     assert len(report.replaced) == 17 and set(model.state_dict()) == keys
     assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -58,16 +58,16 @@ def test_resnet50_is_converted_and_says_so(lines):
     ],
     ids=str,
 )
-def test_where_selects(where, names):
+def test_where_selects_convolutions(where, names):
     assert replaced(mmkerv.convert(resnet(), COC, where)) == names
 
 
-def test_all_sizes_keep_1x1_plain_unless_asked():
+def test_1x1_stays_plain_unless_replace_1x1_is_set():
     assert len(replaced(mmkerv.convert(resnet(), COC, {'kernel_sizes': 'all'}))) == 17
     assert len(replaced(mmkerv.convert(resnet(), {**COC, 'replace_1x1': True}, {'kernel_sizes': 'all'}))) == 20
 
 
-def test_depthwise_can_be_left_out():
+def test_depthwise_convolutions_can_be_excluded():
     model = torchvision.models.mobilenet_v2().eval()
     assert len(replaced(mmkerv.convert(copy.deepcopy(model), COC))) == 18
     assert replaced(mmkerv.convert(model, COC, {'depthwise': False})) == ['features.0.0']
@@ -85,13 +85,13 @@ def kervolutions(model):
 
 
 @pytest.mark.parametrize('kind', ['KervConv', 'mmkerv.KervConv', KervConv, KervConv2d], ids=str)
-def test_kervolution_of_the_stem_alone(kind, lines):
+def test_only_the_stem_becomes_a_kervolution(kind, lines):
     model = resnet()
     weight, ids, values = model.conv1.weight, [id(p) for p in model.parameters()], model.conv1.weight.detach().clone()
     mmkerv.convert(model, {'type': kind}, {'stages': ()})
     assert kervolutions(model) == ['conv1'] and '1 of 20 convolutions' in lines[0]
     assert model.conv1.weight is weight and torch.equal(weight, values)
-    assert [id(p) for p in model.parameters()] == ids, 'an optimizer built before sees the same parameters'
+    assert [id(p) for p in model.parameters()] == ids, 'an optimizer built before still holds the parameters'
     assert model.conv1.extra_repr().startswith('3, 64, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False')
 
 
@@ -114,7 +114,7 @@ def test_an_optimizer_built_before_trains_a_kervolution():
 
 
 @pytest.mark.parametrize('per_channel', [False, True])
-def test_learned_hyperparameters_start_at_their_value(per_channel):
+def test_learned_hyperparameters_start_at_their_values(per_channel):
     model = resnet().double()
     where, cfg = {'stages': (1,)}, {**KERV, 'learnable': True, 'balance': 0.3, 'per_channel': per_channel}
     mmkerv.convert(model, cfg, where)
@@ -137,11 +137,11 @@ def test_options_reach_the_operator():
     assert model.conv1.options.association == 3
     assert not torch.equal(model.conv1.kernel(), model.conv1.weight)
     first, second = (model.layer1[i].conv1.super_layers[0].weight for i in (0, 1))
-    assert not torch.equal(first, second), 'every operator has a start of its own'
+    assert not torch.equal(first, second), 'every operator draws its own super kernels'
 
 
 @pytest.mark.parametrize(('kernel_sizes', 'count'), [('>1', 17), ('all', 20)])
-def test_a_registered_convolution(kernel_sizes, count, lines):
+def test_a_registered_convolution_replaces_too(kernel_sizes, count, lines):
     conv_ws = pytest.importorskip('mmcv.cnn.bricks.conv_ws')
     model = resnet()
     weights, x = {k: v.clone() for k, v in model.state_dict().items()}, torch.randn(1, 3, 32, 32)
@@ -154,10 +154,10 @@ def test_a_registered_convolution(kernel_sizes, count, lines):
     expected = conv_ws.conv_ws_2d(x, model.conv1.weight, None, 2, 3, eps=1e-3)
     torch.testing.assert_close(model.conv1(x), expected)
     assert mmkerv.ops.switch_to_deploy(model).replaced == [] and type(model.conv1) is conv_ws.ConvWS2d
-    assert torch.equal(model.conv1(x), expected), 'folding leaves it alone'
+    assert torch.equal(model.conv1(x), expected), 'folding does not change it'
 
 
-def test_a_convolution_of_the_current_scope():
+def test_a_convolution_of_the_current_scope_replaces_too():
     registry = pytest.importorskip('mmengine.registry')
     scope = registry.Registry('model', scope='mmkerv_test', parent=registry.MODELS)
     scope.register_module('Plain2d', module=type('Plain2d', (nn.Conv2d,), {}))
@@ -186,8 +186,8 @@ def test_padding_mode_reaches_the_operator():
     torch.testing.assert_close(mmkerv.convert(model, COC)(x), expected)
 
 
-def test_folded_layers_may_be_what_the_convolutions_are(lines):
-    """The deploy config of a CKConv with replace_1x1 says FoldedConv, which asks for nothing new."""
+def test_folded_conv_may_leave_every_convolution_plain(lines):
+    """A CKConv with replace_1x1 has a FoldedConv in its deploy config: a plain convolution of the same shape."""
     model = resnet()
     mmkerv.convert(model, {'type': 'FoldedConv', 'replace_1x1': True})
     assert lines == ['mmkerv: 0 of 20 convolutions -> FoldedConv; kept 20 (7x7: 1, 3x3: 16, 1x1: 3)']
@@ -195,19 +195,19 @@ def test_folded_layers_may_be_what_the_convolutions_are(lines):
         mmkerv.convert(model, {'type': 'FoldedConv'}, {'names': 'head'})
 
 
-def test_what_the_operator_leaves_plain_is_said():
+def test_the_error_lists_what_the_operator_leaves_plain():
     with pytest.raises(ValueError, match=r'CoCConv.* selects only what it leaves plain \(1x1: 3\).*replace_1x1=True'):
         mmkerv.convert(resnet(), COC, {'kernel_sizes': (1,)})
 
 
 @pytest.mark.parametrize('conv_cfg', [COC, KERV, {'type': 'CKConv'}], ids=str)
-def test_a_network_without_data_stays_so(conv_cfg):
+def test_a_network_on_the_meta_device_stays_there(conv_cfg):
     with torch.device('meta'):
         model = resnet()
     assert all(p.is_meta for p in mmkerv.convert(model, conv_cfg).parameters())
 
 
-def test_random_numbers_of_the_caller_are_untouched():
+def test_converting_to_an_identity_start_draws_no_random_numbers():
     torch.manual_seed(0)
     plain = resnet()
     expected = torch.rand(1)
@@ -217,7 +217,7 @@ def test_random_numbers_of_the_caller_are_untouched():
     assert plain is not None
 
 
-def test_other_kinds_of_convolution_are_kept_and_listed(lines):
+def test_other_classes_of_convolution_are_kept_and_listed(lines):
     class Special(nn.Conv2d):
         pass
 
@@ -240,7 +240,7 @@ def test_shared_modules_and_parameters_stay_shared():
     assert model[2].weight is model[0].weight
 
 
-def test_type_device_mode_and_frozen_state_are_kept():
+def test_dtype_mode_and_requires_grad_are_kept():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).double().eval()
     model[0].requires_grad_(False)
     mmkerv.convert(model, COC)
@@ -273,14 +273,14 @@ def test_type_device_mode_and_frozen_state_are_kept():
     ],
     ids=str,
 )
-def test_bad_input_is_named_and_nothing_is_replaced(conv_cfg, where, message):
+def test_bad_input_is_refused_and_nothing_is_replaced(conv_cfg, where, message):
     model = resnet()
     with pytest.raises((ValueError, TypeError), match=message):
         mmkerv.convert(model, conv_cfg, where)
     assert replaced(model) == kervolutions(model) == []
 
 
-def test_even_kernels_are_named_with_the_cure():
+def test_an_even_kernel_is_refused_with_the_layers_name():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 2))
     message = r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd.*where can leave'
     with pytest.raises(ValueError, match=message):
@@ -288,6 +288,6 @@ def test_even_kernels_are_named_with_the_cure():
     assert replaced(mmkerv.convert(model, COC, {'kernel_sizes': (3,)})) == ['0']
 
 
-def test_stages_need_a_model_that_has_some():
+def test_where_stages_needs_a_model_with_stages():
     with pytest.raises(ValueError, match=r'where\.names'):
         mmkerv.convert(nn.Sequential(nn.Conv2d(3, 4, 3)), COC, {'stages': (1,)})

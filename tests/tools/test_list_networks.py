@@ -75,7 +75,7 @@ def test_equal_counts_share_a_row(counting, monkeypatch):
 
 
 def test_the_document_is_up_to_date(tool, counting, quiet):
-    """With either distribution; a line of the document says with which versions it was written."""
+    """Holds for both distributions; the first line of the document names the versions it was written with."""
     text = (ROOT / 'docs' / 'networks.md').read_text()
     _, _, rest = text.partition(f'{tool.BEGIN}\n\n')
     written, end, _ = rest.partition(f'\n\n{tool.common.END}')
@@ -86,7 +86,7 @@ def test_the_document_is_up_to_date(tool, counting, quiet):
     assert counts == written_counts, advice
     if distribution() == 'onedl':
         assert versions == written_versions, advice
-    # Every family on every library, whatever was written.
+    # Every family in every library.
     assert counts.count('CoCConv, KervConv, CKConv | 17 (7x7: 1, 3x3: 16) | 36 (1x1: 36)') == 1
     assert '| HRNet-w18 | mmdet, mmseg, mmpretrain | CoCConv, KervConv, CKConv | 265 (3x3: 265) | 40' in counts
     assert '| MobileNetV3-large | mmdet (mmpretrain), mmseg, mmpretrain |' in counts
@@ -113,7 +113,7 @@ def test_variants_replace_what_upstreams_conv_cfg_does_not_reach(counting, host,
     assert set(counting.count(counting.build(host, ours, 'KervConv')).kept) == {'1x1'}
 
 
-def test_the_tool_writes_between_the_marks(tool, counting, tmp_path, monkeypatch, capsys, quiet):
+def test_the_tool_writes_between_the_markers(tool, counting, tmp_path, monkeypatch, capsys, quiet):
     monkeypatch.setattr(counting, 'document', lambda: 'counted')
     file = tmp_path / 'networks.md'
     file.write_text(f'# Head\n{tool.BEGIN}\nold\n{tool.common.END}\ntail\n')
@@ -127,7 +127,7 @@ def test_the_tool_writes_between_the_marks(tool, counting, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize('content', ['', '<!-- end -->', None])
-def test_a_file_without_the_marks_is_refused(tool, tmp_path, monkeypatch, capsys, content):
+def test_a_file_without_markers_is_refused(tool, tmp_path, monkeypatch, capsys, content):
     file = tmp_path / 'networks.md'
     if content is not None:
         file.write_text(content)

@@ -36,7 +36,7 @@ def build(cfg, **changes):
     torch.manual_seed(0)
     net = MODELS.build({**copy.deepcopy(cfg), **changes})
     net.init_weights()
-    # Something for the statistics to do.
+    # Batch norms with the statistics 0 and 1 would change nothing.
     for norm in [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         norm.running_mean.uniform_(-0.2, 0.2)
@@ -71,7 +71,7 @@ def test_densenet_has_the_published_size():
     assert len(convs) + 1 == 40 and sum(c.kernel_size == (3, 3) for c in convs) == 37
 
 
-def test_googlenets_modules_are_as_wide_as_torchvisions():
+def test_googlenet_has_the_widths_of_torchvision():
     import torchvision
 
     theirs = torchvision.models.googlenet(init_weights=False, aux_logits=False)
@@ -82,19 +82,19 @@ def test_googlenets_modules_are_as_wide_as_torchvisions():
         return [(c.in_channels, c.out_channels) for c in module.modules() if isinstance(c, nn.Conv2d)]
 
     assert len(ours) == 9 and [widths(m) for m in ours] == [widths(m) for m in theirs]
-    # torchvision's 5x5 convolutions are 3x3, a known slip; ours are as in Table 1.
+    # torchvision's 5x5 convolutions are 3x3, a known error; ours are as in Table 1.
     for module in ours:
         assert [c.kernel_size[0] for c in module.modules() if isinstance(c, nn.Conv2d)] == [1, 1, 3, 1, 5, 1]
 
 
 @pytest.mark.parametrize(('name', 'channels'), [('resnet', 64), ('densenet', 16 + 6 * 12), ('googlenet', 1024)])
 @pytest.mark.parametrize('size', [32, 48])
-def test_features(name, channels, size):
+def test_features_have_a_quarter_of_the_image_size(name, channels, size):
     (feature,) = build(SMALL[name])(torch.randn(2, 3, size, size))
     assert feature.shape == (2, channels, size // 4, size // 4)
 
 
-def test_densenet_against_its_definition():
+def test_densenet_computes_its_definition():
     net, x = build(SMALL['densenet']), images()
     weights = net.state_dict()
 
@@ -128,7 +128,7 @@ def test_densenet_drops_after_every_convolution_but_the_first():
 
 
 @pytest.mark.parametrize('name', SMALL)
-def test_convolutions_start_as_he_has_it(name):
+def test_convolutions_start_with_hes_initialisation(name):
     net = build(SMALL[name])
     for conv in [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.weight.numel() > 5000]:
         expected = (2 / (conv.out_channels * conv.weight[0, 0].numel())) ** 0.5
@@ -155,7 +155,7 @@ def test_the_first_convolution_becomes_a_kervolution(name):
 
 @pytest.mark.parametrize('where', [{'stages': (2,), 'stem': False}, None], ids=str)
 @pytest.mark.parametrize('name', SMALL)
-def test_stages_are_found(name, where):
+def test_where_selects_stages(name, where):
     net = build(SMALL[name], conv_cfg={'type': 'KervConv', 'kernel': 'linear'}, where=where)
     kerv = [n for n, m in net.named_modules() if isinstance(m, KervConv2d)]
     convs = [n for n, m in net.named_modules() if isinstance(m, (KervConv2d, nn.Conv2d)) and m.kernel_size != (1, 1)]
@@ -165,7 +165,7 @@ def test_stages_are_found(name, where):
 
 @pytest.mark.parametrize('conv_cfg', [None, POLYNOMIAL], ids=['plain', 'kerv'])
 @pytest.mark.parametrize('name', SMALL)
-def test_mmcvs_fusion_changes_no_result(name, conv_cfg):
+def test_mmcvs_fusion_keeps_the_outputs(name, conv_cfg):
     net, x = build(SMALL[name], conv_cfg=conv_cfg, where=FIRST), images()
     expected = net(x)[0]
     fused = fuse_conv_bn(copy.deepcopy(net))
@@ -185,6 +185,6 @@ def test_mmcvs_fusion_changes_no_result(name, conv_cfg):
         ({**SMALL['resnet'], 'width': 22}, 'width'),
     ],
 )
-def test_bad_input(cfg, message):
+def test_bad_input_is_refused(cfg, message):
     with pytest.raises((ValueError, TypeError), match=message):
         MODELS.build(cfg)

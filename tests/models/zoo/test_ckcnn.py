@@ -17,7 +17,7 @@ def network(**options) -> CKCNN:
     return CKCNN(**{'in_channels': 2, 'channels': 6, 'kernel_size': 20, **options}).eval()
 
 
-def test_is_the_block_equation():
+def test_ckcnn_computes_the_equation_of_its_blocks():
     net, x = network(num_blocks=2).double(), torch.randn(3, 2, 20, dtype=torch.float64)
     h = x
     for block in net.blocks:
@@ -30,13 +30,13 @@ def test_is_the_block_equation():
 
 
 @pytest.mark.parametrize(('channels', 'millions'), [(30, 0.098), (100, 1.0)])
-def test_has_the_papers_size(channels, millions):
+def test_ckcnn_has_the_size_in_the_paper(channels, millions):
     parameters = sum(p.numel() for p in CKCNN(1, channels, kernel_size=784).parameters()) + 10 * (channels + 1)
     assert parameters / 1e6 == pytest.approx(millions, rel=0.03)
 
 
 @pytest.mark.parametrize('activation', ['sine', 'relu', 'swish', 'rff'])
-def test_every_activation_has_a_default_frequency_or_none(activation):
+def test_only_periodic_activations_have_a_frequency(activation):
     net = network(activation=activation)
     options = net.blocks[0].conv1.options
     assert options.activation == activation
@@ -45,7 +45,7 @@ def test_every_activation_has_a_default_frequency_or_none(activation):
         network(activation=activation, omega_0=5.0)
 
 
-def test_dropout_acts_where_it_is_asked_for():
+def test_each_dropout_acts_in_training_only():
     x = torch.randn(2, 2, 20)
     for options in ({'dropout': 0.5, 'dropout_in': 0.0}, {'dropout': 0.0, 'dropout_in': 0.5}):
         net = network(**options)
@@ -75,7 +75,7 @@ def test_step_norm_is_layer_norm_of_each_step():
     assert torch.allclose(y.var(1, unbiased=False), torch.ones(2, 5), atol=1e-3)
 
 
-def test_takes_sequences_and_images_of_one_row():
+def test_an_image_of_one_row_is_a_sequence():
     net, x = network(), torch.randn(2, 2, 20)
     assert torch.equal(net(x)[0], net(x[:, :, None])[0])
 

@@ -1,4 +1,4 @@
-"""Samples of a data set as pictures with their annotations, as the visualizer of the config's library draws them."""
+"""Pictures of the samples of a data set with their annotations, drawn by the visualizer of the config's library."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -14,17 +14,20 @@ from mmengine.registry import VISUALIZERS, init_default_scope
 
 from mmkerv.analysis.speed import data_set
 from mmkerv.errors import ConfigError
+from mmkerv.ops.core.arguments import ceil_div
 
 MODES = ('transformed', 'original', 'concat', 'pipeline')
+# Pixels: a side on which the name of a class is readable, the height of a drawn sequence, a gap between images.
+READABLE, BAND_HEIGHT, GAP = 224, 64, 8
 
 
 class Stage(NamedTuple):
-    """An image of a sample, between two steps of the pipeline.
+    """Image of a sample after a step of the pipeline.
 
     Args:
-        name: of the step behind which it is.
+        name: name of the step.
         image: (H, W, C), uint8, RGB.
-        sample: the library's data sample if the annotations are of this image, else ``None``.
+        sample: data sample of the library if its annotations belong to this image, else ``None``.
 
     Example:
         >>> Stage('LoadImageFromFile', np.zeros((4, 4, 3), np.uint8), None).name
@@ -37,10 +40,10 @@ class Stage(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What is shown of a sample.
+    """Drawn sample.
 
     Args:
-        file: name for a file, that of the sample's image if it has one.
+        file: name for a file: that of the sample's image, if it has one.
         image: (H, W, C), uint8, RGB.
 
     Example:
@@ -60,16 +63,16 @@ def pictures(
     Args:
         cfg: config of a model of one of the three libraries.
         phase: ``'train'``, ``'val'`` or ``'test'``.
-        mode: ``'transformed'`` what the model gets (in the size it was read in where test pipelines leave the
-            annotations in that size), ``'original'`` what was read, ``'concat'`` both, ``'pipeline'`` the
-            image behind every step that changes it.
-        number: of samples; by default all.
+        mode: ``'transformed'`` draws the image that the model gets (in its original size if the pipeline leaves the
+            annotations in that size, as test pipelines do), ``'original'`` the image as it was read, ``'concat'`` both,
+            ``'pipeline'`` the image after every step that changes it.
+        number: number of samples; by default all.
 
     Yields:
         One picture for each sample.
 
     Raises:
-        ConfigError: if there is no such data, or a mode needs a pipeline that the data set does not show.
+        ConfigError: if there is no such data, or the mode needs the pipeline and the data set has no access to one.
 
     Example:
         >>> next(pictures(cfg, 'val')).file  # doctest: +SKIP
@@ -80,21 +83,21 @@ def pictures(
     dataset, visualizer = data_set(cfg, phase), _visualizer(cfg)
     visualizer.dataset_meta = dataset.metainfo
     for index in range(len(dataset) if number is None else min(number, len(dataset))):
-        found = stages(dataset, index) if mode != 'transformed' else [_last('', dataset[index])]
-        sample = found[-1].sample
+        steps = stages(dataset, index) if mode != 'transformed' else [_last('', dataset[index])]
+        sample = steps[-1].sample
         if _annotated_late(_inner(dataset, index)[0]):
-            found[-1] = found[-1]._replace(image=mmcv.imresize(found[-1].image, sample.ori_shape[1::-1]))
-        chosen = {'original': found[:1], 'concat': [found[0], found[-1]]}.get(mode, found)
+            steps[-1] = steps[-1]._replace(image=mmcv.imresize(steps[-1].image, sample.ori_shape[1::-1]))
+        chosen = {'original': steps[:1], 'concat': [steps[0], steps[-1]]}.get(mode, steps)
         file = Path(getattr(sample, 'img_path', None) or f'{index:06d}.jpg')
         drawn = [_draw(visualizer, stage, dataset.metainfo) for stage in chosen]
-        yield Picture(file.name, _beside(drawn))
+        yield Picture(file.name, _side_by_side(drawn))
 
 
 def stages(dataset: Any, index: int) -> list[Stage]:
-    """Run a sample through the pipeline of its data set, and return the images of it that differ.
+    """Run a sample through the pipeline of its data set, and return its image after every step that changes it.
 
-    The first, as it was read, has the annotations as they were read, the last those that the model gets; the others
-    have none.
+    The first stage has the image and the annotations as they were read, the last stage those that the model gets; the
+    others have no annotations.
 
     Raises:
         ConfigError: if the data set is a wrapper that hides its pipeline.
@@ -110,23 +113,23 @@ def stages(dataset: Any, index: int) -> list[Stage]:
             f'{type(dataset).__name__}; use --mode transformed'
         )
     *steps, pack = dataset.pipeline.transforms
-    # Annotations are often loaded behind a resize; what was read is what the loading steps alone give.
+    # Annotations are often loaded after a resize, so the loading steps are run alone to get the original sample.
     read = dataset.get_data_info(index)
     for step in steps:
         read = (step(read) or read) if type(step).__name__.startswith('Load') else read
-    found, results = [Stage('read', _rgb(read['img']), _packed(pack, read))], dataset.get_data_info(index)
+    images, results = [Stage('read', _rgb(read['img']), _packed(pack, read))], dataset.get_data_info(index)
     for step in steps:
-        # A step may refuse a sample, and training then takes another; here it is only looked at.
+        # A step may return None to reject a sample, for which training takes another one; here the sample is kept.
         results = step(results) or results
-        if 'img' in results and not np.array_equal(found[-1].image, _rgb(results['img'])):
-            found.append(Stage(type(step).__name__, _rgb(results['img']), None))
+        if 'img' in results and not np.array_equal(images[-1].image, _rgb(results['img'])):
+            images.append(Stage(type(step).__name__, _rgb(results['img']), None))
     last = _last(type(pack).__name__, pack(results))
-    same = len(found) > 1 and np.array_equal(found[-1].image, last.image)
-    return [*(found[:-1] if same else found), last]
+    same = len(images) > 1 and np.array_equal(images[-1].image, last.image)
+    return [*(images[:-1] if same else images), last]
 
 
 def _inner(dataset: Any, index: int) -> tuple[Any, int]:
-    """The data set that a concatenated or repeated one takes a sample from, and the sample's place there."""
+    """The data set from which a concatenated or repeated one takes a sample, and the sample's index in it."""
     while isinstance(dataset, (ConcatDataset, RepeatDataset)):
         if isinstance(dataset, ConcatDataset):
             part = bisect_right(dataset.cumulative_sizes, index)
@@ -138,18 +141,17 @@ def _inner(dataset: Any, index: int) -> tuple[Any, int]:
 
 
 def _annotated_late(dataset: Any) -> bool:
-    """Whether annotations are loaded behind other steps, as test pipelines do: they are of the image that was read."""
+    """Whether annotations are loaded after other steps, as in test pipelines: they belong to the original image."""
     names = [type(step).__name__ for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ())]
-    late = [place for place, name in enumerate(names) if 'Annotations' in name]
-    return bool(late) and any(not name.startswith('Load') for name in names[: late[0]])
+    loading = next((index for index, name in enumerate(names) if 'Annotations' in name), 0)
+    return any(not name.startswith('Load') for name in names[:loading])
 
 
 def _packed(pack: Any, results: dict) -> Any:
-    """The data sample of what was read so far, or ``None`` where packing needs what later steps add."""
+    """The data sample of results that lack the metadata of later steps."""
     keys = getattr(pack, 'meta_keys', ())
-    kept = tuple(key for key in keys if key in results)
     try:
-        pack.meta_keys = kept
+        pack.meta_keys = tuple(key for key in keys if key in results)
         return pack(dict(results))['data_samples']
     finally:
         pack.meta_keys = keys
@@ -164,7 +166,7 @@ def _last(name: str, item: dict) -> Stage:
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
-    """An image in BGR or gray, of any type, as RGB of 8 bits."""
+    """An image in BGR or grey, of any type, as 8-bit RGB."""
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8:
@@ -184,7 +186,7 @@ def _draw(visualizer: Any, stage: Stage, meta: dict) -> np.ndarray:
     if sample is None:
         return image
     if 'gt_instances' in sample:
-        # The visualizer draws tensors and arrays, not the pipeline's boxes and masks.
+        # The visualizer draws tensors and arrays, not the box and mask classes of the pipeline.
         instances = sample.gt_instances
         boxes, masks = instances.get('bboxes'), instances.get('masks')
         if boxes is not None and not isinstance(boxes, torch.Tensor):
@@ -192,29 +194,29 @@ def _draw(visualizer: Any, stage: Stage, meta: dict) -> np.ndarray:
         if masks is not None:
             instances.masks = masks.to_ndarray().astype(bool)
     drawn = []
-    # What a backend would be given.
+    # Replaces the call that passes the picture to the backends.
     visualizer.add_image = lambda name, image, step=0: drawn.append(image)
     visualizer.add_datasample('sample', image, sample, draw_gt=True, draw_pred=False, show=False)
     return drawn[0]
 
 
-def _enlarged(image: np.ndarray, least: int = 224) -> np.ndarray:
-    """An image large enough to write a class's name on it; a sequence becomes a band."""
+def _enlarged(image: np.ndarray) -> np.ndarray:
+    """An image that is large enough for the name of a class; a sequence becomes a band."""
     if image.shape[0] == 1:
-        return image.repeat(64, 0)
-    factor = -(-least // min(image.shape[:2]))
+        return image.repeat(BAND_HEIGHT, 0)
+    factor = ceil_div(READABLE, min(image.shape[:2]))
     return image.repeat(factor, 0).repeat(factor, 1)
 
 
-def _beside(images: list[np.ndarray]) -> np.ndarray:
-    height, gap = max(len(image) for image in images), 8
-    padded = [np.pad(i, ((0, height - len(i)), (0, gap), (0, 0)), constant_values=255) for i in images]
-    return np.concatenate(padded, 1)[:, :-gap]
+def _side_by_side(images: list[np.ndarray]) -> np.ndarray:
+    height = max(len(image) for image in images)
+    padded = [np.pad(i, ((0, height - len(i)), (0, GAP), (0, 0)), constant_values=255) for i in images]
+    return np.concatenate(padded, 1)[:, :-GAP]
 
 
 def _visualizer(cfg: Config) -> Any:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     settings = dict(cfg.get('visualizer') or {'type': 'UniversalVisualizer'})
-    # One that writes to a run's folder is not wanted here.
+    # Without backends, which would write to the folder of a run.
     settings |= {'vis_backends': None, 'name': 'browse'}
     return VISUALIZERS.build(settings)

@@ -1,4 +1,4 @@
-"""Operations and parameters of a network with operators: per image, per kernel generation, and after folding."""
+"""Multiply-adds and parameters of a network: for an image, for generating the kernels, and after folding."""
 
 import copy
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from mmkerv.ops import frozen_kernels, switch_to_deploy
 
 
 class Complexity(NamedTuple):
-    """What one forward pass of one image costs, in multiply-adds, and the parameters.
+    """Multiply-adds of a forward pass of one image, and parameters.
 
     Args:
-        image: multiply-adds that each image costs.
-        kernels: multiply-adds of generating the kernels: once a training step, once in ``frozen_kernels``, never after
-            folding.
+        image: multiply-adds of an image, without the generation of the kernels.
+        kernels: multiply-adds of generating the kernels: once per training step, once in a ``frozen_kernels`` block,
+            never after folding.
         folded: multiply-adds of an image after folding.
-        parameters: of the network.
-        folded_parameters: of the folded network.
+        parameters: number of parameters.
+        folded_parameters: number of parameters after folding.
 
     Example:
         >>> Complexity(10, 2, 10, 5, 4).kernels
@@ -36,14 +36,15 @@ class Complexity(NamedTuple):
 
 @torch.no_grad()
 def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
-    """Count multiply-adds of convolutions, matrix products and the like, as mmengine does, and parameters.
+    """Count parameters, and multiply-adds of convolutions, matrix products and the like as mmengine counts them.
 
-    A model of mmdetection, mmsegmentation or mmpretrain is counted to its raw outputs, a two-stage detector with 64
-    regions; a plain module to what it returns. Elementwise functions (the power of a kervolution, the sine of a kernel
-    net) are not counted, as in upstream's tools.
+    A model of mmdetection, mmsegmentation or mmpretrain is counted up to its raw outputs, a two-stage detector with a
+    fixed number of regions (:func:`mmkerv.deploy.model_outputs.raw_outputs`); any other module up to what it returns.
+    Elementwise functions (the power of a kervolution, the sine of a kernel net) are not counted, as in upstream's
+    tools.
 
     Args:
-        model: in evaluation mode; it is left as it is.
+        model: model in evaluation mode; it is not changed.
         shape: height and width of the image.
 
     Example:
@@ -65,7 +66,6 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
 
 
 def _count(model: nn.Module, inputs: Tensor, samples: list | None) -> int:
-    found = get_model_complexity_info(
-        RawOutputs(model, samples).eval(), None, (inputs,), show_table=False, show_arch=False
-    )
-    return int(found['flops'])
+    network = RawOutputs(model, samples).eval()
+    info = get_model_complexity_info(network, None, (inputs,), show_table=False, show_arch=False)
+    return int(info['flops'])

@@ -1,20 +1,20 @@
-"""What other forms of a convolution would cost: stacked, grouped, separable, bottleneck.
+"""Cost of other forms of a convolution: stacked, grouped, separable, bottleneck.
 
-The forms, and the counts of weights, of Chazareix, "How to optimize Convolutional Layer with Convolution Kernel"
-(2022); biases are left out there and here. A convolution of c channels by k x k has k^2 c^2 weights.
+The forms and their numbers of weights are those of Chazareix, "How to optimize Convolutional Layer with Convolution
+Kernel" (2022), which, as this module, leaves out biases. A k x k convolution of c channels has k^2 c^2 weights.
 """
 
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-# As in the article's examples.
+# As in the article's examples: how many times more groups, and how many times fewer channels.
 GROUPS = 2
 NARROWING = 8
 
 
 class Cost(NamedTuple):
-    """Weights, and multiply-adds of one image.
+    """Number of weights, and multiply-adds of one image.
 
     Example:
         >>> Cost(9, 9) + Cost(1, 4)
@@ -29,16 +29,17 @@ class Cost(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A two-dimensional convolution, as far as it costs.
+    """Sizes of a two-dimensional convolution that determine its cost.
 
     Args:
-        inputs: channels of the input.
-        outputs: channels of the output.
+        inputs: input channels.
+        outputs: output channels.
         kernel: height and width of the kernel.
-        groups: blocks of channels.
-        before: positions (height x width, over all calls) of the input.
-        between: height of the output by width of the input.
-        after: positions of the output.
+        groups: number of channel groups.
+        before: positions of the input (height x width, summed over all calls).
+        between: positions after the vertical half of a separable convolution (height of the output x width of the
+            input, summed over all calls).
+        after: positions of the output (height x width, summed over all calls).
 
     Example:
         >>> Shape(256, 256, (3, 3), 1, 100, 100, 100).cost()
@@ -54,13 +55,13 @@ class Shape(NamedTuple):
     after: int
 
     def cost(self) -> Cost:
-        """Weights and multiply-adds."""
+        """Return the weights and multiply-adds of the convolution itself."""
         weights = self.outputs * self.inputs // self.groups * math.prod(self.kernel)
         return Cost(weights, weights * self.after)
 
 
 def stacked(shape: Shape) -> Cost | None:
-    """3x3 convolutions on top of one another, as many as see the same window; the first has the stride.
+    """Return the cost of a stack of 3x3 convolutions with the same receptive field; the first one has the stride.
 
     Example:
         >>> stacked(Shape(1, 1, (5, 5), 1, 1, 1, 1)).weights
@@ -70,14 +71,12 @@ def stacked(shape: Shape) -> Cost | None:
         return None
     small = shape._replace(kernel=tuple(min(k, 3) for k in shape.kernel))
     further = small._replace(inputs=shape.outputs)
-    total = small.cost()
-    for _ in range((max(shape.kernel) - 1) // 2 - 1):
-        total += further.cost()
-    return total
+    layers = (max(shape.kernel) - 1) // 2
+    return sum((further.cost() for _ in range(layers - 1)), small.cost())
 
 
 def grouped(shape: Shape) -> Cost | None:
-    """Two groups for each that there is.
+    """Return the cost with twice as many groups.
 
     Example:
         >>> grouped(Shape(512, 512, (3, 3), 1, 1, 1, 1)).weights == 2 * 9 * 256**2
@@ -90,7 +89,7 @@ def grouped(shape: Shape) -> Cost | None:
 
 
 def depthwise_separable(shape: Shape) -> Cost | None:
-    """A depthwise convolution and a 1x1 one: :class:`mmkerv.ops.DepthwiseSeparableConv2d`.
+    """Return the cost of a depthwise and a 1x1 convolution, as :class:`mmkerv.ops.DepthwiseSeparableConv2d`.
 
     Example:
         >>> depthwise_separable(Shape(256, 256, (5, 5), 1, 1, 1, 1)).weights == 256 * 25 + 256**2
@@ -103,7 +102,7 @@ def depthwise_separable(shape: Shape) -> Cost | None:
 
 
 def spatially_separable(shape: Shape) -> Cost | None:
-    """Rows and then columns: :class:`mmkerv.ops.SpatiallySeparableConv2d`.
+    """Return the cost of a vertical and a horizontal convolution, as :class:`mmkerv.ops.SpatiallySeparableConv2d`.
 
     Example:
         >>> spatially_separable(Shape(256, 256, (3, 3), 1, 1, 1, 1)).weights == 2 * 3 * 256**2
@@ -117,7 +116,7 @@ def spatially_separable(shape: Shape) -> Cost | None:
 
 
 def bottleneck(shape: Shape) -> Cost | None:
-    """The same kernel on an eighth of the channels, between two 1x1 convolutions.
+    """Return the cost of the same kernel on an eighth of the channels between two 1x1 convolutions.
 
     Example:
         >>> bottleneck(Shape(256, 256, (3, 3), 1, 1, 1, 1)).weights
@@ -141,7 +140,7 @@ FORMS: dict[str, Callable[[Shape], Cost | None]] = {
 
 
 def forms(shape: Shape) -> dict[str, Cost]:
-    """Return what each form that exists for a convolution would cost; a 1x1 convolution has none.
+    """Return the cost of each form that exists for a convolution; a 1x1 convolution has none.
 
     Example:
         >>> {name: cost.weights for name, cost in forms(Shape(64, 64, (3, 3), 1, 1, 1, 1)).items()}
@@ -149,5 +148,5 @@ def forms(shape: Shape) -> dict[str, Cost]:
     """
     if max(shape.kernel) == 1:
         return {}
-    found = {name: form(shape) for name, form in FORMS.items()}
-    return {name: cost for name, cost in found.items() if cost is not None}
+    costs = {name: form(shape) for name, form in FORMS.items()}
+    return {name: cost for name, cost in costs.items() if cost is not None}

@@ -1,14 +1,21 @@
-"""Layer by layer: what a network is made of, what it costs and sees, and what other forms of it would cost."""
+"""Layer report: the structure, cost and receptive field of every layer, and the cost of other forms of it.
+
+:func:`layer_report` measures; :func:`to_markdown`, :func:`to_csv` and :func:`to_json` write the report as text.
+"""
 
 import copy
+import csv
+import io
+import json
+import math
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
-from mmkerv.analysis.conv_forms import Cost, Shape, forms
-from mmkerv.analysis.receptive_field import CONVOLUTIONS, followed
+from mmkerv.analysis.conv_forms import FORMS, Cost, Shape, forms
+from mmkerv.analysis.receptive_field import CONVOLUTIONS, Field, followed
 from mmkerv.deploy.model_outputs import RawOutputs, sample_inputs
 from mmkerv.errors import FoldError
 from mmkerv.ops import frozen_kernels
@@ -19,24 +26,24 @@ LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 
 class Layer(NamedTuple):
-    """One convolution, operator or linear layer.
+    """Row of a report: one convolution, operator or linear layer.
 
     Args:
-        name: in the model.
-        operator: its class.
-        kernel: size, empty for a linear layer.
-        stride: of the kernel.
-        channels: of input and output.
-        groups: blocks of channels.
-        output: size of the first output, without the channels.
-        calls: how often an image passes it.
-        parameters: its own.
-        macs: multiply-adds of an image, generating the kernel not counted.
-        field: theoretical receptive field, ``None`` where there is none (behind cut-out regions, in linear layers).
-        folds_to: what folding makes of it; empty for a plain layer.
-        reason: why it does not fold.
-        association: |K - W| / |W| of a generated kernel and its basic one, if it has one.
-        forms: what other forms would cost.
+        name: name in the model.
+        operator: name of the class.
+        kernel: kernel size, empty for a linear layer.
+        stride: stride of the kernel.
+        channels: input and output channels.
+        groups: number of channel groups.
+        output: spatial size of the first output.
+        calls: number of calls for one image.
+        parameters: parameters that no earlier row has counted.
+        macs: multiply-adds of one image, without the generation of the kernel.
+        field: theoretical receptive field; ``None`` where there is none (after RoIAlign, in linear layers).
+        folds_to: plain layers that folding makes of it; empty for a plain layer.
+        reason: reason why it does not fold.
+        association: |K - W| / |W| of a generated kernel K with a basic kernel W, else ``None``.
+        forms: cost of each other form.
 
     Example:
         >>> row = Layer('fc', 'Linear', (), (), (8, 2), 1, (), 1, 18, 16, None, '', '', None, {})
@@ -62,13 +69,13 @@ class Layer(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a network costs, layer by layer.
+    """Cost of a network, layer by layer.
 
     Args:
-        shape: of the image.
-        layers: in the order they are called.
-        other: what the other layers cost: norms, attention, parameters that no layer of the list holds.
-        kernels: multiply-adds of generating the kernels, once a training step.
+        shape: height and width of the image.
+        layers: rows, in the order of the first calls.
+        other: cost of everything else: norms, attention, parameters outside the layers of the rows.
+        kernels: multiply-adds of generating the kernels, once per training step.
 
     Example:
         >>> Report((32, 32), [], Cost(10, 100), 0).total
@@ -82,11 +89,11 @@ class Report(NamedTuple):
 
     @property
     def total(self) -> Cost:
-        """Parameters and multiply-adds of the whole network, those of :func:`mmkerv.analysis.complexity.complexity`."""
+        """Parameters and multiply-adds of the whole network, as :func:`mmkerv.analysis.complexity.complexity`."""
         return sum((Cost(layer.parameters, layer.macs) for layer in self.layers), self.other)
 
     def total_as(self, form: str) -> Cost:
-        """Return the whole network's cost if every layer that has a form were of that form, without its bias.
+        """Return the cost of the whole network if every layer that has a form used it, without biases there.
 
         Example:
             >>> Report((32, 32), [], Cost(10, 100), 0).total_as('stacked 3x3')
@@ -98,12 +105,12 @@ class Report(NamedTuple):
 
 @torch.no_grad()
 def layer_report(model: nn.Module, shape: tuple[int, int]) -> Report:
-    """Report on every convolution, operator and linear layer that an image passes.
+    """Report on every convolution, operator and linear layer that an image passes through.
 
-    Operations are counted as :func:`mmkerv.analysis.complexity.complexity` counts them, so the totals are its totals.
+    Operations are counted as in :func:`mmkerv.analysis.complexity.complexity`, so both give the same totals.
 
     Args:
-        model: in evaluation mode; it is left as it is.
+        model: model in evaluation mode; it is not changed.
         shape: height and width of the image.
 
     Example:
@@ -113,48 +120,47 @@ def layer_report(model: nn.Module, shape: tuple[int, int]) -> Report:
         [('CoCConv2d', 'Conv2d 3x3', 3456, (3, 3)), ('Conv2d', '', 512, (3, 3))]
     """
     inputs, samples = next(sample_inputs(model, shape, None))
-    raw = RawOutputs(model, samples).eval()
-    passed: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+    network = RawOutputs(model, samples).eval()
+    calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
-    def note(module: nn.Module, args: tuple, output: Any) -> None:
+    def record_shapes(module: nn.Module, args: tuple, output: Any) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            passed.setdefault(module, []).append((args[0].shape, output.shape))
+            calls.setdefault(module, []).append((args[0].shape, output.shape))
 
-    named = {module: name for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    names = {module: name for name, module in model.named_modules() if isinstance(module, LAYERS)}
     with frozen_kernels(model):
-        # Hooks of its own would be called again while operations are counted.
-        handles = [module.register_forward_hook(note) for module in named]
+        # The hooks are removed before operations are counted, which calls every module again.
+        handles = [module.register_forward_hook(record_shapes) for module in names]
         try:
             with followed(model, inputs) as fields:
-                raw(inputs)
+                network(inputs)
         finally:
             for handle in handles:
                 handle.remove()
-        counted = _counted(raw, inputs)
-    outer = [m for m in passed if not any(named[m].startswith(f'{named[o]}.') for o in passed if isinstance(o, ConvNd))]
-    layers = [_layer(m, named[m], passed[m], counted[f'model.{named[m]}'.rstrip('.')], fields.get(m)) for m in outer]
-    held = {id(p): p.numel() for module in outer for p in module.parameters()}
-    own = {id(p): p.numel() for p in model.parameters()}
-    seen: set[int] = set()
-    layers = [row._replace(parameters=_first_time(m, seen)) for m, row in zip(outer, layers)]
-    other = Cost(sum(own.values()) - sum(held.values()), counted[''] - sum(row.macs for row in layers))
+        macs = _macs_by_module(network, inputs)
+    # The layers inside an operator belong to its row.
+    operators = [module for module in calls if isinstance(module, ConvNd)]
+    modules = [m for m in calls if not any(names[m].startswith(f'{names[operator]}.') for operator in operators)]
+    layers: list[Layer] = []
+    counted: set[int] = set()
+    for module in modules:
+        new = {id(p): p.numel() for p in module.parameters() if id(p) not in counted}
+        counted.update(new)
+        own_macs = int(macs[f'model.{names[module]}'.rstrip('.')])
+        layers.append(_layer(module, names[module], calls[module], sum(new.values()), own_macs, fields.get(module)))
+    rest = sum(p.numel() for p in model.parameters() if id(p) not in counted)
+    other = Cost(rest, macs[''] - sum(row.macs for row in layers))
     generated = any(isinstance(m, GeneratedKernel) for m in model.modules())
-    return Report(shape, layers, other, _counted(raw, inputs)[''] - counted[''] if generated else 0)
+    kernels = _macs_by_module(network, inputs)[''] - macs[''] if generated else 0
+    return Report(shape, layers, other, kernels)
 
 
-def _counted(network: nn.Module, inputs: Tensor) -> Any:
+def _macs_by_module(network: nn.Module, inputs: Tensor) -> Any:
     analyzer = FlopAnalyzer(network, (inputs,))
     return analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_module()
 
 
-def _first_time(module: nn.Module, seen: set[int]) -> int:
-    """Number of the module's parameters that no layer before it has."""
-    new = [p for p in module.parameters() if id(p) not in seen]
-    seen.update(map(id, new))
-    return sum(p.numel() for p in new)
-
-
-def _layer(module: nn.Module, name: str, passed: list, macs: float, field: Any) -> Layer:
+def _layer(module: nn.Module, name: str, calls: list, parameters: int, macs: int, field: Field | None) -> Layer:
     linear = isinstance(module, nn.Linear)
     folds_to, reason = _folds_to(module) if isinstance(module, ConvNd) else ('', '')
     kernel = () if linear else tuple(module.kernel_size)
@@ -165,25 +171,25 @@ def _layer(module: nn.Module, name: str, passed: list, macs: float, field: Any) 
         stride=() if linear else tuple(module.stride),
         channels=(module.in_features, module.out_features) if linear else (module.in_channels, module.out_channels),
         groups=1 if linear else module.groups,
-        output=tuple(passed[0][1][2:]) if not linear else (),
-        calls=len(passed),
-        parameters=0,
-        macs=int(macs),
+        output=() if linear else tuple(calls[0][1][2:]),
+        calls=len(calls),
+        parameters=parameters,
+        macs=macs,
         field=None if field is None else field.size,
         folds_to=folds_to,
         reason=reason,
         association=_association(module),
-        forms=forms(_shape(module, kernel, passed)) if len(kernel) == 2 and not module.transposed else {},
+        forms=forms(_shape(module, kernel, calls)) if len(kernel) == 2 and not module.transposed else {},
     )
 
 
-def _shape(module: nn.Module, kernel: tuple[int, int], passed: list) -> Shape:
-    sizes = [(n * h * w, n * rows * w, n * rows * columns) for (n, _, h, w), (*_, rows, columns) in passed]
+def _shape(module: nn.Module, kernel: tuple[int, int], calls: list) -> Shape:
+    sizes = [(n * h * w, n * rows * w, n * rows * columns) for (n, _, h, w), (*_, rows, columns) in calls]
     return Shape(module.in_channels, module.out_channels, kernel, module.groups, *map(sum, zip(*sizes)))
 
 
 def _folds_to(operator: ConvNd) -> tuple[str, str]:
-    """What folding makes of an operator, and why nothing if it makes nothing."""
+    """The plain layers that folding makes of an operator, and the reason if it makes none."""
     try:
         folded = getattr(copy.deepcopy(operator), f'to_conv{operator.dims}d')()
     except FoldError as error:
@@ -201,3 +207,170 @@ def _association(module: nn.Module) -> float | None:
     if not isinstance(module, GeneratedKernel) or module.weight is None:
         return None
     return relative_change(module.kernel(), module.weight)
+
+
+def short(number: float) -> str:
+    """Return a number with three digits and a unit prefix.
+
+    Example:
+        >>> short(25600), short(4.1e9), short(7), short(123456)
+        ('25.6 k', '4.1 G', '7', '123 k')
+    """
+    for exponent, unit in ((9, 'G'), (6, 'M'), (3, 'k')):
+        if number >= 10**exponent:
+            return f'{number / 10**exponent:.3g} {unit}'
+    return f'{number:.0f}'
+
+
+def times(sizes: tuple[float, ...] | None) -> str:
+    """Return sizes along the axes, joined by ``x``.
+
+    Example:
+        >>> times((3, 3)), times((math.inf, math.inf)), times(None), times((6.5,))
+        ('3x3', 'all', '-', '6.5')
+    """
+    if not sizes:
+        return '-'
+    return 'all' if all(map(math.isinf, sizes)) else 'x'.join(f'{size:.5g}' for size in sizes)
+
+
+def rows(report: Report) -> list[dict[str, Any]]:
+    """Return one flat record for each layer, for CSV and JSON.
+
+    Example:
+        >>> rows(Report((32, 32), [], Cost(10, 100), 0))
+        []
+    """
+    records = []
+    for layer in report.layers:
+        record = layer._asdict()
+        costs = record.pop('forms')
+        for key in ('kernel', 'stride', 'output', 'field'):
+            record[key] = times(record[key])
+        record['in_channels'], record['out_channels'] = record.pop('channels')
+        for name in FORMS:
+            for part in Cost._fields:
+                record[f'{name} {part}'] = getattr(costs.get(name), part, None)
+        records.append(record)
+    return records
+
+
+def to_json(report: Report) -> str:
+    """Return the report as JSON, with the totals.
+
+    Example:
+        >>> json.loads(to_json(Report((32, 32), [], Cost(10, 100), 0)))['total']
+        {'parameters': 10, 'macs': 100}
+    """
+    content = {
+        'shape': report.shape,
+        'total': _cost(report.total),
+        'kernels': report.kernels,
+        'other': _cost(report.other),
+        'total_as': {name: _cost(report.total_as(name)) for name in FORMS},
+        'layers': rows(report),
+    }
+    return json.dumps(content, indent=2) + '\n'
+
+
+def to_csv(report: Report) -> str:
+    """Return the report as CSV: a line for each layer and a line ``other``; the columns sum to the totals.
+
+    Example:
+        >>> to_csv(Report((32, 32), [], Cost(10, 100), 0)).splitlines()[1]
+        'other,10,100'
+    """
+    records = rows(report)
+    records.append({'name': 'other', 'parameters': report.other.weights, 'macs': report.other.macs})
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for record in records for key in record)))
+    writer.writeheader()
+    writer.writerows(records)
+    return stream.getvalue()
+
+
+def to_markdown(report: Report, title: str) -> str:
+    """Return the report as Markdown: tables of the layers and of the totals, and the reasons why operators do not fold.
+
+    Example:
+        >>> print(to_markdown(Report((32, 32), [], Cost(10, 100), 0), 'net').splitlines()[0])
+        # net
+    """
+    height, width = report.shape
+    used = [name for name in FORMS if any(name in layer.forms for layer in report.layers)]
+    associated = any(layer.association is not None for layer in report.layers)
+    head = ['layer', 'operator', 'kernel', 'stride', 'channels', 'output', 'parameters', 'MACs', 'field', 'folds to']
+    head += ['association'] * associated + used
+    table = [_cells(layer, used, associated) for layer in report.layers]
+    parts = [
+        f'# {title}',
+        f'Image {height} x {width}. MACs are multiply-adds of one image; `field` is the theoretical receptive field in '
+        'pixels'
+        + ('; `association` is |K - W| / |W| of a generated kernel and its basic one' if associated else '')
+        + '. The last columns are the weights that other forms of the layer would have.',
+        markdown_table(head, table),
+        '## The whole network',
+        markdown_table(['', 'parameters', 'MACs'], _totals(report, used)),
+    ]
+    if report.kernels:
+        parts.append(
+            f'Generating the kernels costs {short(report.kernels)} more MACs: once per training step, never after '
+            'folding.'
+        )
+    if report.other.weights or report.other.macs:
+        parts.append(
+            f'{short(report.other.weights)} parameters and {short(report.other.macs)} MACs of the network as it is are '
+            'in no row: norms, for example.'
+        )
+    reasons = dict.fromkeys(f'{layer.operator}: {layer.reason}' for layer in report.layers if layer.reason)
+    if reasons:
+        parts += ['## Layers that do not fold', '\n'.join(f'* {reason}' for reason in reasons)]
+    return '\n\n'.join(parts) + '\n'
+
+
+def markdown_table(head: list[str], table: list[list[str]]) -> str:
+    """Return a Markdown table whose columns are also aligned in plain text.
+
+    Example:
+        >>> print(markdown_table(['a', 'b'], [['1', 'long']]))
+        | a | b    |
+        |---|------|
+        | 1 | long |
+    """
+    widths = [max(len(row[i]) for row in [head, *table]) for i in range(len(head))]
+    lines = [f'| {" | ".join(cell.ljust(w) for cell, w in zip(row, widths))} |' for row in [head, *table]]
+    return '\n'.join([lines[0], f'|{"|".join("-" * (w + 2) for w in widths)}|', *lines[1:]])
+
+
+def _cells(layer: Layer, used: list[str], associated: bool) -> list[str]:
+    groups = f' /{layer.groups}' if layer.groups > 1 else ''
+    calls = f' ({layer.calls} calls)' if layer.calls > 1 else ''
+    cells = [
+        layer.name,
+        layer.operator,
+        times(layer.kernel),
+        times(layer.stride),
+        f'{layer.channels[0]} > {layer.channels[1]}{groups}',
+        f'{times(layer.output)}{calls}',
+        short(layer.parameters),
+        short(layer.macs),
+        times(layer.field),
+        layer.folds_to or '-',
+    ]
+    if associated:
+        cells.append('-' if layer.association is None else f'{layer.association:.2g}')
+    return [*cells, *(short(layer.forms[name].weights) if name in layer.forms else '-' for name in used)]
+
+
+def _totals(report: Report, used: list[str]) -> list[list[str]]:
+    total = report.total
+    costs = {'now': total, **{f'every layer as {name}': report.total_as(name) for name in used}}
+    table = []
+    for name, cost in costs.items():
+        shares = [f'{part / max(whole, 1):.0%}' for part, whole in zip(cost, total)]
+        table.append([name, *(f'{short(part)} ({share})' for part, share in zip(cost, shares))])
+    return table
+
+
+def _cost(cost: Cost) -> dict[str, int]:
+    return {'parameters': cost.weights, 'macs': cost.macs}

@@ -1,4 +1,4 @@
-"""Curves and times of training runs from what mmengine logs: vis_data/*.json, one JSON object a line."""
+"""Curves and times of training runs, from the logs of mmengine: vis_data/*.json, one JSON object per line."""
 
 import json
 import re
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from mmkerv.errors import ConfigError
 
-# Where a value stands, not what it is.
-PLACE = ('epoch', 'iter', 'step')
-# Also logged in evaluation.
+# Keys that tell when a line was logged; all others are values.
+POSITION = ('epoch', 'iter', 'step')
+# Values of the training that evaluation logs too, with another meaning.
 TIMES = ('time', 'data_time')
 
 
@@ -19,8 +19,8 @@ class Curve(NamedTuple):
     """Values of one key.
 
     Args:
-        unit: what ``x`` counts, ``'iteration'`` or ``'epoch'``.
-        x: where they were logged, increasing.
+        unit: unit of ``x``, ``'iteration'`` or ``'epoch'``.
+        x: positions in the run, increasing.
         y: the values.
 
     Example:
@@ -34,12 +34,12 @@ class Curve(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What one run logged.
+    """Log of one run.
 
     Args:
-        file: where it was read.
-        train: the lines of training, in order.
-        evaluation: the lines of evaluation, in order.
+        file: file of the log.
+        train: lines of training, in order.
+        evaluation: lines of evaluation, in order.
 
     Example:
         >>> Log(Path('a.json'), [{'loss': 1.0, 'step': 1}], []).keys
@@ -52,10 +52,10 @@ class Log(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Names of what was logged: of the evaluation first, then of the training."""
-        found = [key for line in self.evaluation for key in line if key not in TIMES]
-        found += [key for line in self.train for key in line]
-        return [key for key in dict.fromkeys(found) if key not in PLACE]
+        """Names of the logged values, those of the evaluation first."""
+        names = [key for line in self.evaluation for key in line if key not in TIMES]
+        names += [key for line in self.train for key in line]
+        return [key for key in dict.fromkeys(names) if key not in POSITION]
 
     @property
     def by_epoch(self) -> bool:
@@ -63,13 +63,13 @@ class Log(NamedTuple):
         return any('epoch' in line for line in self.train)
 
     def curve(self, key: str) -> Curve:
-        """Return the values of a key; of a step that was logged twice, as after a resumption, the later one.
+        """Return the values of a key. If a step was logged twice, as after resuming, the later value counts.
 
         Args:
-            key: as it was logged, or what follows its last ``'/'`` if that is not ambiguous, such as ``'bbox_mAP'``.
+            key: the logged key, or its part after the last ``'/'`` if that is unambiguous, such as ``'bbox_mAP'``.
 
         Raises:
-            ConfigError: for a key that was not logged, with those that were.
+            ConfigError: if the key was not logged; the message lists the logged keys.
 
         Example:
             >>> Log(Path('a.json'), [], [{'coco/bbox_mAP': 0.3, 'step': 2}]).curve('bbox_mAP').x
@@ -78,11 +78,12 @@ class Log(NamedTuple):
         known = self.keys
         name = key if key in known else None
         if name is None:
-            ends = [own for own in known if own.rpartition('/')[2] == key]
-            if len(ends) != 1:
-                found = 'several keys that end in' if ends else 'no key'
-                raise ConfigError(f'--keys: {str(self.file)!r} has {found} {key!r}; it has {", ".join(ends or known)}')
-            name = ends[0]
+            matches = [full for full in known if full.rpartition('/')[2] == key]
+            if len(matches) != 1:
+                problem = 'several keys that end in' if matches else 'no key'
+                choices = ', '.join(matches or known)
+                raise ConfigError(f'--keys: {str(self.file)!r} has {problem} {key!r}; it has {choices}')
+            name = matches[0]
         lines = [line for line in self.train if name in line]
         unit = 'iteration'
         if not lines:
@@ -90,7 +91,7 @@ class Log(NamedTuple):
             unit = 'epoch' if self.by_epoch else 'iteration'
         points = {line['step']: line[name] for line in lines if isinstance(line[name], (int, float))}
         if not points:
-            raise ConfigError(f'--keys: {key!r} of {str(self.file)!r} holds no numbers; choose another key')
+            raise ConfigError(f'--keys: {key!r} of {str(self.file)!r} has no numbers; choose another key')
         return Curve(unit, sorted(points), [points[step] for step in sorted(points)])
 
 
@@ -98,12 +99,12 @@ def read_log(path: str | Path) -> Log:
     """Read one run's log.
 
     Args:
-        path: a ``.json`` file that mmengine wrote, or a folder (a work folder, or one of its runs), whose latest log is
-            read. A last line that a killed run left unfinished is left out.
+        path: a ``.json`` log of mmengine; or a folder (a work folder, or one of its runs), whose latest log is read.
+            A last line that a killed run left unfinished is ignored.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ConfigError: if it is not such a log.
+        FileNotFoundError: if there is no log.
+        ConfigError: if the file is not a log of mmengine.
 
     Example:
         >>> read_log('work_dirs/demo/train').keys  # doctest: +SKIP
@@ -111,10 +112,10 @@ def read_log(path: str | Path) -> Log:
     """
     file = Path(path)
     if file.is_dir():
-        found = sorted(file.glob('**/vis_data/scalars.json'))
-        if not found:
+        files = sorted(file.glob('**/vis_data/scalars.json'))
+        if not files:
             raise FileNotFoundError(f'{str(path)!r} holds no vis_data/scalars.json; give the log of a run')
-        file = found[-1]
+        file = files[-1]
     if not file.is_file():
         raise FileNotFoundError(f'log {str(path)!r} does not exist; give a vis_data/*.json or a work folder')
     lines, text = [], file.read_text(errors='replace').splitlines()
@@ -124,32 +125,32 @@ def read_log(path: str | Path) -> Log:
         except json.JSONDecodeError as error:
             if number == len(text) and lines:
                 break
-            raise ConfigError(_no_log(path, f'line {number} is not JSON ({error.msg})')) from error
+            raise _not_a_log(path, f'line {number} is not JSON ({error.msg})') from error
         if not isinstance(entry, dict):
-            raise ConfigError(_no_log(path, f'line {number} holds a {type(entry).__name__}'))
-        # mmengine's older text logs begin with a line of the environment, which has no step.
+            raise _not_a_log(path, f'line {number} holds a {type(entry).__name__}')
+        # The older text logs of mmengine begin with a line about the environment, which has no step.
         if 'step' in entry:
             lines.append(entry)
     if not lines:
-        raise ConfigError(_no_log(path, 'no line has a step'))
+        raise _not_a_log(path, 'no line has a step')
     train = [line for line in lines if 'lr' in line or 'iter' in line or 'loss' in line]
     return Log(file, train, [line for line in lines if line not in train])
 
 
-def _no_log(path: Any, reason: str) -> str:
-    return f'{str(path)!r} is no log of mmengine: {reason}; give a vis_data/*.json'
+def _not_a_log(path: Any, reason: str) -> ConfigError:
+    return ConfigError(f'{str(path)!r} is not a log of mmengine: {reason}; give a vis_data/*.json')
 
 
 def run_names(paths: Sequence[str | Path]) -> list[str]:
-    """Return short names that tell runs apart: the parts of their paths that differ, dates last.
+    """Return short, distinct names of runs: the parts of their paths that differ, with dates only where needed.
 
     Example:
         >>> run_names(['w/plain/20240101_101500/vis_data/scalars.json', 'w/coc/20250101_101500/vis_data/scalars.json'])
         ['plain', 'coc']
     """
-    parts = [[part for part in Path(path).parts if part not in ('vis_data', 'scalars.json', '/')] for path in paths]
-    if len(parts) < 2:
+    if len(paths) < 2:
         return [Path(path).name for path in paths]
+    parts = [[part for part in Path(path).parts if part not in ('vis_data', 'scalars.json', '/')] for path in paths]
     undated = [[part for part in p if not re.fullmatch(r'\d{8}_\d{6}(\.json)?', part)] for p in parts]
     if all(undated) and len(set(map(tuple, undated))) == len(parts):
         parts = undated
@@ -161,11 +162,11 @@ def run_names(paths: Sequence[str | Path]) -> list[str]:
 
 
 class TrainTime(NamedTuple):
-    """How long iterations took, in seconds.
+    """Mean duration of an iteration, in seconds.
 
     Args:
-        iteration: mean over all.
-        epochs: mean of each epoch, by its number; empty if the run did not count epochs.
+        iteration: mean over the run.
+        epochs: mean over each epoch, by its number; empty if the run did not count epochs.
 
     Example:
         >>> print(TrainTime(1.5, {1: 2.0, 2: 1.0}))
@@ -189,15 +190,15 @@ class TrainTime(NamedTuple):
 
 
 def train_time(log: Log, include_outliers: bool = False) -> TrainTime:
-    """Average the times of a run's iterations.
+    """Return the mean duration of a run's iterations.
 
     Args:
-        log: of the run.
-        include_outliers: count the first value of each epoch too, in which workers start and kernels are tuned. An
-            epoch of one value keeps it.
+        log: log of the run.
+        include_outliers: include the first value of each epoch, during which workers start and kernels are tuned. It is
+            always included if the epoch has no other value.
 
     Raises:
-        ConfigError: if no time was logged.
+        ConfigError: if the log has no times.
 
     Example:
         >>> lines = [{'epoch': 1, 'time': t, 'step': s} for s, t in enumerate((9.0, 1.0, 2.0))]

@@ -1,8 +1,9 @@
-"""Theoretical receptive field: how many pixels of the image, along each axis, can change one value of a layer.
+"""Theoretical receptive field: the number of pixels of the image, along each axis, that can change a value of a layer.
 
-r <- r + (k - 1) d j and j <- j s along every path from the image, where j is the distance in pixels of neighbouring
-values, and the widest path counts: Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural
-Networks", Distill 2019. It is followed in one forward pass.
+Along every path from the image, r <- r + (k - 1) d j and j <- j s, where j is the distance of neighbouring values in
+pixels; the widest path counts. The field is followed in one forward pass.
+
+Source: Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill 2019.
 """
 
 import math
@@ -23,17 +24,18 @@ from mmkerv.ops.core.base import ConvNd
 CONVOLUTIONS = (nn.modules.conv._ConvNd, ConvNd)
 POOLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 POOLS |= {torch.max_pool1d, torch.max_pool2d, torch.max_pool3d}
-UNFOLDED = {torch.conv1d, torch.conv2d, torch.conv3d}
-# What mixes positions without a window.
+CONVOLUTION_FUNCTIONS = {torch.conv1d, torch.conv2d, torch.conv3d}
+# Functions whose results depend on all positions, and those that remove the spatial axes.
 GLOBAL = {torch.matmul, torch.bmm, torch.einsum, F.scaled_dot_product_attention, Tensor.matmul, Tensor.__matmul__}
+REDUCTIONS = {'mean', 'sum', 'flatten', 'amax', 'max', 'linear'}
 
 
 class Field(NamedTuple):
-    """Receptive field of the values of one layer, one entry for each axis.
+    """Receptive field of the values of one layer, with one entry for each axis.
 
     Args:
-        size: extent in pixels, infinite if every pixel counts.
-        jump: distance in pixels of the fields of neighbouring values.
+        size: extent in pixels; infinite if all pixels belong to it.
+        jump: distance in pixels between the fields of neighbouring values.
 
     Example:
         >>> Field((1,), (1,)).windowed((3,), (2,), (1,)).windowed((3,), (1,), (1,))
@@ -44,7 +46,7 @@ class Field(NamedTuple):
     jump: tuple[float, ...]
 
     def windowed(self, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> 'Field':
-        """Return the field behind a window that moves over these values.
+        """Return the field after a sliding window over these values.
 
         Example:
             >>> Field((3, 3), (1, 1)).windowed((3, 1), (1, 1), (2, 1))
@@ -54,7 +56,7 @@ class Field(NamedTuple):
         return Field(size, tuple(j * s for j, s in zip(self.jump, stride)))
 
     def joined(self, other: 'Field') -> 'Field':
-        """Return the field of what both reach, such as a sum.
+        """Return the smallest field that contains both, as that of a sum.
 
         Example:
             >>> Field((3, 3), (1, 1)).joined(Field((1, 5), (1, 1))).size
@@ -65,17 +67,17 @@ class Field(NamedTuple):
 
 @contextmanager
 def followed(model: nn.Module, image: Tensor) -> Iterator[dict[nn.Module, Field]]:
-    """Follow the receptive field from an image (N, C, *spatial) through the model's forward passes in the block.
+    """Follow the receptive field of an image (N, C, *spatial) through the forward passes of a model in the block.
 
-    Normalisation is not counted, as is usual. A value that was pooled over all positions, and one that attention mixed,
-    sees everything; what was cut out of regions (RoIAlign) has no field.
+    As usual, normalisation is ignored. Values pooled over all positions, or mixed by attention, have an infinite field;
+    values of regions (RoIAlign) have none.
 
     Args:
         model: any module.
-        image: the very tensor that goes in.
+        image: the tensor that is passed to the model, not a copy of it.
 
     Yields:
-        The fields of the convolutions' outputs; of a shared one, the widest.
+        The fields of the convolutions' outputs; of a shared convolution, the widest.
 
     Example:
         >>> model, x = nn.Sequential(nn.Conv2d(3, 8, 7, 2, 3), nn.MaxPool2d(3, 2, 1)), torch.rand(1, 3, 32, 32)
@@ -96,7 +98,7 @@ def followed(model: nn.Module, image: Tensor) -> Iterator[dict[nn.Module, Field]
         field = known.entering.pop(module, None)
         if field is None or not isinstance(output, Tensor):
             return
-        field = _behind(module, field)
+        field = _after_layer(module, field)
         known[output] = field
         fields[module] = fields[module].joined(field) if module in fields else field
 
@@ -111,11 +113,12 @@ def followed(model: nn.Module, image: Tensor) -> Iterator[dict[nn.Module, Field]
             handle.remove()
 
 
-def _behind(module: nn.Module, field: Field) -> Field:
+def _after_layer(module: nn.Module, field: Field) -> Field:
+    """The field after a convolution or an operator."""
     dims = len(field.size)
     kernel, stride, dilation = (_ntuple(dims)(getattr(module, key)) for key in ('kernel_size', 'stride', 'dilation'))
     if len(kernel) != dims:
-        # A sequence that stands in an image of one row.
+        # A 1-D layer, for a sequence that is an image of one row.
         kernel, stride, dilation = (1, *kernel), (1, *stride), (1, *dilation)
     if not getattr(module, 'transposed', False):
         return field.windowed(kernel, stride, dilation)
@@ -125,7 +128,7 @@ def _behind(module: nn.Module, field: Field) -> Field:
 
 
 class _Known(TorchFunctionMode):
-    """Remembers the field of every tensor that came from the image."""
+    """Mode that keeps the field of every tensor that depends on the image."""
 
     def __init__(self):
         super().__init__()
@@ -137,13 +140,14 @@ class _Known(TorchFunctionMode):
 
     def of(self, values: Any) -> Field | None:
         """The field of all tensors in a structure together."""
-        found = None
+        joined = None
         for value in tree_flatten(values)[0]:
             reference, field = self.fields.get(id(value), (None, None))
-            # An id is used again when its tensor is gone.
+            # The id of a deleted tensor may be reused.
             if reference is not None and reference() is value:
-                found = field if found is None or len(found.size) != len(field.size) else found.joined(field)
-        return found
+                same_axes = joined is not None and len(joined.size) == len(field.size)
+                joined = joined.joined(field) if same_axes else field
+        return joined
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -152,31 +156,35 @@ class _Known(TorchFunctionMode):
         field = self.of((args, kwargs)) if tensors else None
         if field is not None:
             for tensor in tensors:
-                self[tensor] = _after(func, args, kwargs, field, tensor)
+                self[tensor] = _after_function(func, args, kwargs, field, tensor)
         return outputs
 
 
-def _after(func: Any, args: tuple, kwargs: dict, field: Field, output: Tensor) -> Field:
-    dims, everything = len(field.size), Field((math.inf,) * len(field.size), field.jump)
+def _after_function(func: Any, args: tuple, kwargs: dict, field: Field, output: Tensor) -> Field:
+    """The field after a function of torch; any function that is not named here leaves it unchanged."""
+    dims, name = len(field.size), getattr(func, '__name__', '')
+    infinite = Field((math.inf,) * dims, field.jump)
     if func in GLOBAL:
-        return everything
+        return infinite
     x = next((value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)), output)
     if func in POOLS:
-        given = dict(zip(('input', 'kernel_size', 'stride', 'padding', 'dilation'), args)) | kwargs
-        kernel = _ntuple(dims)(given['kernel_size'])
-        dilation = 1 if 'avg' in func.__name__ else given.get('dilation', 1)
-        return field.windowed(kernel, _ntuple(dims)(given.get('stride') or kernel), _ntuple(dims)(dilation))
-    if func in UNFOLDED:
-        given = dict(zip(('input', 'weight', 'bias', 'stride', 'padding', 'dilation'), args)) | kwargs
-        size = tuple(given['weight'].shape[2:])
+        call = dict(zip(('input', 'kernel_size', 'stride', 'padding', 'dilation'), args)) | kwargs
+        kernel = _ntuple(dims)(call['kernel_size'])
+        # The fifth argument of an average pooling is not a dilation.
+        dilation = 1 if 'avg' in name else call.get('dilation', 1)
+        return field.windowed(kernel, _ntuple(dims)(call.get('stride') or kernel), _ntuple(dims)(dilation))
+    if func in CONVOLUTION_FUNCTIONS:
+        call = dict(zip(('input', 'weight', 'bias', 'stride', 'padding', 'dilation'), args)) | kwargs
+        size = tuple(call['weight'].shape[2:])
         if len(size) == dims:
-            return field.windowed(size, *(_ntuple(dims)(given.get(key, 1)) for key in ('stride', 'dilation')))
+            return field.windowed(size, *(_ntuple(dims)(call.get(key, 1)) for key in ('stride', 'dilation')))
     if func is F.interpolate:
-        between = 1 if kwargs.get('mode', 'nearest').startswith('nearest') else 2
+        # A linear interpolation reads two neighbouring values.
+        values = 1 if kwargs.get('mode', 'nearest').startswith('nearest') else 2
         scale = [a / b for a, b in zip(x.shape[2:], output.shape[2:])]
-        wide = field.windowed((between,) * dims, (1,) * dims, (1,) * dims)
+        wide = field.windowed((values,) * dims, (1,) * dims, (1,) * dims)
         return Field(wide.size, tuple(j * s for j, s in zip(wide.jump, scale)))
-    pooled = 'adaptive' in getattr(func, '__name__', '') and x.shape[2:] != output.shape[2:]
-    gone = x.dim() == dims + 2 and output.dim() < x.dim() and math.prod(x.shape[2:]) > 1
-    flat = getattr(func, '__name__', '') in ('mean', 'sum', 'flatten', 'amax', 'max', 'linear')
-    return everything if pooled or (gone and flat) else field
+    pooled = 'adaptive' in name and x.shape[2:] != output.shape[2:]
+    several = x.dim() == dims + 2 and math.prod(x.shape[2:]) > 1
+    reduced = name in REDUCTIONS and several and output.dim() < x.dim()
+    return infinite if pooled or reduced else field

@@ -1,4 +1,4 @@
-"""How fast a network infers, a data loader loads and a data set reads: for models of all three libraries."""
+"""Speed of inference, of data loading and of reading a data set, for models of all three libraries."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,10 +20,10 @@ from mmkerv.ops.core.base import ConvNd
 
 
 class Speed(NamedTuple):
-    """Times of the runs of one benchmark.
+    """Times of the runs of a benchmark.
 
     Args:
-        seconds: mean of an item (image, batch or sample), for each run.
+        seconds: mean seconds per item (image, batch or sample), for each run.
 
     Example:
         >>> print(Speed([0.1, 0.1]))
@@ -34,7 +34,7 @@ class Speed(NamedTuple):
 
     @property
     def rates(self) -> list[float]:
-        """Items a second, for each run."""
+        """Items per second, for each run."""
         return [1 / seconds for seconds in self.seconds]
 
     def __str__(self) -> str:
@@ -53,14 +53,14 @@ def measured(
     tell: Callable[[int, float], None] | None = None,
     interval: int = 50,
 ) -> Speed:
-    """Time some work on items; without any, how long it takes to get them.
+    """Time some work on items, or without any work, reading the items.
 
     Args:
-        items: gives the items of a run; they are given again if they are fewer than ``most``.
-        work: done with each; reading it is not timed. What a GPU has queued is waited for before and after.
+        items: returns the items of a run; it is called again if they are fewer than ``most``.
+        work: called with each item; reading the item is then not timed. A GPU is synchronised before and after.
         runs: number of runs.
-        most: items of a run, those that are not timed included.
-        warmup: items that are not timed, fewer than ``most``.
+        most: items of a run, including those that are not timed.
+        warmup: items at the start that are not timed, fewer than ``most``.
         tell: called every ``interval`` items with their number and the rate so far.
         interval: see ``tell``.
 
@@ -75,15 +75,15 @@ def measured(
         raise ConfigError(f'--max-iter must be above --num-warmup, got {most} and {warmup}: nothing would be timed')
     means = []
     for _ in range(runs):
-        total, source = 0.0, _endless(items)
+        total, source = 0.0, _repeated(items)
         for number in range(1, most + 1):
             start = time.perf_counter()
             item = next(source)
             if work is not None:
-                _wait()
+                _synchronize()
                 start = time.perf_counter()
                 work(item)
-                _wait()
+                _synchronize()
             if number > warmup:
                 total += time.perf_counter() - start
                 if tell and (number % interval == 0 or number == most):
@@ -92,27 +92,27 @@ def measured(
     return Speed(means)
 
 
-def _endless(items: Callable[[], Iterable]) -> Iterator:
+def _repeated(items: Callable[[], Iterable]) -> Iterator:
     while True:
         empty = True
         for item in items():
             empty = False
             yield item
         if empty:
-            raise ConfigError('the data set is empty; choose another phase, or mend its annotations')
+            raise ConfigError('the data set is empty; choose another phase, or fix its annotations')
 
 
-def _wait() -> None:
+def _synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """Fuse batch norms into the convolutions before them, in place, where that is right.
+    """Fuse batch norms into the convolutions before them, in place.
 
     Raises:
-        ConfigError: if the model has operators that are not folded. mmcv would leave their norms, and the norm behind
-            a convolution and an operator in a row it would fuse into the convolution, which is wrong.
+        ConfigError: if the model has operators that are not folded. mmcv leaves their norms as they are; and in a
+            sequence of convolution, operator and norm, it fuses the norm into the convolution, which is wrong.
 
     Example:
         >>> fused(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))[1]  # doctest: +SKIP
@@ -132,18 +132,18 @@ def fused(model: nn.Module) -> nn.Module:
 
 
 def inference_speed(cfg: Config, model: nn.Module, phase: str = 'test', **settings: Any) -> Speed:
-    """Time a model on single images of a phase's data, preprocessing and post-processing included, reading not.
+    """Time a model on single images of a phase's data, with preprocessing and post-processing but without reading.
 
-    Generated kernels are computed once, as in our test tool.
+    Generated kernels are computed once, as in ``tools/test.py``.
 
     Args:
-        cfg: its config.
-        model: in evaluation mode, on its device.
+        cfg: config of the model.
+        model: model in evaluation mode, on its device.
         phase: ``'train'``, ``'val'`` or ``'test'``.
         **settings: see :func:`measured`.
 
     Raises:
-        ConfigError: if the data is not there.
+        ConfigError: if the data does not exist.
 
     Example:
         >>> inference_speed(cfg, model, most=50)  # doctest: +SKIP
@@ -155,16 +155,16 @@ def inference_speed(cfg: Config, model: nn.Module, phase: str = 'test', **settin
 
 
 def loading_speed(cfg: Config, task: str, phase: str = 'test', **settings: Any) -> Speed:
-    """Time a phase's data.
+    """Time the loading of a phase's data.
 
     Args:
-        cfg: config.
-        task: ``'dataloader'`` times batches with all workers, ``'dataset'`` samples in this process.
+        cfg: config with the data.
+        task: ``'dataloader'`` times batches with all workers, ``'dataset'`` single samples in this process.
         phase: ``'train'``, ``'val'`` or ``'test'``.
         **settings: see :func:`measured`.
 
     Raises:
-        ConfigError: if the data is not there.
+        ConfigError: if the data does not exist.
 
     Example:
         >>> loading_speed(cfg, 'dataset', most=50)  # doctest: +SKIP
@@ -185,7 +185,7 @@ def data_loader(cfg: Config, phase: str, **changes: Any) -> Any:
     """Build a phase's data loader, with changes to its config.
 
     Raises:
-        ConfigError: if the config has none, or its data is not there.
+        ConfigError: if the config has none, or its data does not exist.
 
     Example:
         >>> data_loader(cfg, 'test', batch_size=1)  # doctest: +SKIP
@@ -199,7 +199,7 @@ def data_set(cfg: Config, phase: str) -> Any:
     """Build a phase's data set.
 
     Raises:
-        ConfigError: if the config has none, or its data is not there.
+        ConfigError: if the config has none, or its data does not exist.
 
     Example:
         >>> len(data_set(cfg, 'train'))  # doctest: +SKIP
@@ -213,25 +213,25 @@ def data_set(cfg: Config, phase: str) -> Any:
 
 
 def image_shapes(cfg: Config, model: nn.Module, number: int) -> list[tuple[int, int]]:
-    """Return height and width of the first images of the test data as the model gets them, padding included.
+    """Return height and width of the first images of the test data as the model gets them, with padding.
 
     Args:
-        cfg: config.
-        model: whose preprocessor pads.
-        number: of images.
+        cfg: config with the data.
+        model: model with the preprocessor that pads.
+        number: number of images.
 
     Raises:
-        ConfigError: if the data is not there.
+        ConfigError: if the data does not exist.
 
     Example:
         >>> image_shapes(cfg, model, 2)  # doctest: +SKIP
         [(800, 1216), (800, 1088)]
     """
-    dataset, found = data_set(cfg, 'test'), []
+    dataset, shapes = data_set(cfg, 'test'), []
     for index in range(min(number, len(dataset))):
         inputs = model.data_preprocessor(pseudo_collate([dataset[index]]), False)['inputs']
-        found.append(tuple(inputs[0].shape[-2:]))
-    return found
+        shapes.append(tuple(inputs[0].shape[-2:]))
+    return shapes
 
 
 def _check(cfg: Config, phase: str) -> None:

@@ -38,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv')
-    from mmkerv.analysis.layer_report import layer_report
-    from mmkerv.analysis.layer_table import to_csv, to_json, to_markdown
+    from mmkerv.analysis.layer_report import layer_report, to_csv, to_json, to_markdown
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
 

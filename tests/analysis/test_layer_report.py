@@ -15,8 +15,7 @@ from mmengine.registry import init_default_scope
 
 from mmkerv.analysis.complexity import complexity
 from mmkerv.analysis.conv_forms import Cost, Shape, forms
-from mmkerv.analysis.layer_report import layer_report
-from mmkerv.analysis.layer_table import to_csv, to_json, to_markdown
+from mmkerv.analysis.layer_report import layer_report, to_csv, to_json, to_markdown
 from mmkerv.analysis.receptive_field import followed
 from mmkerv.ops import (
     CKConv1d,

@@ -101,7 +101,7 @@ def test_the_end_that_a_killed_run_left_is_dropped(tmp_path):
     ],
 )
 def test_what_is_no_log_is_named(tmp_path, content, message):
-    with pytest.raises(ConfigError, match=rf"scalars.json' is no log of mmengine: {message}.*give a vis_data"):
+    with pytest.raises(ConfigError, match=rf"scalars.json' is not a log of mmengine: {message}.*give a vis_data"):
         read_log(write(tmp_path, content))
 
 

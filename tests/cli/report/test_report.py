@@ -263,8 +263,8 @@ def test_curves_are_those_of_the_latest_run(tmp_path):
     ('lines', 'error', 'message'),
     [
         (None, FileNotFoundError, 'holds no vis_data'),
-        (['{"loss": 1'], ConfigError, 'is no log of mmengine'),
-        (['{"loss": 1}'], ConfigError, 'is no log of mmengine'),
+        (['{"loss": 1'], ConfigError, 'is not a log of mmengine'),
+        (['{"loss": 1}'], ConfigError, 'is not a log of mmengine'),
         (['{"coco/bbox_mAP": 0.3, "step": 2}'], ConfigError, 'has no loss'),
     ],
 )

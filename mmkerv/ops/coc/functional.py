@@ -14,7 +14,7 @@ from torch import Tensor
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.tap_matrix import tap_selector
 from mmkerv.ops.coc.tile_product import tile_product
-from mmkerv.ops.core.precision import is_recording
+from mmkerv.ops.core.tracing import is_recording
 
 SHARE_MODES = ('ci', 'co', 'cico', None)
 

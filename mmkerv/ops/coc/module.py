@@ -26,7 +26,7 @@ from mmkerv.ops.coc.tap_matrix import tap_selector
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.ops.core.precision import is_recording
+from mmkerv.ops.core.tracing import is_recording
 from mmkerv.ops.core.recompute import convolve_and_forget
 
 

@@ -1,48 +1,18 @@
-"""The type operators compute in: which one autocast asks for, and convolutions in true float32."""
+"""The floating-point types operators compute in."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
-
-from mmkerv.ops.core.base import CONVOLUTIONS
-
-# Custom autograd functions are for eager execution; torch.compile saves by itself what is worth it. torch 2.1 cannot
-# trace one that takes more than tensors, and 2.11 gives wrong gradients to one that changes in place what it returns.
-is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
-def is_recording() -> bool:
-    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` is making a graph of torch's operations.
-
-    A saved trace has no place for autograd functions, and the legacy ONNX exporter loses what is written into a view.
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """Return the type that kernels are computed in: float64 for parameters of that type, float32 for all others.
 
     Example:
-        >>> is_recording()
-        False
+        >>> wide_type(torch.bfloat16), wide_type(torch.float64)
+        (torch.float32, torch.float64)
     """
-    return is_compiling() or torch.jit.is_tracing()
-
-
-def is_traced_for_any_size() -> bool:
-    """Whether the graph being recorded, by ``torch.jit.trace`` or ``torch.export``, is to serve other sizes as well.
-
-    Example:
-        >>> is_traced_for_any_size()
-        False
-    """
-    # Dynamo takes is_exporting() for true in torch.compile too.
-    return torch.jit.is_tracing() or (_is_exporting() and not _is_dynamo_compiling())
-
-
-def _never() -> bool:
-    return False
-
-
-# torch 2.7 and later.
-_is_exporting = getattr(torch.compiler, 'is_exporting', _never)
-_is_dynamo_compiling = getattr(torch.compiler, 'is_dynamo_compiling', _never)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
@@ -72,167 +42,3 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
     if device.type == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-
-
-def exact_convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
-    r"""Convolve in float32 (or float64), without autocast and without TensorFloat-32: :math:`y = x * w + b`.
-
-    A squared distance is a small difference of such large sums, so their rounding must be that of float32.
-
-    Args:
-        x: (N, C, *spatial), float32 or float64.
-        weight: (O, C/groups, *kernel), of the same type.
-        bias: (O,) or ``None``.
-        stride: step of the window, one integer for each axis.
-        padding: zeros on each side, likewise.
-        dilation: distance of the kernel's taps, likewise.
-        groups: blocks of channels.
-
-    Example:
-        >>> exact_convolution(torch.ones(1, 1, 4), torch.ones(2, 1, 3), None, (1,), (0,), (1,), 1).shape
-        torch.Size([1, 2, 2])
-    """
-    geometry = list(stride), list(padding), list(dilation), groups
-    with full_precision(x.device):
-        if x.is_cuda and x.dtype == torch.float32:
-            return without_tf32(x, weight, bias, *geometry)
-        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, *geometry)
-
-
-def exact_convolution_gradients(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    mask: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`exact_convolution` by input, weight and bias, in the same precision.
-
-    Args:
-        grad: gradient by the output.
-        x: (N, C, *spatial).
-        weight: (O, C/groups, *kernel).
-        stride: step of the window, one integer for each axis.
-        padding: zeros on each side, likewise.
-        dilation: distance of the kernel's taps, likewise.
-        groups: blocks of channels.
-        mask: which of the three are wanted; the others are undefined.
-
-    Example:
-        >>> x, w, grad = torch.ones(1, 1, 4), torch.ones(2, 1, 3), torch.ones(1, 2, 2)
-        >>> exact_convolution_gradients(grad, x, w, (1,), (0,), (1,), 1, [False, False, True])[2]
-        tensor([2., 2.])
-    """
-    arguments = grad, x, weight, list(stride), list(padding), list(dilation), groups, list(mask)
-    with full_precision(x.device):
-        if x.is_cuda and x.dtype == torch.float32:
-            return _without_tf32_backward(*arguments)
-        return _gradients(*arguments)
-
-
-@contextmanager
-def _ieee() -> Iterator[None]:
-    cudnn = torch.backends.cudnn
-    if hasattr(cudnn, 'conv'):
-        # torch 2.9 and later. The older name reads and sets this one too, and fails where the two were mixed.
-        before = cudnn.conv.fp32_precision
-        cudnn.conv.fp32_precision = 'ieee'
-        try:
-            yield
-        finally:
-            cudnn.conv.fp32_precision = before
-        return
-    # Left out, an argument would not keep its setting but take a default of its own: cuDNN off, for one.
-    settings = {name: getattr(cudnn, name) for name in ('enabled', 'benchmark', 'benchmark_limit', 'deterministic')}
-    with cudnn.flags(**settings, allow_tf32=False):
-        yield
-
-
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    with _ieee():
-        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
-
-
-def _convolution_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    mask: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    with _ieee():
-        grads = _gradients(grad, x, weight, stride, padding, dilation, groups, mask)
-    return tuple(grad.new_empty(0) if g is None else g for g in grads)
-
-
-def _gradients(grad: Tensor, x: Tensor, weight: Tensor, stride, padding, dilation, groups: int, mask) -> tuple:
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, [len(weight)], stride, padding, dilation, False, [0] * (weight.dim() - 2), groups, mask
-    )
-
-
-def _setup(ctx, inputs: tuple, output: Tensor) -> None:
-    x, weight, bias, *geometry = inputs
-    ctx.save_for_backward(x, weight)
-    ctx.geometry, ctx.has_bias = geometry, bias is not None
-
-
-def _backward_by(function: Callable) -> Callable:
-    def backward(ctx, grad: Tensor) -> tuple:
-        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias and ctx.needs_input_grad[2]]
-        grads = function(grad, *ctx.saved_tensors, *ctx.geometry, mask)
-        return (*(g if wanted else None for g, wanted in zip(grads, mask)), None, None, None, None)
-
-    return backward
-
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry) -> Tensor:
-        return _convolution(x, weight, bias, *geometry)
-
-    setup_context = staticmethod(_setup)
-    backward = staticmethod(torch.autograd.function.once_differentiable(_backward_by(_convolution_backward)))
-
-
-if hasattr(torch.library, 'custom_op'):
-    # An operator of its own is one node for torch.compile, which otherwise cannot follow a change of cuDNN's flags.
-    without_tf32 = torch.library.custom_op('mmkerv::convolution', _convolution, mutates_args=())
-    _without_tf32_backward = torch.library.custom_op(
-        'mmkerv::convolution_backward', _convolution_backward, mutates_args=()
-    )
-
-    @without_tf32.register_fake
-    def _(x, weight, bias, stride, padding, dilation, groups):
-        return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
-
-    @_without_tf32_backward.register_fake
-    def _(grad, x, weight, stride, padding, dilation, groups, mask):
-        shapes = (x.shape, weight.shape, weight.shape[:1])
-        return tuple(grad.new_empty(shape if wanted else 0) for shape, wanted in zip(shapes, mask))
-
-    without_tf32.register_autograd(_backward_by(_without_tf32_backward), setup_context=_setup)
-else:
-    without_tf32, _without_tf32_backward = _Convolution.apply, _convolution_backward

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.precision import is_recording
+from mmkerv.ops.core.tracing import is_recording
 
 
 def circular_convolution(

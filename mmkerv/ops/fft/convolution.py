@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.base import output_shape
-from mmkerv.ops.core.precision import autocast_type, full_precision, is_compiling
+from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.tracing import is_compiling
 from mmkerv.ops.fft.circular import circular_convolution
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
-from mmkerv.ops.core.precision import is_recording
+from mmkerv.ops.core.tracing import is_recording
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.precision import exact_convolution, exact_convolution_gradients, is_recording
+from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.kerv.exact_convolution import exact_convolution, exact_convolution_gradients
 
 
 def box_sum(

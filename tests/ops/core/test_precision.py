@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from mmkerv.ops import KervConv2d
-from mmkerv.ops.core.precision import autocast_type, exact_convolution, full_precision, without_tf32
+from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.kerv.exact_convolution import exact_convolution, without_tf32
 from tests.ops.contract import relative
 from tests.ops.kerv.kerv_oracle import kerv_loop
 
@@ -202,7 +203,7 @@ def test_the_form_without_tf32_under_the_new_names(place, precision):
     """In a process of its own: what is set under both names cannot be set back."""
     program = f"""
 import torch
-from mmkerv.ops.core import precision
+from mmkerv.ops.kerv import exact_convolution as precision
 inside = []
 convolve = precision.CONVOLUTIONS[2]
 precision.CONVOLUTIONS[2] = lambda *a: (inside.append(torch.backends.cudnn.conv.fp32_precision), convolve(*a))[1]

@@ -21,7 +21,8 @@ from torch._dynamo.exc import TorchDynamoException
 
 from mmkerv.ops.core.arguments import ceil_div
 from mmkerv.ops.core.base import output_shape
-from mmkerv.ops.core.precision import full_precision, is_compiling
+from mmkerv.ops.core.precision import full_precision
+from mmkerv.ops.core.tracing import is_compiling
 from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
 
 # Sums that share what they load. More of them do not fit into the registers; compilation time grows with both numbers.

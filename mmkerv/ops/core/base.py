@@ -1,19 +1,43 @@
-"""What every operator shares with ``nn.Conv1d``, ``2d``, ``3d``: arguments, attributes, initialisation, padding."""
+"""Base of all operators: the arguments, attributes, initialisation and padding of torch's convolutions.
 
+An operator derives from :class:`Conv1d`, :class:`Conv2d` or :class:`Conv3d`, states its own arguments as a ``NamedTuple``
+called ``Options``, and makes its parameters in ``make_parameters``. The other class attributes are what the rest of the
+package asks about it.
+"""
+
+import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
-from mmkerv.errors import ArgumentError
+from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class NoOptions(NamedTuple):
+    """Options of an operator that has no arguments beyond those of torch's convolutions.
+
+    Example:
+        >>> NoOptions().checked()
+        NoOptions()
+    """
+
+    def checked(self) -> 'NoOptions':
+        """Return the options if every value and their combination is legal.
+
+        Example:
+            >>> NoOptions().checked()
+            NoOptions()
+        """
+        return self
 
 
 class ConvNd(nn.Module):
@@ -33,10 +57,11 @@ class ConvNd(nn.Module):
         padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
         device: where the parameters are created.
         dtype: their type.
+        **options: the operator's own arguments, the fields of its ``Options``.
 
     Raises:
         ValueError: if an argument's value breaks its rule; the message names it.
-        TypeError: if an argument has the wrong type.
+        TypeError: if an argument is unknown or has the wrong type.
 
     Example:
         >>> Conv2d(3, 8, 3, padding=1).weight.shape
@@ -46,8 +71,16 @@ class ConvNd(nn.Module):
     dims: int
     transposed = False
     output_padding: tuple[int, ...]
-    # An operator whose kernel comes from no basic one sets it to False; its `weight` is None.
+    # The operator's own arguments: a NamedTuple with a default for each, whose `checked()` returns it or raises.
+    Options: type = NoOptions
+    # False for an operator whose kernel comes from no basic one; its `weight` is None.
     has_weight = True
+    # Name in commands and file names: the registered name in lower case without `conv`.
+    short_name = ''
+    # Whether configs replace 1x1 convolutions by it too.
+    takes_1x1 = False
+    # Names of its parameters and submodules that take no weight decay.
+    no_decay: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -63,8 +96,11 @@ class ConvNd(nn.Module):
         *,
         device: Any = None,
         dtype: Any = None,
+        **options: Any,
     ):
+        checked = self.checked_options(options)
         super().__init__()
+        self.options = checked
         self.in_channels = arguments.integer(in_channels, 'in_channels', 1)
         self.out_channels = arguments.integer(out_channels, 'out_channels', 1)
         self.groups = arguments.integer(groups, 'groups', 1)
@@ -81,14 +117,55 @@ class ConvNd(nn.Module):
         factory = {'device': device, 'dtype': dtype}
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
-        if bias:
-            self.bias = nn.Parameter(torch.empty(self.out_channels, **factory))
+        self.register_parameter('bias', nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None)
+        self.make_parameters(factory)
+        if type(self).__init__ is ConvNd.__init__:
+            self.reset_parameters()
         else:
-            self.register_parameter('bias', None)
-        ConvNd.reset_parameters(self)
+            self._reset_weight_and_bias()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Shows the options by name in help() and to inspect.signature. A class with a constructor of its own shows that.
+        cls.__signature__ = _signature(cls.Options) if cls.__init__ is ConvNd.__init__ else None
+
+    @classmethod
+    def checked_options(cls, options: dict[str, Any], face: type | None = None) -> Any:
+        """Return the operator's own arguments as its ``Options``.
+
+        Args:
+            options: the arguments by name.
+            face: the class that the user named, if not this one; its ``keywords`` are arguments too.
+
+        Raises:
+            ValueError: if a value or a combination breaks its rule.
+            TypeError: if an argument is unknown or has the wrong type.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d.checked_options({'association': 3}).association
+            3
+        """
+        fields = cls.Options._fields
+        known = (*getattr(face, 'keywords', ()), *fields, *CONV2D_KEYWORDS)
+        arguments.reject_unknown((face or cls).__name__, [name for name in options if name not in fields], known)
+        return cls.Options(**options).checked()
+
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Check the geometry against the options and make the operator's own parameters, still empty.
+
+        Called by the constructor after all arguments, ``weight`` and ``bias`` are there, and before
+        :meth:`reset_parameters`.
+
+        Args:
+            factory: ``device`` and ``dtype`` of the parameters.
+
+        Example:
+            >>> Conv2d(3, 8, 3).make_parameters({})
+        """
 
     def reset_parameters(self) -> None:
-        """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, with the same random numbers.
+        """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, then start the operator's own parameters.
 
         Example:
             >>> _ = torch.manual_seed(0); mine = Conv2d(2, 2, 3)
@@ -96,23 +173,79 @@ class ConvNd(nn.Module):
             >>> bool(torch.equal(mine.weight, plain.weight))
             True
         """
+        self._reset_weight_and_bias()
+        self.reset_operator_parameters()
+
+    def _reset_weight_and_bias(self) -> None:
         if self.weight is not None:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.in_channels // self.groups * math.prod(self.kernel_size))
+            size = self.kernel_size if self.weight is None else self.weight.shape[2:]
+            bound = 1 / math.sqrt(self.in_channels // self.groups * math.prod(size))
             nn.init.uniform_(self.bias, -bound, bound)
+
+    def reset_operator_parameters(self) -> None:
+        """Start the operator's own parameters and leave ``weight`` and ``bias`` as they are.
+
+        Example:
+            >>> Conv2d(3, 8, 3).reset_operator_parameters()
+        """
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the operator's own parameters by name: all but ``weight`` and ``bias``.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> list(CoCConv2d(4, 8, 3).own_parameters())
+            ['super_layers.0.weight']
+        """
+        return {name: p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether a fresh layer computes what the plain convolution with its ``weight`` and ``bias`` computes.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d(4, 8, 3).starts_as_identity
+            True
+        """
+        return False
+
+    @classmethod
+    def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
+
+        Args:
+            conv_cfg: the config that the layer was built with.
+
+        Example:
+            >>> Conv2d.deploy_cfg(dict(type='CoCConv'))
+        """
+        return None
+
+    @classmethod
+    def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, ...], groups: int) -> bool:
+        """Whether configs keep a convolution of this shape plain, because the operator has nothing to do there.
+
+        Example:
+            >>> Conv2d.leaves_plain(8, (1, 1), groups=1), Conv2d.leaves_plain(8, (3, 1), groups=1)
+            (True, False)
+        """
+        return max(kernel_size) == 1 and not cls.takes_1x1
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise RuntimeError(
             f"{type(self).__name__}._conv_forward was called, as mmcv's efficient_conv_bn_eval does: it would use "
-            '`weight` '
-            'as the kernel, which it is not. Fold the operators first with mmkerv.ops.switch_to_deploy(model), '
-            'or leave efficient_conv_bn_eval off.'
+            f'`weight` as the kernel, which it is not. {self._instead_of_conv_forward()}'
         )
+
+    def _instead_of_conv_forward(self) -> str:
+        return 'Leave efficient_conv_bn_eval off.'
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Return the input, padded unless the convolution can do it itself, and the padding left to it."""
-        # Host libraries rewrite stride, padding and dilation of built layers, so all three are read at each call.
+        # Upstream libraries rewrite stride, padding and dilation of built layers, so all three are read at each call.
         return pad(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
 
     def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
@@ -120,9 +253,18 @@ class ConvNd(nn.Module):
         x, padding = self._pad(x)
         return CONVOLUTIONS[self.dims](x, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
 
+    def _fold(self, dense: bool) -> nn.Module:
+        arguments.boolean(dense, 'dense')
+        with torch.no_grad():
+            return self._folded(dense)
+
+    def _folded(self, dense: bool) -> nn.Module:
+        """The equal plain module: the cheapest one, or a single convolution if ``dense``."""
+        raise FoldError(f'{type(self).__name__} has no equal plain convolution; deploy it as it is')
+
     @torch.no_grad()
     def _plain(self, weight: Tensor, bias: Tensor | None, **geometry: Any) -> nn.Module:
-        """Return torch's convolution with copies of ``weight`` and ``bias``, of this geometry but for what is given."""
+        """Return torch's convolution with copies of ``weight`` and ``bias``; ``geometry`` overrides this layer's."""
         plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[self.dims - 1]
         names = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
         geometry = {name: getattr(self, name) for name in names} | geometry
@@ -139,25 +281,42 @@ class ConvNd(nn.Module):
         return conv.train(self.training)
 
     def _parameter(self) -> Tensor:
-        """Return the parameter whose type, device and ``requires_grad`` stand for the layer's."""
+        """The parameter whose type, device and ``requires_grad`` are taken as the layer's."""
         return self.weight
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
-        own = {f'{prefix}{name}': p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
+        own = {f'{prefix}{name}': p for name, p in self.own_parameters().items()}
         plain = self.weight is not None and f'{prefix}weight' in state_dict
         if plain and not any(key in state_dict for key in own):
             state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Return the arguments as torch's convolutions print them.
+        """Return the arguments as torch's convolutions print them, and the options that differ from the default.
 
         Example:
             >>> Conv2d(3, 8, 3, padding=1, bias=False).extra_repr()
             '3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False'
         """
-        return nn.Conv2d.extra_repr(self)
+        defaults = self.options._field_defaults
+        changed = [f'{name}={value!r}' for name, value in self.options._asdict().items() if value != defaults[name]]
+        return ', '.join([nn.Conv2d.extra_repr(self), *changed])
+
+
+def _signature(options: type) -> inspect.Signature:
+    """The constructor's signature with the options as keyword-only arguments in the place of ``**options``."""
+    _, *plain = [p for p in inspect.signature(ConvNd.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=options._field_defaults[name],
+            annotation=options.__annotations__[name],
+        )
+        for name in options._fields
+    ]
+    return inspect.Signature([*plain, *own])
 
 
 class Conv1d(ConvNd):
@@ -171,9 +330,25 @@ class Conv1d(ConvNd):
     dims = 1
     output_padding = (0,)
 
+    def to_conv1d(self, dense: bool = False) -> nn.Module:
+        """Return the plain module that computes the same, with parameters of its own.
+
+        Args:
+            dense: one ``nn.Conv1d``, also where several convolutions in a row are cheaper.
+
+        Raises:
+            FoldError: if no plain convolution computes the same.
+
+        Example:
+            >>> from mmkerv.ops import KervConv1d
+            >>> type(KervConv1d(3, 8, 3, kernel='linear').to_conv1d()).__name__
+            'Conv1d'
+        """
+        return self._fold(dense)
+
 
 # mmengine's initialisers match a layer by its class name and the names of its direct bases. The direct base of each
-# operator is therefore called `Conv2d`: a host network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` treats the
+# operator is therefore called `Conv2d`: a network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` treats the
 # operator's `weight` as that of a plain convolution. It is not an `nn.Conv2d`: mmcv's `fuse_conv_bn`,
 # `efficient_conv_bn_eval` and FLOP tables take `weight` for the kernel of every `nn.Conv2d`, and would corrupt it.
 class Conv2d(ConvNd):
@@ -187,6 +362,23 @@ class Conv2d(ConvNd):
     dims = 2
     output_padding = (0, 0)
 
+    def to_conv2d(self, dense: bool = False) -> nn.Module:
+        """Return the plain module that computes the same, with parameters of its own.
+
+        Args:
+            dense: one ``nn.Conv2d``, also where several convolutions in a row are cheaper.
+
+        Raises:
+            FoldError: if no plain convolution computes the same.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> op, x = CoCConv2d(4, 8, 3), torch.randn(1, 4, 5, 5)
+            >>> bool(torch.equal(op.to_conv2d()(x), op(x)))
+            True
+        """
+        return self._fold(dense)
+
 
 class Conv3d(ConvNd):
     """Base class of the 3-D operators.
@@ -198,6 +390,22 @@ class Conv3d(ConvNd):
 
     dims = 3
     output_padding = (0, 0, 0)
+
+    def to_conv3d(self, dense: bool = False) -> nn.Module:
+        """Return the plain module that computes the same, with parameters of its own.
+
+        Args:
+            dense: one ``nn.Conv3d``, also where several convolutions in a row are cheaper.
+
+        Raises:
+            FoldError: if no plain convolution computes the same.
+
+        Example:
+            >>> from mmkerv.ops import KervConv3d
+            >>> type(KervConv3d(2, 4, 3, kernel='linear').to_conv3d()).__name__
+            'Conv3d'
+        """
+        return self._fold(dense)
 
 
 def pad(

@@ -77,17 +77,13 @@ class GeneratedKernel:
             )
         return self._frozen_kernel
 
-    @torch.no_grad()
-    def to_conv2d(self) -> nn.Conv2d:
-        """Return the plain convolution that computes the same, with parameters of its own.
-
-        Example:
-            >>> from mmkerv.ops import CoCConv2d
-            >>> op, x = CoCConv2d(4, 8, 3), torch.randn(1, 4, 5, 5)
-            >>> bool(torch.equal(op.to_conv2d()(x), op(x)))
-            True
-        """
+    def _folded(self, dense: bool) -> nn.Module:
         return self._plain(self.kernel(), self.bias)
+
+    def _instead_of_conv_forward(self) -> str:
+        return (
+            'Fold the operators first with mmkerv.ops.switch_to_deploy(model), or leave efficient_conv_bn_eval off.'
+        )
 
     def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
         super()._apply(fn, *args, **kwargs)

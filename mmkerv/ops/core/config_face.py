@@ -1,0 +1,81 @@
+"""What a config names: a class that builds the operator, or a plain convolution where that is better."""
+
+from typing import Any
+
+from torch import nn
+
+from mmkerv.ops.core import arguments
+from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
+
+
+class ConfigFace:
+    """Base of the classes a config names: builds ``operator``, or ``nn.Conv2d`` where that leaves convolutions plain.
+
+    The operator's arguments are checked in both cases. A face is called as the operator without ``2d``.
+
+    Example:
+        >>> from mmkerv.ops import DepthwiseSeparableConv
+        >>> type(DepthwiseSeparableConv(8, 8, 3)).__name__, type(DepthwiseSeparableConv(8, 8, 1)).__name__
+        ('DepthwiseSeparableConv2d', 'Conv2d')
+    """
+
+    operator: type[Conv2d]
+    # Arguments of the face that the operator does not have.
+    keywords: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, 'operator'):
+            cls.short_name, cls.takes_1x1 = cls.operator.short_name, cls.operator.takes_1x1
+
+    def __new__(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        *args: Any,
+        **kwargs: Any,
+    ) -> nn.Module:
+        """Build the layer."""
+        plain = {name: value for name, value in kwargs.items() if name in CONV2D_KEYWORDS}
+        cls.operator.checked_options({name: value for name, value in kwargs.items() if name not in plain}, cls)
+        size = arguments.integers(kernel_size, 2, 'kernel_size', 1)
+        geometry = (in_channels, out_channels, size, stride, padding, dilation, groups, *args)
+        if cls.operator.leaves_plain(in_channels, size, groups):
+            return nn.Conv2d(*geometry, **plain)
+        return cls.operator(*geometry, **kwargs)
+
+    @classmethod
+    def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
+
+        Args:
+            conv_cfg: the config that the layer was built with.
+
+        Example:
+            >>> from mmkerv.ops import DepthwiseSeparableConv
+            >>> DepthwiseSeparableConv.deploy_cfg(dict(type='DepthwiseSeparableConv'))
+            {'type': 'mmkerv.FoldedConv', 'separable': 'depthwise'}
+        """
+        return cls.operator.deploy_cfg(conv_cfg)
+
+
+class PlainFor1x1(ConfigFace):
+    """Base of a face whose operator leaves 1x1 convolutions plain unless the config says ``replace_1x1=True``.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv
+        >>> [type(CoCConv(8, 8, 1, replace_1x1=replace)).__name__ for replace in (False, True)]
+        ['Conv2d', 'CoCConv2d']
+    """
+
+    keywords = ('replace_1x1',)
+
+    def __new__(cls, *args: Any, replace_1x1: bool = False, **kwargs: Any) -> nn.Module:
+        """Build the layer."""
+        arguments.boolean(replace_1x1, 'replace_1x1')
+        return cls.operator(*args, **kwargs) if replace_1x1 else super().__new__(cls, *args, **kwargs)

@@ -138,7 +138,7 @@ def pad_adaptively(conv: nn.Module, padding: Any) -> nn.Module:
     Example:
         >>> from mmkerv.ops import CoCConv2d
         >>> pad_adaptively(CoCConv2d(3, 8, 3), (0, 0)).extra_repr()
-        '3, 8, kernel_size=(3, 3), stride=(1, 1), super_init=identity, adaptive_padding=True'
+        "3, 8, kernel_size=(3, 3), stride=(1, 1), super_init='identity', adaptive_padding=True"
     """
     if isinstance(conv, nn.Sequential):
         for name, part in conv.named_children():

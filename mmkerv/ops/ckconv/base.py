@@ -47,16 +47,6 @@ class ContinuousKernel(GeneratedKernel):
         self.register_parameter('pointwise', pointwise if options.separable else None)
         self.reset_operator_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw the kernel net, the bias as torch's convolutions do, and the 1x1 kernel if ``separable``.
-
-        Example:
-            >>> from mmkerv.ops import CKConv2d
-            >>> CKConv2d(4, 4, 3).reset_parameters()
-        """
-        super().reset_parameters()
-        self.reset_operator_parameters()
-
     @torch.no_grad()
     def reset_operator_parameters(self) -> None:
         """Draw all but the bias, such that the values of the kernel have variance 1 / fan_in.
@@ -248,11 +238,8 @@ class ContinuousKernel(GeneratedKernel):
             >>> CKConv2d(3, 8, 7, separable=True).extra_repr()
             '3, 8, kernel_size=(7, 7), stride=(1, 1), separable=True'
         """
-        defaults = CKOptions()._asdict()
-        changed = [f'{k}={v!r}' for k, v in self.options._asdict().items() if v != defaults[k]]
-        if any(r != 1 for r in self.resolution):
-            changed.append(f'resolution={self.resolution}')
-        return ', '.join([super().extra_repr(), *changed])
+        resolution = f', resolution={self.resolution}' if any(r != 1 for r in self.resolution) else ''
+        return super().extra_repr() + resolution
 
 
 def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:

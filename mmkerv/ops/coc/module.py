@@ -24,10 +24,12 @@ from mmkerv.ops.coc.super_kernel import super_kernel
 from mmkerv.ops.coc.super_layer import SuperLayer
 from mmkerv.ops.coc.tap_matrix import tap_selector
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
+from mmkerv.ops.core.base import Conv2d
+from mmkerv.ops.core.config_face import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.precision import wide_type
 from mmkerv.ops.core.recompute import convolve_and_forget
+from mmkerv.ops.core.tracing import is_recording
 
 
 class CoCConv2d(GeneratedKernel, Conv2d):
@@ -70,34 +72,26 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     Example:
         >>> conv = CoCConv2d(16, 32, 3, padding=1)
         >>> print(conv.extra_repr())
-        16, 32, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), super_init=identity
+        16, 32, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), super_init='identity'
         >>> conv(torch.randn(2, 16, 7, 7)).shape
         torch.Size([2, 32, 7, 7])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = 'zeros',
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        **options: Any,
-    ):
-        arguments.reject_unknown('CoCConv2d', set(options) - set(CoCOptions._fields), CoCOptions._fields)
-        options = CoCOptions(**options).checked()
-        factory = {'device': device, 'dtype': dtype}
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory
-        )
-        self.options = options
+    Options = CoCOptions
+    short_name = 'coc'
+    no_decay = ('super_layers',)
+
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Make the super layers, the norm of the result if there is one, and the matrix that spreads super kernels.
+
+        Raises:
+            ValueError: if the kernel size is even, or a standardisation has only one element to work on.
+
+        Example:
+            >>> len(CoCConv2d(4, 8, 3, num_layers=2).super_layers)
+            2
+        """
+        options = self.options
         association, kernel = options.association, self.kernel_size
         self.super_kernel = tuple(super_kernel(k, options.kernel_plus, options.dilate) for k in kernel)
         shape = super_weight_shape(self.weight.shape, self._super_size, options.share, self.groups, association)
@@ -123,7 +117,6 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         if uses_matrix(self.weight.shape, association, options.share):
             selector = tap_selector(association, kernel, self._super_size, self._super_dilation).to(self.weight)
         self.register_buffer('selector', selector, persistent=False)
-        self.reset_operator_parameters()
 
     @classmethod
     def official(cls, preset: str, *args: Any, **kwargs: Any) -> 'CoCConv2d':
@@ -144,17 +137,6 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         arguments.one_of(preset, 'preset', tuple(OFFICIAL))
         return cls(*args, **{**OFFICIAL[preset], **kwargs})
 
-    def reset_parameters(self) -> None:
-        """Draw ``weight`` and ``bias`` as ``nn.Conv2d`` does, then start the super layers.
-
-        Example:
-            >>> conv = CoCConv2d(4, 4, 3); conv.reset_parameters()
-            >>> bool(torch.equal(conv.kernel(), conv.weight))
-            True
-        """
-        super().reset_parameters()
-        self.reset_operator_parameters()
-
     def reset_operator_parameters(self) -> None:
         """Start the super layers, and the final norm if there is one, and leave ``weight`` and ``bias`` as they are.
 
@@ -166,6 +148,16 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         if self.kernel_norm_weight is not None:
             nn.init.ones_(self.kernel_norm_weight)
             nn.init.zeros_(self.kernel_norm_bias)
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether the super layers start such that the kernel is ``weight``.
+
+        Example:
+            >>> CoCConv2d(4, 8, 3).starts_as_identity, CoCConv2d(4, 8, 3, standardize='ln').starts_as_identity
+            (True, False)
+        """
+        return self.options.start == 'identity'
 
     @property
     def _super_size(self) -> tuple[int, int]:
@@ -193,7 +185,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
 
     def _kernel(self) -> Tensor:
         options, layers = self.options, self.super_layers
-        dtype = torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        dtype = wide_type(self.weight.dtype)
         super_weights = [layer.weight.to(dtype) for layer in layers]
         if options.super_standardize:
             super_weights = [standardized(w) for w in super_weights]
@@ -214,16 +206,9 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             return F.layer_norm(kernel, kernel.shape[1:], *affine, eps=LAYER_NORM_EPS)
         return standardized(kernel) if options.standardize else kernel
 
-    def extra_repr(self) -> str:
-        """Return ``nn.Conv2d``'s arguments, the options that are not the default, and how the super layers start.
-
-        Example:
-            >>> CoCConv2d(3, 8, 3, share='co').extra_repr()
-            "3, 8, kernel_size=(3, 3), stride=(1, 1), share='co', super_init=identity"
-        """
-        defaults = CoCOptions()._asdict()
-        changed = [f'{k}={v!r}' for k, v in self.options._asdict().items() if v != defaults[k] and k != 'super_init']
-        return ', '.join([super().extra_repr(), *changed, f'super_init={self.options.start}'])
+    def _changed_options(self) -> dict[str, Any]:
+        # How the super layers really start, whatever the option that decided it.
+        return {**super()._changed_options(), 'super_init': self.options.start}
 
 
 def standardized(weight: Tensor) -> Tensor:
@@ -242,7 +227,7 @@ def standardized(weight: Tensor) -> Tensor:
     return (weight - mean) / (std + 1e-5)
 
 
-class CoCConv:
+class CoCConv(PlainFor1x1):
     """What a config builds: :class:`CoCConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
 
     The paper finds that replacing 1x1 convolutions harms (section 4.1), so they stay plain unless ``replace_1x1=True``.
@@ -261,16 +246,4 @@ class CoCConv:
         ('Conv2d', 'CoCConv2d')
     """
 
-    def __new__(
-        cls, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, replace_1x1: bool = False, **kwargs: Any
-    ):
-        """Build the layer."""
-        arguments.boolean(replace_1x1, 'replace_1x1')
-        options = {k: kwargs[k] for k in CoCOptions._fields if k in kwargs}
-        plain = {k: v for k, v in kwargs.items() if k not in options}
-        known = ('replace_1x1', *CoCOptions._fields)
-        arguments.reject_unknown('CoCConv', [k for k in plain if k not in CONV2D_KEYWORDS], known)
-        CoCOptions(**options).checked()
-        if arguments.integers(kernel_size, 2, 'kernel_size', 1) == (1, 1) and not replace_1x1:
-            return nn.Conv2d(in_channels, out_channels, kernel_size, *args, **plain)
-        return CoCConv2d(in_channels, out_channels, kernel_size, *args, **kwargs)
+    operator = CoCConv2d

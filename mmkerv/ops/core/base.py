@@ -1,8 +1,8 @@
 """Base of all operators: the arguments, attributes, initialisation and padding of torch's convolutions.
 
-An operator derives from :class:`Conv1d`, :class:`Conv2d` or :class:`Conv3d`, states its own arguments as a ``NamedTuple``
-called ``Options``, and makes its parameters in ``make_parameters``. The other class attributes are what the rest of the
-package asks about it.
+An operator derives from :class:`Conv1d`, :class:`Conv2d` or :class:`Conv3d`, states its own arguments in a
+``NamedTuple`` called ``Options``, and makes its parameters in ``make_parameters``. The other class attributes are what
+the rest of the package asks about it.
 """
 
 import inspect
@@ -126,7 +126,7 @@ class ConvNd(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Shows the options by name in help() and to inspect.signature. A class with a constructor of its own shows that.
+        # help() and inspect.signature show the options by name; a class with its own constructor shows that one.
         cls.__signature__ = _signature(cls.Options) if cls.__init__ is ConvNd.__init__ else None
 
     @classmethod
@@ -196,7 +196,7 @@ class ConvNd(nn.Module):
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
-            >>> list(CoCConv2d(4, 8, 3).own_parameters())
+            >>> list(CoCConv2d(4, 8, 3, super_bias=False).own_parameters())
             ['super_layers.0.weight']
         """
         return {name: p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
@@ -299,9 +299,12 @@ class ConvNd(nn.Module):
             >>> Conv2d(3, 8, 3, padding=1, bias=False).extra_repr()
             '3, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False'
         """
+        options = [f'{name}={value!r}' for name, value in self._changed_options().items()]
+        return ', '.join([nn.Conv2d.extra_repr(self), *options])
+
+    def _changed_options(self) -> dict[str, Any]:
         defaults = self.options._field_defaults
-        changed = [f'{name}={value!r}' for name, value in self.options._asdict().items() if value != defaults[name]]
-        return ', '.join([nn.Conv2d.extra_repr(self), *changed])
+        return {name: value for name, value in self.options._asdict().items() if value != defaults[name]}
 
 
 def _signature(options: type) -> inspect.Signature:

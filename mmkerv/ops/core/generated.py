@@ -81,9 +81,7 @@ class GeneratedKernel:
         return self._plain(self.kernel(), self.bias)
 
     def _instead_of_conv_forward(self) -> str:
-        return (
-            'Fold the operators first with mmkerv.ops.switch_to_deploy(model), or leave efficient_conv_bn_eval off.'
-        )
+        return 'Fold the operators first with mmkerv.ops.switch_to_deploy(model), or leave efficient_conv_bn_eval off.'
 
     def _apply(self, fn: Callable, *args, **kwargs) -> nn.Module:
         super()._apply(fn, *args, **kwargs)

@@ -82,17 +82,6 @@ class Kervolution:
                 setattr(self, name, value)
         self.reset_operator_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw ``weight`` and ``bias`` as torch's convolution does, and start the learned hyperparameters.
-
-        Example:
-            >>> conv = KervConv2d(4, 4, 3, learnable=True); conv.reset_parameters()
-            >>> conv.balance.item()
-            1.0
-        """
-        super().reset_parameters()
-        self.reset_operator_parameters()
-
     def reset_operator_parameters(self) -> None:
         """Start the learned hyperparameters, and leave ``weight`` and ``bias`` as they are.
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONV2D_KEYWORDS
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.precision import wide_type
 
 
 class SeparableKernel(GeneratedKernel):
@@ -28,41 +27,16 @@ class SeparableKernel(GeneratedKernel):
     # Forward convolves twice and never by the composed kernel, so `frozen_kernels` has nothing to keep.
     _has_kernel = False
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = 'zeros',
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        **unknown: Any,
-    ):
-        arguments.reject_unknown(type(self).__name__, unknown, CONV2D_KEYWORDS)
-        factory = {'device': device, 'dtype': dtype}
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory
-        )
-        for name, shape in self._shapes().items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
-        self.reset_operator_parameters()
-
-    @classmethod
-    def separates(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
-        """Whether a convolution of this shape has something to separate.
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Make the two kernels.
 
         Example:
-            >>> from mmkerv.ops import SpatiallySeparableConv2d
-            >>> SpatiallySeparableConv2d.separates(8, (1, 7), groups=1)
-            False
+            >>> from mmkerv.ops import DepthwiseSeparableConv2d
+            >>> list(DepthwiseSeparableConv2d(4, 8, 3).own_parameters())
+            ['depthwise', 'pointwise']
         """
-        raise NotImplementedError(f'{cls.__name__} must implement separates')
+        for name, shape in self._shapes().items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the two kernels, in the order they are applied."""
@@ -75,16 +49,6 @@ class SeparableKernel(GeneratedKernel):
     def _factors(self) -> nn.Sequential:
         """The two plain convolutions."""
         raise NotImplementedError(f'{type(self).__name__} must implement _factors')
-
-    def reset_parameters(self) -> None:
-        """Draw the bias as torch's convolutions do, and the two kernels.
-
-        Example:
-            >>> from mmkerv.ops import DepthwiseSeparableConv2d
-            >>> DepthwiseSeparableConv2d(4, 4, 3).reset_parameters()
-        """
-        super().reset_parameters()
-        self.reset_operator_parameters()
 
     @torch.no_grad()
     def reset_operator_parameters(self) -> None:
@@ -101,57 +65,14 @@ class SeparableKernel(GeneratedKernel):
             bound = math.sqrt(3 / math.prod(kernel.shape[1:]))
             nn.init.uniform_(kernel, -bound, bound)
 
-    def to_conv2d(self, dense: bool = False) -> nn.Conv2d | nn.Sequential:
-        """Return the plain module that computes the same, with parameters of its own.
-
-        Args:
-            dense: one ``nn.Conv2d``, which costs more; it is returned anyway where nothing is separated.
-
-        Example:
-            >>> from mmkerv.ops import DepthwiseSeparableConv2d
-            >>> op = DepthwiseSeparableConv2d(4, 8, 3)
-            >>> [conv.kernel_size for conv in op.to_conv2d()], op.to_conv2d(dense=True).kernel_size
-            ([(3, 3), (1, 1)], (3, 3))
-        """
-        arguments.boolean(dense, 'dense')
-        if dense or not self.separates(self.in_channels, self.kernel_size, self.groups):
-            return super().to_conv2d()
-        with torch.no_grad():
-            return self._factors().train(self.training)
+    def _folded(self, dense: bool) -> nn.Module:
+        if dense or self.leaves_plain(self.in_channels, self.kernel_size, self.groups):
+            return super()._folded(dense)
+        return self._factors().train(self.training)
 
     def _kernel(self) -> Tensor:
         kernels = (getattr(self, name) for name in self._shapes())
-        return self._compose(*(kernel.to(torch.promote_types(kernel.dtype, torch.float32)) for kernel in kernels))
+        return self._compose(*(kernel.to(wide_type(kernel.dtype)) for kernel in kernels))
 
     def _parameter(self) -> Tensor:
         return getattr(self, next(iter(self._shapes())))
-
-
-class SeparableOrPlain:
-    """What a config builds: the operator, or a plain ``nn.Conv2d`` where it would have nothing to separate.
-
-    Example:
-        >>> from mmkerv.ops import DepthwiseSeparableConv
-        >>> issubclass(DepthwiseSeparableConv, SeparableOrPlain)
-        True
-    """
-
-    operator: type[SeparableKernel]
-
-    def __new__(
-        cls,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: Any,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-        *args: Any,
-        **kwargs: Any,
-    ):
-        """Build the layer."""
-        arguments.reject_unknown(cls.__name__, [k for k in kwargs if k not in CONV2D_KEYWORDS], CONV2D_KEYWORDS)
-        size = arguments.integers(kernel_size, 2, 'kernel_size', 1)
-        kind = cls.operator if cls.operator.separates(in_channels, size, groups) else nn.Conv2d
-        return kind(in_channels, out_channels, size, stride, padding, dilation, groups, *args, **kwargs)

@@ -4,11 +4,14 @@ y = P (D * x) + b with D (C, 1, kH, kW) and P (O, C/groups, 1, 1). Chazareix, "H
 Convolution Kernel" (2022), "Separable convolution": c k^2 + c^2 weights in the place of c^2 k^2.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkerv.ops.core.base import Conv2d
-from mmkerv.ops.separable.base import SeparableKernel, SeparableOrPlain
+from mmkerv.ops.core.config_face import ConfigFace
+from mmkerv.ops.separable.base import SeparableKernel
 
 
 def depthwise_separable_kernel(depthwise: Tensor, pointwise: Tensor, groups: int = 1) -> Tensor:
@@ -57,15 +60,27 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
         (torch.Size([2, 32, 7, 7]), 912)
     """
 
+    short_name = 'depthwiseseparable'
+
     @classmethod
-    def separates(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
-        """Whether the kernel is larger than 1x1 and each filter sees several channels.
+    def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
+        """Whether the kernel is 1x1 or each filter sees one channel, so that there is nothing to separate.
 
         Example:
-            >>> DepthwiseSeparableConv2d.separates(8, (3, 3), groups=1)
-            True
+            >>> DepthwiseSeparableConv2d.leaves_plain(8, (3, 3), groups=1)
+            False
         """
-        return max(kernel_size) > 1 and groups != in_channels
+        return max(kernel_size) == 1 or groups == in_channels
+
+    @classmethod
+    def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any]:
+        """Return the ``conv_cfg`` of the folded layer: two plain convolutions in a row.
+
+        Example:
+            >>> DepthwiseSeparableConv2d.deploy_cfg(dict(type='DepthwiseSeparableConv'))
+            {'type': 'mmkerv.FoldedConv', 'separable': 'depthwise'}
+        """
+        return {'type': 'mmkerv.FoldedConv', 'separable': 'depthwise'}
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (N, C, H, W) twice; returns (N, O, H', W').
@@ -93,7 +108,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
         )
 
 
-class DepthwiseSeparableConv(SeparableOrPlain):
+class DepthwiseSeparableConv(ConfigFace):
     """What a config builds: :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1 convolutions and depthwise ones (whose filters see one channel each) have nothing to separate and stay plain.

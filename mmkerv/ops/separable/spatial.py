@@ -5,13 +5,16 @@ Layer with Convolution Kernel" (2022), "a 3x1 kernel size followed by a 1x3 kern
 of c^2 k^2.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from mmkerv.ops.core.base import Conv2d
-from mmkerv.ops.separable.base import SeparableKernel, SeparableOrPlain
+from mmkerv.ops.core.config_face import ConfigFace
+from mmkerv.ops.separable.base import SeparableKernel
 
 
 def spatially_separable_kernel(vertical: Tensor, horizontal: Tensor, groups: int = 1) -> Tensor:
@@ -59,15 +62,27 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         (torch.Size([2, 32, 7, 7]), 3840)
     """
 
+    short_name = 'spatiallyseparable'
+
     @classmethod
-    def separates(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
-        """Whether the kernel has two axes longer than 1.
+    def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
+        """Whether an axis of the kernel has length 1, so that there is nothing to separate.
 
         Example:
-            >>> SpatiallySeparableConv2d.separates(8, (3, 5), groups=8)
-            True
+            >>> SpatiallySeparableConv2d.leaves_plain(8, (3, 5), groups=8)
+            False
         """
-        return min(kernel_size) > 1
+        return min(kernel_size) == 1
+
+    @classmethod
+    def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any]:
+        """Return the ``conv_cfg`` of the folded layer: two plain convolutions in a row.
+
+        Example:
+            >>> SpatiallySeparableConv2d.deploy_cfg(dict(type='SpatiallySeparableConv'))
+            {'type': 'mmkerv.FoldedConv', 'separable': 'spatial'}
+        """
+        return {'type': 'mmkerv.FoldedConv', 'separable': 'spatial'}
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``x`` (N, C, H, W) twice; returns (N, O, H', W').
@@ -104,7 +119,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         )
 
 
-class SpatiallySeparableConv(SeparableOrPlain):
+class SpatiallySeparableConv(ConfigFace):
     """What a config builds: :class:`SpatiallySeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1, 1 x k and k x 1 kernels have nothing to separate and stay plain.

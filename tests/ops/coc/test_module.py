@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmkerv.ops import CoCConv, CoCConv2d, spatial_association
-from mmkerv.ops.coc.module import functional as association
+from mmkerv.ops.coc import functional as association
 from mmkerv.ops.coc.super_kernel import super_kernel
 from tests.ops.coc.coc_operators import naive_kernel
 from tests.ops.coc.coc_oracle import conv2d_loop, super_kernel_geometry
@@ -179,7 +179,7 @@ def test_kaiming_start_moves_the_kernel():
     ids=str,
 )
 def test_auto_start_is_said(options, start):
-    assert f'super_init={start}' in repr(CoCConv2d(4, 8, 3, **options))
+    assert f'super_init={start!r}' in repr(CoCConv2d(4, 8, 3, **options))
 
 
 def test_zero_super_kernels_equal_the_plain_convolution():

@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from mmkerv.ops import CoCConv2d
-from mmkerv.ops.coc.module import tile_product
+from mmkerv.ops.coc import tile_product
 from mmkerv.ops.coc.tile_product import tile_product as product
 
 

@@ -6,5 +6,4 @@
 #   --cfg-options as in configs/fcn_r50d8_voc.py
 _base_ = './fcn_r50d8_voc.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_bias=False)))
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

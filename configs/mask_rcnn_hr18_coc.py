@@ -6,5 +6,4 @@
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
 _base_ = './mask_rcnn_hr18.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_bias=False)))
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

@@ -9,5 +9,4 @@
 # From scratch: configs/retinanet_r50_coc_scratch.py.
 _base_ = './retinanet_r50.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_bias=False)))
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

@@ -4,7 +4,7 @@
 _base_ = './fcn_shapes.py'
 
 model = dict(
-    backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')),
-    decode_head=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')),
-    auxiliary_head=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')),
+    backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True)),
+    decode_head=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True)),
+    auxiliary_head=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True)),
 )

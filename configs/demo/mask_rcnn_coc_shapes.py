@@ -5,7 +5,7 @@
 _base_ = './mask_rcnn_shapes.py'
 
 model = dict(
-    backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')),
-    neck=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')),
-    roi_head=dict(mask_head=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming'))),
+    backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True)),
+    neck=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True)),
+    roi_head=dict(mask_head=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True))),
 )

@@ -3,4 +3,4 @@
 #   python tools/train.py configs/demo/resnet18_coc_shapes.py
 _base_ = './resnet18_shapes.py'
 
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=True)))

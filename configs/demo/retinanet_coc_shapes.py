@@ -10,7 +10,7 @@ _base_ = './retinanet_shapes.py'
 custom_imports = dict(imports=['mmkerv'], allow_failed_imports=False)
 
 model = dict(
-    backbone=dict(conv_cfg=dict(type='CoCConv', super_init='kaiming')),
-    neck=dict(conv_cfg=dict(type='CoCConv', super_init='kaiming')),
-    bbox_head=dict(conv_cfg=dict(type='CoCConv', super_init='kaiming')),
+    backbone=dict(conv_cfg=dict(type='CoCConv', super_init='kaiming', super_bias=True)),
+    neck=dict(conv_cfg=dict(type='CoCConv', super_init='kaiming', super_bias=True)),
+    bbox_head=dict(conv_cfg=dict(type='CoCConv', super_init='kaiming', super_bias=True)),
 )

@@ -6,7 +6,6 @@
 #   tools/dist_train.sh configs/imagenet/hrnet18s_coc.py 4
 _base_ = './hrnet18s.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
 model = dict(
-    backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False))
+    backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming'))
 )

@@ -5,5 +5,4 @@
 #   tools/dist_train.sh configs/imagenet/mobilenet_v3_small_coc.py 4
 _base_ = './mobilenet_v3_small.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False)))
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))

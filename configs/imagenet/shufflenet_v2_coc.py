@@ -5,9 +5,8 @@
 #   tools/dist_train.sh configs/imagenet/shufflenet_v2_coc.py 4
 _base_ = './shufflenet_v2.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
 model = dict(
     backbone=dict(
-        type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False)
+        type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')
     )
 )

@@ -7,5 +7,4 @@
 # The CoC paper's ablation on this data set is benchmarks/coc_ablation.py.
 _base_ = './resnet18_tiny_imagenet.py'
 
-# No super bias, as in the authors' settings: docs/networks.md has the reason.
-model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False)))
+model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))

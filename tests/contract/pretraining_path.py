@@ -27,7 +27,7 @@ model.update(
     backbone=dict(
         type='mmkerv.HRNet',
         arch='w18',
-        conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming', super_bias=False),
+        conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming'),
         norm_cfg=dict(type='BN', momentum=0.5),
     ),
     neck=[dict(type='HRFuseScales', in_channels=(18, 36, 72, 144)), dict(type='GlobalAveragePooling')],

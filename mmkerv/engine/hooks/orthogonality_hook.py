@@ -55,7 +55,7 @@ class OrthogonalityHook(KernelRegularizerHook):
         if biased:
             log(
                 f'mmkerv: OrthogonalityHook: {len(biased)} CoCConv such as {biased[0]} have a super bias, in which the '
-                'loss is so steep that training may diverge; give conv_cfg super_bias=False',
+                'loss is so steep that training may diverge; leave super_bias=True out of conv_cfg',
                 logging.WARNING,
             )
         return layers

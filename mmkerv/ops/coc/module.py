@@ -60,7 +60,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         super_standardize: super kernels are standardised to mean 0 and standard deviation 1.
         standardize: the result is: ``True`` standardised filter by filter, ``'ln'`` layer-normalised with a learned
             scale and shift (C/groups, kH, kW), ``False`` left as it is.
-        super_bias: whether super layers have a bias.
+        super_bias: super layers have a bias. Under SGD it may keep a network from learning.
         recompute: compute the kernel again in backward instead of keeping it: less memory, three associations a step.
 
     Raises:

@@ -36,7 +36,7 @@ class CoCOptions(NamedTuple):
     super_norm: str | None = None
     super_standardize: bool = False
     standardize: bool | str = False
-    super_bias: bool = True
+    super_bias: bool = False
     recompute: bool = False
 
     def checked(self) -> 'CoCOptions':

@@ -64,7 +64,7 @@ OTHERS = {
         r'1 of another shape \(conv\.weight\)',
     ),
     'other super kernels': (lambda: TinyModel(kernel_plus=6).state_dict(), r'another shape \(conv\.super_layers\.0\.w'),
-    'no super bias': (lambda: TinyModel(super_bias=False).state_dict(), r'missing \(conv\.super_layers\.0\.bias\)'),
+    'a super bias': (lambda: TinyModel(super_bias=True).state_dict(), r'unexpected \(conv\.super_layers\.0\.bias\)'),
     'one super layer more': (lambda: TinyModel(num_layers=2).state_dict(), r'unexpected \(conv\.super_layers\.1\.'),
     'no tensors': (lambda: dict.fromkeys(TinyModel().state_dict(), 'a'), 'of another shape'),
 }
@@ -79,8 +79,8 @@ def test_matching_checkpoint_is_accepted(name, wrap, log):
     match = require_match(wrap(model), state, 'a.pth')
     assert not (match.missing or match.unexpected or match.shapes)
     assert len(match.loaded) == len(state)
-    assert len(match.operator_only) == (2 if kind == 'plain' else 0)
-    assert ('a.pth is a plain checkpoint; its 2 operator parameters keep the identity' in log.text) == (kind == 'plain')
+    assert len(match.operator_only) == (1 if kind == 'plain' else 0)
+    assert ('a.pth is a plain checkpoint; its 1 operator parameters keep the identity' in log.text) == (kind == 'plain')
 
 
 @WRAPPERS
@@ -148,10 +148,10 @@ def test_hook_accepts_a_matching_checkpoint(tmp_path, name, strict):
     weight = {k.removeprefix('module.'): v for k, v in make().items()}['conv.weight']
     assert torch.equal(runner.model.conv.weight, weight)
     if strict:
-        assert (f'mmkerv: {file} is a plain checkpoint; its 2' in logged(tmp_path)) == (kind == 'plain')
+        assert (f'mmkerv: {file} is a plain checkpoint; its 1' in logged(tmp_path)) == (kind == 'plain')
     else:
         assert f'mmkerv: {file}: {len(make())} parameters loaded' in logged(tmp_path)
-        assert ('2 operator parameters at their initial values (conv.super_' in logged(tmp_path)) == (kind == 'plain')
+        assert ('1 operator parameters at their initial values (conv.super_' in logged(tmp_path)) == (kind == 'plain')
 
 
 @pytest.mark.parametrize('name', OTHERS)
@@ -169,7 +169,7 @@ def test_hook_that_is_not_strict_logs_the_report(tmp_path):
     file = save(tmp_path / 'a.pth', state)
     runner = loaded_by(tmp_path, file, False)
     assert torch.equal(runner.model.conv.weight, state['conv.weight'])
-    assert f'mmkerv: {file}: 4 parameters loaded, 4 missing (norm.weight, ' in logged(tmp_path)
+    assert f'mmkerv: {file}: 3 parameters loaded, 4 missing (norm.weight, ' in logged(tmp_path)
     assert '1 unexpected (head.weight)' in logged(tmp_path)
 
 

@@ -66,20 +66,20 @@ def started(tmp_path, state, make=Net, prefix=None, **options) -> nn.Module:
     return net
 
 
-SUPER = 'conv1.super_layers.0.weight, conv1.super_layers.0.bias, layer1.0.conv.super_layers.0.weight, ...'
+SUPER = 'conv1.super_layers.0.weight, layer1.0.conv.super_layers.0.weight, layer1.1.conv.super_layers.0.weight, ...'
 ATTENTION = 'layer1.0.attention.0.weight, layer1.0.attention.0.bias, layer1.0.attention.1.weight, ...'
 # Options of the checkpoint's network and of the network, prefix, and the log line. The network has 7 convolutions of 2
 # tensors and 6 norms of 5.
 ACCEPTED = {
     'its own': ({}, {}, '', '44 parameters loaded, 0 missing, 0 unexpected'),
     'its own, of a whole network': ({}, {}, 'backbone.', '44 parameters loaded, 0 missing, 0 unexpected'),
-    'operators': (dict(conv=CoCConv), dict(conv=CoCConv), 'backbone.', '58 parameters loaded, 0 missing, 0 unexpected'),
+    'operators': (dict(conv=CoCConv), dict(conv=CoCConv), 'backbone.', '51 parameters loaded, 0 missing, 0 unexpected'),
     'a classifier': (dict(fc=5), {}, '', '44 parameters loaded, 0 missing, 2 unexpected (fc.weight, fc.bias)'),
     'plain, for operators': (
         {},
         dict(conv=CoCConv),
         'backbone.',
-        f'44 parameters loaded, 0 missing, 0 unexpected; 14 operator parameters at their initial values ({SUPER})',
+        f'44 parameters loaded, 0 missing, 0 unexpected; 7 operator parameters at their initial values ({SUPER})',
     ),
     'plain, for kervolution': (
         {},
@@ -160,7 +160,7 @@ REFUSED = {
         dict(conv=CoCConv, num_layers=2),
         dict(conv=CoCConv),
         {},
-        r'14 unexpected \(conv1\.super_layers\.1\.weight.*the conv_cfg',
+        r'7 unexpected \(conv1\.super_layers\.1\.weight.*the conv_cfg',
     ),
     'continuous kernels, for a plain network': (dict(conv=CKConv), {}, {}, r'no conv1\.kernel_net.*the conv_cfg'),
     'operators, for continuous kernels': (dict(conv=CoCConv), dict(conv=CKConv), {}, r'no conv1\.super_layers'),

@@ -93,10 +93,10 @@ def test_plain_checkpoint_does_not_give_them_parameters(tmp_path, by):
 @pytest.mark.parametrize('lacking', ['conv.super_layers.0.bias', 'conv.super_layers.0.weight'])
 @pytest.mark.parametrize('other', ['absent', 'of another shape'])
 def test_some_of_the_parameters_are_not_enough(tmp_path, by, lacking, other):
-    state = moved(TinyModel())
+    state = moved(TinyModel(super_bias=True))
     state = {k: torch.ones(7) if k == lacking else v for k, v in state.items() if other != 'absent' or k != lacking}
     with pytest.raises(ConfigError, match=REFUSED.format(lacking.removeprefix('conv.'))):
-        trained(tmp_path, Frozen(super_init='kaiming'), state, by)
+        trained(tmp_path, Frozen(super_init='kaiming', super_bias=True), state, by)
 
 
 @LATE

@@ -78,12 +78,12 @@ def test_warns_of_a_super_bias(monkeypatch, super_bias):
     monkeypatch.setattr('mmkerv.engine.hooks.orthogonality_hook.log', lambda text, level=0: lines.append(text))
     model = nn.Sequential(CoCConv(3, 8, 3, super_bias=super_bias), nn.Conv2d(8, 8, 3))
     assert len(OrthogonalityHook(0.01).layers(model)) == 2
-    assert [('super_bias=False' in line and ' 0 ' in line) for line in lines] == ([True] if super_bias else [])
+    assert [('super_bias=True' in line and ' 0 ' in line) for line in lines] == ([True] if super_bias else [])
 
 
 def test_loss_falls_with_coc_without_super_bias():
     torch.manual_seed(0)
-    model = nn.Sequential(CoCConv(64, 64, 3, super_init='kaiming', super_bias=False))
+    model = nn.Sequential(CoCConv(64, 64, 3, super_init='kaiming'))
     nn.init.kaiming_normal_(model[0].weight, mode='fan_out')
     hook, optimizer = OrthogonalityHook(0.01), torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     (layer,) = hook.layers(model).values()

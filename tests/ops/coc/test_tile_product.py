@@ -63,7 +63,7 @@ def test_only_what_needs_a_gradient_gets_one(wanted):
 
 
 def test_keeps_no_tiles_for_backward():
-    conv, kept = CoCConv2d(64, 64, 3, bias=False, super_bias=False), []
+    conv, kept = CoCConv2d(64, 64, 3, bias=False), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         kernel = conv.kernel()
     own = {t.untyped_storage().data_ptr() for t in (*conv.parameters(), *conv.buffers(), kernel)}

@@ -257,7 +257,7 @@ ADDED = {
     'operators': (
         50,
         dict(conv_cfg=COC),
-        r'318 parameters loaded, 0 missing, 2 unexpected \(fc.*; 34 operator param',
+        r'318 parameters loaded, 0 missing, 2 unexpected \(fc.*; 17 operator param',
     ),
     'offsets': (50, OFFSETS, r'318 parameters loaded, 26 missing \(layer2\.0\.conv2\.conv_offset'),
     'no last stage': (
@@ -285,7 +285,7 @@ def test_classifier_with_operators_initialises_every_library(tmp_path, lines, sc
     config = dict(type=kind, depth=18, stem_channels=8, conv_cfg=COC)
     state = random_state(upstream_network('mmpretrain', **config), 'backbone.')
     net = started(tmp_path, state, upstream_network, 'backbone.', scope=scope, **config)
-    assert lines()[-1][1].endswith('ResNet (prefix backbone.): 154 parameters loaded, 0 missing, 0 unexpected')
+    assert lines()[-1][1].endswith('ResNet (prefix backbone.): 137 parameters loaded, 0 missing, 0 unexpected')
     for key, value in net.state_dict().items():
         assert torch.equal(value, state[f'backbone.{key}']), key
 
@@ -362,7 +362,7 @@ def test_runner_stops_before_the_first_iteration(tmp_path, fits):
     if fits:
         runner.train()
         log = next(tmp_path.glob('run/*/*.log')).read_text()
-        assert log.count('TinyModel (prefix model.): 9 parameters loaded, 0 missing, 0 unexpected') == 1
+        assert log.count('TinyModel (prefix model.): 8 parameters loaded, 0 missing, 0 unexpected') == 1
         return
     with pytest.raises(CheckpointMismatchError, match=r'conv\.weight is \(8, 3, 5, 5\)'):
         runner.train()

@@ -6,6 +6,4 @@
 #   tools/dist_train.sh configs/imagenet/hrnet18s_coc.py 4
 _base_ = './hrnet18s.py'
 
-model = dict(
-    backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming'))
-)
+model = dict(backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))

@@ -5,8 +5,4 @@
 #   tools/dist_train.sh configs/imagenet/shufflenet_v2_coc.py 4
 _base_ = './shufflenet_v2.py'
 
-model = dict(
-    backbone=dict(
-        type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')
-    )
-)
+model = dict(backbone=dict(type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))

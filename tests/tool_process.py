@@ -1,7 +1,7 @@
-"""A tool of the project as a user runs it, in a process that has the large imports behind it.
+"""Run a tool of the project as a user does, in a process that has already imported the large libraries.
 
-To start Python, torch and three libraries takes longer than what most tests ask of a tool. The processes are forked
-from a server that has done nothing but import; what a tool imports by itself is tested where it is started anew.
+Importing torch and three libraries takes longer than most tests of a tool. The processes are forked from a server that
+has only imported them; tests of a tool's own imports start a new Python.
 """
 
 import multiprocessing
@@ -31,7 +31,7 @@ class Done(NamedTuple):
 
 
 def run_tool(*command: object, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> Done:
-    """Run ``python COMMAND`` with one thread unless the environment says otherwise; only our tools start warm."""
+    """Run ``python COMMAND``, with one thread unless the environment sets another number; only our tools are forked."""
     words, environment = [str(word) for word in command], {'OMP_NUM_THREADS': '1', **environment}
     if not words[0].startswith('tools/'):
         env = {**os.environ, **environment}
@@ -52,7 +52,7 @@ def run_tool(*command: object, cwd: Path = ROOT, timeout: float = 600, **environ
 
 
 def _run(words: list[str], cwd: str, environment: dict[str, str], outputs: list[Path]) -> None:
-    """In the process: be what ``python WORDS`` would be; multiprocessing ends it as Python ends a program."""
+    """Act in the forked process as ``python WORDS``; multiprocessing ends it as Python ends a program."""
     import torch
 
     for number, file in enumerate(outputs, 1):

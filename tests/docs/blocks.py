@@ -1,4 +1,4 @@
-"""The code blocks of README.md and docs/, with the comment that may stand before one."""
+"""The code blocks of README.md and docs/, with the comment before each."""
 
 import re
 import shlex
@@ -12,11 +12,11 @@ PAGES = [
     ROOT / 'CONTRIBUTING.md',
     *sorted(p for p in (ROOT / 'docs').rglob('*.md') if '_build' not in p.parts),
 ]
-# A comment in the line before a block says what the test does with it:
-#   <!-- not run: REASON -->    it is only compiled
-#   <!-- goes into: CONFIG -->  it changes that config; the model is built
-#   <!-- message: NAME -->      it quotes what docs/provoke.py provokes under that name
-#   <!-- not provoked: REASON -->  it quotes what cannot be provoked here
+# A comment in the line before a block tells the tests how to treat it:
+#   <!-- not run: REASON -->       only compile it
+#   <!-- goes into: CONFIG -->     change that config by it and build the model
+#   <!-- message: NAME -->         compare it with the message that provoke.py provokes under that name
+#   <!-- not provoked: REASON -->  it quotes a message that cannot be provoked here
 _BLOCK = re.compile(
     r'(?:^<!-- (?P<key>not run|goes into|message|not provoked): (?P<value>[^\n]+?) -->\n+)?'
     r'^```(?P<language>\w+)\n(?P<code>.*?)^```$',
@@ -25,7 +25,7 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """A fenced block: the page and line where it stands, its language, its text, and the comment before it."""
+    """A fenced block: its page and line, its language, its text, and the comment before it."""
 
     page: str
     line: int
@@ -39,7 +39,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(text: str, page: str) -> list[Block]:
-    """Every block of a page.
+    """Return every block of a page.
 
     Example:
         >>> [block.code for block in blocks_of('```python\\na = 1\\n```', 'a.md')]
@@ -52,13 +52,13 @@ def blocks_of(text: str, page: str) -> list[Block]:
 
 
 def blocks(*languages: str) -> list[Block]:
-    """Every block in these languages."""
-    found = [block for page in PAGES for block in blocks_of(page.read_text(), str(page.relative_to(ROOT)))]
-    return [block for block in found if block.language in languages]
+    """Return every block in these languages."""
+    every = [block for page in PAGES for block in blocks_of(page.read_text(), str(page.relative_to(ROOT)))]
+    return [block for block in every if block.language in languages]
 
 
 def commands(code: str) -> list[list[str]]:
-    """The commands of a shell block, in words.
+    """Split the commands of a shell block into words.
 
     Example:
         >>> commands('A=1 B=2 make b  # c\\n\\npython d \\\\\\n    --e')

@@ -1,4 +1,4 @@
-"""What users do that ends in a message which docs/troubleshooting.md quotes; each function returns that message."""
+"""Functions that provoke the messages quoted in docs/troubleshooting.md and return them."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ PROVOKED: dict[str, Callable[[Path], str]] = {}
 
 
 def message(function: Callable, *args: Any, **kwargs: Any) -> str:
-    """What the error says that this call ends in."""
+    """Return the message of the error that the call raises."""
     try:
         function(*args, **kwargs)
     except Exception as error:
@@ -22,7 +22,7 @@ def message(function: Callable, *args: Any, **kwargs: Any) -> str:
 
 
 def provokes(function: Callable[[Path], str]) -> Callable[[Path], str]:
-    """Put the function on the list under its name."""
+    """Register a function under its name."""
     PROVOKED[function.__name__] = function
     return function
 
@@ -47,7 +47,7 @@ def unregistered(folder: Path) -> str:
 
 
 def without_mmkerv(folder: Path, base: str) -> str:
-    """What a tool of upstream's says to a config with this base."""
+    """Return the message of mmengine for a config with this base, read without importing mmkerv."""
     config = folder / 'mine.py'
     config.write_text(f'_base_ = {base!r}\n')
     code = f'from mmengine.config import Config; Config.fromfile({str(config)!r})'

@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, and a warning ends the build."""
+"""The documentation builds without warnings, and a warning fails the build."""
 
 import subprocess
 import sys
@@ -36,13 +36,13 @@ WRONG = {
 }
 
 
-def test_what_is_wrong_ends_the_build(tmp_path):
+def test_errors_fail_the_build(tmp_path):
     (tmp_path / 'source').mkdir()
     (tmp_path / 'source' / 'index.md').write_text('\n\n'.join(['# Title', *WRONG.values()]))
     conf = (ROOT / 'docs' / 'conf.py').read_text()
-    place = 'Path(__file__).resolve().parent.parent'
-    assert place in conf
-    (tmp_path / 'source' / 'conf.py').write_text(conf.replace(place, f'Path({str(ROOT)!r})'))
+    root = 'Path(__file__).resolve().parent.parent'
+    assert root in conf
+    (tmp_path / 'source' / 'conf.py').write_text(conf.replace(root, f'Path({str(ROOT)!r})'))
     done = build(tmp_path / 'source', tmp_path / 'html')
     assert done.returncode != 0
     assert [words for words in WRONG if words not in done.stderr] == []

@@ -1,4 +1,4 @@
-"""What README.md and docs/ show works: Python runs, configs build, commands parse, paths exist."""
+"""The examples in README.md and docs/ work: Python runs, configs build, commands parse, paths exist."""
 
 import argparse
 import importlib.util
@@ -13,9 +13,9 @@ import pytest
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, blocks_of, commands
 
 PYTHON, SHELL = blocks('python'), blocks('bash')
-# What belongs to other programs and is not checked.
+# Other programs, whose arguments are not checked.
 OTHERS = {'cd', 'git', 'pip', 'uv', 'export', 'chromium', 'tensorboard', 'xdg-open'}
-# Places of the repository that a page may name.
+# Paths in the repository that a page may name.
 PATH = re.compile(r'(?:configs|tools|benchmarks|tests|mmkerv|requirements)/[\w./*{},-]*')
 
 
@@ -27,7 +27,7 @@ def test_python(block: Block, monkeypatch, tmp_path):
     pytest.importorskip('mmengine')
     from mmengine.registry import DefaultScope
 
-    # Blocks name files as seen from the root of a clone, and some write files.
+    # Blocks name files relative to the root of a clone, and some write files.
     for name in ('configs', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
@@ -41,7 +41,7 @@ def test_python(block: Block, monkeypatch, tmp_path):
 
 
 def check_operators(model) -> None:
-    """A fragment of a config names operators and arguments that exist."""
+    """Check that a fragment of a config names existing operators and arguments."""
     if isinstance(model, dict):
         from mmkerv.engine.config.check import check_operators as check
 
@@ -49,7 +49,7 @@ def check_operators(model) -> None:
 
 
 def build(block: Block, folder: Path) -> None:
-    """Read the block as a config, or as a change of one, and build its model."""
+    """Read the block as a config or as a change of one, and build the model."""
     for library in ('mmdet', 'mmseg', 'mmpretrain'):
         pytest.importorskip(library)
     from mmengine.config import Config
@@ -73,7 +73,7 @@ def based(config: str) -> str:
 
 
 class Parsed(Exception):
-    """The parser took the arguments."""
+    """The parser accepted the arguments."""
 
 
 def load(script: Path):
@@ -84,7 +84,7 @@ def load(script: Path):
 
 
 def parse(script: Path, arguments: list[str], monkeypatch) -> None:
-    """Give the arguments to the script's own parser."""
+    """Pass the arguments to the script's own parser."""
     monkeypatch.setattr(sys, 'path', [str(script.parent), str(ROOT / 'benchmarks'), *sys.path])
     monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
     real = argparse.ArgumentParser.parse_args
@@ -103,7 +103,7 @@ def parse(script: Path, arguments: list[str], monkeypatch) -> None:
 
 
 def check(command: list[str], monkeypatch) -> None:
-    """Raise if a command of ours cannot be given like that."""
+    """Raise if a command of this project does not exist or its parser refuses the arguments."""
     program, *arguments = command
     if program == 'make':
         targets = set(re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
@@ -119,7 +119,7 @@ def check(command: list[str], monkeypatch) -> None:
         assert script.is_file(), f'{arguments[0]} does not exist'
         parse(script, arguments[1:], monkeypatch)
     else:
-        assert program in OTHERS, f'{program!r} is neither ours nor known'
+        assert program in OTHERS, f'{program!r} is neither a program of this project nor a known one'
     for word in arguments:
         path = word.rpartition('=')[2]
         assert not re.match(r'configs/[\w/]+\.py$', path) or (ROOT / path).is_file(), f'{path} does not exist'
@@ -153,16 +153,16 @@ def test_wrong_commands_are_found(command, error, monkeypatch):
 
 
 def variants(path: str) -> list[str]:
-    """A path with braces, as the shell reads it."""
+    """Expand the braces of a path as the shell does."""
     parts = [p.split(',') if i % 2 else [p] for i, p in enumerate(re.split(r'\{([^}]*)\}', path))]
     return [''.join(choice) for choice in product(*parts)]
 
 
 def absent(text: str) -> list[str]:
-    """What is named in running text as a place of the repository and is not there."""
+    """List the paths of the repository that running text names and that do not exist."""
     prose = re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
     words = [word for code in re.findall(r'`([^`\n]+)`', prose) for word in code.split()]
-    named = [v for word in words if PATH.fullmatch(word) for v in variants(word.rstrip('.,/'))]
+    named = [path for word in words if PATH.fullmatch(word) for path in variants(word.rstrip('.,/'))]
     return [path for path in named if not list(ROOT.glob(path))]
 
 
@@ -175,8 +175,8 @@ def test_absent_files_are_found():
     assert absent('see `configs/mnist/lenet5{,_kerv_x}.py` and `tools/train.py`') == ['configs/mnist/lenet5_kerv_x.py']
 
 
-def test_every_fence_is_seen():
-    """The number of fences with a language is the number of blocks."""
+def test_every_fence_is_read():
+    """Every fence with a language is read as a block."""
     for page in PAGES:
         text = page.read_text()
         fences = re.findall(r'^```\w+$', text, re.MULTILINE)
@@ -185,12 +185,12 @@ def test_every_fence_is_seen():
 
 
 @pytest.mark.parametrize('page', ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'])
-def test_links_of_pages_at_the_root_lead_somewhere(page):
+def test_links_of_pages_at_the_root_exist(page):
     for target in re.findall(r'\]\((?!https?:)([^)#]+)', (ROOT / page).read_text()):
         assert (ROOT / target).exists(), target
 
 
-def test_parsers_are_argparse():
-    """The test above stands on the tools' parsers raising SystemExit."""
+def test_parsers_raise_system_exit():
+    """The tests above rely on parsers that raise SystemExit."""
     with pytest.raises(SystemExit):
         argparse.ArgumentParser().parse_args(['--absent'])

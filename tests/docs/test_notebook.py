@@ -1,4 +1,4 @@
-"""The tutorial runs as it is given away: without outputs, from a fresh kernel, on a CPU."""
+"""The tutorial notebook holds no outputs and runs in a fresh kernel on a CPU."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_it_holds_no_output(notebook):
     assert len(cells) >= 8 and not any(cell.outputs or cell.execution_count for cell in cells)
 
 
-def test_its_links_lead_somewhere(notebook):
+def test_its_links_exist(notebook):
     import re
 
     text = '\n'.join(cell.source for cell in notebook.cells if cell.cell_type == 'markdown')
@@ -40,6 +40,6 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     text = ''.join(output.get('text', '') for output in outputs)
     assert 'mmkerv: folded 3 operators into plain convolutions; kept 0' in text
     best = max(float(part.split()[0]) for part in text.split('accuracy ')[1:])
-    assert best > 0.6, 'it learns: a third is chance'
+    assert best > 0.6, 'chance is a third'
     assert sum('image/png' in output.get('data', {}) for output in outputs) == 4
     assert not any(output.get('name') == 'stderr' for output in outputs)

@@ -1,4 +1,4 @@
-"""docs/tools.md names every tool and every flag, as the tools' own parsers have them."""
+"""docs/tools.md lists every tool and every flag from the tools' own parsers."""
 
 import importlib.util
 import re
@@ -21,7 +21,7 @@ def tool(monkeypatch):
     return module
 
 
-def test_page_is_what_the_tool_writes(tool):
+def test_page_is_up_to_date(tool):
     assert tool.document().strip() in PAGE.read_text(), 'run tools/analysis_tools/list_tools.py --write docs/tools.md'
 
 

@@ -1,4 +1,4 @@
-"""Configs, and commands that must end in one message."""
+"""Configs, and commands with bad input that must end in one message."""
 
 TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 FOLD, PUBLISH = 'tools/model_converters/reparameterize_model.py', 'tools/model_converters/publish_model.py'
@@ -6,7 +6,7 @@ FOLD, PUBLISH = 'tools/model_converters/reparameterize_model.py', 'tools/model_c
 CKCONV = 'tools/model_converters/ckconv_to_mmkerv.py'
 PLAIN = 'tools/model_converters/plain_to_mmkerv.py'
 
-# A classifier that is built in no time.
+# A small classifier, built within a second.
 CONFIG = """
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmkerv'], allow_failed_imports=False)
@@ -30,7 +30,7 @@ val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 """
-# Its head takes a kernel size, and a super kernel has no centre for an even one.
+# A segmentor whose head has an even kernel, for which a super kernel has no centre.
 EVEN = """
 default_scope = 'mmseg'
 data_root = {data!r}
@@ -50,7 +50,7 @@ optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 
 OPTIONS = '--cfg-options'
 CONV = 'model.backbone.conv_cfg'
-# Tool, arguments ({name} is a file, {out} the output folder), what the message says.
+# Tool, arguments ({name} is a file, {out} the output folder), and words of the message.
 BAD_INPUT = {
     'unknown argument': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.asociation=3'),
@@ -179,12 +179,20 @@ BAD_INPUT = {
     ),
 }
 
-BOMBED = {
-    'test': (TEST, '{config.py}', '{bomb.pth}', '--work-dir', '{out}'),
-    'resume': (TRAIN, '{config.py}', '--work-dir', '{out}', '--resume', '{bomb.pth}'),
-    'backbone': (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'model.backbone.init_cfg.checkpoint={bomb.pth}'),
-    'fold': (FOLD, '{config.py}', '{bomb.pth}', '{out}/deploy.pth'),
-    'publish': (PUBLISH, '{bomb.pth}', '{out}/published.pth'),
-    'convert': (CKCONV, '{bomb.pth}', '{out}/converted.pth'),
-    'convert plain': (PLAIN, '{bomb.pth}', '{out}/converted.pth', '--config', '{config.py}'),
+# Commands that get a malicious checkpoint.
+MALICIOUS = {
+    'test': (TEST, '{config.py}', '{malicious.pth}', '--work-dir', '{out}'),
+    'resume': (TRAIN, '{config.py}', '--work-dir', '{out}', '--resume', '{malicious.pth}'),
+    'backbone': (
+        TRAIN,
+        '{config.py}',
+        '--work-dir',
+        '{out}',
+        OPTIONS,
+        'model.backbone.init_cfg.checkpoint={malicious.pth}',
+    ),
+    'fold': (FOLD, '{config.py}', '{malicious.pth}', '{out}/deploy.pth'),
+    'publish': (PUBLISH, '{malicious.pth}', '{out}/published.pth'),
+    'convert': (CKCONV, '{malicious.pth}', '{out}/converted.pth'),
+    'convert plain': (PLAIN, '{malicious.pth}', '{out}/converted.pth', '--config', '{config.py}'),
 }

@@ -1,4 +1,4 @@
-"""Training by tools/train.py where files cannot be written or read, and before there are any; prints it, as JSON."""
+"""Run trainings whose files cannot be written or read, or without a checkpoint yet; print the results as JSON."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.engine.registered_parts import CONFIG
 from tests.engine.resume.interrupted_runs import bits, differing
 from tests.engine.resume.killed_runs import prepare, train
 
-# Two checkpoints and a best one need more.
+# Sizes of file systems: the small one does not hold two checkpoints and a best one.
 SMALL, LARGE = 'size=150k', 'size=20m'
 
 
@@ -37,13 +37,13 @@ def run(config: Path, folder: Path, limit: int | None = None) -> dict:
         'traceback': 'Traceback' in text,
         'log': text[-3000:],
         'left': sorted(file.name for file in folder.glob('*.pth')) if folder.is_dir() else [],
-        'half': sorted(file.name for file in folder.glob('.*')) if folder.is_dir() else [],
+        'partial': sorted(file.name for file in folder.glob('.*')) if folder.is_dir() else [],
         'latest': latest_checkpoint(Config({'work_dir': str(folder)})) if folder.is_dir() else None,
     }
 
 
 def mount(folder: Path, options: str) -> bool:
-    """Mount a file system in memory, or mount it anew with other options; whether this process may."""
+    """Mount a file system in memory, or remount it with other options; return whether this process may."""
     folder.mkdir(exist_ok=True)
     return not subprocess.run(
         ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(folder)], capture_output=True, check=False
@@ -51,49 +51,49 @@ def mount(folder: Path, options: str) -> bool:
 
 
 def changed(config: Path, line: str) -> Path:
-    """Write the config anew with one more line."""
+    """Write a copy of the config with one more line."""
     other = config.with_name('changed.py')
     other.write_text(f'{config.read_text()}{line}\n')
     return other
 
 
-def start_again(config: Path, base: Path) -> dict:
-    """Train by ``--resume``, without learning, a run that starts from weights and has no checkpoint yet."""
+def resume_without_checkpoint(config: Path, base: Path) -> dict:
+    """Train with ``--resume`` and learning rate 0 from given weights, where the run has no checkpoint yet."""
     last = safe_load((base / 'whole' / 'last_checkpoint').read_text())
     weights = {name: value + 7 if name == 'conv.weight' else value for name, value in last['state_dict'].items()}
     torch.save({'state_dict': weights}, base / 'start.pth')
     text = f"load_from = {str(base / 'start.pth')!r}\noptim_wrapper['optimizer']['lr'] = 0.0"
-    found = run(changed(config, text), base / 'started')
+    result = run(changed(config, text), base / 'started')
     ended = bits(base / 'started')
-    return {**found, 'kept': torch.equal(ended['state_dict.conv.weight'], weights['conv.weight'])}
+    return {**result, 'kept': torch.equal(ended['state_dict.conv.weight'], weights['conv.weight'])}
 
 
 def main() -> None:
-    """Run everything below the folder that is given."""
+    """Run all trainings in the folder from the command line."""
     prepare()
     base = Path(sys.argv[1])
     config = base / 'config.py'
     config.write_text(CONFIG.format(by_epoch=True, workers=0))
-    found = {'whole': run(config, base / 'whole'), 'limited': run(config, base / 'limited', limit=20_000)}
+    results = {'whole': run(config, base / 'whole'), 'limited': run(config, base / 'limited', limit=20_000)}
     (base / 'file').touch()
-    found['a file in its place'] = run(config, base / 'file')
-    found['unreadable data'] = run(
+    results['a file in its place'] = run(config, base / 'file')
+    results['unreadable data'] = run(
         changed(config, "train_dataloader['dataset'] = dict(type='UnreadableImages')"), base / 'r'
     )
-    found['start'] = start_again(config, base)
+    results['start'] = resume_without_checkpoint(config, base)
     disk = base / 'disk'
     if mount(disk, SMALL):
         try:
-            found['full'] = run(config, disk)
+            results['full'] = run(config, disk)
             mount(disk, f'remount,{LARGE}')
             mount(disk, 'remount,ro')
-            found['read-only'] = run(config, disk)
+            results['read-only'] = run(config, disk)
             mount(disk, f'remount,rw,{LARGE}')
-            found['room again'] = run(config, disk)
-            found['room again']['differing'] = differing(bits(disk), bits(base / 'whole'))
+            results['space again'] = run(config, disk)
+            results['space again']['differing'] = differing(bits(disk), bits(base / 'whole'))
         finally:
             subprocess.run(['umount', str(disk)], check=True)
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == '__main__':

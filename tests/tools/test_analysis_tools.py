@@ -1,4 +1,4 @@
-"""The analysis tools on small networks and data of the three libraries, and what they refuse."""
+"""The analysis tools on small networks and data of the three libraries, and their refusals."""
 
 import json
 import runpy
@@ -30,7 +30,7 @@ FOLDERS = {'fcn': 'VOCdevkit/VOC2012'}
 
 
 def run(tool, *arguments):
-    """Run a tool inside this process; what it exits with, which is a message or 2 if it refuses."""
+    """Run a tool in this process and return its exit code: ``None``, or a message or 2 if it refuses."""
     path = [*sys.path]
     with mock.patch.object(sys, 'argv', [tool, *map(str, arguments)]), mock.patch.object(sys, 'path', path):
         try:
@@ -105,7 +105,7 @@ def test_times_of_runs(logs, capsys):
 
 
 @pytest.mark.parametrize(
-    ('flags', 'says'),
+    ('flags', 'words'),
     [
         (('--keys', 'mAP'), "has no key 'mAP'; it has mIoU, lr, loss, time"),
         (('--style', 'whitgrid'), "matplotlib has no style 'whitgrid'; the nearest are whitegrid"),
@@ -114,15 +114,15 @@ def test_times_of_runs(logs, capsys):
     ],
     ids=str,
 )
-def test_logs_that_cannot_be_drawn(flags, says, logs, tmp_path):
+def test_unusable_keys_styles_and_backends_are_refused(flags, words, logs, tmp_path):
     message = run('analysis_tools/analyze_logs.py', logs[0], *flags, '--out', tmp_path / 'a.png')
-    assert says in message and '\n' not in message and not (tmp_path / 'a.png').exists()
+    assert words in message and '\n' not in message and not (tmp_path / 'a.png').exists()
 
 
 @pytest.mark.parametrize(
     'flags', [('--out', 'a.txt'), ('--legend', 'a', 'b'), ('--keys',), ('--nonsense', '1')], ids=str
 )
-def test_flags_of_logs_that_are_wrong(flags, logs, capsys):
+def test_wrong_flags_of_logs_are_refused(flags, logs, capsys):
     assert run('analysis_tools/analyze_logs.py', logs[0], *flags) == 2
     assert 'error: ' in capsys.readouterr().err
 
@@ -141,7 +141,7 @@ def test_a_config_is_printed_and_saved(suffix, tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
-def test_a_config_that_is_not_there():
+def test_a_missing_config_is_refused():
     assert run('misc/print_config.py', 'absent.py') == (
         "error: config 'absent.py' does not exist; give the path of a config file"
     )
@@ -167,8 +167,8 @@ def test_samples_are_drawn(name, mode, shapes, tmp_path):
 
 @pytest.mark.parametrize('mode', ['original', 'transformed'])
 @pytest.mark.parametrize('name', ['retinanet', 'fcn'])
-def test_annotations_are_drawn_where_they_are(name, mode, shapes):
-    """Test pipelines load them behind the resize, in the size of the image that was read."""
+def test_annotations_are_drawn_in_the_right_place(name, mode, shapes):
+    """Test pipelines load annotations after the resize, in the size of the original image."""
     from mmkerv.analysis.browse import pictures, stages
     from mmkerv.analysis.speed import data_set
     from mmkerv.engine.config.read import load_config
@@ -186,7 +186,7 @@ def test_annotations_are_drawn_where_they_are(name, mode, shapes):
         assert changed[np.asarray(first.sample.gt_sem_seg.data[0]) > 0].mean() > 0.5
 
 
-def test_images_of_one_name_are_all_written(shapes, tmp_path, monkeypatch):
+def test_images_with_the_same_name_are_all_written(shapes, tmp_path, monkeypatch):
     from mmkerv.analysis import browse
 
     same = browse.Picture('a.jpg', np.zeros((4, 4, 3), np.uint8))
@@ -195,7 +195,7 @@ def test_images_of_one_name_are_all_written(shapes, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['2_a.jpg', '3_a.jpg', 'a.jpg']
 
 
-def test_without_a_display_pictures_are_written_and_nothing_is_shown(shapes, tmp_path, monkeypatch, capsys):
+def test_without_a_display_pictures_are_written_to_files(shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run('analysis_tools/browse_dataset.py', ROOT / DEMO['fcn'], '-n', 1, *data(shapes, 'fcn')) is None
     folder = Path('work_dirs', 'fcn_coc_shapes', 'browse_train')
@@ -205,7 +205,7 @@ def test_without_a_display_pictures_are_written_and_nothing_is_shown(shapes, tmp
     assert '6 samples of the train data\n' in capsys.readouterr().out and len(list(folder.iterdir())) == 1
 
 
-def test_data_that_is_not_there(tmp_path):
+def test_missing_data_is_refused(tmp_path):
     message = run('analysis_tools/browse_dataset.py', DEMO['fcn'], '--cfg-options', f'data_root={tmp_path / "no"}')
     assert 'does not exist' in message and 'data_root=DIR' in message
 
@@ -219,9 +219,9 @@ def test_inference_of_each_library_is_timed(name, shapes, tmp_path, capsys):
     assert run('analysis_tools/benchmark.py', DEMO[name], '--device', 'cpu', *flags, *data(shapes, name)) is None
     out = capsys.readouterr().out
     assert out.count('2 of 3 images: ') == out.count('3 of 3 images: ') == 2 and 'inference: images ' in out
-    found = json.loads((tmp_path / 'benchmark_inference.json').read_text())
-    assert len(found['seconds']) == 2 and min(found['seconds']) > 0 and found['checkpoint'] is None
-    assert found['rates'] == pytest.approx([1 / seconds for seconds in found['seconds']])
+    result = json.loads((tmp_path / 'benchmark_inference.json').read_text())
+    assert len(result['seconds']) == 2 and min(result['seconds']) > 0 and result['checkpoint'] is None
+    assert result['rates'] == pytest.approx([1 / seconds for seconds in result['seconds']])
 
 
 @pytest.mark.parametrize('task', ['dataloader', 'dataset'])
@@ -232,7 +232,7 @@ def test_data_is_timed(task, shapes, capsys):
     assert f'{task}: ' in capsys.readouterr().out
 
 
-def test_operators_are_not_fused(shapes):
+def test_fusing_unfolded_operators_is_refused(shapes):
     message = run('analysis_tools/benchmark.py', DEMO['resnet18'], '--fuse-conv-bn', *data(shapes, 'resnet18'))
     for words in ('17 operators that are not folded', 'backbone.conv1 (CoCConv2d)', 'reparameterize_model.py'):
         assert words in message
@@ -252,7 +252,7 @@ def test_a_folded_network_is_fused():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.backbone.modules())
 
 
-def test_grammar_of_mmsegmentation(shapes):
+def test_benchmark_takes_the_grammar_of_mmsegmentation(shapes):
     """CONFIG CHECKPOINT --repeat-times."""
     message = run('analysis_tools/benchmark.py', DEMO['fcn'], 'absent.pth', '--repeat-times', 2, '--log-interval', 5)
     assert message.startswith('error: ') and 'absent.pth' in message
@@ -268,13 +268,13 @@ def test_grammar_of_mmsegmentation(shapes):
     ],
     ids=str,
 )
-def test_flags_of_benchmarks_that_are_wrong(flags, capsys):
+def test_wrong_flags_of_benchmarks_are_refused(flags, capsys):
     assert run('analysis_tools/benchmark.py', DEMO['fcn'], *flags) == 2
     assert 'error: ' in capsys.readouterr().err
 
 
-def test_what_is_timed(monkeypatch):
-    """Reading is not timed where there is work to do, nor is the warm-up."""
+def test_only_the_work_is_timed(monkeypatch):
+    """Reading is timed only without work; the warm-up is never timed."""
     from mmkerv.analysis import speed
 
     clock = [0.0]
@@ -310,8 +310,8 @@ def test_reports_agree_with_get_flops(tmp_path, capsys):
     assert f'Flops of an image: {total["macs"] / 1e6:.3f}M' in printed
     assert f'Params: {total["parameters"] / 1e6:.3f}M' in printed
     assert content['shape'] == [32, 64] and len(content['layers']) == 21
-    said = f'21 layers, {total["parameters"]} parameters, {total["macs"]} MACs; wrote {out}'
-    assert said in capsys.readouterr().out
+    summary = f'21 layers, {total["parameters"]} parameters, {total["macs"]} MACs; wrote {out}'
+    assert summary in capsys.readouterr().out
     fields = [layer['field'] for layer in content['layers'] if layer['kernel'] == '3x3']
     assert fields[-1] == '435x435', 'of ResNet-18'
 
@@ -331,7 +331,7 @@ def test_flops_of_the_images_of_the_data(shapes, capsys):
     ],
     ids=str,
 )
-def test_flags_of_reports_that_are_wrong(tool, flags, capsys):
+def test_wrong_flags_of_reports_are_refused(tool, flags, capsys):
     assert run(f'analysis_tools/{tool}.py', DEMO['fcn'], *flags) == 2
     assert 'error: ' in capsys.readouterr().err
 

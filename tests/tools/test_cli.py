@@ -1,4 +1,4 @@
-"""The tools as a user runs them: bad input ends in one message, a status that is not 0, and nothing half-written."""
+"""The tools as a user runs them: bad input ends in one message, a non-zero status and no partial files."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tool_process import Done, run_tool
-from tests.tools.bad_input import BAD_INPUT, BOMBED, CONFIG, EVEN, FOLD, PUBLISH, TEST, TRAIN
+from tests.tools.bad_input import BAD_INPUT, CONFIG, EVEN, FOLD, MALICIOUS, PUBLISH, TEST, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob('tools/**/*.py') if '__main__' in file.read_text())
@@ -28,40 +28,40 @@ def files(tmp_path_factory) -> dict[str, Path]:
     from tests.malicious_files import execute, hidden, write
 
     folder = tmp_path_factory.mktemp('input')
-    checkpoints = ('good', 'weights', 'other', 'list', 'text', 'bomb', 'absent')
-    given = {f'{name}.pth': folder / f'{name}.pth' for name in checkpoints}
-    given |= {name: folder / name for name in ('config.py', 'even.py', 'data', 'file', 'target', 'absent')}
+    checkpoints = ('good', 'weights', 'other', 'list', 'text', 'malicious', 'absent')
+    paths = {f'{name}.pth': folder / f'{name}.pth' for name in checkpoints}
+    paths |= {name: folder / name for name in ('config.py', 'even.py', 'data', 'file', 'target', 'absent')}
     for kind in 'abc':
-        mmcv.imwrite(np.zeros((32, 32, 3), np.uint8), str(given['data'] / kind / '0.png'))
-    given['file'].write_text('a file')
-    given['text.pth'].write_text('no checkpoint\n')
-    write(given['bomb.pth'], hidden('state_dict', execute(given['target'])))
-    given['config.py'].write_text(CONFIG.format(data=str(given['data']), weights=str(given['weights.pth'])))
-    given['even.py'].write_text(EVEN.format(data=str(given['data'])))
+        mmcv.imwrite(np.zeros((32, 32, 3), np.uint8), str(paths['data'] / kind / '0.png'))
+    paths['file'].write_text('a file')
+    paths['text.pth'].write_text('no checkpoint\n')
+    write(paths['malicious.pth'], hidden('state_dict', execute(paths['target'])))
+    paths['config.py'].write_text(CONFIG.format(data=str(paths['data']), weights=str(paths['weights.pth'])))
+    paths['even.py'].write_text(EVEN.format(data=str(paths['data'])))
     init_default_scope('mmpretrain')
-    state = MODELS.build(Config.fromfile(given['config.py']).model).state_dict()
+    state = MODELS.build(Config.fromfile(paths['config.py']).model).state_dict()
     whole = {'meta': {'epoch': 1, 'iter': 2}, 'message_hub': {}, 'state_dict': state, 'optimizer': {'state': {}}}
-    torch.save(whole, given['good.pth'])
-    torch.save(state, given['weights.pth'])
-    torch.save({**whole, 'state_dict': {'fc.weight': torch.ones(2, 2)}}, given['other.pth'])
-    torch.save([1, 2], given['list.pth'])
-    return given
+    torch.save(whole, paths['good.pth'])
+    torch.save(state, paths['weights.pth'])
+    torch.save({**whole, 'state_dict': {'fc.weight': torch.ones(2, 2)}}, paths['other.pth'])
+    torch.save([1, 2], paths['list.pth'])
+    return paths
 
 
-def refused(done: Done, *says: str) -> None:
-    """One message on stderr that says all of ``says``, no traceback, a status that is not 0."""
+def refused(done: Done, *words: str) -> None:
+    """Check for one message on stderr with all of ``words``, no traceback and a non-zero status."""
     output = done.out + done.err
     assert done.status not in (0, None), output[-2000:]
     assert 'Traceback' not in output, output[-3000:]
     messages = re.findall(r'^(?:\S+\.py: )?error: (.*)$', done.err, re.MULTILINE)
     assert len(messages) == 1, done.err[-3000:]
-    assert done.err.rstrip().endswith(messages[0]), 'the message is the last word'
-    for words in says:
-        assert words in messages[0], (words, messages[0])
+    assert done.err.rstrip().endswith(messages[0]), 'the message comes last'
+    for text in words:
+        assert text in messages[0], (text, messages[0])
 
 
-def left(folder: Path) -> list[str]:
-    """What lies in a folder but the runner's records of what it was asked."""
+def outputs(folder: Path) -> list[str]:
+    """The files in a folder, without logs and the dumped config of the runner."""
     files = (p for p in folder.rglob('*') if p.is_file() and p.suffix not in ('.log', '.json'))
     return [p.name for p in files if p.name != 'config.py']
 
@@ -76,24 +76,26 @@ def filled(text: str, files: dict[str, Path], out: Path) -> str:
 def test_bad_input_ends_in_one_message(files, tmp_path, case):
     if case.startswith('even'):
         pytest.importorskip('mmseg')
-    command, says = BAD_INPUT[case]
+    command, words = BAD_INPUT[case]
     out = tmp_path / 'out'
     done = run_tool(*(filled(argument, files, out) for argument in command))
-    refused(done, *(filled(words, files, out) for words in says))
-    assert left(tmp_path) == []
+    refused(done, *(filled(text, files, out) for text in words))
+    assert outputs(tmp_path) == []
     assert files['file'].read_text() == 'a file'
 
 
-@pytest.mark.parametrize('tool', BOMBED)
-def test_bomb_is_not_set_off(files, tmp_path, tool):
-    done = run_tool(*(filled(argument, files, tmp_path / 'out') for argument in BOMBED[tool]))
-    refused(done, f"checkpoint '{files['bomb.pth']}' was not read", 'Nothing of it was executed', '--trust-checkpoint')
-    assert not files['target'].exists() and left(tmp_path) == []
+@pytest.mark.parametrize('tool', MALICIOUS)
+def test_malicious_checkpoint_is_not_executed(files, tmp_path, tool):
+    done = run_tool(*(filled(argument, files, tmp_path / 'out') for argument in MALICIOUS[tool]))
+    refused(
+        done, f"checkpoint '{files['malicious.pth']}' was not read", 'Nothing of it was executed', '--trust-checkpoint'
+    )
+    assert not files['target'].exists() and outputs(tmp_path) == []
 
 
-def test_bomb_is_set_off_only_on_demand(files, tmp_path):
-    """The bomb is live, and --trust-checkpoint does what it says."""
-    run_tool(*(filled(argument, files, tmp_path / 'out') for argument in BOMBED['resume']), '--trust-checkpoint')
+def test_malicious_checkpoint_is_executed_with_trust_checkpoint(files, tmp_path):
+    """Without this the test above would show nothing."""
+    run_tool(*(filled(argument, files, tmp_path / 'out') for argument in MALICIOUS['resume']), '--trust-checkpoint')
     assert files['target'].exists()
     files['target'].unlink()
 

@@ -83,22 +83,22 @@ def test_demo(demo, tmp_path, capsys):
         'train_cfg.val_interval=2',
         'a.b=1',
     ]
-    found = record(tmp_path)
-    assert found['seed'] == 5 and found['options'] == {'a.b': 1} and found['plain'] is None
-    assert found['config'] == os.path.relpath(ROOT / 'configs/demo/retinanet_coc_shapes.py')
-    assert found['before'] == found['after'] == METRICS and found['milliseconds'] == [3.0, 2.0]
-    assert found['seconds'] > 0 and found['environment']['PyTorch']
+    result = record(tmp_path)
+    assert result['seed'] == 5 and result['options'] == {'a.b': 1} and result['plain'] is None
+    assert result['config'] == os.path.relpath(ROOT / 'configs/demo/retinanet_coc_shapes.py')
+    assert result['before'] == result['after'] == METRICS and result['milliseconds'] == [3.0, 2.0]
+    assert result['seconds'] > 0 and result['environment']['PyTorch']
     assert (tmp_path / 'work' / 'trained.pth').is_file()
     assert 'report.html' in capsys.readouterr().out
 
 
 def test_compare_keeps_a_finished_demo(demo, tmp_path):
     assert demo.call('--compare') == [*WITH_OPERATORS, *PLAIN, 'report']
-    found = record(tmp_path)
-    assert found['milliseconds'] == [6.0, 4.0]
-    assert found['plain'].pop('seconds') > 0
-    assert found['plain'].pop('config').endswith('configs/demo/retinanet_shapes.py')
-    assert found['plain'] == {'metrics': METRICS, 'parameters': 10, 'milliseconds': 4.5}
+    result = record(tmp_path)
+    assert result['milliseconds'] == [6.0, 4.0]
+    assert result['plain'].pop('seconds') > 0
+    assert result['plain'].pop('config').endswith('configs/demo/retinanet_shapes.py')
+    assert result['plain'] == {'metrics': METRICS, 'parameters': 10, 'milliseconds': 4.5}
     assert demo.call('--compare') == [*PLAIN, 'report']
     assert demo.call('--compare', '--seed', '1') == [*WITH_OPERATORS, *PLAIN, 'report']
     assert demo.call() == [*WITH_OPERATORS, 'report']
@@ -109,7 +109,7 @@ def test_report_only_trains_nothing(demo):
     assert demo.call('--report-only') == ['report']
 
 
-def test_broken_off_demo_leaves_no_record(demo, tmp_path, monkeypatch):
+def test_failed_demo_leaves_no_record(demo, tmp_path, monkeypatch):
     demo.call()
 
     def fail(*_):
@@ -121,7 +121,7 @@ def test_broken_off_demo_leaves_no_record(demo, tmp_path, monkeypatch):
     assert not (tmp_path / 'work' / 'demo.json').exists()
 
 
-def test_report_of_nothing_ends_in_one_message(tmp_path):
+def test_report_without_a_demo_ends_in_one_message(tmp_path):
     command = [sys.executable, 'tools/demo.py', '--report-only', '--work-dir', str(tmp_path / 'nothing')]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
@@ -131,7 +131,7 @@ def test_report_of_nothing_ends_in_one_message(tmp_path):
 
 
 @pytest.mark.long
-def test_whole_demo_in_small(tmp_path):
+def test_small_demo_from_start_to_end(tmp_path):
     options = [
         'train_cfg.max_epochs=4',
         'train_dataloader.dataset.indices=16',
@@ -140,14 +140,14 @@ def test_whole_demo_in_small(tmp_path):
         'default_hooks.logger.interval=1',
         'default_hooks.checkpoint.interval=1',
     ]
-    places = ['--work-dir', str(tmp_path / 'work'), '--data', str(tmp_path / 'shapes')]
-    command = [sys.executable, 'tools/demo.py', '--compare', *places, '--cfg-options', *options]
+    folders = ['--work-dir', str(tmp_path / 'work'), '--data', str(tmp_path / 'shapes')]
+    command = [sys.executable, 'tools/demo.py', '--compare', *folders, '--cfg-options', *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     page = (tmp_path / 'work' / 'report.html').read_text(encoding='utf-8')
     assert len(page) < 1.5e6 and 'make demo-compare' not in page and 'Kernels before and after training' in page
     assert page.count('<img') == 4 * 3 + 3 * 2 and 'loss, plain' in page
-    # A network that detects nothing yet, as it may after so few iterations, has no metric in mmdetection's log.
+    # mmdetection logs no metric for a network that detects nothing, as may happen after so few iterations.
     logs = [
         file.read_text() for name in ('train', 'plain') for file in (tmp_path / 'work' / name).rglob('scalars.json')
     ]

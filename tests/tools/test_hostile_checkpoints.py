@@ -1,4 +1,4 @@
-"""No tool executes what a checkpoint says: the tools that take one are found by their own parsers, so none escapes."""
+"""No tool executes code from a checkpoint; the tools that take one are found by their own parsers."""
 
 import argparse
 import ast
@@ -13,32 +13,32 @@ from unittest import mock
 
 import pytest
 
-from tests.tools.bad_input import BOMBED, CONFIG
+from tests.tools.bad_input import CONFIG, MALICIOUS
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob('tools/**/*.py') if '__main__' in file.read_text())
 READS = re.compile(r'checkpoint|state dict|weights|\.pth?\b', re.IGNORECASE)
 WRITES = re.compile(r'to write|^folder')
-# Where checkpoints are given beside arguments of their own.
-BY_CONFIG = ('load_from={bomb}', 'model.backbone.init_cfg.checkpoint={bomb}')
+# Settings of a config that name a checkpoint.
+BY_CONFIG = ('load_from={malicious}', 'model.backbone.init_cfg.checkpoint={malicious}')
 
-# Commands beyond those that follow from a tool's parser: {bomb} is a bomb, {good} a sound checkpoint.
+# Commands beyond those that follow from a tool's parser; {malicious} and {good} are checkpoints.
 MORE = {
     'tools/train.py': [
         *(f'{{config}} --cfg-options {option}' for option in BY_CONFIG),
-        # The newest of the work folder.
-        '{config} --work-dir {bombed} --resume',
+        # The newest checkpoint of the work folder is malicious.
+        '{config} --work-dir {work} --resume',
     ],
-    'tools/model_converters/plain_to_mmkerv.py': ['{bomb} {out}/a.pth --config {config}'],
+    'tools/model_converters/plain_to_mmkerv.py': ['{malicious} {out}/a.pth --config {config}'],
 }
-# A sound network beside the bomb is computed with.
+# The network of the good checkpoint is run too; these inputs make it fast.
 FASTER = {'tools/visualization/vis_erf.py': '--shape 32 32 --num 1'}
-# What stands for an argument that has to be given, by the beginning of its name.
-GIVEN = {'config': '{config}', 'img': '{image}', 'image': '{image}'}
+# Values of required arguments, by the beginning of the argument's name.
+REQUIRED = {'config': '{config}', 'img': '{image}', 'image': '{image}'}
 
 
-class Asked(Exception):
-    """Carries a parser out of a tool before it does anything."""
+class ParserReached(Exception):
+    """Carries the parser out of a tool before the tool does anything."""
 
 
 def load(script: Path) -> ModuleType:
@@ -51,54 +51,57 @@ def load(script: Path) -> ModuleType:
 
 def parser_of(script: Path) -> argparse.ArgumentParser:
     def stop(self, *args, **kwargs):
-        raise Asked(self)
+        raise ParserReached(self)
 
     names = ('parse_args', 'parse_known_args')
-    with mock.patch.multiple(argparse.ArgumentParser, **dict.fromkeys(names, stop)), pytest.raises(Asked) as asked:
+    with (
+        mock.patch.multiple(argparse.ArgumentParser, **dict.fromkeys(names, stop)),
+        pytest.raises(ParserReached) as reached,
+    ):
         load(script).main()
-    return asked.value.args[0]
+    return reached.value.args[0]
 
 
 def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """Arguments that name a checkpoint to read, of a parser and its subcommands."""
-    found = {}
+    """Return the arguments of a parser and its subcommands that name a checkpoint to read."""
+    checkpoints = {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                found |= actions(command)
+                checkpoints |= actions(command)
         metavar = ' '.join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar
         text = f'{action.dest} {metavar} {action.help}'
         reads = READS.search(text) and not WRITES.search(action.help or '')
         if reads and action.nargs != 0 and action.dest != 'cfg_options':
-            found[action.dest] = action
-    return found
+            checkpoints[action.dest] = action
+    return checkpoints
 
 
 def commands(tool: str) -> list[str]:
-    """A command for each argument that names a checkpoint, with a bomb in its place, and those of ``MORE``."""
+    """Return a command for each argument that names a checkpoint, with a malicious one, and those of ``MORE``."""
     parser = parser_of(ROOT / tool)
-    found, lines = actions(parser), list(MORE.get(tool, []))
-    for chosen in found.values():
+    checkpoints, lines = actions(parser), list(MORE.get(tool, []))
+    for chosen in checkpoints.values():
         words = []
         for action in parser._actions:
             if action is chosen:
-                value = '{config} {bomb}' if action.nargs == 2 else '{bomb}'
+                value = '{config} {malicious}' if action.nargs == 2 else '{malicious}'
                 words += [action.option_strings[-1], value] if action.option_strings else [value]
             elif not action.option_strings and action.nargs is None:
-                other = '{good}' if action.dest in found else '{out}/a.pth'
-                words.append(next((text for name, text in GIVEN.items() if action.dest.startswith(name)), other))
+                other = '{good}' if action.dest in checkpoints else '{out}/a.pth'
+                words.append(next((text for name, text in REQUIRED.items() if action.dest.startswith(name)), other))
         lines.append(' '.join(words))
     return lines
 
 
 def test_tools_that_take_a_checkpoint_are_found():
-    found = {tool for tool in SCRIPTS if commands(tool)}
-    assert found >= {tool for tool, *_ in BOMBED.values()} | {'tools/visualization/vis_cam.py'}
+    tools = {tool for tool in SCRIPTS if commands(tool)}
+    assert tools >= {tool for tool, *_ in MALICIOUS.values()} | {'tools/visualization/vis_cam.py'}
     for tool in SCRIPTS:
         options = {option for action in parser_of(ROOT / tool)._actions for option in action.option_strings}
-        assert ('--trust-checkpoint' in options) == (tool in found), tool
-    assert '{image} {config} {bomb}' in commands('tools/visualization/vis_cam.py')
-    assert '{image} {config} {good} --compare {config} {bomb}' in commands('tools/visualization/vis_cam.py')
+        assert ('--trust-checkpoint' in options) == (tool in tools), tool
+    assert '{image} {config} {malicious}' in commands('tools/visualization/vis_cam.py')
+    assert '{image} {config} {good} --compare {config} {malicious}' in commands('tools/visualization/vis_cam.py')
 
 
 @pytest.fixture(scope='module')
@@ -117,22 +120,22 @@ def files(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp('hostile')
     for kind in 'abc':
         mmcv.imwrite(np.zeros((32, 32, 3), np.uint8), str(folder / 'data' / kind / '0.png'))
-    given = {'target': folder / 'target', 'config': folder / 'config.py', 'image': folder / 'data' / 'a' / '0.png'}
-    given |= {name: folder / f'{name}.pth' for name in ('bomb', 'good')}
-    given['config'].write_text(CONFIG.format(data=str(folder / 'data'), weights=str(given['good'])))
+    paths = {'target': folder / 'target', 'config': folder / 'config.py', 'image': folder / 'data' / 'a' / '0.png'}
+    paths |= {name: folder / f'{name}.pth' for name in ('malicious', 'good')}
+    paths['config'].write_text(CONFIG.format(data=str(folder / 'data'), weights=str(paths['good'])))
     init_default_scope('mmpretrain')
-    state = MODELS.build(Config.fromfile(given['config']).model).state_dict()
-    torch.save({'meta': {'epoch': 0, 'iter': 0}, 'message_hub': {}, 'state_dict': state}, given['good'])
-    bomb = hidden('state_dict', execute(given['target']))
-    write(given['bomb'], bomb)
-    (folder / 'bombed').mkdir()
-    newest = write(folder / 'bombed' / 'epoch_1.pth', bomb)
-    (folder / 'bombed' / 'last_checkpoint').write_text(str(newest))
-    return {**given, 'bombed': folder / 'bombed'}
+    state = MODELS.build(Config.fromfile(paths['config']).model).state_dict()
+    torch.save({'meta': {'epoch': 0, 'iter': 0}, 'message_hub': {}, 'state_dict': state}, paths['good'])
+    content = hidden('state_dict', execute(paths['target']))
+    write(paths['malicious'], content)
+    (folder / 'work').mkdir()
+    newest = write(folder / 'work' / 'epoch_1.pth', content)
+    (folder / 'work' / 'last_checkpoint').write_text(str(newest))
+    return {**paths, 'work': folder / 'work'}
 
 
 @pytest.mark.parametrize('tool', SCRIPTS)
-def test_bomb_is_not_set_off(files, tmp_path, monkeypatch, tool):
+def test_malicious_checkpoint_is_not_executed(files, tmp_path, monkeypatch, tool):
     monkeypatch.chdir(tmp_path)
     lines = commands(tool)
     if not lines:
@@ -148,18 +151,18 @@ def test_bomb_is_not_set_off(files, tmp_path, monkeypatch, tool):
         with (
             mock.patch.object(sys, 'argv', argv),
             contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()) as said,
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
             pytest.raises(SystemExit) as ended,
         ):
             module.run(module.main)
         message = str(ended.value)
-        assert re.match(r'error: .*(was not read|no complete checkpoint)', message), (line, message, said.getvalue())
+        assert re.match(r'error: .*(was not read|no complete checkpoint)', message), (line, message, stderr.getvalue())
         assert 'Nothing of it was executed' in message or 'holds more than weights' in message, message
         assert not files['target'].exists(), line
     assert not [file.name for file in tmp_path.rglob('*') if file.suffix in ('.pth', '.png', '.npz')]
 
 
-# What unpickles, unpacks or evaluates; the first word is the module, if it is to be of one.
+# Functions that unpickle, unpack or evaluate, with the files that may call them; with a dot, of that module only.
 READERS = {
     'torch.load': ('mmkerv/engine/checkpoint/safe_load.py',),
     'torch.jit.load': (),
@@ -180,13 +183,13 @@ READERS = {
     'eval': (),
     'exec': (),
 }
-# Imported to recognise what torch would unpack.
+# safe_load recognises the archives that torch would unpack.
 ARCHIVES = {'tarfile': ('mmkerv/engine/checkpoint/safe_load.py',), 'zipfile': ()}
 
 
 def readers(source: str) -> list[tuple[str, int]]:
-    """What a program calls, or imports, of the above, and in which line; under the names that it gives them."""
-    tree, names, found = ast.parse(source), {}, []
+    """Return the functions above that a program calls or imports, under any name, with their lines."""
+    tree, names, calls = ast.parse(source), {}, []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name: alias.name for alias in node.names}
@@ -194,27 +197,27 @@ def readers(source: str) -> list[tuple[str, int]]:
             names |= {alias.asname or alias.name: f'{node.module}.{alias.name}' for alias in node.names}
         else:
             continue
-        found += [(module, node.lineno) for module in ARCHIVES if module in ast.unparse(node)]
+        calls += [(module, node.lineno) for module in ARCHIVES if module in ast.unparse(node)]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         head, dot, rest = ast.unparse(node.func).partition('.')
         name = f'{names.get(head, head)}{dot}{rest}'
         last = name.rpartition('.')[2]
-        # `model.eval()` evaluates nothing.
+        # `model.eval()` is not the builtin.
         key = name if name in READERS else last if last in READERS and last not in ('eval', 'exec') else None
-        found += [(key, node.lineno)] if key else []
-    return found
+        calls += [(key, node.lineno)] if key else []
+    return calls
 
 
 @pytest.mark.parametrize('folder', ['tools', 'mmkerv', 'benchmarks'])
 def test_checkpoints_are_read_in_one_place_and_no_archive_is_unpacked(folder):
     allowed = {**READERS, **ARCHIVES}
-    found = []
+    calls = []
     for file in sorted((ROOT / folder).rglob('*.py')):
         name = str(file.relative_to(ROOT))
-        found += [f'{name}:{line} {key}' for key, line in readers(file.read_text()) if name not in allowed[key]]
-    assert found == []
+        calls += [f'{name}:{line} {key}' for key, line in readers(file.read_text()) if name not in allowed[key]]
+    assert calls == []
 
 
 READING = [
@@ -237,5 +240,5 @@ def test_readers_are_found(source):
     assert readers(source)
 
 
-def test_what_reads_nothing_is_none():
+def test_other_functions_are_not_readers():
     assert not readers('import json; json.load(f); model.eval(); safe_load(f); torch.save(f)')

@@ -1,4 +1,4 @@
-"""``tools/train.py`` where the disk gives out, and in several processes of which one is told to stop."""
+"""Training with a failing disk, and in several processes of which one gets a signal to stop."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 
 @pytest.fixture(scope='module')
 def disks(tmp_path_factory) -> dict:
-    """What came of training on several disks."""
+    """Results of training on several disks."""
     folder = tmp_path_factory.mktemp('disks')
     script = [sys.executable, str(ROOT / 'tests' / 'tools' / 'failing_disks.py'), str(folder)]
     done = subprocess.run(script, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
@@ -34,35 +34,35 @@ DISKS = {
 
 
 @pytest.mark.parametrize('name', DISKS)
-def test_disk_that_gives_out_ends_in_one_message(disks, name):
+def test_failing_disk_ends_in_one_message(disks, name):
     if name not in disks:
         pytest.skip('this process may not mount a file system in memory')
-    found = disks[name]
-    assert found['status'] == 1 and len(found['errors']) == 1 and not found['traceback'], found['log']
+    result = disks[name]
+    assert result['status'] == 1 and len(result['errors']) == 1 and not result['traceback'], result['log']
     for words in DISKS[name]:
-        assert words in found['errors'][0]
-    assert not found['half'], 'nothing half-written is left'
+        assert words in result['errors'][0]
+    assert not result['partial'], 'no partial files are left'
 
 
-def test_data_that_cannot_be_read_are_named(disks):
-    """Not the folder that the run writes into."""
-    found = disks['unreadable data']
-    assert found['status'] == 1 and '/images/' in found['log'], found['log']
-    assert 'make the folder writable' not in found['log'] and 'earlier files' not in found['log']
+def test_unreadable_data_are_named(disks):
+    """The message names the data, not the output folder."""
+    result = disks['unreadable data']
+    assert result['status'] == 1 and '/images/' in result['log'], result['log']
+    assert 'make the folder writable' not in result['log'] and 'earlier files' not in result['log']
 
 
 def test_run_without_a_checkpoint_yet_starts_from_its_weights(disks):
     assert disks['start']['status'] == 0 and disks['start']['kept'], disks['start']['log']
 
 
-def test_earlier_checkpoints_are_whole_and_training_goes_on_when_there_is_room(disks):
+def test_earlier_checkpoints_are_complete_and_training_resumes_once_there_is_space(disks):
     if 'full' not in disks:
         pytest.skip('this process may not mount a file system in memory')
     for name in ('full', 'read-only'):
         left = disks[name]['left']
         assert len(left) > 2 and any('best' in file for file in left)
         assert disks[name]['latest'].endswith(max(file for file in left if 'best' not in file))
-    assert disks['room again']['status'] == 0 and not disks['room again']['differing']
+    assert disks['space again']['status'] == 0 and not disks['space again']['differing']
 
 
 def start(config: Path, folder: Path, *flags: str) -> subprocess.Popen:
@@ -75,7 +75,7 @@ def start(config: Path, folder: Path, *flags: str) -> subprocess.Popen:
 
 
 @pytest.mark.long
-def test_two_processes_agree_to_stop_and_end_with_the_bits_of_two_that_did_not(tmp_path):
+def test_two_stopped_and_resumed_processes_end_with_the_bits_of_an_uninterrupted_run(tmp_path):
     import torch
 
     from mmkerv.engine import safe_load
@@ -92,17 +92,17 @@ def test_two_processes_agree_to_stop_and_end_with_the_bits_of_two_that_did_not(t
     while not (cut / 'iter_6.pth').exists():
         assert run.poll() is None, (tmp_path / 'cut.log').read_text()[-3000:]
         time.sleep(0.01)
-    # Of the two processes, the second is told.
+    # Only the second process gets the signal.
     children = Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()
     trainers = [pid for pid in children if b'train.py' in Path(f'/proc/{pid}/cmdline').read_bytes()]
     os.kill(int(trainers[1]), signal.SIGTERM)
     assert run.wait(timeout=120) != 0
-    # The first iteration after which they agree may be that of the checkpoint itself.
+    # They may agree to stop in the very iteration of the checkpoint.
     stopped = safe_load((cut / 'last_checkpoint').read_text())['meta']['iter']
     assert 6 <= stopped < 30 and stopped % 2 == 0, 'they agree every two iterations'
     assert start(config, cut, '--resume').wait(timeout=300) == 0, (tmp_path / 'cut.log').read_text()[-3000:]
     first, second = (safe_load(folder / 'iter_30.pth') for folder in (whole, cut))
-    # mmengine stores the running statistics of the first process only, and the second has its own.
+    # mmengine stores the running statistics of the first process only; those of the second differ.
     names = [name for name in first['state_dict'] if 'running' not in name]
     assert len(names) > 5 and all(torch.equal(first['state_dict'][n], second['state_dict'][n]) for n in names)
     moments = [run['optimizer']['state'] for run in (first, second)]

@@ -30,7 +30,7 @@ class Visit(NamedTuple):
 
     errors: list[str]
     requests: list[str]
-    found: Any
+    result: Any
 
 
 class Chromium:
@@ -77,13 +77,13 @@ class Chromium:
         self._call('Emulation.setEmulatedMedia', features=scheme)
         self._call('Page.navigate', url=page.resolve().as_uri())
         self._until('Page.loadEventFired')
-        found = self._call('Runtime.evaluate', expression=script, returnByValue=True)['result'].get('value')
+        result = self._call('Runtime.evaluate', expression=script, returnByValue=True)['result'].get('value')
         if picture:
             shot = self._call('Page.captureScreenshot', format='png', captureBeyondViewport=True)
             picture.write_bytes(base64.b64decode(shot['data']))
         errors = [json.dumps(event) for event in self._events if _is_error(event)]
         sent = [e['params']['request']['url'] for e in self._events if e['method'] == 'Network.requestWillBeSent']
-        return Visit(errors, [url for url in sent if not url.startswith('data:')], found)
+        return Visit(errors, [url for url in sent if not url.startswith('data:')], result)
 
     def _call(self, method: str, **params: Any) -> dict:
         self._number += 1

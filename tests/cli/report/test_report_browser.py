@@ -59,13 +59,13 @@ def browser(tmp_path_factory):
 def test_report(browser, pages, name, width, dark):
     page = pages / f'{name}.html'
     visit = browser.visit(page, width, dark, LOOK)
-    found = visit.found
+    result = visit.result
     assert visit.errors == [] and visit.requests == [page.as_uri()]
-    assert found['width'] == width and found['wide'] == []
-    assert found['broken'] == 0 and found['faint'] == []
-    assert (found['paper'] < 0.05) is dark and (found['ink'] > 0.5) is dark and (found['chart'] > 0.5) is dark
-    assert found['line'] == ('rgb(143, 178, 255)' if dark else 'rgb(36, 88, 197)')
-    assert found['small'] >= 9
+    assert result['width'] == width and result['wide'] == []
+    assert result['broken'] == 0 and result['faint'] == []
+    assert (result['paper'] < 0.05) is dark and (result['ink'] > 0.5) is dark and (result['chart'] > 0.5) is dark
+    assert result['line'] == ('rgb(143, 178, 255)' if dark else 'rgb(36, 88, 197)')
+    assert result['small'] >= 9
 
 
 def test_errors_and_overflow_are_detected(browser, tmp_path):
@@ -73,4 +73,4 @@ def test_errors_and_overflow_are_detected(browser, tmp_path):
     page = tmp_path / 'bad.html'
     page.write_text('<img src="http://127.0.0.1:9/a.png"><script>nothing()</script><p style="width: 2000px">a</p>')
     visit = browser.visit(page, 390, False, 'document.documentElement.scrollWidth')
-    assert len(visit.errors) >= 2 and 'http://127.0.0.1:9/a.png' in visit.requests and visit.found >= 2000
+    assert len(visit.errors) >= 2 and 'http://127.0.0.1:9/a.png' in visit.requests and visit.result >= 2000

@@ -1,9 +1,9 @@
 """Build commands that give the package its ``.mim`` folder; everything else is declared in pyproject.toml.
 
 OpenMMLab configs (``_base_ = 'mmkerv::...'``) and the ``mim`` command look for ``tools/``, ``configs/`` and
-``model-index.yml`` in ``mmkerv/.mim``. An editable install links them, so that edits count at once; wheels and source
-distributions hold copies. The commands are hooked by class and not by ``sys.argv``, which differs between pip, uv and
-build.
+``model-index.yml`` in ``mmkerv/.mim``. An editable install links them, so that edits take effect at once; wheels and
+source distributions hold copies. The commands are subclassed instead of inspecting ``sys.argv``, which differs between
+pip, uv and build.
 """
 
 import atexit
@@ -30,7 +30,7 @@ def remove(path: Path) -> None:
 
 
 def copy_payload(mim: Path) -> None:
-    """Replace ``mim`` by a folder with copies of the payload; run bits are kept."""
+    """Replace ``mim`` by a folder with copies of the payload, permissions included."""
     remove(mim)
     mim.mkdir(parents=True)
     for name in PAYLOAD:
@@ -59,7 +59,7 @@ def link_payload(mim: Path) -> None:
 
 
 class Build(build):
-    """Builds in a throw-away folder: a ``build/`` left in the checkout would put deleted files into the next wheel."""
+    """Build in a temporary folder: a ``build/`` left in the checkout would put deleted files into the next wheel."""
 
     def initialize_options(self) -> None:
         super().initialize_options()
@@ -68,7 +68,7 @@ class Build(build):
 
 
 class BuildPy(build_py):
-    """Adds ``.mim`` to the built package, never to the checkout."""
+    """Add ``.mim`` to the built package, never to the checkout."""
 
     def run(self) -> None:
         super().run()
@@ -77,7 +77,7 @@ class BuildPy(build_py):
 
 
 class EditableWheel(editable_wheel):
-    """Links ``.mim`` in the checkout."""
+    """Link ``.mim`` in the checkout."""
 
     def run(self) -> None:
         link_payload(ROOT / 'mmkerv' / '.mim')
@@ -85,7 +85,7 @@ class EditableWheel(editable_wheel):
 
 
 class Sdist(sdist):
-    """Adds ``.mim`` to the archive."""
+    """Add ``.mim`` to the archive."""
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)

@@ -110,6 +110,13 @@ def test_help_imports_nothing_large(tool):
     assert not packages & {'torch', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
 
 
+@pytest.mark.parametrize('tool', TOOLS)
+def test_help_needs_no_installation(tool, tmp_path):
+    """A tool runs the package beside it, from any folder, whatever is installed."""
+    done = run_tool('-S', '-E', ROOT / tool, '-h', cwd=tmp_path)
+    assert done.status == 0 and done.out.startswith('usage: '), done.err
+
+
 def test_tools_are_found():
     assert {TRAIN, TEST, FOLD, PUBLISH} <= set(TOOLS)
 

@@ -2,8 +2,8 @@
 
 PY := .venv/bin/python
 # The tests for the second distribution: the fast ones in these folders.
-OPENMMLAB_TESTS ?= tests/contract tests/engine tests/models tests/ops tests/visualization tests/test_env.py \
-	tests/tools/test_hostile_checkpoints.py tests/tools/test_cli.py
+OPENMMLAB_TESTS ?= tests/analysis tests/cli tests/contract tests/deploy tests/engine tests/models tests/ops \
+	tests/visualization tests/test_env.py tests/tools/test_hostile_checkpoints.py tests/tools/test_cli.py
 # Number of test processes; some tests start further ones.
 JOBS ?= 2
 PYTEST_ARGS ?=

@@ -45,7 +45,7 @@ def test_checkpoint_of_every_form_is_converted(tmp_path, form):
 def test_resnet_is_identified_by_its_names(tmp_path):
     theirs = shaken(torchvision.models.resnet18(num_classes=7))
     match, network = converted(tmp_path, theirs.state_dict())
-    assert str(match).startswith('122 parameters loaded, 0 missing, 0 unexpected; 34 operator parameters at their')
+    assert str(match).startswith('122 parameters loaded, 0 missing, 0 unexpected; 17 operator parameters at their')
     assert len(operators(network)) == 17
     assert_same(logits(network), theirs)
 
@@ -53,7 +53,7 @@ def test_resnet_is_identified_by_its_names(tmp_path):
 def test_resnet_with_bottlenecks_is_identified(tmp_path):
     theirs = shaken(torchvision.models.resnet50(num_classes=5))
     match, network = converted(tmp_path, theirs.state_dict())
-    assert str(match).startswith('320 parameters loaded, 0 missing, 0 unexpected; 34 operator parameters at their')
+    assert str(match).startswith('320 parameters loaded, 0 missing, 0 unexpected; 17 operator parameters at their')
     assert network.head.fc.out_features == 5
     assert_same(logits(network), theirs)
 

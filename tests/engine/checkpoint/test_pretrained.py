@@ -305,7 +305,7 @@ def test_pretrained_argument_of_a_model_is_reported(tmp_path, lines, scope, kind
         model.init_weights()
     place = 'ResNet' if scope == 'mmseg' else 'ImageClassifier'
     assert [line.split(' ->')[1].split(' param')[0] for _, line in lines()] == [
-        f' {place}: {154 if scope == "mmseg" else 156}'
+        f' {place}: {137 if scope == "mmseg" else 139}'
     ]
 
 

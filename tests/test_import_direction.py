@@ -179,3 +179,12 @@ def test_errors_need_nothing():
 def test_importing_mmkerv_imports_no_library_of_models():
     done = imported(['mmkerv'], ('torchvision', *UPSTREAM[1:]))
     assert done.returncode == 0, done.stderr
+
+
+def test_parts_are_attributes_of_mmkerv():
+    names = ('analysis', 'datasets', 'deploy', 'engine', 'errors', 'models', 'ops', 'visualization')
+    code = f'import mmkerv; print(*(getattr(mmkerv, name).__name__ for name in {names}))'
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split()[-len(names) :] == [f'mmkerv.{name}' for name in names], done.stderr

@@ -115,7 +115,7 @@ def _operators(model: nn.Module) -> dict[str, GeneratedKernel]:
 
 def _frozen(operator: GeneratedKernel) -> dict[str, nn.Parameter]:
     """Return the frozen parameters that a plain convolution does not have."""
-    return {n: p for n, p in operator.named_parameters() if n not in ('weight', 'bias') and _is_frozen(p)}
+    return {name: p for name, p in operator.own_parameters().items() if _is_frozen(p)}
 
 
 def _is_frozen(parameter: nn.Parameter | None) -> bool:

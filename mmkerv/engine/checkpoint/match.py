@@ -246,6 +246,7 @@ def _shape(value: Any) -> torch.Size | None:
 
 
 def _bare(model: nn.Module) -> nn.Module:
+    """Return the network inside wrappers for distributed training and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model

@@ -67,10 +67,10 @@ def converted(tmp_path, weights, cfg=None):
     return match, network
 
 
-def refuse(tmp_path, weights, cfg, error, says):
+def assert_refused(tmp_path, weights, cfg, error, message):
     src, dst = tmp_path / 'src.pth', tmp_path / 'out' / 'dst.pth'
     torch.save(weights, src)
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         convert_checkpoint(src, dst, cfg)
     assert not dst.parent.exists(), 'nothing was written'
 

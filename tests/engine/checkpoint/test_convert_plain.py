@@ -12,7 +12,16 @@ from mmengine.config import Config
 
 from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint, infer_config
 from mmkerv.errors import CheckpointMismatchError, ConfigError, UnsafeCheckpointError
-from tests.engine.checkpoint.plain_networks import assert_same, converted, logits, narrow, plain, refuse, shaken, small
+from tests.engine.checkpoint.plain_networks import (
+    assert_refused,
+    assert_same,
+    converted,
+    logits,
+    narrow,
+    plain,
+    shaken,
+    small,
+)
 from tests.engine.small_networks import operators
 from tests.malicious_files import execute, hidden, write
 from tests.tool_process import run_tool
@@ -74,12 +83,14 @@ def test_depth_follows_from_the_number_of_blocks(depth, prefix):
     ids=['a block', 'a stem', 'VGG', 'nothing'],
 )
 def test_another_network_needs_a_config(tmp_path, names):
-    refuse(tmp_path, dict.fromkeys(names, torch.ones(2)), None, ConfigError, r"src\.pth' cannot be told.*--config")
+    assert_refused(
+        tmp_path, dict.fromkeys(names, torch.ones(2)), None, ConfigError, r"src\.pth' cannot be told.*--config"
+    )
 
 
 def test_keys_that_are_not_strings_are_refused(tmp_path):
-    says = r"src\.pth' holds a int, not parameters by name"
-    refuse(tmp_path, {0: torch.ones(2)}, None, CheckpointMismatchError, says)
+    message = r"src\.pth' holds a int, not parameters by name"
+    assert_refused(tmp_path, {0: torch.ones(2)}, None, CheckpointMismatchError, message)
 
 
 @pytest.mark.parametrize('prefixed', [True, False])
@@ -135,15 +146,15 @@ ANOTHER = {
 
 @pytest.mark.parametrize('name', ANOTHER)
 def test_another_network_is_refused(tmp_path, name):
-    weights, cfg, says = ANOTHER[name]
-    found = rf"(?s)src\.pth' is of another network.*{says}.*--config, an operator network of the same"
-    refuse(tmp_path, weights(), cfg(), CheckpointMismatchError, found)
+    weights, cfg, message = ANOTHER[name]
+    found = rf"(?s)src\.pth' is of another network.*{message}.*--config, an operator network of the same"
+    assert_refused(tmp_path, weights(), cfg(), CheckpointMismatchError, found)
 
 
 def test_resnext_is_not_taken_for_a_resnet(tmp_path):
     weights = torchvision.models.resnext50_32x4d().state_dict()
-    says = r'layer1\.0\.conv1\.weight is \(128, 64, 1, 1\) in the checkpoint and \(64, 64, 1, 1\)'
-    refuse(tmp_path, weights, None, CheckpointMismatchError, says)
+    message = r'layer1\.0\.conv1\.weight is \(128, 64, 1, 1\) in the checkpoint and \(64, 64, 1, 1\)'
+    assert_refused(tmp_path, weights, None, CheckpointMismatchError, message)
 
 
 FIRST = r'backbone\.layer1\.0\.conv1'
@@ -157,13 +168,13 @@ STARTS = {
 
 @pytest.mark.parametrize('name', STARTS)
 def test_operators_must_start_as_the_convolution(tmp_path, name):
-    conv_cfg, says = STARTS[name]
-    refuse(
+    conv_cfg, message = STARTS[name]
+    assert_refused(
         tmp_path,
         narrow(),
         small(conv_cfg=conv_cfg),
         CheckpointMismatchError,
-        rf'src\.pth.*8 operators such as {FIRST} {says}',
+        rf'src\.pth.*8 operators such as {FIRST} {message}',
     )
 
 

@@ -31,7 +31,7 @@ def test_tensor_that_is_not_finite_is_named(dtype, value):
 
 
 @pytest.mark.parametrize(
-    ('value', 'says'),
+    ('value', 'message'),
     [
         (lambda: torch.empty(3, device='meta'), r'without data'),
         (lambda: torch.eye(3).to_sparse(), r'sparse'),
@@ -42,8 +42,8 @@ def test_tensor_that_is_not_finite_is_named(dtype, value):
         (lambda: torch.zeros(3, dtype=torch.complex64), r'of type complex64'),
     ],
 )
-def test_tensors_that_are_not_plain_numbers_are_refused(value, says):
-    with pytest.raises(NonFiniteWeightsError, match=rf"checkpoint 'a\.pth': w .*{says}.*Give a checkpoint"):
+def test_tensors_that_are_not_plain_numbers_are_refused(value, message):
+    with pytest.raises(NonFiniteWeightsError, match=rf"checkpoint 'a\.pth': w .*{message}.*Give a checkpoint"):
         require_finite({'w': value()}, 'a.pth', {'w': torch.zeros(3)})
 
 

@@ -112,8 +112,8 @@ def test_accepted_checkpoint_gives_the_same_outputs(name):
 @WRAPPERS
 @pytest.mark.parametrize('name', OTHERS)
 def test_checkpoint_of_another_network_is_refused(name, wrap):
-    make, says = OTHERS[name]
-    with pytest.raises(CheckpointMismatchError, match=rf"(?s)'a\.pth' is not of the network of the config.*{says}"):
+    make, message = OTHERS[name]
+    with pytest.raises(CheckpointMismatchError, match=rf"(?s)'a\.pth' is not of the network of the config.*{message}"):
         require_match(wrap(TinyModel()), make(), 'a.pth')
 
 

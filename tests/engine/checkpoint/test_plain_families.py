@@ -11,7 +11,16 @@ pytest.importorskip('mmpretrain')
 from mmengine.config import Config
 
 from mmkerv.errors import CheckpointMismatchError
-from tests.engine.checkpoint.plain_networks import COC, assert_same, converted, logits, plain, refuse, shaken, small
+from tests.engine.checkpoint.plain_networks import (
+    COC,
+    assert_refused,
+    assert_same,
+    converted,
+    logits,
+    plain,
+    shaken,
+    small,
+)
 from tests.engine.small_networks import neck, operators, retinanet, segmentor
 
 
@@ -43,12 +52,14 @@ def test_families_with_other_names_are_converted(tmp_path, name):
 
 def test_families_must_agree_layer_by_layer(tmp_path):
     theirs = torchvision.models.shufflenet_v2_x0_5(num_classes=6).state_dict()
-    says = (
+    message = (
         r"torchvision's ShuffleNetV2 \(280 tensors\) and the backbone \(280 tensors\) do not agree layer by layer: "
         r'backbone\.stage2\.0\.branch1\.2\.weight \(24, 24, 1, 1\) was found where '
         r'backbone\.layers\.0\.0\.branch1\.1\.conv\.weight \(58, 24, 1, 1\) is expected'
     )
-    refuse(tmp_path, theirs, of_mmpretrain(dict(type='mmkerv.ShuffleNetV2'), 1024), CheckpointMismatchError, says)
+    assert_refused(
+        tmp_path, theirs, of_mmpretrain(dict(type='mmkerv.ShuffleNetV2'), 1024), CheckpointMismatchError, message
+    )
 
 
 def test_mmpretrain_checkpoint_is_converted_for_a_detector(tmp_path):
@@ -121,8 +132,8 @@ def test_neck_in_both_must_match(tmp_path):
     weights = plain(retinanet()).state_dict()
     cfg = retinanet()
     cfg.model.neck.out_channels = cfg.model.bbox_head.in_channels = 32
-    says = r'neck\.lateral_convs\.0\.conv\.weight is \(16, 16, 1, 1\) in the checkpoint and \(32, 16, 1, 1\)'
-    refuse(tmp_path, weights, cfg, CheckpointMismatchError, says)
+    message = r'neck\.lateral_convs\.0\.conv\.weight is \(16, 16, 1, 1\) in the checkpoint and \(32, 16, 1, 1\)'
+    assert_refused(tmp_path, weights, cfg, CheckpointMismatchError, message)
 
 
 @pytest.mark.parametrize('name', ['neck.fpn_convs.0.conv.bias', 'bbox_head.retina_reg.bias'])
@@ -131,4 +142,4 @@ def test_part_in_both_must_be_complete(tmp_path, name):
     weights = plain(retinanet()).state_dict()
     cfg = retinanet(neck=neck(start_level=1, add_extra_convs='on_input'))
     del weights[name]
-    refuse(tmp_path, weights, cfg, CheckpointMismatchError, rf'1 missing \({name}\)')
+    assert_refused(tmp_path, weights, cfg, CheckpointMismatchError, rf'1 missing \({name}\)')

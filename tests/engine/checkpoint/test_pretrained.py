@@ -121,12 +121,12 @@ ACCEPTED = {
 
 @pytest.mark.parametrize('name', ACCEPTED)
 def test_one_line_reports_what_was_loaded(tmp_path, lines, name):
-    theirs, ours, prefix, says = ACCEPTED[name]
+    theirs, ours, prefix, message = ACCEPTED[name]
     state = {**random_state(Net(**theirs), prefix), **({'head.weight': torch.ones(2)} if prefix else {})}
     net = started(tmp_path, state, prefix=prefix, **ours)
     ((level, line),) = lines()
     place = 'Net (prefix backbone.)' if prefix else 'Net'
-    assert (level, line) == (logging.INFO, f'mmkerv: {tmp_path}/a.pth -> {place}: {says}')
+    assert (level, line) == (logging.INFO, f'mmkerv: {tmp_path}/a.pth -> {place}: {message}')
     own = net.state_dict()
     for key, value in state.items():
         key = key.removeprefix(prefix)
@@ -182,9 +182,9 @@ REFUSED = {
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_checkpoint_of_another_network_is_refused(tmp_path, name):
-    theirs, ours, prefix, says = REFUSED[name]
+    theirs, ours, prefix, message = REFUSED[name]
     state = random_state(Net(**theirs), prefix.get('save', ''))
-    with pytest.raises(CheckpointMismatchError, match=rf"(?s)'{tmp_path}/a\.pth' (is not of Net|has).*{says}"):
+    with pytest.raises(CheckpointMismatchError, match=rf"(?s)'{tmp_path}/a\.pth' (is not of Net|has).*{message}"):
         started(tmp_path, state, prefix=prefix.get('load'), **ours)
 
 
@@ -271,12 +271,12 @@ ADDED = {
 @pytest.mark.parametrize('name', ADDED)
 def test_detector_is_initialised_from_a_classifier(tmp_path, lines, name):
     """The keys of torchvision's ResNet."""
-    depth, config, says = ADDED[name]
+    depth, config, message = ADDED[name]
     state = upstream_network('mmdet', depth=depth).state_dict()
     state |= {'fc.weight': torch.ones(5, 8), 'fc.bias': torch.ones(5)}
     started(tmp_path, state, upstream_network, scope='mmdet', depth=depth, **config)
     ((_, line),) = lines()
-    assert re.search(says, line), line
+    assert re.search(message, line), line
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg', 'mmpretrain'])

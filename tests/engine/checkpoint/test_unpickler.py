@@ -32,7 +32,7 @@ def state(*middle: bytes, flags: int = 0) -> bytes:
 
 
 def array_of(made: bytes) -> bytes:
-    """Return the opcodes of an array of eight bytes, which numpy would read as the dtype says, even as pointers."""
+    """Return the opcodes of an array of eight bytes, which numpy would read as its dtype demands, even as pointers."""
     empty = call(glob(NUMPY, '_reconstruct'), glob('numpy', 'ndarray'), b'(K\x00t', text('b'))
     return build(empty, b'(K\x01(K\x01t' + made + b'\x89' + b'U\x08AAAAAAAAt')
 

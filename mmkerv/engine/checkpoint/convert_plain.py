@@ -19,9 +19,7 @@ from mmkerv.engine.checkpoint.atomic_write import save_checkpoint
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
     match_checkpoint,
-    own_parameters,
     require_match,
-    starts_as_identity,
     weights_of,
 )
 from mmkerv.engine.checkpoint.safe_load import safe_load
@@ -102,7 +100,7 @@ def convert_plain(network: nn.Module, weights: Mapping[str, Any], source: str) -
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
-        >>> plain, network = nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Sequential(CoCConv2d(3, 8, 3, super_bias=False))
+        >>> plain, network = nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Sequential(CoCConv2d(3, 8, 3))
         >>> convert_plain(network, plain.state_dict(), 'a.pth').operator_only
         ['0.super_layers.0.weight']
     """
@@ -289,7 +287,7 @@ def _initialise(network: nn.Module) -> None:
 def _canonical_places(network: nn.Module, weights: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the canonical names of the network's and of the checkpoint's parameters, by their own names."""
     own, operators = network.state_dict(), _operators(network)
-    operator_only = {f'{name}.{key}' for name, operator in operators.items() for key in own_parameters(operator)}
+    operator_only = {f'{name}.{key}' for name, operator in operators.items() for key in operator.own_parameters()}
     # An operator without a basic kernel has a place for a plain weight too, so that such a weight is refused there.
     absent = [f'{name}.weight' for name, operator in operators.items() if operator.weight is None]
     ours = canonical_names([*own, *absent])
@@ -324,7 +322,7 @@ def _require_convolutions(network: nn.Module, given: Mapping[str, Any], source: 
     taking = {name: operator for name, operator in _operators(network).items() if f'{name}.weight' in given}
     weightless = [name for name, operator in taking.items() if operator.weight is None]
     # A generated kernel that does not start as the identity is refused by require_match, with advice of its own.
-    other = [n for n, op in taking.items() if not (starts_as_identity(op) or isinstance(op, GeneratedKernel))]
+    other = [n for n, op in taking.items() if not (op.starts_as_identity or isinstance(op, GeneratedKernel))]
     for names, reason in (
         (weightless, 'have no basic kernel to take the weight of a plain convolution'),
         (other, 'compute something other than the convolution with their weight'),

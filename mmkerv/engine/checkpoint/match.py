@@ -1,6 +1,7 @@
 """Comparison of a checkpoint with the network it is for; mmengine loads what fits and only logs the rest."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,6 @@ from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.ops.kerv import LINEAR, Kervolution
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log, printable
 
@@ -82,7 +82,7 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
     operator_only = [
         f'{name}.{parameter}'
         for name, operator in _plain_operators(model, given)
-        for parameter in own_parameters(operator)
+        for parameter in operator.own_parameters()
     ]
     # Checkpoints written before torch 1.0 have no num_batches_tracked, and torch fills it in.
     absent = [key for key in own if key not in given and not key.endswith('num_batches_tracked')]
@@ -110,10 +110,10 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
     """
     match = match_checkpoint(model, state_dict)
     if match.missing or match.unexpected or match.shapes:
-        raise CheckpointMismatchError(
-            f'checkpoint {source!r} is not of the network of the config: {match}. Give the config it was trained with '
-            '(the deploy config for a folded checkpoint)'
-        )
+        advice = 'Give the config it was trained with (the deploy config for a folded checkpoint)'
+        if options := missing_options(model, match.unexpected):
+            advice = f'It was trained with {options}: add that to conv_cfg'
+        raise CheckpointMismatchError(f'checkpoint {source!r} is not of the network of the config: {match}. {advice}')
     if match.operator_only:
         if changing := operators_changing_kernels(model, state_dict):
             raise CheckpointMismatchError(
@@ -141,8 +141,26 @@ def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any]) -> 
     return [
         name
         for name, operator in _plain_operators(bare, _given(bare, state_dict))
-        if operator.weight is not None and not starts_as_identity(operator)
+        if operator.weight is not None and not operator.starts_as_identity
     ]
+
+
+def missing_options(model: nn.Module, unexpected: Iterable[str]) -> str:
+    """Return the options with which the operators would have unexpected parameters, ``''`` if there are none.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> missing_options(nn.Sequential(CoCConv2d(3, 8, 3)), ['0.super_layers.0.bias', '1.weight'])
+        'super_bias=True'
+    """
+    operators = {name: module for name, module in _bare(model).named_modules() if isinstance(module, ConvNd)}
+    options = []
+    for key in unexpected:
+        for dot in re.finditer(r'\.', key):
+            operator = operators.get(key[: dot.start()])
+            if operator is not None:
+                options.append(operator.option_for(key[dot.end() :]))
+    return ', '.join(dict.fromkeys(filter(None, options)))
 
 
 @HOOKS.register_module()
@@ -151,7 +169,8 @@ class CheckpointMatchHook(Hook):
 
     Args:
         strict: refuse a checkpoint of another network (test, ``--resume``). Otherwise (``load_from``) log the report,
-            and refuse only a checkpoint that shares no parameter with the network.
+            and refuse only a checkpoint that shares no parameter with the network, or whose operators have another
+            option (``super_bias``).
 
     Raises:
         CheckpointMismatchError: as :func:`require_match`.
@@ -187,6 +206,11 @@ class CheckpointMatchHook(Hook):
                 f'checkpoint {source!r} shares no parameter with the network of the config: {match}. Leave load_from '
                 "out, or load a backbone by model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
             )
+        if options := missing_options(runner.model, match.unexpected):
+            raise CheckpointMismatchError(
+                f'checkpoint {source!r} was trained with {options}, which the config does not have: {match}. '
+                'Add that to conv_cfg'
+            )
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
 
@@ -213,18 +237,6 @@ def weights_of(checkpoint: Any, source: str) -> dict[str, Any]:
             'runner saved, or torch.save(model.state_dict(), FILE)'
         )
     return weights
-
-
-def own_parameters(operator: nn.Module) -> list[str]:
-    """Return the names of an operator's parameters but weight and bias."""
-    return [name for name, _ in operator.named_parameters() if name not in ('weight', 'bias')]
-
-
-def starts_as_identity(operator: nn.Module) -> bool:
-    """Return whether a fresh operator equals the plain convolution with the same weight."""
-    if isinstance(operator, Kervolution):
-        return operator.kernel_name == LINEAR
-    return getattr(getattr(operator, 'options', None), 'start', None) == 'identity'
 
 
 def _listed(keys: Sequence[str], label: str) -> str:
@@ -265,7 +277,7 @@ def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str,
         for name, operator in model.named_modules()
         # Others, such as kervolutions, compute no convolution with a plain weight, whatever their parameters are.
         if isinstance(operator, ConvNd)
-        and (starts_as_identity(operator) or isinstance(operator, GeneratedKernel))
+        and (operator.starts_as_identity or isinstance(operator, GeneratedKernel))
         and f'{name}.weight' in given
-        and not any(f'{name}.{parameter}' in given for parameter in own_parameters(operator))
+        and not any(f'{name}.{parameter}' in given for parameter in operator.own_parameters())
     ]

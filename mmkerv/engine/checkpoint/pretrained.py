@@ -16,8 +16,8 @@ from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
     match_checkpoint,
+    missing_options,
     operators_changing_kernels,
-    own_parameters,
     weights_of,
 )
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
@@ -125,6 +125,8 @@ def require_pretrained(
             'It was trained with operators: give the network the conv_cfg (and where) it was trained with, or fold the '
             'checkpoint with tools/model_converters/reparameterize_model.py first'
         )
+        if options := missing_options(module, foreign):
+            advice = f'It was trained with {options}: add that to conv_cfg'
     expected = len(own) - len(match.operator_only) - len(match.weightless)
     for keys, others, total, label in (
         (match.missing, state_dict, expected, "network's keys missing"),
@@ -176,7 +178,7 @@ def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:
     for name, operator in module.named_modules():
         if not isinstance(operator, ConvNd) or f'{name}.weight' not in state_dict:
             continue
-        own = [f'{name}.{parameter}' for parameter in own_parameters(operator)]
+        own = [f'{name}.{parameter}' for parameter in operator.own_parameters()]
         if any(key in state_dict for key in own):
             continue
         if operator.weight is None:

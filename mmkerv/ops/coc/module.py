@@ -5,6 +5,7 @@ Convolution of Convolution: Let Kernels Spatially Collaborate, CVPR 2022, sectio
 """
 
 import math
+import re
 from typing import Any
 
 import torch
@@ -148,6 +149,16 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         if self.kernel_norm_weight is not None:
             nn.init.ones_(self.kernel_norm_weight)
             nn.init.zeros_(self.kernel_norm_bias)
+
+    def option_for(self, parameter: str) -> str | None:
+        """Return ``'super_bias=True'`` for the bias of a super layer; see the base class.
+
+        Example:
+            >>> CoCConv2d(4, 8, 3).option_for('super_layers.0.bias')
+            'super_bias=True'
+        """
+        is_super_bias = re.fullmatch(r'super_layers\.\d+\.bias', parameter)
+        return 'super_bias=True' if is_super_bias and not self.options.super_bias else None
 
     @property
     def starts_as_identity(self) -> bool:

@@ -212,6 +212,19 @@ class ConvNd(nn.Module):
         """
         return False
 
+    def option_for(self, parameter: str) -> str | None:
+        """Return the option with which the layer would have a parameter of this name, for messages on checkpoints.
+
+        Args:
+            parameter: a key of a checkpoint below this layer, which the layer does not have.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> CoCConv2d(4, 8, 3).option_for('super_layers.0.bias')
+            'super_bias=True'
+        """
+        return None
+
     @classmethod
     def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
         """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.

@@ -91,6 +91,16 @@ class Kervolution:
         for name in self._learned():
             nn.init.constant_(getattr(self, name), self._initial[name])
 
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether the layer is the plain convolution with its ``weight`` and ``bias``: the linear kernel is.
+
+        Example:
+            >>> KervConv2d(4, 4, 3, kernel='linear').starts_as_identity, KervConv2d(4, 4, 3).starts_as_identity
+            (True, False)
+        """
+        return self.kernel_name == LINEAR
+
     def _learned(self) -> list[str]:
         return [name for name in self._initial if isinstance(getattr(self, name), nn.Parameter)]
 

@@ -64,7 +64,10 @@ OTHERS = {
         r'1 of another shape \(conv\.weight\)',
     ),
     'other super kernels': (lambda: TinyModel(kernel_plus=6).state_dict(), r'another shape \(conv\.super_layers\.0\.w'),
-    'a super bias': (lambda: TinyModel(super_bias=True).state_dict(), r'unexpected \(conv\.super_layers\.0\.bias\)'),
+    'a super bias': (
+        lambda: TinyModel(super_bias=True).state_dict(),
+        r'unexpected \(conv\.super_layers\.0\.bias\).*trained with super_bias=True: add that to conv_cfg',
+    ),
     'one super layer more': (lambda: TinyModel(num_layers=2).state_dict(), r'unexpected \(conv\.super_layers\.1\.'),
     'no tensors': (lambda: dict.fromkeys(TinyModel().state_dict(), 'a'), 'of another shape'),
 }
@@ -162,6 +165,12 @@ def test_strict_hook_stops_the_runner(tmp_path, name):
     with pytest.raises(CheckpointMismatchError, match=rf"'{file}' is not of the network"):
         loaded_by(tmp_path, file, True, model)
     assert torch.equal(model.conv.weight, before), 'nothing was loaded'
+
+
+def test_hook_that_is_not_strict_refuses_another_option(tmp_path):
+    file = save(tmp_path / 'a.pth', TinyModel(super_bias=True).state_dict())
+    with pytest.raises(CheckpointMismatchError, match=r'was trained with super_bias=True.*Add that to conv_cfg'):
+        loaded_by(tmp_path, file, False)
 
 
 def test_hook_that_is_not_strict_logs_the_report(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -156,6 +156,12 @@ REFUSED = {
     'deeper': (dict(depth=4), dict(depth=3), {}, r'14 of 58 of the checkpoint.*another number of layers'),
     'less deep': (dict(depth=3), dict(depth=4), {}, r'12 of 58 of the network.*another number of layers'),
     'operators, for a plain network': (dict(conv=CoCConv), {}, {}, r'no conv1\.super_layers\.0\.weight.*the conv_cfg'),
+    'operators with another option': (
+        dict(conv=CoCConv, super_bias=True),
+        dict(conv=CoCConv),
+        {},
+        r'no conv1\.super_layers\.0\.bias.*trained with super_bias=True: add that',
+    ),
     'operators with more layers': (
         dict(conv=CoCConv, num_layers=2),
         dict(conv=CoCConv),
@@ -230,7 +236,7 @@ def test_keys_that_the_network_renames_are_loaded(tmp_path, lines):
     assert lines()[0][1].endswith('Renaming: 44 parameters loaded, 0 missing, 0 unexpected')
 
 
-def test_installed_twice_it_reports_once_and_removes_its_hooks(tmp_path, lines):
+def test_applied_twice_it_reports_once_and_removes_its_hooks(tmp_path, lines):
     apply_patches()
     net = started(tmp_path, random_state(Net()))
     assert len(lines()) == 1
@@ -338,16 +344,12 @@ def arguments(tmp_path) -> Namespace:
     return Namespace(config='net.py', work_dir=str(tmp_path), launcher='none', trust_checkpoint=False)
 
 
-@pytest.mark.usefixtures('safe')
-def test_training_is_prepared_for_pretrained_files_and_testing_is_not(tmp_path, monkeypatch):
+def test_only_training_needs_the_pretrained_file(tmp_path):
     cfg = Config(dict(model=dict(init_cfg=PRETRAINED)))
-    monkeypatch.setattr(PretrainedInit, '__call__', lambda self, module: None)
     prepare(cfg, arguments(tmp_path), ('test',), strict=True)
-    assert not hasattr(PretrainedInit.__call__, 'reports')
     with pytest.raises(FileNotFoundError, match=r'model\.init_cfg\.checkpoint=FILE'):
         prepare(cfg, arguments(tmp_path), ('train',), strict=True)
     prepare(Config(dict(model=dict(init_cfg=None))), arguments(tmp_path), ('train',), strict=True)
-    assert PretrainedInit.__call__.reports
 
 
 @pytest.mark.parametrize('fits', [True, False])

@@ -124,10 +124,16 @@ def test_importing_mmkerv_changes_what_its_docstring_lists():
     assert done.returncode == 0, done.stderr
 
 
-# Files that assign to something imported from a library, with the reason.
+# The changes outside the table.
 ALLOWED = {
-    'mmkerv/engine/config/patches.py': 'the table',
-    'mmkerv/registry.py': 'MODULE2PACKAGE and Config._get_cfg_path, in the docstring of mmkerv',
+    # In the docstring of mmkerv.
+    'mmkerv/registry.py': {
+        "MODULE2PACKAGE['mmkerv'] = 'mmkerv'",
+        "MODULE2PACKAGE['mmseg'] = 'mmseg'",
+        'Config._get_cfg_path = staticmethod(get_cfg_path)',
+    },
+    # Old launchers of torch pass the rank as a flag, and mmengine reads the variable.
+    'mmkerv/cli/common.py': {"os.environ.setdefault('LOCAL_RANK', str(args.local_rank))"},
 }
 OURS = ('mmkerv', 'tests', 'tools', 'benchmarks')
 
@@ -174,7 +180,7 @@ def test_no_other_file_changes_a_library():
     found = {}
     for file in sorted((ROOT / 'mmkerv').rglob('*.py')):
         name = file.relative_to(ROOT).as_posix()
-        if name not in ALLOWED and (changes := foreign_changes(file.read_text())):
+        if changes := set(foreign_changes(file.read_text())) - ALLOWED.get(name, set()):
             found[name] = changes
     assert not found, 'add a row to mmkerv/engine/config/patches.py'
 

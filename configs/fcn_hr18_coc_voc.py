@@ -2,7 +2,7 @@
 # aAcc 93.97). Schedule and data as configs/fcn_hr18_voc.py.
 #
 # Every convolution of the backbone but 1x1 is associated. The operators start as the identity, so any plain ImageNet
-# checkpoint is a right start; the paper starts from configs/imagenet/hrnet18_coc.py (Table 1, row 15):
+# checkpoint is a valid start; the paper starts from configs/imagenet/hrnet18_coc.py (Table 1, row 15):
 #   --cfg-options as in configs/fcn_hr18_voc.py
 _base_ = './fcn_hr18_voc.py'
 

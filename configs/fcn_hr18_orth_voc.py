@@ -1,6 +1,6 @@
 # Convolution of Convolution, Table 3, row 10: FCN-HRNet18, orthogonalised, on VOC 2012 aug. Published mIoU 74.17 %
 # (mAcc 84.84, aAcc 93.88). Schedule, data and start as configs/fcn_hr18_voc.py. The backbone's kernels are
-# orthogonalised, the weight of that loss being that of its own paper.
+# orthogonalised, with the weight that the paper of that loss gives.
 _base_ = './fcn_hr18_voc.py'
 
 custom_hooks = [

@@ -1,5 +1,5 @@
 # Convolution of Convolution, Table 3, row 8: FCN-HRNet18 without pretraining, on VOC 2012 aug. Published mIoU 35.23 %
-# (mAcc 49.74, aAcc 82.28). All else as configs/fcn_hr18_voc.py.
+# (mAcc 49.74, aAcc 82.28). Otherwise as configs/fcn_hr18_voc.py.
 _base_ = './fcn_hr18_voc.py'
 
 model = dict(pretrained=None)

@@ -2,7 +2,7 @@
 # 84.87, aAcc 93.91). Schedule and data as configs/fcn_hr18_voc.py.
 #
 # Weight standardisation of every convolution of the backbone, by mmcv. A plain checkpoint would be a wrong start: it
-# starts from configs/imagenet/hrnet18_stnd.py; another place of that checkpoint:
+# starts from configs/imagenet/hrnet18_stnd.py. If that checkpoint is elsewhere:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 _base_ = './fcn_hr18_voc.py'
 

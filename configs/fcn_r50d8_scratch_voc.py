@@ -1,5 +1,5 @@
 # Convolution of Convolution, Table 3, row 2: FCN-R50-d8 without pretraining, on VOC 2012 aug. Published mIoU 23.53 %
-# (mAcc 32.23, aAcc 80.20). All else as configs/fcn_r50d8_voc.py.
+# (mAcc 32.23, aAcc 80.20). Otherwise as configs/fcn_r50d8_voc.py.
 _base_ = './fcn_r50d8_voc.py'
 
 model = dict(pretrained=None)

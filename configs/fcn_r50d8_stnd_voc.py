@@ -2,7 +2,7 @@
 # 78.42, aAcc 92.65). Schedule and data as configs/fcn_r50d8_voc.py.
 #
 # Weight standardisation of every convolution of the backbone, by mmcv. A plain checkpoint would be a wrong start: it
-# starts from configs/imagenet/resnet50_stnd.py; another place of that checkpoint:
+# starts from configs/imagenet/resnet50_stnd.py. If that checkpoint is elsewhere:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 # That is a ResNet50 with a 7x7 stem, as in the paper's Table 1, where configs/fcn_r50d8_voc.py has three 3x3.
 _base_ = './fcn_r50d8_voc.py'

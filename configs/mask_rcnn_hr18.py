@@ -8,7 +8,7 @@
 #
 # The backbone starts from upstream's ImageNet weights of HRNet18. Another checkpoint:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# and model.backbone.init_cfg.prefix=backbone. if it is that of a whole classifier.
+# and model.backbone.init_cfg.prefix=backbone. if it is a whole classifier's.
 _base_ = ['mmdet::hrnet/mask-rcnn_hrnetv2p-w18-1x_coco.py', './_base_/no_decay.py']
 
 train_dataloader = dict(batch_size=4, num_workers=4)

@@ -2,7 +2,7 @@
 # AP75 38.2, APs 20.3, APm 38.1, APl 47.8). Schedule and data as configs/mask_rcnn_hr18.py.
 #
 # Every convolution of the backbone but 1x1 is associated. The operators start as the identity, so any plain ImageNet
-# checkpoint is a right start; the paper starts from configs/imagenet/hrnet18_coc.py (Table 1, row 15):
+# checkpoint is a valid start; the paper starts from configs/imagenet/hrnet18_coc.py (Table 1, row 15):
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
 _base_ = './mask_rcnn_hr18.py'
 

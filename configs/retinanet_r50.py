@@ -7,9 +7,9 @@
 #   python tools/train.py configs/retinanet_r50.py
 #   tools/dist_train.sh configs/retinanet_r50.py 4
 #
-# The backbone starts from torchvision's ImageNet weights, as upstream's config says. Another checkpoint:
+# The backbone starts from torchvision's ImageNet weights, as in upstream's config. Another checkpoint:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# and model.backbone.init_cfg.prefix=backbone. if it is that of a whole classifier.
+# and model.backbone.init_cfg.prefix=backbone. if it is a whole classifier's.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/no_decay.py']
 
 train_dataloader = dict(batch_size=4, num_workers=4)

@@ -2,7 +2,7 @@
 # in stages 1 and 2. No published figure. Schedule and data as configs/retinanet_r50.py.
 #
 # A plain checkpoint has no weights for the continuous kernels, which start at random: the first stages and the batch
-# statistics are learned, so that torchvision's weights are no more than a start. Better is a backbone trained by
+# statistics are learned, and torchvision's weights are only a start. Better is a backbone trained by
 # configs/imagenet/resnet50_ck.py:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
 _base_ = './retinanet_r50.py'

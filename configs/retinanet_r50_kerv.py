@@ -1,11 +1,11 @@
 # RetinaNet-R50 on COCO 2017 with a polynomial kervolution (degree 3, balance 2, the ImageNet setting of Kervolutional
-# Neural Networks, CVPR 2019, section 5.2) as its first convolution. No published figure: the paper has no detection.
-# Schedule and data as configs/retinanet_r50.py.
+# Neural Networks, CVPR 2019, section 5.2) as its first convolution. No published figure: the paper has no detection
+# experiments. Schedule and data as configs/retinanet_r50.py.
 #
-# A plain checkpoint knows nothing of the stem's cubic response: the stem and the batch statistics are learned, so that
-# torchvision's weights are no more than a start. Better is a backbone of configs/imagenet/resnet50_kerv.py:
+# Plain weights were not trained with the stem's cubic response: the stem and the batch statistics are learned, and
+# torchvision's weights are only a start. Better is a backbone of configs/imagenet/resnet50_kerv.py:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
-# The guard stops a run whose response overflows, and says where.
+# The guard stops a run whose response overflows, and names the layer.
 _base_ = './retinanet_r50.py'
 
 model = dict(

@@ -1,6 +1,6 @@
 # Convolution of Convolution, Table 2, row 3: RetinaNet-R50, orthogonalised, on COCO 2017. Published box mAP 37.6 (AP50
 # 56.4, AP75 40.7, APs 21.0, APm 41.9, APl 49.9). Schedule and data as configs/retinanet_r50.py. The backbone's kernels
-# are orthogonalised, the weight of that loss being that of its own paper.
+# are orthogonalised, with the weight that the paper of that loss gives.
 #
 # The backbone starts as retinanet_r50 does; the paper's start is that of configs/imagenet/resnet50_orth.py:
 #   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.

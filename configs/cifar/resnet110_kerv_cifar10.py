@@ -1,6 +1,6 @@
 # Kervolution, Table 2, KNN: ResNet-110 on CIFAR-10 without data augmentation, published error 10.85 %
-# (configs/cifar/resnet110_cifar10.py: 13.63 %). The first convolution is polynomial of degree 3 with a learnable balance; the
-# paper does not say where it starts, here at 1.
+# (configs/cifar/resnet110_cifar10.py: 13.63 %). The first convolution is polynomial of degree 3 with a learnable
+# balance; the paper does not say where it starts, here at 1.
 #
 #   python tools/train.py configs/cifar/resnet110_kerv_cifar10.py
 _base_ = './resnet110_cifar10.py'

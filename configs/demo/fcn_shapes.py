@@ -1,5 +1,5 @@
-# FCN-R18-d8, narrow, on the built-in shapes data, trained from scratch: the plain twin of fcn_coc_shapes.py. Reaches
-# mIoU >= 70 %.
+# FCN-R18-d8, narrow, on the built-in shapes data, trained from scratch: the plain counterpart of fcn_coc_shapes.py.
+# Reaches mIoU >= 70 %.
 #
 #   python -m mmkerv.datasets.shapes data/shapes
 #   python tools/train.py configs/demo/fcn_shapes.py

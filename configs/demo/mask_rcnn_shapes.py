@@ -1,5 +1,5 @@
-# Mask R-CNN-R18, narrow, on the built-in shapes data, trained from scratch: the plain twin of mask_rcnn_coc_shapes.py.
-# Reaches mask mAP_50 >= 0.4.
+# Mask R-CNN-R18, narrow, on the built-in shapes data, trained from scratch: the plain counterpart of
+# mask_rcnn_coc_shapes.py. Reaches mask mAP_50 >= 0.4.
 #
 #   python -m mmkerv.datasets.shapes data/shapes
 #   python tools/train.py configs/demo/mask_rcnn_shapes.py
@@ -12,7 +12,7 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
-# Nothing is frozen where nothing is loaded. Anchors of half of upstream's size, for shapes of 17 to 80 pixels.
+# Nothing is frozen, since nothing is loaded. Anchors of half of upstream's size, for shapes of 17 to 80 pixels.
 model = dict(
     backbone=dict(depth=18, base_channels=32, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64, norm_cfg=dict(type='BN')),

@@ -1,5 +1,5 @@
 # ResNet-18, narrow, on the built-in shapes: pictures of one shape each, 64 x 64 pixels, trained from scratch. The plain
-# twin of resnet18_coc_shapes.py. Reaches a top-1 accuracy >= 70 %.
+# counterpart of resnet18_coc_shapes.py. Reaches a top-1 accuracy >= 70 %.
 #
 #   python -m mmkerv.datasets.shapes data/shapes_imagenet --num-train 2000 --num-val 300 --layout imagenet
 #   python tools/train.py configs/demo/resnet18_shapes.py

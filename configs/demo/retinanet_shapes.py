@@ -1,4 +1,4 @@
-# RetinaNet-R18 on the built-in shapes data, trained from scratch: the plain twin of retinanet_coc_shapes.py.
+# RetinaNet-R18 on the built-in shapes data, trained from scratch: the plain counterpart of retinanet_coc_shapes.py.
 # Reaches box mAP_50 >= 0.6.
 #
 #   python -m mmkerv.datasets.shapes data/shapes --layout coco
@@ -13,7 +13,8 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
-# Upstream freezes the stem, stage 1 and the statistics of BN to ImageNet's; nothing is frozen where nothing is loaded.
+# Upstream freezes the stem, stage 1 and the statistics of BN at ImageNet's; here nothing is frozen, since nothing is
+# loaded.
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=128, norm_cfg=dict(type='BN')),

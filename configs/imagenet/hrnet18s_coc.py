@@ -1,6 +1,6 @@
 # Convolution of Convolution, Table 1, row 10: HRNet18-s, CoC, on ImageNet. Published top-1 accuracy 74.25 % (+- 0.015).
 # The paper's optimum: association 2, kernel_plus 2, one super layer, skip, dilate, 1x1 convolutions left plain; super
-# kernels start from kaiming, as the paper's. Schedule and data as configs/imagenet/hrnet18s.py. Upstream's HRNet does
+# kernels start from kaiming, as in the paper. Schedule and data as configs/imagenet/hrnet18s.py. Upstream's HRNet does
 # not pass conv_cfg on to its first stage; mmkerv.HRNet reaches it.
 #
 #   tools/dist_train.sh configs/imagenet/hrnet18s_coc.py 4

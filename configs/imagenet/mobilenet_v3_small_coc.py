@@ -1,6 +1,6 @@
 # Convolution of Convolution, Table 1, row 20: MobileNetV3-small, CoC, on ImageNet. Published top-1 accuracy 66.84 % (+-
 # 0.061). The paper's optimum: association 2, kernel_plus 2, one super layer, skip, dilate, 1x1 convolutions left plain;
-# super kernels start from kaiming, as the paper's. Schedule and data as configs/imagenet/mobilenet_v3_small.py.
+# super kernels start from kaiming, as in the paper. Schedule and data as configs/imagenet/mobilenet_v3_small.py.
 #
 #   tools/dist_train.sh configs/imagenet/mobilenet_v3_small_coc.py 4
 _base_ = './mobilenet_v3_small.py'

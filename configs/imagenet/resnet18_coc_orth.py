@@ -1,7 +1,7 @@
 # Convolution of Convolution, Table 1, row 5: ResNet18, CoC, orthogonalised, on ImageNet. Published top-1 accuracy 71.20
-# % (+- 0.019). The weight of the loss is that of the paper of orthogonal convolution; this paper does not say which it
-# took. It acts on the associated kernels, which have no super bias, as in the authors' settings: a super bias moves all
-# taps of four filters at once, and with this loss it diverges.
+# % (+- 0.019). The weight of the loss is from the paper of orthogonal convolution; this paper does not give its own. It
+# acts on the associated kernels, which have no super bias, as in the authors' settings: a super bias moves all taps of
+# four filters at once, and with this loss it diverges.
 #
 #   tools/dist_train.sh configs/imagenet/resnet18_coc_orth.py 4
 _base_ = './resnet18_coc.py'

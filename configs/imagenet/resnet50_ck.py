@@ -1,9 +1,9 @@
 # ResNet-50 with separable continuous kernels of 7x7 for the 3x3 convolutions of stages 1 and 2, on ImageNet; no
-# published figure. All else as configs/imagenet/resnet50.py.
+# published figure. Otherwise as configs/imagenet/resnet50.py.
 #
 # Where: the first stages have maps large enough for large kernels, and few channels. The stem stays: a separable one
 # would have three spatial filters, one for each colour. A kernel net for dense kernels of stages 3 and 4 would have
-# more weights than the 3x3 kernels; separable ones would take these stages most of their own. Weight decay would
+# more weights than the 3x3 kernels; separable ones would remove most of these stages' weights. Weight decay would
 # shrink the frequencies of a kernel net, not its kernel, so kernel nets have none; mmkerv.KernelL2Hook decays the
 # sampled kernels.
 #

@@ -1,6 +1,6 @@
 # Convolution of Convolution, Table 1, row 7: ResNet50, CoC, on ImageNet. Published top-1 accuracy 76.45 % (+- 0.041).
 # The paper's optimum: association 2, kernel_plus 2, one super layer, skip, dilate, 1x1 convolutions left plain; super
-# kernels start from kaiming, as the paper's. Schedule and data as configs/imagenet/resnet50_nesterov.py.
+# kernels start from kaiming, as in the paper. Schedule and data as configs/imagenet/resnet50_nesterov.py.
 #
 #   tools/dist_train.sh configs/imagenet/resnet50_coc.py 4
 _base_ = './resnet50_nesterov.py'

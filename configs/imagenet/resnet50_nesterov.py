@@ -1,5 +1,5 @@
 # Convolution of Convolution, Table 1, row 6: ResNet50, on ImageNet. Published top-1 accuracy 76.25 % (+- 0.04).
-# configs/imagenet/resnet50.py with Nesterov momentum (section 4.2); all else of the schedule is the same.
+# configs/imagenet/resnet50.py with Nesterov momentum (section 4.2); the schedule is otherwise the same.
 #
 #   tools/dist_train.sh configs/imagenet/resnet50_nesterov.py 4
 _base_ = [

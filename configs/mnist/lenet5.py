@@ -1,12 +1,13 @@
 # Kervolutional Neural Networks (CVPR 2019), section 4: the baseline, LeNet-5 on MNIST ("conv-conv"). Published: test
 # accuracy 99.17, 71.92 under FGSM (Table 1).
 #
-# Section 4: SGD 0.003 / 0.9, batch 50, 20 epochs, x0.1 at epochs 10 and 15. What the paper leaves open is as plain as
-# can be: pixels in [0, 1], torch's initialisation, no norm, no weight decay; benchmarks/mnist_study.py searches these.
+# Section 4: SGD 0.003 / 0.9, batch 50, 20 epochs, x0.1 at epochs 10 and 15. What the paper leaves open is kept as plain
+# as possible: pixels in [0, 1], torch's initialisation, no norm, no weight decay; benchmarks/mnist_study.py searches
+# these.
 #
 #   python tools/train.py configs/mnist/lenet5.py --cfg-options data_root=DIR
 #
-# DIR holds train-images-idx3-ubyte and its three companions; without data_root they are looked for in data/mnist.
+# DIR holds train-images-idx3-ubyte and its three companions; without data_root they are expected in data/mnist.
 _base_ = ['mmpretrain::_base_/default_runtime.py', '../_base_/no_decay.py']
 
 model = dict(

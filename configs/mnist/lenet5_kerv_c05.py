@@ -1,6 +1,5 @@
 # Kervolutional Neural Networks, Figure 2 (c) and (d): polynomial of degree 3, balance 0.5. Published: as fast as
-# balance 1.
-# All else as configs/mnist/lenet5.py.
+# balance 1. Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(

@@ -1,6 +1,5 @@
 # Kervolutional Neural Networks, Figure 2 (e) and (f), "kerv-conv": polynomial kervolution in the first layer only.
-# Published: better than "conv-kerv", but slower to 98 %.
-# All else as configs/mnist/lenet5.py.
+# Published: better than "conv-kerv", but slower to 98 %. Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(

@@ -1,6 +1,5 @@
-# Kervolutional Neural Networks, Figure 2 (c) and (d): polynomial of degree 2, balance 1. Published: as fast as
-# degree 3.
-# All else as configs/mnist/lenet5.py.
+# Kervolutional Neural Networks, Figure 2 (c) and (d): polynomial of degree 2, balance 1. Published: as fast as degree
+# 3. Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(

@@ -1,6 +1,5 @@
-# Kervolutional Neural Networks, section 4.1, Figure 2 (a) and (b): Gaussian kervolution, gamma 1. Published: 98 %
-# more than twice as fast as the CNN.
-# All else as configs/mnist/lenet5.py.
+# Kervolutional Neural Networks, section 4.1, Figure 2 (a) and (b): Gaussian kervolution, gamma 1. Published: 98 % more
+# than twice as fast as the CNN. Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(
@@ -11,5 +10,5 @@ model = dict(
         )
     )
 )
-# A Gaussian that is 0 for every patch learns nothing, and the loss does not tell.
+# A Gaussian that is 0 for every patch learns nothing, and the loss does not show it.
 custom_hooks = [dict(type='mmkerv.KervolutionGuardHook', action='warn', interval=100)]

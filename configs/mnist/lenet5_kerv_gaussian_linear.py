@@ -1,6 +1,5 @@
-# Kervolutional Neural Networks, section 4.4: no activations, average pooling, "gaussian-polynomial". Published:
-# 99.11.
-# All else as configs/mnist/lenet5.py.
+# Kervolutional Neural Networks, section 4.4: no activations, average pooling, "gaussian-polynomial". Published: 99.11.
+# Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(
@@ -13,5 +12,5 @@ model = dict(
         pool='avg',
     )
 )
-# A Gaussian that is 0 for every patch learns nothing, and the loss does not tell.
+# A Gaussian that is 0 for every patch learns nothing, and the loss does not show it.
 custom_hooks = [dict(type='mmkerv.KervolutionGuardHook', action='warn', interval=100)]

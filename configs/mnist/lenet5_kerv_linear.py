@@ -1,6 +1,5 @@
 # Kervolutional Neural Networks, section 4.4: no activations, average pooling, "polynomial-polynomial". Published:
-# 99.11.
-# All else as configs/mnist/lenet5.py.
+# 99.11. Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(

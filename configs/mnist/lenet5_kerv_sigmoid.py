@@ -1,6 +1,5 @@
-# Kervolutional Neural Networks, section 4.1, Figure 2 (a) and (b): sigmoid kervolution, tanh(s). Published: 98 %
-# twice as slowly as the CNN.
-# All else as configs/mnist/lenet5.py.
+# Kervolutional Neural Networks, section 4.1, Figure 2 (a) and (b): sigmoid kervolution, tanh(s). Published: 98 % twice
+# as slowly as the CNN. Otherwise as configs/mnist/lenet5.py.
 _base_ = './lenet5.py'
 
 model = dict(

@@ -1,8 +1,7 @@
 # CKConv (ICLR 2022), Table 1, CKCNN-Big on sequential CIFAR-10: published test accuracy 63.74 %, chosen on the test
 # set; here a validation split of the training data chooses. Settings are those of the authors' published command:
 # omega_0 25.696, dropout 0.3, 0.0 on the input. The command also drops a tenth of the values of each sampled kernel in
-# training, which is left out here; its weight decay of 1e-4, which is one of sampled kernels and biases, is that of
-# kernels here.
+# training, which is left out here; its weight decay of 1e-4 acts on sampled kernels and biases, here on kernels only.
 #
 #   python tools/train.py configs/sequences/ckcnn_large_scifar10.py --cfg-options data_root=DIR
 _base_ = [

@@ -1,6 +1,6 @@
-# ResNet-18 with CoCConv on Tiny ImageNet: the twin of configs/tiny_imagenet/resnet18_tiny_imagenet.py, without a published figure;
-# its checkpoint is a start for detectors and segmentors of ResNet-18 with CoCConv. Kaiming super kernels, the paper's
-# start.
+# ResNet-18 with CoCConv on Tiny ImageNet: the counterpart of configs/tiny_imagenet/resnet18_tiny_imagenet.py, without a
+# published figure; its checkpoint is a start for detectors and segmentors of ResNet-18 with CoCConv. Kaiming super
+# kernels, the paper's start.
 #
 #   python tools/train.py configs/tiny_imagenet/resnet18_coc_tiny_imagenet.py --cfg-options data_root=DIR
 #

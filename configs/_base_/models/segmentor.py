@@ -1,4 +1,4 @@
-# What mmsegmentation's networks have in common, for crops of 512 x 512. mmseg:: cannot be inherited from with every
+# Common parts of mmsegmentation's networks, for crops of 512 x 512. mmseg:: cannot be inherited from with every
 # distribution and upstream's own train.py.
 model = dict(
     type='EncoderDecoder',

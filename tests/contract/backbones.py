@@ -36,20 +36,20 @@ BACKBONES = {
 
 
 def build(scope: str, cfg: dict, *, init: bool = True, **changes: Any) -> nn.Module:
-    """Build a network of a library from the same random numbers as every other; skips if the library is absent."""
+    """Build a network of a library with a fixed seed; skip if the library is absent."""
     pytest.importorskip(scope)
     init_default_scope(scope)
     torch.manual_seed(0)
     net = MODELS.build({**copy.deepcopy(cfg), **changes})
     if init:
         net.init_weights()
-    # The hosts' backbones return nothing from train().
+    # Upstream's backbones return nothing from train().
     net.eval()
     return net
 
 
 def outputs(net: nn.Module, shapes: list[tuple[int, ...]]) -> list[Tensor]:
-    """What a network makes of random inputs, flat."""
+    """Outputs of a network for random inputs, as a flat list."""
     generator, dtype = torch.Generator().manual_seed(0), next(net.parameters()).dtype
     inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     with torch.no_grad():
@@ -57,5 +57,5 @@ def outputs(net: nn.Module, shapes: list[tuple[int, ...]]) -> list[Tensor]:
 
 
 def flat(out: Any) -> list[Tensor]:
-    """The tensors of nested lists."""
+    """Flatten nested lists of tensors."""
     return [tensor for item in out for tensor in flat(item)] if isinstance(out, (list, tuple)) else [out]

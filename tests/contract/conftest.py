@@ -28,7 +28,7 @@ def shapes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def run():
-    """Run a tool as a user would; fails with its output."""
+    """Run a tool as a user would; fail with its output."""
 
     def run(*command: object, cwd: Path = ROOT, **environment: str) -> str:
         done = run_tool(*command, cwd=cwd, **environment)

@@ -1,4 +1,4 @@
-"""A classifier, a batch and a process that differentiates one half of it; importable by the processes it starts."""
+"""A classifier, a batch, and a worker process for one half of the batch; imported by the processes it starts."""
 
 import os
 
@@ -23,7 +23,7 @@ def classifier() -> nn.Module:
     for m in model.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
             m.eval()
-            # Something for the frozen statistics to do.
+            # Frozen statistics that change the outputs.
             m.running_var.fill_(2.0)
     return model
 

@@ -1,4 +1,4 @@
-"""Eight real images of COCO and a config that learns them by heart, on top of the demo's small RetinaNet."""
+"""Eight real images of COCO and a config that overfits them, based on the demo's small RetinaNet."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ default_hooks = dict(checkpoint=dict(interval={iterations}), logger=dict(interva
 
 
 def choose_eight(source: Path, target: Path) -> None:
-    """Write the annotations of the eight images with the fewest and then the largest objects, crowds left out."""
+    """Write the annotations of the eight images with the fewest and then the largest objects, without crowds."""
     data = json.loads(source.read_text())
     objects: dict[int, list] = {}
     for annotation in data['annotations']:
@@ -54,7 +54,7 @@ def choose_eight(source: Path, target: Path) -> None:
 
 
 def write_overfit_config(coco: Path, folder: Path, size: int = 192, iterations: int = 80) -> Path:
-    """Write the eight images' annotations and the config that learns them; returns the config."""
+    """Write the eight images' annotations and the config that overfits them; return the config."""
     annotations = folder / 'eight.json'
     choose_eight(coco / 'annotations' / 'instances_train2017.json', annotations)
     config = folder / 'overfit.py'

@@ -1,4 +1,4 @@
-"""Configs of the road from pretraining, small: a classifier on Tiny ImageNet, and what starts from its backbone."""
+"""Small configs for pretraining and fine-tuning: a classifier on Tiny ImageNet and networks that start from it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ data_root = '{data}/tiny_imagenet_20'
 data_preprocessor = dict(num_classes=20)
 model = dict(head=dict(num_classes=20))
 loading = dict(num_workers=0, persistent_workers=False)
-# Enough small batches for the statistics of batch norm, which detectors do not change.
+# Enough small batches for the statistics of batch norm, which detectors freeze.
 chosen = list(range(0, 3000, 3000 // {images}))
 train_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, indices=chosen), **loading)
 val_dataloader = dict(dataset=dict(data_root=data_root, indices=list(range(0, 500, 5))), **loading)
@@ -18,7 +18,7 @@ train_cfg = dict(max_epochs={epochs})
 optim_wrapper = dict(optimizer=dict(lr=0.01))
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(save_best=None))
 """
-# Statistics of batch norm must follow the weights in a few steps: behind many layers of stale ones nothing is finite.
+# Batch statistics must follow the weights within a few steps: after many layers of stale ones nothing is finite.
 HRNET = """
 optim_wrapper = dict(optimizer=dict(lr=0.001))
 model['_delete_'] = True
@@ -73,7 +73,7 @@ MASK_RCNN = (
     "_base_ = 'mmkerv::mask_rcnn_hr18_coc.py'\n"
     + START
     + """
-# So few steps of pretraining leave statistics of batch norm that cannot be kept.
+# After so few steps of pretraining the statistics of batch norm are unusable.
 model = dict(backbone=dict(init_cfg=start, norm_eval=False))
 """
     + COCO
@@ -136,7 +136,7 @@ model = dict(data_preprocessor=dict(size=(96, 96)), pretrained=None, backbone=di
 """
     + VOC
 )
-# Backbone of the classifier, and what starts from it: config and the metrics of its evaluation.
+# By backbone of the classifier: the networks that start from it, with config and metrics.
 TASKS = {
     'resnet18': {'retinanet': (RETINANET, ['coco/bbox_mAP']), 'fcn': (FCN, ['mIoU'])},
     'hrnet18': {

@@ -15,7 +15,7 @@ WORKERS = ['train_dataloader.num_workers=0', 'val_dataloader.num_workers=0', 'te
 
 
 def some_folders(source, target, classes=3, images=8):
-    """Links to the first images of the first classes of train/ and val/; returns the classes."""
+    """Link the first images of the first classes of train/ and val/; return the classes."""
     for split in ('train', 'val'):
         names = sorted(folder.name for folder in (source / split).iterdir())[:classes]
         for name in names:

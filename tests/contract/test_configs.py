@@ -1,4 +1,4 @@
-"""Every config of the repository parses, builds, takes a training step on small input, and is the paper's."""
+"""Every config of the repository parses, builds, trains a step on small input, and has the paper's settings."""
 
 import copy
 import gzip
@@ -48,7 +48,7 @@ every_data_set = pytest.mark.parametrize(
 
 
 def without_downloads(node):
-    """The config with every pretrained checkpoint left out: there is no network in tests."""
+    """Remove every pretrained checkpoint from a config: tests have no network access."""
     if isinstance(node, dict):
         for key, value in node.items():
             pretrained = key == 'init_cfg' and isinstance(value, dict) and value.get('type') == 'Pretrained'
@@ -73,7 +73,7 @@ def build(cfg):
     if cfg.default_scope == 'mmseg':
         config.data_preprocessor.size = (64, 64)
     if config.backbone.get('conv_cfg', {}).get('type') == 'ConvWS':
-        # Kernels of standard deviation 1 need the statistics of the checkpoint that is left out, or new ones.
+        # Kernels of standard deviation 1 need the removed checkpoint's statistics, or new ones.
         config.backbone.norm_eval = False
     model = revert_sync_batchnorm(MODELS.build(config))
     model.init_weights()
@@ -81,7 +81,7 @@ def build(cfg):
 
 
 def small_batch(path, cfg):
-    """Two images such as the data loader gives, as small as the network takes them."""
+    """Two images as the data loader gives them, as small as the network accepts."""
     if cfg.default_scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
@@ -169,7 +169,7 @@ def test_package_configs_are_found_by_their_path_below_configs():
 
 
 @every_config
-def test_config_says_what_it_is(path):
+def test_config_begins_with_a_comment(path):
     assert path.read_text().startswith('# '), (
         'a config begins with a comment: table, row and published figure, or its purpose'
     )
@@ -184,7 +184,7 @@ def test_data_root_moves_every_data_set(path):
 
 
 @every_data_set
-def test_pipelines_give_what_the_network_takes(path):
+def test_pipelines_fit_the_network(path):
     pytest.importorskip('mmpretrain')
     cfg = Config.fromfile(path)
     init_default_scope('mmpretrain')
@@ -216,7 +216,7 @@ def unpacked_mnist(data_root, tmp_path_factory):
 @pytest.mark.parametrize(
     ('name', 'sizes'), [('mnist/lenet5', (60000, 10000, 10000)), ('sequences/ckcnn_smnist', (55000, 5000, 10000))]
 )
-def test_mnist_is_split_as_the_config_says(name, sizes, unpacked_mnist):
+def test_mnist_is_split_as_the_config_states(name, sizes, unpacked_mnist):
     pytest.importorskip('mmpretrain')
     from mmpretrain.registry import DATASETS
 
@@ -224,7 +224,7 @@ def test_mnist_is_split_as_the_config_says(name, sizes, unpacked_mnist):
     init_default_scope('mmpretrain')
     train, val, test = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val', 'test'))
     assert (len(train), len(val), len(test)) == sizes
-    # The labels that the files begin with.
+    # The first labels of the files.
     labels = [[int(dataset[i]['data_samples'].gt_label) for i in range(5)] for dataset in (train, test)]
     assert labels == [[5, 0, 4, 1, 9], [7, 2, 1, 0, 4]]
 

@@ -1,4 +1,4 @@
-"""Continuous kernels in the hosts' networks: sizes of maps, folding, and the config that builds the folded network."""
+"""Continuous kernels in upstream's networks: sizes of maps, folding, and the config that builds the folded network."""
 
 import copy
 
@@ -130,7 +130,7 @@ def test_without_a_shape_of_its_own_the_deploy_config_is_plain():
     assert deployed.model.to_dict() == {'type': 'ResNet', 'depth': 18, 'conv_cfg': None}
 
 
-def test_convert_tells_that_kernels_start_anew(monkeypatch):
+def test_convert_logs_that_kernels_are_new(monkeypatch):
     lines = []
     monkeypatch.setattr('mmkerv.models.placement.log', lines.append)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1))

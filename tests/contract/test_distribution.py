@@ -20,7 +20,7 @@ def free_port() -> int:
 
 @functools.cache
 def alone(name):
-    """Two steps of one process: gradients, outputs and parameters after them."""
+    """Gradients, outputs and parameters after two steps of one process."""
     model = Network(name)
     x, target = batch(model.dims)
     gradients = [step(model, x, target) for _ in range(2)]
@@ -29,7 +29,7 @@ def alone(name):
 
 @pytest.fixture(scope='module', params=[2, 4])
 def ranks(request, tmp_path_factory):
-    """What each of 2, then of 4 processes computed."""
+    """Results of each of 2, then of 4 processes."""
     folder = tmp_path_factory.mktemp('ranks')
     mp.start_processes(train, (request.param, free_port(), str(folder)), request.param, start_method='spawn')
     return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in range(request.param)]
@@ -62,7 +62,7 @@ class TestDataParallel:
 
 @pytest.fixture(scope='module')
 def sharded(tmp_path_factory):
-    """What two processes computed that share one network's parameters."""
+    """Results of two processes that share one network's parameters."""
     if torch.__version__ < '2.6':
         pytest.skip('fully_shard on CPUs needs torch 2.6')
     folder = tmp_path_factory.mktemp('sharded')

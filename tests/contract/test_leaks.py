@@ -1,4 +1,4 @@
-"""Long runs and many threads: memory stays, and threads that share a model do not disturb each other."""
+"""Long runs and many threads: memory does not grow, and threads that share a model do not disturb each other."""
 
 import gc
 import resource
@@ -11,7 +11,7 @@ from mmkerv.ops import frozen_kernels
 from tests.contract.ranks import OPERATORS, Network, batch, step
 
 
-def turns(model, x, target, number: int) -> None:
+def rounds(model, x, target, number: int) -> None:
     """Train, evaluate with frozen kernels, train again, ..."""
     for _ in range(number):
         model.train()
@@ -27,24 +27,24 @@ def tensors() -> int:
 
 
 @pytest.mark.parametrize('name', OPERATORS)
-def test_number_of_tensors_stays(name):
+def test_number_of_tensors_does_not_grow(name):
     model = Network(name)
     x, target = batch(model.dims)
-    turns(model, x, target, 3)
+    rounds(model, x, target, 3)
     before = tensors()
-    turns(model, x, target, 20)
+    rounds(model, x, target, 20)
     assert tensors() <= before
 
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', OPERATORS)
-def test_memory_stays_over_2000_turns(name):
+def test_memory_does_not_grow_over_2000_rounds(name):
     model = Network(name)
     x, target = batch(model.dims)
-    turns(model, x, target, 200)
+    rounds(model, x, target, 200)
     before, peak = tensors(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    turns(model, x, target, 2000)
-    # In KiB on Linux. A tensor of one output that is kept at each turn would be 2.3 MiB for the smallest of them.
+    rounds(model, x, target, 2000)
+    # In KiB on Linux. One output tensor kept in each round would add 2.3 MiB for the smallest of them.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1500
     assert tensors() <= before
 

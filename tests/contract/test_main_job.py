@@ -1,4 +1,4 @@
-"""The main job on a few iterations: train, test, fold, test, infer; upstream's tool; two processes."""
+"""Train, test, fold, test again and infer, for a few iterations; with upstream's tool; with two processes."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def test_three_iterations_train_and_evaluate(trained):
     assert (trained / 'epoch_1.pth').is_file() and not list(trained.glob('**/*.tmp'))
 
 
-def test_resume_goes_on(trained, shapes, run):
+def test_resume_continues(trained, shapes, run):
     options = ['--cfg-options', f'data_root={shapes}', *SMALL, 'train_cfg.max_epochs=2']
     log = run('tools/train.py', CONFIG, '--work-dir', trained, '--resume', '--no-validate', *options)
     assert 'Epoch(train) [2][3/3]' in log and 'Epoch(train) [1][' not in log
@@ -37,7 +37,7 @@ def fold(run, config, checkpoint, out, *extra):
 
 
 def perturbed(source: Path, target: Path) -> Path:
-    """The checkpoint with its super layers moved until |K - W| >= 0.3 |W|."""
+    """Write the checkpoint with its super layers moved until |K - W| >= 0.3 |W|."""
     checkpoint = torch.load(source, weights_only=False)
     generator = torch.Generator().manual_seed(0)
     for key, value in checkpoint['state_dict'].items():
@@ -75,7 +75,7 @@ def test_metrics_are_written(trained, shapes, run, tmp_path):
     out = tmp_path / 'metrics.json'
     options = ['--out', out, '--out-item', 'metrics', '--cfg-options', f'data_root={shapes}']
     run('tools/test.py', CONFIG, trained / 'epoch_1.pth', '--work-dir', tmp_path, *options)
-    # Three iterations may find nothing at all, in which case mmdet gives no metric.
+    # After three iterations there may be no detections, and then mmdet gives no metric.
     assert isinstance(json.loads(out.read_text()), dict)
 
 

@@ -1,4 +1,4 @@
-"""Every advertised network on every host: which convolutions are operators, initialisation, folding, keys, pickling."""
+"""Every advertised network of every library: which convolutions are operators, initialisation, folding, keys, pickling."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ from tests.ops.contract import relative
 
 COC = {'type': 'CoCConv'}
 
-# host, config of the network, input sizes of its forward, convolutions that become operators
+# library, config of the network, input sizes of its forward, convolutions that become operators
 FEATURES = [(1, 32, 16, 16), (1, 64, 8, 8), (1, 128, 4, 4)]
 HEAD = {'in_channels': 32, 'channels': 16, 'num_classes': 5, 'num_convs': 2}
 NETWORKS = {
@@ -64,11 +64,11 @@ def test_one_line_of_config(name):
     for a, b, c in zip(expected, outputs(plain, shapes), outputs(wrong, shapes), strict=True):
         assert relative(b, a) < 1e-4
         differs.append(relative(c, a))
-    assert max(differs) > 1e-2, 'a fold that drops the super layers must be seen'
+    assert max(differs) > 1e-2, 'a fold that drops the super layers must be detected'
 
 
 @pytest.mark.parametrize('host', LIBRARIES)
-def test_mmkerv_resnet_is_the_hosts(host):
+def test_mmkerv_resnet_is_that_of_the_library(host):
     upstream = build(host, {'type': 'ResNet', 'depth': 18})
     net = build(host, {'type': 'mmkerv.ResNet', 'depth': 18}, conv_cfg=COC)
     assert isinstance(net, type(upstream)) and len(operators(net)) == 17
@@ -81,7 +81,7 @@ def test_mmkerv_resnet_is_the_hosts(host):
     assert set(net.state_dict()) == set(upstream.state_dict())
 
 
-# Those that a library has, and how many of its convolutions are larger than 1x1.
+# The library's networks, and how many of their convolutions are larger than 1x1.
 FAMILIES = {
     'resnetv1c-mmseg': ('mmseg', {'type': 'ResNetV1c', 'depth': 18}, 19),
     'resnetv1d-mmdet': ('mmdet', {'type': 'ResNetV1d', 'depth': 50}, 19),
@@ -99,7 +99,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize('name', FAMILIES)
-def test_variants_are_the_hosts_with_operators(name):
+def test_variants_are_those_of_the_library_with_operators(name):
     host, cfg, count = FAMILIES[name]
     ours = {**cfg, 'type': f'mmkerv.{cfg["type"]}'}
     upstream, net = build(host, cfg), build(host, ours, conv_cfg=COC)
@@ -109,7 +109,7 @@ def test_variants_are_the_hosts_with_operators(name):
     weights = upstream.state_dict()
     assert set(weights) == {k for k in net.state_dict() if 'super_layers' not in k}
     for key, value in net.state_dict().items():
-        assert 'super_layers' in key or torch.equal(value, weights[key]), f'{key} is initialised otherwise'
+        assert 'super_layers' in key or torch.equal(value, weights[key]), f'{key} is initialised differently'
     shapes = [(2, 3, 64, 64)]
     for a, b in zip(outputs(upstream, shapes), outputs(net, shapes), strict=True):
         assert relative(b, a) < 1e-4
@@ -147,7 +147,7 @@ def test_frozen_stages_freeze_the_super_layers_too():
 
 
 def test_a_plain_detector_loads_into_the_identity_start():
-    """The must of the main job: same predictions to 1e-5, every stage of the detector with operators."""
+    """The predictions agree to 1e-5, with operators in every stage of the detector."""
     pytest.importorskip('mmdet')
     from mmengine.config import Config
 

@@ -1,4 +1,4 @@
-"""ImageNet -> detection, instance and semantic segmentation -> fold, in small, by the commands a user would type."""
+"""ImageNet -> detection, instance and semantic segmentation -> fold, on small data, with the commands of a user."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ from mmkerv.engine.config.read import load_config
 from mmkerv.ops import CoCConv2d
 from tests.contract.pretraining_path import TASKS, fine_tuning, pretraining
 
-ROADS = {
+PATHS = {
     'imagenet/resnet50_coc': ['retinanet_r50_coc'],
     'imagenet/resnet50_stnd': ['retinanet_r50_stnd', 'fcn_r50d8_stnd_voc'],
     'imagenet/resnet50_orth': ['retinanet_r50_orth'],
@@ -37,14 +37,14 @@ def backbone_shapes(config):
     return {name: value.shape for name, value in backbone.state_dict().items()}
 
 
-@pytest.mark.parametrize('source, target', [(a, b) for a, targets in ROADS.items() for b in targets])
+@pytest.mark.parametrize('source, target', [(a, b) for a, targets in PATHS.items() for b in targets])
 def test_backbones_have_one_state_dict(source, target):
     assert backbone_shapes(source) == backbone_shapes(target)
 
 
 @pytest.fixture(scope='session')
 def pretrained(data_root, run, tmp_path_factory):
-    """Folders of the classifiers' training, made when asked for."""
+    """Train a classifier on first use; return its config and checkpoint."""
     made = {}
 
     def pretrain(backbone):
@@ -64,8 +64,8 @@ def metrics(run, config, checkpoint, folder):
     return json.loads(out.read_text())
 
 
-# HRNet's 265 convolutions make the same road three times as long.
-WAYS = [
+# With HRNet's 265 convolutions each case takes three times as long.
+CASES = [
     pytest.param(backbone, task, marks=[pytest.mark.long] if backbone == 'hrnet18' else [])
     for backbone, tasks in TASKS.items()
     for task in tasks
@@ -73,7 +73,7 @@ WAYS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('backbone, task', WAYS)
+@pytest.mark.parametrize('backbone, task', CASES)
 def test_pretrain_fine_tune_fold(backbone, task, pretrained, data_root, run, tmp_path):
     _, start = pretrained(backbone)
     config = fine_tuning(backbone, task, start, data_root, tmp_path)

@@ -1,4 +1,4 @@
-"""Real images of COCO: the stock pipeline learns eight of them by heart, and folding changes no metric."""
+"""Real images of COCO: the stock pipeline overfits eight of them, and folding changes no metric."""
 
 import json
 

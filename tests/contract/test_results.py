@@ -1,4 +1,4 @@
-"""The papers' tables: every row has a config that says so, a metafile that holds its figures, and a line in docs."""
+"""The papers' tables: every row has a config that names it, its figures in a metafile, and a line in the docs."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def models():
-    """Every model of the metafiles with every value as it is written."""
+    """Read every model of the metafiles, with values as strings."""
     index = yaml.load((ROOT / 'model-index.yml').read_text(), yaml.BaseLoader)
     return [m for name in index['Import'] for m in yaml.load((ROOT / name).read_text(), yaml.BaseLoader)['Models']]
 
@@ -37,7 +37,7 @@ def test_every_row_of_the_coc_paper_is_there():
 
 
 @pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
-def test_figures_stand_at_the_head_of_the_config(model):
+def test_figures_are_at_the_head_of_the_config(model):
     """Metafile and config agree: table, row and every published figure."""
     text = head(model['Config'])
     assert Path(model['Config']).stem == model['Name']
@@ -50,7 +50,7 @@ def test_figures_stand_at_the_head_of_the_config(model):
             assert re.search(rf'(?<![\d.]){re.escape(value)}(?!\d)', text), f'{value} is not in the head of the config'
 
 
-def test_document_is_what_the_tool_writes():
+def test_document_is_up_to_date():
     tool = ROOT / 'tools' / 'analysis_tools' / 'list_results.py'
     done = subprocess.run([sys.executable, tool], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in (ROOT / 'docs' / 'results.md').read_text(), (

@@ -1,4 +1,4 @@
-"""What people switch on in training: accumulation, checkpointed activations, several machines, other workers."""
+"""Options of training: gradient accumulation, activation checkpointing, several machines, loader workers."""
 
 import os
 import subprocess
@@ -106,7 +106,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_two_machines_train(config, tmp_path):
-    """Two starts of tools/dist_train.sh, as on two machines that reach each other, here by the loopback device."""
+    """Start tools/dist_train.sh twice, as on two machines, connected by the loopback device."""
     port, runs = str(free_port()), []
     for node in range(2):
         command = [ROOT / 'tools' / 'dist_train.sh', config, '1', '--work-dir', tmp_path / 'work', '--no-validate']
@@ -119,7 +119,7 @@ def test_two_machines_train(config, tmp_path):
         )  # fmt: skip
     logs = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], logs[0][-3000:] + logs[1][-3000:]
-    # Four pictures, one a step in each of two processes.
+    # Four pictures, one per step in each of two processes.
     assert 'Epoch(train) [2][2/2]' in logs[0]
     assert [file.name for file in (tmp_path / 'work').glob('epoch_2.pth')] == ['epoch_2.pth']
 

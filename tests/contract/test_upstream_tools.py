@@ -1,4 +1,4 @@
-"""Tools of OpenMMLab that read convolutions, on our networks: right, or refused with the cure."""
+"""Tools of OpenMMLab that read convolutions, on our networks: correct, or refused with a message that says what to do."""
 
 import copy
 import os
@@ -26,7 +26,7 @@ OPERATORS = {'CoCConv': {'super_init': 'kaiming'}, 'KervConv': {'kernel': 'sigmo
 
 @torch.no_grad()
 def as_trained(model: nn.Module) -> nn.Module:
-    """Norms with statistics of their own: a fresh one changes next to nothing."""
+    """Give the norms random statistics: a fresh norm changes almost nothing."""
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.weight.uniform_(0.5, 1.5)
@@ -68,7 +68,7 @@ def test_a_norm_behind_a_convolution_and_an_operator_misleads_fuse_conv_bn(make)
     torch.manual_seed(0)
     net = as_trained(nn.Sequential(nn.Conv2d(3, 4, 3), make(4, 4, 3), nn.BatchNorm2d(4))).eval()
     x = torch.randn(1, 3, 9, 9)
-    assert relative(fuse_conv_bn(copy.deepcopy(net))(x), net(x)) > 1e-2, 'mmcv is mended: drop the refusal'
+    assert relative(fuse_conv_bn(copy.deepcopy(net))(x), net(x)) > 1e-2, 'mmcv has fixed it: drop the refusal'
     with pytest.raises(ConfigError, match=r'not folded, such as 1 \('):
         fused(net)
     if make is CoCConv2d:
@@ -77,17 +77,17 @@ def test_a_norm_behind_a_convolution_and_an_operator_misleads_fuse_conv_bn(make)
 
 
 @pytest.mark.parametrize('operator', OPERATORS)
-def test_efficient_conv_bn_eval_is_refused_with_the_cure(operator):
+def test_efficient_conv_bn_eval_is_refused_with_advice(operator):
     conv_cfg = {'type': operator, **OPERATORS[operator]}
     settings = {'padding': 1, 'norm_cfg': {'type': 'BN'}, 'efficient_conv_bn_eval': True}
     module = as_trained(ConvModule(3, 4, 3, conv_cfg=conv_cfg, **settings)).train()
     module.bn.eval()
     x, folded = torch.randn(1, 3, 9, 9), copy.deepcopy(module)
     expected = module.activate(module.bn(module.conv(x)))
-    # It has no weight that could be taken for the kernel.
+    # It has no weight that could be mistaken for the kernel.
     error = RuntimeError if operator != 'CKConv' else (AttributeError, RuntimeError, TypeError)
-    cure = {'CoCConv': 'switch_to_deploy', 'KervConv': 'Leave efficient_conv_bn_eval off'}.get(operator)
-    with pytest.raises(error, match=cure):
+    advice = {'CoCConv': 'switch_to_deploy', 'KervConv': 'Leave efficient_conv_bn_eval off'}.get(operator)
+    with pytest.raises(error, match=advice):
         module(x)
     if operator != 'KervConv':
         switch_to_deploy(folded)
@@ -118,7 +118,7 @@ def test_mmpretrains_flops(tmp_path):
     for name in ('resnet18_shapes', 'resnet18_coc_shapes'):
         text = run(tool, ROOT / 'configs' / 'demo' / f'{name}.py', '--shape', 64)
         said[name] = float(next(line for line in text.splitlines() if line.startswith('Flops')).split()[1][:-1])
-    # Operators count what they compute, their kernels included.
+    # The count includes the generation of kernels.
     assert said['resnet18_shapes'] <= said['resnet18_coc_shapes'] < 1.5 * said['resnet18_shapes']
 
 

@@ -1,4 +1,4 @@
-"""Every advertised network of every library: which convolutions are operators, initialisation, folding, keys, pickling."""
+"""Every advertised network of every library: its operators, initialisation, folding, keys and pickling."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Tools of OpenMMLab that read convolutions, on our networks: correct, or refused with a message that says what to do."""
+"""Tools of OpenMMLab that read convolutions, on our networks: correct, or refused with advice."""
 
 import copy
 import os

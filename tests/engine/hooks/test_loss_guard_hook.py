@@ -62,7 +62,7 @@ def test_names_the_largest_where_all_are_finite(tmp_path):
 def test_message_names_the_iteration_that_was_checked(tmp_path):
     model = Deep()
     explode(model.second, 3, 1e30)
-    with pytest.raises(LossExplosionError, match=r'at iteration 3 .*at iteration 2, which was looked at last'):
+    with pytest.raises(LossExplosionError, match=r'at iteration 3 .*at iteration 2, the last that was checked'):
         length = dict(by_epoch=True, max_epochs=4)
         tiny_runner(tmp_path, model, custom_hooks=[dict(GUARD, interval=2)], train_cfg=length).train()
 

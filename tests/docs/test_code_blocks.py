@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -76,30 +77,26 @@ class Parsed(Exception):
     """The parser accepted the arguments."""
 
 
-def load(script: Path):
+def load(script: Path, monkeypatch) -> ModuleType:
+    monkeypatch.setattr(sys, 'path', [str(script.parent), str(ROOT / 'benchmarks'), *sys.path])
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def parse(script: Path, arguments: list[str], monkeypatch) -> None:
-    """Pass the arguments to the script's own parser."""
-    monkeypatch.setattr(sys, 'path', [str(script.parent), str(ROOT / 'benchmarks'), *sys.path])
-    monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
+def parse(module: ModuleType, arguments: list[str], monkeypatch) -> None:
+    """Pass the arguments to the command's own parser."""
+    monkeypatch.setattr(sys, 'argv', [module.__name__, *arguments])
     real = argparse.ArgumentParser.parse_args
 
     def stop(self: argparse.ArgumentParser, *args, **kwargs):
         real(self, *args, **kwargs)
         raise Parsed
 
-    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', stop)
-    try:
-        module = load(script)
-        with pytest.raises(Parsed):
-            module.main()
-    finally:
-        monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', real)
+    with monkeypatch.context() as patched, pytest.raises(Parsed):
+        patched.setattr(argparse.ArgumentParser, 'parse_args', stop)
+        module.main()
 
 
 def check(command: list[str], monkeypatch) -> None:
@@ -114,10 +111,12 @@ def check(command: list[str], monkeypatch) -> None:
     elif program == 'python' and arguments[0] == '-m':
         name = arguments[1]
         assert find_spec(name) is not None, f'no module {name}'
+        if name.startswith('mmkerv.'):
+            parse(importlib.import_module(name), arguments[2:], monkeypatch)
     elif program == 'python':
         script = ROOT / arguments[0]
         assert script.is_file(), f'{arguments[0]} does not exist'
-        parse(script, arguments[1:], monkeypatch)
+        parse(load(script, monkeypatch), arguments[1:], monkeypatch)
     else:
         assert program in OTHERS, f'{program!r} is neither a program of this project nor a known one'
     for word in arguments:
@@ -143,6 +142,7 @@ def test_shell(block: Block, monkeypatch):
         ('python tools/train.py a.py --lr 1', SystemExit),
         ('python tools/train.py configs/absent.py', AssertionError),
         ('python -m mmkerv.envy', AssertionError),
+        ('python -m mmkerv.cli.train a.py --lr 1', SystemExit),
         ('tools/dist_trian.sh a 2', AssertionError),
         ('rm -rf x', AssertionError),
     ],

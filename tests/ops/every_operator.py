@@ -30,7 +30,9 @@ KERV = {
 LAYERS = {
     'CoC': lambda: CoCConv2d(4, 8, 3, padding=1, super_init='kaiming'),
     'CoC official': lambda: CoCConv2d.official('standard', 4, 8, 3, padding=1),
-    'CoC recomputed': lambda: CoCConv2d(4, 8, 3, padding=1, super_init='kaiming', share='cico', recompute=True),
+    'CoC recomputed': lambda: CoCConv2d(
+        4, 8, 3, padding=1, super_init='kaiming', share='cico', super_bias=True, recompute=True
+    ),
     **{
         f'Kerv {name}': lambda name=name, own=own: KervConv2d(4, 8, 3, padding=1, kernel=name, **own)
         for name, own in KERV.items()

@@ -18,9 +18,9 @@ SHARES = ['ci', 'co', 'cico', None]
 
 
 def random_op(*args, **kwargs) -> CoCConv2d:
-    """An operator in float64 with every parameter random."""
+    """Build an operator in float64 with random parameters, super biases included."""
     torch.manual_seed(0)
-    op = CoCConv2d(*args, dtype=torch.float64, **kwargs)
+    op = CoCConv2d(*args, dtype=torch.float64, **{'super_bias': True, **kwargs})
     with torch.no_grad():
         for p in op.parameters():
             p.normal_()
@@ -33,7 +33,7 @@ def check(op: CoCConv2d) -> None:
 
 class TestContract(FoldingContract, OperatorContract):
     operator = CoCConv2d
-    options = {'super_init': 'kaiming'}
+    options = {'super_init': 'kaiming', 'super_bias': True}
 
     def expected(self, op, x):
         padding, pad = op.padding, nn.Identity()
@@ -92,6 +92,11 @@ def test_kernel_for_every_size_of_the_table(size, plus, dilate):
 )
 def test_kernel_with_padding_groups_and_norms(settings):
     check(random_op(**{'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, **settings}))
+
+
+def test_there_is_no_super_bias_by_default():
+    assert CoCConv2d(4, 8, 3).super_layers[0].bias is None
+    assert CoCConv2d(4, 8, 3, super_bias=True).super_layers[0].bias.shape == (2,)
 
 
 @pytest.mark.parametrize('preset', ['standard', 'light'])

@@ -114,23 +114,23 @@ def run(script: Path, *arguments: object, cwd: Path = ROOT) -> str:
 @pytest.mark.slow
 def test_mmpretrains_flops(tmp_path):
     tool = upstream('mmpretrain', 'analysis_tools/get_flops.py')
-    said = {}
+    flops = {}
     for name in ('resnet18_shapes', 'resnet18_coc_shapes'):
         text = run(tool, ROOT / 'configs' / 'demo' / f'{name}.py', '--shape', 64)
-        said[name] = float(next(line for line in text.splitlines() if line.startswith('Flops')).split()[1][:-1])
+        flops[name] = float(next(line for line in text.splitlines() if line.startswith('Flops')).split()[1][:-1])
     # The count includes the generation of kernels.
-    assert said['resnet18_shapes'] <= said['resnet18_coc_shapes'] < 1.5 * said['resnet18_shapes']
+    assert flops['resnet18_shapes'] <= flops['resnet18_coc_shapes'] < 1.5 * flops['resnet18_shapes']
 
 
 @pytest.mark.slow
 def test_mmdets_flops(shapes):
     tool = upstream('mmdet', 'analysis_tools/get_flops.py')
-    said = {}
+    flops = {}
     for name in ('retinanet_shapes', 'retinanet_coc_shapes'):
         options = '--num-images', 1, '--cfg-options', f'val_dataloader.dataset.data_root={shapes}'
         text = run(tool, f'configs/demo/{name}.py', *options)
-        said[name] = float(next(line for line in text.splitlines() if line.startswith('Flops')).split()[1][:-1])
-    assert said['retinanet_shapes'] <= said['retinanet_coc_shapes'] < 1.5 * said['retinanet_shapes']
+        flops[name] = float(next(line for line in text.splitlines() if line.startswith('Flops')).split()[1][:-1])
+    assert flops['retinanet_shapes'] <= flops['retinanet_coc_shapes'] < 1.5 * flops['retinanet_shapes']
 
 
 @pytest.mark.slow

@@ -45,10 +45,11 @@ _LITERAL = re.compile(r'(``.*?``|:\w+:`.*?`|`[^`]*`)')
 
 
 def defined_names() -> set[str]:
-    """The names of all functions and classes of mmkerv, those that this reference leaves out included."""
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    trees = (ast.parse(file.read_text()) for file in (ROOT / 'mmkerv').rglob('*.py'))
-    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, kinds)}
+    """Collect the names of all modules, functions and classes of mmkerv, including those without an entry here."""
+    files = list((ROOT / 'mmkerv').rglob('*.py'))
+    parsed = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    names = {node.name for node in parsed if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return names | {file.parent.name if file.name == '__init__.py' else file.stem for file in files}
 
 
 def escape(app, what, name, obj, options, lines) -> None:
@@ -63,7 +64,7 @@ def escape(app, what, name, obj, options, lines) -> None:
 
 
 def show_as_code(app, env, node, content):
-    """A reference to something of mmkerv that is not in this reference stays code; one to nothing is a warning."""
+    """Show a name of mmkerv that has no entry here as code; a name that does not exist is a warning."""
     if node.get('refdomain') == 'py' and node['reftarget'].rpartition('.')[2] in NAMES:
         return content
     return None

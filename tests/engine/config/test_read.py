@@ -12,7 +12,7 @@ from mmkerv.engine.config.read import load_config, read_config
 from mmkerv.errors import ConfigError, UnsafeCheckpointError
 
 
-class Bomb:
+class MaliciousObject:
     def __init__(self, target):
         self.target = str(target)
 
@@ -21,7 +21,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize(
-    ('name', 'text', 'says'),
+    ('name', 'text', 'message'),
     [
         ('a.py', "_base_ = './a.py'", r'inherits from itself: \S+a\.py -> \S+a\.py\. Change _base_'),
         ('a.py', "_base_ = ['./c.py', './b.py']", r'a\.py -> \S+b\.py -> \S+a\.py'),
@@ -35,11 +35,11 @@ class Bomb:
         ('a.txt', 'a = 1', r'must end in one of \.py, \.json, \.yaml, \.yml'),
     ],
 )
-def test_error_of_a_config_is_one_line(tmp_path, name, text, says):
+def test_error_of_a_config_is_one_line(tmp_path, name, text, message):
     (tmp_path / 'b.py').write_text("_base_ = './a.py'")
     (tmp_path / 'c.py').write_text('')
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         load_config(str(tmp_path / name))
     message = str(caught.value)
     assert message.startswith(f'config {str(tmp_path / name)!r} ') and '\n' not in message
@@ -84,7 +84,7 @@ def test_yaml_written_by_mmengine_is_read_back(tmp_path):
 @pytest.mark.parametrize('trust', [False, True])
 def test_pickled_annotations_run_only_if_trusted(tmp_path, trust):
     target, file = tmp_path / 'target', tmp_path / 'a.pkl'
-    file.write_bytes(pickle.dumps({'data_list': Bomb(target)}, 2))
+    file.write_bytes(pickle.dumps({'data_list': MaliciousObject(target)}, 2))
     apply_patches(trust=trust)
     if trust:
         mmengine.load(file)

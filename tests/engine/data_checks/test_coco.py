@@ -37,7 +37,7 @@ def test_valid_annotations_pass():
 
 
 @pytest.mark.parametrize(
-    ('data', 'says'),
+    ('data', 'message'),
     [
         ([], 'holds a list'),
         (without('images'), "has no list 'images'"),
@@ -60,14 +60,14 @@ def test_valid_annotations_pass():
         (changed('annotations', 2, id=[1]), r'id \[1\] of an annotation is not a number'),
     ],
 )
-def test_what_mmdetection_cannot_use_is_refused(data, says):
-    with pytest.raises(DataError, match=rf"annotation file 'a\.json'.*{says}") as caught:
+def test_what_mmdetection_cannot_use_is_refused(data, message):
+    with pytest.raises(DataError, match=rf"annotation file 'a\.json'.*{message}") as caught:
         check_annotations(data, 'a.json')
     assert '\n' not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ('data', 'says'),
+    ('data', 'message'),
     [
         (changed('annotations', 1, bbox=[1, 2, 0, 4]), '1 of 4 boxes are smaller than a pixel (the first in'),
         (changed('annotations', 1, bbox=[1, 2, -3, 4]), '1 of 4 boxes are smaller'),
@@ -77,9 +77,9 @@ def test_what_mmdetection_cannot_use_is_refused(data, says):
         (changed('annotations', 1, image_id=9), 'are of images that the file does not list (image_id 9)'),
     ],
 )  # fmt: skip
-def test_what_mmdetection_leaves_out_is_counted(data, says):
+def test_what_mmdetection_leaves_out_is_counted(data, message):
     (note,) = check_annotations(data, 'a.json')
-    assert says in note
+    assert message in note
 
 
 def test_classes_are_compared_with_the_categories():

@@ -52,11 +52,11 @@ def test_image_that_cannot_be_read_is_named(tmp_path, libraries, kind, workers):
     file.write_bytes(content)
     if kind == 'gone':
         file.unlink()
-    says = 'does not exist. Put it there' if kind == 'gone' else 'it is damaged, or not an image'
+    message = 'does not exist. Put it there' if kind == 'gone' else 'it is damaged, or not an image'
     with pytest.raises(DataError) as caught:
         next(iter(DataLoader(dataset, num_workers=workers)))
     last = str(caught.value).strip().splitlines()[-1]
-    assert f"image '{file}' of CustomDataset" in last and says in last
+    assert f"image '{file}' of CustomDataset" in last and message in last
 
 
 def test_truncated_jpeg_is_refused_or_decoded_in_part(tmp_path, libraries):
@@ -96,7 +96,7 @@ def masks(root: Path, **changes) -> torch.utils.data.Dataset:
 
 
 @pytest.mark.parametrize(
-    ('shape', 'says'),
+    ('shape', 'message'),
     [
         ((20, 31), r'is 20 x 31 and its image .* 20 x 30 \(height x width\): the sizes must be equal'),
         ((30, 20), r'is 30 x 20 and its image'),
@@ -105,7 +105,7 @@ def masks(root: Path, **changes) -> torch.utils.data.Dataset:
         ((), r'does not exist; check data_prefix\.seg_map_path'),
     ],
 )
-def test_masks_that_do_not_fit_are_named(tmp_path, libraries, shape, says):
+def test_masks_that_do_not_fit_are_named(tmp_path, libraries, shape, message):
     pytest.importorskip('mmseg')
     libraries('mmseg')
     picture(tmp_path / 'img' / '0.jpg')
@@ -115,7 +115,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path, libraries, shape, says):
         mask.write_bytes(mask.read_bytes()[:50])
     if shape == ():
         mask.unlink()
-    with pytest.raises(DataError, match=rf"mask '{mask}' .*{says}"):
+    with pytest.raises(DataError, match=rf"mask '{mask}' .*{message}"):
         dataset[0]
 
 
@@ -256,10 +256,10 @@ def test_training_stops_at_a_label_without_a_class_or_an_empty_data_set(tmp_path
     model = Labelled()
     model.head = torch.nn.Linear(1, 3)
     model.head.num_classes = 3
-    for count, says in ((1, r"gt_label of 'a\.jpg' holds the label 7, and the head knows 3"), (0, 'has no image')):
+    for count, message in ((1, r"gt_label of 'a\.jpg' holds the label 7, and the head knows 3"), (0, 'has no image')):
         hooks = [{'type': 'mmkerv.LabelRangeHook'}]
         runner = tiny_runner(tmp_path, model, train_dataloader=batches(count), custom_hooks=hooks)
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=message):
             runner.train()
 
 

@@ -209,7 +209,7 @@ HRNET = {
     for i in range(1, 5)
 }  # fmt: skip
 # The number of convolutions larger than 1x1 that the backbone freezes: the stem and stage 1.
-HOSTS = [
+BACKBONES = [
     ('mmdet', dict(type='ResNet', depth=18, base_channels=8), 5, 'conv1, layer1.0.conv1, layer1.0.conv2, ...'),
     ('mmdet', dict(type='mmkerv.ResNet', depth=18, base_channels=8), 5, 'conv1, layer1.0.conv1, layer1.0.conv2, ...'),
     ('mmdet', dict(type='ResNet', depth=50, base_channels=8), 4, 'conv1, layer1.0.conv2, layer1.1.conv2, ...'),
@@ -224,7 +224,7 @@ HOSTS = [
 ]
 
 
-@pytest.mark.parametrize('scope, backbone, count, names', HOSTS, ids=[f'{s}-{b["type"]}' for s, b, *_ in HOSTS])
+@pytest.mark.parametrize('scope, backbone, count, names', BACKBONES, ids=[f'{s}-{b["type"]}' for s, b, *_ in BACKBONES])
 def test_frozen_stages_of_upstream_backbones(warnings, scope, backbone, count, names):
     pytest.importorskip(scope)
     with DefaultScope.overwrite_default_scope(scope):

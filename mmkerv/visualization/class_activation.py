@@ -1,4 +1,4 @@
-"""Class activation maps of models of the three codebases, by the package grad-cam."""
+"""Class activation maps of models of the three libraries, computed by the package grad-cam."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmkerv.visualization.class_scores import ClassScores, category_index, label
 from mmkerv.visualization.feature_maps import chosen, last_map, recording, split_name
 from mmkerv.visualization.pictures import input_picture, panels, valid_size
 
-# Those that need no more than maps and gradients of any layer, by the names that users type.
+# Methods that need only maps and gradients of any layer: the names that users type, and grad-cam's classes.
 METHODS = {
     'GradCAM': 'GradCAM',
     'GradCAM++': 'GradCAMPlusPlus',
@@ -36,10 +36,10 @@ class Activation(NamedTuple):
     """A class activation map.
 
     Args:
-        heat: (H, W), in [0, 1], of the image without padding.
-        layers: names of the layers it was taken from.
-        category: number of the category.
-        score: of the category, see :class:`mmkerv.visualization.class_scores.ClassScores`.
+        heat: (H, W), in [0, 1], for the image without padding.
+        layers: names of the layers that it was computed from.
+        category: index of the category.
+        score: score of the category, see :class:`mmkerv.visualization.class_scores.ClassScores`.
 
     Example:
         >>> Activation(np.zeros((2, 2)), ['backbone'], 0, 1.5).score
@@ -53,17 +53,17 @@ class Activation(NamedTuple):
 
 
 def cam_method(name: str) -> type:
-    """Return the class of grad-cam that a name means; upper and lower case do not matter.
+    """Return the class of grad-cam with a name; upper and lower case do not matter.
 
     Raises:
-        ArgumentError: for a name that is none.
+        ArgumentError: for an unknown name.
         InstallationError: if grad-cam is not installed.
 
     Example:
         >>> cam_method('gradcam++').__name__  # doctest: +SKIP
         'GradCAMPlusPlus'
     """
-    known = {spelling.lower(): own for alias, own in METHODS.items() for spelling in (alias, own)}
+    known = {spelling.lower(): cls for alias, cls in METHODS.items() for spelling in (alias, cls)}
     if name.lower() not in known:
         raise ArgumentError(f'--method must be one of {", ".join(METHODS)}, got {name!r}')
     if not importable('pytorch_grad_cam'):
@@ -89,23 +89,23 @@ def class_activation(
 ) -> Activation:
     r"""Return the class activation map of a category.
 
-    GradCAM gives :math:`\mathrm{ReLU}(\sum_c \overline{\partial s_k / \partial A_c}\, A_c)` of the maps :math:`A_c` of
-    a layer, scaled to [0, 1] and to the size of the image; the bar is the mean over the places. Several maps are
+    GradCAM is :math:`\mathrm{ReLU}(\sum_c \overline{\partial s_k / \partial A_c}\, A_c)` of the maps :math:`A_c` of a
+    layer, scaled to [0, 1] and to the size of the image; the bar is the mean over the positions. Several maps are
     averaged.
 
     Args:
-        model: in evaluation mode.
-        inputs: (1, C, H, W), as :func:`mmkerv.deploy.trained_model.load_image` gives them.
-        samples: the data samples that came with them.
-        category: whose score :math:`s_k` is explained.
-        layers: as :func:`mmkerv.visualization.feature_maps.feature_maps` takes them.
+        model: model in evaluation mode.
+        inputs: (1, C, H, W), as :func:`mmkerv.deploy.trained_model.load_image` returns them.
+        samples: data samples of the inputs.
+        category: index of the category whose score :math:`s_k` is explained.
+        layers: as in :func:`mmkerv.visualization.feature_maps.feature_maps`.
         method: one of ``METHODS``.
-        topk: as :class:`mmkerv.visualization.class_scores.ClassScores` has it.
+        topk: as in :class:`mmkerv.visualization.class_scores.ClassScores`.
         eigen_smooth: take the first principal component of the weighted maps.
         aug_smooth: average over mirrored and dimmed inputs.
 
     Raises:
-        ConfigError: for a layer that the model does not have, that gives no maps, or that the score does not depend on.
+        ConfigError: if the model does not have a layer, the layer returns no maps, or the score does not depend on it.
         ArgumentError: for an unknown method.
         InstallationError: if grad-cam is not installed.
 
@@ -123,10 +123,12 @@ def class_activation(
     cam.activations_and_grads.release()
     recorder = _Recorder(scores, layers, cam.uses_gradients)
     cam.activations_and_grads = recorder
-    # grad-cam takes as many maps as it knows layers.
-    cam.target_layers = _counted(recorder, inputs)
+    # grad-cam reads as many maps as it has layers, so it gets the model once for each map.
+    with torch.no_grad():
+        recorder(inputs)
+    cam.target_layers = [scores] * len(recorder.maps)
     try:
-        # Frozen layers have maps without gradients unless the image wants one.
+        # The image requires a gradient, so that the maps of frozen layers get gradients too.
         heat = cam(
             inputs.detach().clone().requires_grad_(),
             [ClassifierOutputTarget(category)],
@@ -140,7 +142,7 @@ def class_activation(
 
 
 class _Recorder:
-    """Takes the place of grad-cam's own: knows layers of several maps, and what in-place operations do to maps."""
+    """Replacement of grad-cam's recorder that handles layers with several maps and in-place operations after a map."""
 
     def __init__(self, scores: ClassScores, layers: Sequence[str], uses_gradients: bool):
         self.model = scores
@@ -150,9 +152,9 @@ class _Recorder:
         self.scores: Tensor | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        with recording(self.model.model, [split_name(name)[0] for name in self.layers]) as found:
+        with recording(self.model.model, [split_name(name)[0] for name in self.layers]) as recorded:
             outputs = self.model(inputs)
-        self.groups = {name: chosen(found, [name], len(inputs)) for name in self.layers}
+        self.groups = {name: chosen(recorded, [name], len(inputs)) for name in self.layers}
         for feature in self.maps.values():
             if feature.requires_grad:
                 feature.retain_grad()
@@ -177,7 +179,7 @@ class _Recorder:
         if not self.uses_gradients:
             return []
         for name, group in self.groups.items():
-            # Of a neck's maps, some may be for other parts of the network.
+            # Some maps of a neck may be for other parts of the network.
             if all(feature.grad is None for feature in group.values()):
                 raise ConfigError(
                     f'--target-layers: the score of the category does not depend on {name!r}; name another layer or map'
@@ -188,18 +190,12 @@ class _Recorder:
         self.groups = {}
 
 
-def _counted(recorder: _Recorder, inputs: Tensor) -> list[nn.Module]:
-    with torch.no_grad():
-        recorder(inputs)
-    return [recorder.model] * len(recorder.maps)
-
-
 class Explained(NamedTuple):
-    """An image and the class activation maps of a network on it.
+    """Image with the class activation maps of a network.
 
     Args:
-        picture: (H, W, 3), RGB, 8 bits: what the network saw.
-        activations: by category.
+        picture: (H, W, 3), 8-bit RGB: the image that the network got.
+        activations: class activation maps by category.
 
     Example:
         >>> Explained(np.zeros((2, 2, 3), np.uint8), {}).activations
@@ -223,18 +219,19 @@ def explain_image(
     """Return the class activation maps of an image file.
 
     Args:
-        model: as :func:`mmkerv.deploy.trained_model.load_trained` gives it.
-        cfg: its config.
+        model: model as :func:`mmkerv.deploy.trained_model.load_trained` returns it.
+        cfg: config of the model.
         img: image file.
-        names: of all categories.
-        categories: numbers or names; by default the likeliest one.
+        names: names of all categories.
+        categories: indices or names of the categories to explain; by default the most likely one.
         layers: by default all maps of a detector's neck, else the last map of the backbone.
-        method: by default ``'LayerCAM'`` for detectors, whose scores depend on few places each, so that means over
-            all places say little; else ``'GradCAM'``.
+        method: by default ``'LayerCAM'`` for detectors, whose scores depend on few positions, so that means over all
+            positions are of little use; else ``'GradCAM'``.
         **options: ``topk``, ``eigen_smooth``, ``aug_smooth`` of :func:`class_activation`.
 
     Raises:
-        FileNotFoundError, ConfigError: as :func:`mmkerv.deploy.trained_model.load_image`, and for an unknown category.
+        FileNotFoundError, ConfigError: as in :func:`mmkerv.deploy.trained_model.load_image`; the second also for an
+            unknown category.
 
     Example:
         >>> explain_image(model, cfg, 'sheep.jpg', names, ['sheep']).activations  # doctest: +SKIP
@@ -245,18 +242,19 @@ def explain_image(
     with torch.no_grad():
         count = scores(inputs).shape[1]
     if categories:
-        used = scores.predicted(inputs) if scores.segments else ()
-        wanted = [category_index(category, names, count, used) for category in categories]
+        predicted = scores.predicted(inputs) if scores.segments else ()
+        indices = [category_index(category, names, count, predicted) for category in categories]
     else:
-        wanted = [scores.likeliest(inputs, names)]
+        indices = [scores.likeliest(inputs, names)]
     method = method or ('LayerCAM' if scores.detects else 'GradCAM')
-    layers = layers or (['neck'] if scores.detects and hasattr(model, 'neck') else [last_map(model, inputs)])
-    found = {label(k, names): class_activation(model, inputs, samples, k, layers, method, **options) for k in wanted}
-    return Explained(input_picture(model, inputs, scores.sample), found)
+    if not layers:
+        layers = ['neck'] if scores.detects and hasattr(model, 'neck') else [last_map(model, inputs)]
+    maps = {label(k, names): class_activation(model, inputs, samples, k, layers, method, **options) for k in indices}
+    return Explained(input_picture(model, inputs, scores.sample), maps)
 
 
 def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:
-    """Return a figure of the image and the maps over it: of one network a row, of several a row for each category.
+    """Draw the image and the maps over it: one row for one network, else a row for each category.
 
     Source: Figure 10 of the CoC paper, CVPR 2022.
 
@@ -266,15 +264,18 @@ def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:
     picture = networks[0][1].picture
     if len(networks) == 1:
         title, explained = networks[0]
-        return panels([[(title, picture), *((name, _over(picture, a)) for name, a in explained.activations.items())]])
+        overlays = [(name, _overlay(picture, activation)) for name, activation in explained.activations.items()]
+        return panels([[(title, picture), *overlays]])
     rows = []
     for category in dict.fromkeys(name for _, explained in networks for name in explained.activations):
-        shown = [(title, _over(explained.picture, explained.activations[category])) for title, explained in networks]
-        rows.append([(category, picture), *shown])
+        overlays = [
+            (title, _overlay(explained.picture, explained.activations[category])) for title, explained in networks
+        ]
+        rows.append([(category, picture), *overlays])
     return panels(rows)
 
 
-def _over(picture: np.ndarray, activation: Activation) -> np.ndarray:
+def _overlay(picture: np.ndarray, activation: Activation) -> np.ndarray:
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
     return show_cam_on_image(picture.astype(np.float32) / 255, activation.heat, use_rgb=True)

@@ -1,4 +1,4 @@
-"""One score for each category, whatever a model's task: what class activation maps explain."""
+"""Scores of the categories for models of any task, which class activation maps explain."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +14,26 @@ from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import forward
 from mmkerv.visualization.pictures import valid_size
 
+# Names of categories that a message lists at most.
+NAMES = 30
+
 
 class ClassScores(nn.Module):
-    r"""A model of any of the three codebases as a classifier of one image: inputs (N, C, H, W) to scores (N, K).
+    r"""Wrapper that makes a model of any of the three libraries a classifier: inputs (N, C, H, W) to scores (N, K).
 
-    The score :math:`s_k` of category k is, before any softmax or sigmoid,
+    The score :math:`s_k` of category k, before any softmax or sigmoid, is
 
     - classification: its logit;
-    - detection: :math:`\sum_{p \in P_k} z_{k,p}`, the sum of its ``topk`` highest logits of all anchors or points of
-      all levels; for two stages, of all regions;
+    - detection: :math:`\sum_{p \in P_k} z_{k,p}`, the sum of its ``topk`` highest logits over all anchors or points of
+      all levels, or over all regions of a two-stage detector;
     - segmentation: :math:`\sum_{p: k = \arg\max_j z_{j,p}} z_{k,p}`, the sum of its logits over the pixels where it is
-      predicted, 0 if there are none; of one single output channel, category 1 is what it says and 0 the rest.
+      predicted, 0 if there are none. A single output channel is category 1, and category 0 has logit 0.
 
     Args:
-        model: in evaluation mode.
-        samples: data samples of one image, as :func:`mmkerv.deploy.trained_model.load_image` gives them; only detectors
-            need them.
-        topk: >= 1; only detection has it.
+        model: model in evaluation mode.
+        samples: data samples of one image, as :func:`mmkerv.deploy.trained_model.load_image` returns them; only
+            detectors need them.
+        topk: number of logits that a detector's score sums, >= 1.
 
     Example:
         >>> ClassScores(model, samples)(inputs).shape  # doctest: +SKIP
@@ -45,7 +48,7 @@ class ClassScores(nn.Module):
 
     @property
     def segments(self) -> bool:
-        """Whether the model is one for segmentation."""
+        """Whether the model is a segmentor."""
         return hasattr(self.model, 'encode_decode')
 
     @property
@@ -57,7 +60,7 @@ class ClassScores(nn.Module):
         """Return scores (N, K).
 
         Raises:
-            ConfigError: if the model's outputs are not of a known form.
+            ConfigError: if the form of the model's outputs is unknown.
         """
         if self.segments:
             logits = self._pixel_logits(inputs)
@@ -71,12 +74,12 @@ class ClassScores(nn.Module):
             scores = forward(self.model, inputs, samples)
             if isinstance(scores, Tensor) and scores.ndim == 2:
                 return scores
-            raise _unknown(self.model, 'its head gives no logits (N, K)')
+            raise _unknown(self.model, 'its head returns no logits (N, K)')
         return scores.topk(min(self.topk, scores.shape[1]), dim=1).values.sum(1)
 
     @torch.no_grad()
     def likeliest(self, inputs: Tensor, names: Sequence[str] | None = None) -> int:
-        """Return the category of the highest logit; for segmentation the one of most pixels, background last."""
+        """Return the category of the highest logit; of a segmentor, that of most pixels, the background last."""
         if self.segments:
             counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
             background = names is not None and names[0].lower() == 'background'
@@ -91,7 +94,7 @@ class ClassScores(nn.Module):
 
     @torch.no_grad()
     def predicted(self, inputs: Tensor) -> list[int]:
-        """Return the categories that segmentation predicts at any pixel."""
+        """Return the categories that a segmentor predicts at some pixel."""
         counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
         return counts.nonzero().flatten().tolist()
 
@@ -106,22 +109,22 @@ class ClassScores(nn.Module):
         return logits[..., :height, :width]
 
     def _region_scores(self, inputs: Tensor, samples: list) -> Tensor:
-        model, seen = self.model, []
+        model, outputs = self.model, []
         features = model.extract_feat(inputs)
         regions = model.rpn_head.predict(features, samples, rescale=False)
-        # A cascade has one head for each stage; the last one decides.
+        # A cascade has a head for each stage; the last one decides.
         head = model.roi_head.bbox_head
         head = head[-1] if isinstance(head, nn.ModuleList) else head
-        handle = head.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+        handle = head.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
         try:
             model.roi_head.forward(features, regions, samples)
         finally:
             handle.remove()
-        if not seen or not isinstance(seen[-1], Tensor) or seen[-1].shape[1] < head.num_classes:
-            raise _unknown(model, 'its second stage gives no logits (R, K + 1)')
-        split = seen[-1].split([len(region) for region in regions])
+        if not outputs or not isinstance(outputs[-1], Tensor) or outputs[-1].shape[1] < head.num_classes:
+            raise _unknown(model, 'its second stage returns no logits (R, K + 1)')
+        split = outputs[-1].split([len(region) for region in regions])
         count = min(len(part) for part in split)
-        # Every image gets as many, so that they stack; only the highest are summed.
+        # The same number for every image, so that they can be stacked; the score sums the highest of them.
         best = [part.topk(min(self.topk, count), dim=0).values for part in split]
         return torch.stack(best)[:, :, : head.num_classes]
 
@@ -131,35 +134,36 @@ def _where_predicted(logits: Tensor) -> Tensor:
 
 
 def _location_scores(model: nn.Module, outputs: Any) -> Tensor:
-    """Return logits (N, P, K) at all locations of a detector of one stage."""
+    """Return the logits (N, P, K) of a one-stage detector at all locations."""
     head = model.bbox_head
+    unknown = _unknown(model, f'the outputs of its {type(head).__name__} do not begin with the class scores')
     scores = outputs[0] if isinstance(outputs, (list, tuple)) and outputs else None
     channels = head.cls_out_channels
-    # Transformers score queries, layer after layer: (layers, N, Q, K).
+    # Transformers return the scores of queries for each layer: (layers, N, Q, K).
     if isinstance(scores, Tensor) and scores.ndim == 4 and scores.shape[3] == channels:
         flat = scores[-1]
     elif isinstance(scores, (list, tuple)) and scores and all(isinstance(s, Tensor) and s.ndim == 4 for s in scores):
         anchors = getattr(head, 'num_base_priors', 1)
         anchors = anchors if isinstance(anchors, (list, tuple)) else [anchors] * len(scores)
         if [score.shape[1] for score in scores] != [count * channels for count in anchors]:
-            raise _unknown(model, f'the outputs of its {type(head).__name__} do not begin with the class scores')
+            raise unknown
         levels = [s.permute(0, 2, 3, 1).reshape(len(s), -1, channels) for s in scores]
         flat = torch.cat(levels, 1)
     else:
-        raise _unknown(model, f'the outputs of its {type(head).__name__} do not begin with the class scores')
+        raise unknown
     # A softmax has the background as its last category.
     return flat[:, :, : getattr(head, 'num_classes', channels)]
 
 
 def _unknown(model: nn.Module, why: str) -> ConfigError:
     return ConfigError(
-        f'the class scores of {type(model).__name__} cannot be found: {why}. Classifiers with one linear head, '
-        'detectors of mmdet with class scores by location, query or region, and segmentors of mmseg are known'
+        f'the class scores of {type(model).__name__} cannot be found: {why}. Supported are classifiers with one linear '
+        'head, detectors of mmdet with class scores by location, query or region, and segmentors of mmseg'
     )
 
 
 def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool = False) -> list[str] | None:
-    """Return the names of the categories, of the checkpoint's records or of the config's test set, or ``None``.
+    """Return the names of the categories from the checkpoint or from the config's test set, or ``None``.
 
     Example:
         >>> class_names(cfg, 'epoch_12.pth')[:2]  # doctest: +SKIP
@@ -168,27 +172,27 @@ def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool =
     if checkpoint is not None:
         loaded = safe_load(checkpoint, trust=trust)
         meta = loaded.get('meta') or {} if 'state_dict' in loaded else {}
-        found = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}.get('classes')
-        if found:
-            return list(found)
+        classes = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}.get('classes')
+        if classes:
+            return list(classes)
     dataset = (cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}).get('dataset', {})
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     known = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
-    found = {key.lower(): value for key, value in known.items()}.get('classes')
-    return list(found) if isinstance(found, (list, tuple)) and found else None
+    classes = {key.lower(): value for key, value in known.items()}.get('classes')
+    return list(classes) if isinstance(classes, (list, tuple)) and classes else None
 
 
 def category_index(given: str, names: Sequence[str] | None, count: int, predicted: Sequence[int] = ()) -> int:
-    """Return the number of a category, given by number or by name.
+    """Return the index of a category from its index or name as the user wrote it.
 
     Args:
-        given: what the user wrote.
-        names: of all categories, where known.
+        given: index or name.
+        names: names of all categories, if known.
         count: number of categories.
-        predicted: unused categories are refused if this is not empty.
+        predicted: categories that are accepted; by default all.
 
     Raises:
         ConfigError: if there is no such category.
@@ -203,19 +207,20 @@ def category_index(given: str, names: Sequence[str] | None, count: int, predicte
     elif given.lstrip('-').isdigit() and 0 <= int(given) < count:
         index = int(given)
     else:
-        known = f', or one of {", ".join(names[:30])}{" ..." if len(names) > 30 else ""}' if names else ''
+        listed = [*names[:NAMES], '...'] if len(names) > NAMES else names
+        known = f', or one of {", ".join(listed)}' if names else ''
         raise ConfigError(f'--target-category: no category {given!r}; use a number from 0 to {count - 1}{known}')
     if predicted and index not in predicted:
-        seen = ', '.join(label(i, names) for i in predicted)
+        choices = ', '.join(label(i, names) for i in predicted)
         raise ConfigError(
             f'--target-category: {label(index, names)!r} is predicted at no pixel, so nothing can be explained; '
-            f'predicted are {seen}'
+            f'predicted are {choices}'
         )
     return index
 
 
 def label(index: int, names: Sequence[str] | None) -> str:
-    """Return the name of a category, or ``'category 7'`` where it has none.
+    """Return the name of a category, or for example ``'category 7'`` if it has none.
 
     Example:
         >>> label(0, ['car']), label(7, None)

@@ -1,18 +1,21 @@
-"""Curves of training runs, one panel for each thing that is counted."""
+"""Curves of training runs, with a panel for iterations and one for epochs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mmkerv.analysis.logs import Curve
 
+# Points up to which each point of a curve is marked.
+MARKED = 30
+
 
 def draw_curves(curves: Sequence[tuple[str, Curve]], title: str | None = None, figure: Any = None) -> Any:
-    """Draw curves against iterations and, in a panel of its own, against epochs.
+    """Draw curves over iterations and, in a separate panel, over epochs.
 
     Args:
-        curves: their labels and values.
-        title: of the figure.
-        figure: matplotlib's, to draw on; by default a new one, which needs no display.
+        curves: labels and values.
+        title: title of the figure.
+        figure: figure of matplotlib to draw on; by default a new one, which needs no display.
 
     Returns:
         The figure; ``figure.savefig('curves.png')`` writes it.
@@ -32,12 +35,12 @@ def draw_curves(curves: Sequence[tuple[str, Curve]], title: str | None = None, f
     for unit, axes in zip(units, panels):
         for label, curve in curves:
             if curve.unit == unit:
-                few = len(curve.x) <= 30
-                axes.plot(curve.x, curve.y, marker='o' if few else None, markersize=3, linewidth=1.4, label=label)
+                marker = 'o' if len(curve.x) <= MARKED else None
+                axes.plot(curve.x, curve.y, marker=marker, markersize=3, linewidth=1.4, label=label)
         axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        # Beside the curves, where it covers none of them however long its names are.
+        # Below the panel, where it covers no curve however long the labels are.
         axes.legend(loc='upper center', bbox_to_anchor=(0.5, -0.18), fontsize='small', ncols=1, frameon=False)
     if title:
         figure.suptitle(title)

@@ -1,4 +1,4 @@
-"""Feature maps of a model's layers, and pictures of them."""
+"""Feature maps of the layers of a model, and their pictures."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,10 +16,12 @@ from mmkerv.models.layers import find_layers
 from mmkerv.visualization.pictures import valid_size
 
 REDUCTIONS = ('squeeze_mean', 'select_max', 'none')
+# Panels in a row.
+COLUMNS = 4
 
 
 def split_name(name: str) -> tuple[str, int | None]:
-    """Return the layer's name, and which of its maps is meant: ``'neck:2'`` is the third map of ``neck``.
+    """Split the name of a map into the layer and the index of the map: ``'neck:2'`` is the third map of ``neck``.
 
     Example:
         >>> split_name('neck:2'), split_name('backbone.layer4')
@@ -31,17 +33,17 @@ def split_name(name: str) -> tuple[str, int | None]:
 
 @contextmanager
 def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Keep every feature map (N, C, H, W) that layers give while the block runs, in the order of their calls.
+    """Record every feature map (N, C, H, W) that the layers return inside the block, in the order of their calls.
 
-    The maps belong to the graph of what is computed from them, and in-place operations that follow do not reach them:
-    the network goes on with copies.
+    The network continues with copies of the maps, so in-place operations do not change the recorded ones, and gradients
+    flow through them.
 
     Args:
         model: any module.
-        names: layers, as :func:`mmkerv.models.layers.find_layers` takes them.
+        names: layers, as in :func:`mmkerv.models.layers.find_layers`.
 
     Raises:
-        ConfigError: for a layer that the model does not have.
+        ConfigError: if the model does not have a layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
@@ -51,56 +53,56 @@ def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list
         torch.Size([1, 4, 6, 6])
     """
     layers = find_layers(model, names)
-    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    maps: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def hook(name: str):
-        return lambda module, args, output: _keep(output, found[name])
+        return lambda module, args, output: _keep(output, maps[name])
 
     handles = [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]
     try:
-        yield found
+        yield maps
     finally:
         for handle in handles:
             handle.remove()
 
 
-def chosen(found: dict[str, list[Tensor]], names: Sequence[str], images: int) -> dict[str, Tensor]:
-    """Return the maps that names mean of those recorded, by their full names.
+def chosen(recorded: dict[str, list[Tensor]], names: Sequence[str], images: int) -> dict[str, Tensor]:
+    """Return the recorded maps with the given names, by their full names.
 
     Args:
-        found: what :func:`recording` kept.
-        names: as :func:`split_name` reads them; a layer of several maps without an index means all.
-        images: number of images; maps of another number, such as those of regions, do not count.
+        recorded: maps from :func:`recording`.
+        names: as in :func:`split_name`; a layer without an index means all its maps.
+        images: number of images; maps of another number, such as those of regions, are ignored.
 
     Raises:
-        ConfigError: if a layer gave no such map.
+        ConfigError: if a layer returned no such map.
 
     Example:
         >>> list(chosen({'neck': [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)]}, ['neck'], 1))
         ['neck:0', 'neck:1']
     """
-    picked = {}
+    selected = {}
     for full in names:
         name, index = split_name(full)
-        name = name if name in found else name.removeprefix('model.')
-        maps = [m for m in found[name] if len(m) == images]
+        name = name if name in recorded else name.removeprefix('model.')
+        maps = [m for m in recorded[name] if len(m) == images]
         if not maps:
             raise ConfigError(
-                f'--target-layers: layer {name!r} gives no feature map (N, C, H, W) of the image; name a layer before '
-                'what flattens or splits it, such as backbone'
+                f'--target-layers: layer {name!r} returns no feature map (N, C, H, W) of the image; name a layer '
+                'before the one that flattens or splits it, such as backbone'
             )
         if index is not None and not -len(maps) <= index < len(maps):
             raise ConfigError(
-                f'--target-layers: layer {name!r} gives {len(maps)} feature maps, so that {full!r} is none of them; '
+                f'--target-layers: layer {name!r} returns {len(maps)} feature maps, and {full!r} is not one of them; '
                 f'use {name}:0 to {name}:{len(maps) - 1}'
             )
         for i in range(len(maps)) if index is None else [index % len(maps)]:
-            picked[name if len(maps) == 1 else f'{name}:{i}'] = maps[i]
-    return picked
+            selected[name if len(maps) == 1 else f'{name}:{i}'] = maps[i]
+    return selected
 
 
 def forward(model: nn.Module, inputs: Tensor, samples: list | None = None) -> Any:
-    """Return a model's raw outputs for inputs (N, C, H, W), with gradients; for segmentation logits (N, K, H, W).
+    """Return a model's raw outputs for inputs (N, C, H, W), with gradients; of a segmentor, logits (N, K, H, W).
 
     Example:
         >>> forward(model, torch.rand(1, 3, 224, 224)).shape  # doctest: +SKIP
@@ -116,37 +118,37 @@ def forward(model: nn.Module, inputs: Tensor, samples: list | None = None) -> An
 def feature_maps(
     model: nn.Module, inputs: Tensor, samples: list | None = None, names: Sequence[str] = ('backbone',)
 ) -> dict[str, Tensor]:
-    """Return maps (N, C, H, W) of layers by name, those of a layer that gives several as ``'name:0'``, ``'name:1'`` ...
+    """Return maps (N, C, H, W) of layers by name; several maps of a layer are ``'name:0'``, ``'name:1'`` and so on.
 
     Args:
-        model: of any of the three codebases.
-        inputs: (N, C, H, W), as its preprocessor makes them.
-        samples: the data samples that came with them; only detectors need them, for layers behind the backbone.
-        names: layers; an index behind a colon, as in ``'backbone:-1'``, picks one of several maps.
+        model: model of any of the three libraries.
+        inputs: preprocessed images (N, C, H, W).
+        samples: data samples of the images; only detectors need them, for layers after the backbone.
+        names: layers; an index after a colon, as in ``'backbone:-1'``, selects one of several maps.
 
     Raises:
-        ConfigError: for a layer that the model does not have, or that gives no feature map.
+        ConfigError: if the model does not have a layer, or the layer returns no feature map.
 
     Example:
         >>> maps = feature_maps(model, inputs, samples, ['backbone', 'neck:0'])  # doctest: +SKIP
     """
     layers = [split_name(name)[0] for name in names]
-    with recording(model, layers) as found:
-        if all(name.split('.')[0] == 'backbone' for name in found):
+    with recording(model, layers) as recorded:
+        if all(name.split('.')[0] == 'backbone' for name in recorded):
             model.backbone(inputs)
         else:
             forward(model, inputs, samples)
-    return chosen(found, names, len(inputs))
+    return chosen(recorded, names, len(inputs))
 
 
 @torch.no_grad()
 def last_map(model: nn.Module, inputs: Tensor) -> str:
-    """Return the name of the backbone's last feature map, ``'backbone:-1'``, or of its last layer that gives one.
+    """Return the name of the backbone's last feature map: ``'backbone:-1'``, or its last layer that returns one.
 
-    The second is for backbones that end in a vector, as LeNet-5 does.
+    The second is for backbones that return a vector, such as LeNet-5.
 
     Raises:
-        ConfigError: if no layer of the backbone gives feature maps.
+        ConfigError: if no layer of the backbone returns feature maps.
 
     Example:
         >>> last_map(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
@@ -172,26 +174,24 @@ def last_map(model: nn.Module, inputs: Tensor) -> str:
         for handle in handles:
             handle.remove()
     if not finished:
-        raise ConfigError(
-            f'the backbone ({type(model.backbone).__name__}) gives no feature maps (N, C, H, W) to look at'
-        )
+        raise ConfigError(f'the backbone ({type(model.backbone).__name__}) returns no feature maps (N, C, H, W)')
     return 'backbone:-1' if finished[-1] == 'backbone' else finished[-1]
 
 
 def draw_feature_map(
     feature: Tensor, picture: np.ndarray, reduction: str = 'squeeze_mean', topk: int = 20, alpha: float = 0.5
 ) -> list[tuple[str, np.ndarray]]:
-    r"""Return a map (C, H, W) laid over an image (H', W', 3), as titles and images.
+    r"""Draw a map (C, H, W) over an image (H', W', 3); return titles and images.
 
-    ``squeeze_mean`` gives the mean over the channels, ``select_max`` the channel of the largest sum, ``none`` the
-    ``topk`` channels of the largest sums. mmengine's ``Visualizer.draw_featmap`` draws; the channels are chosen before
-    they are enlarged, so that maps of thousands of channels fit in memory.
+    ``squeeze_mean`` draws the mean over the channels, ``select_max`` the channel of the largest sum, ``none`` the
+    ``topk`` channels of the largest sums, with mmengine's ``Visualizer.draw_featmap``. Channels are selected before
+    they are enlarged, so that maps with thousands of channels fit in memory.
 
     Args:
-        feature: the map, that of the image without padding.
-        picture: the image, RGB.
+        feature: map of the image without padding.
+        picture: image, RGB.
         reduction: one of ``REDUCTIONS``.
-        topk: >= 1; how many channels ``none`` gives at most.
+        topk: largest number of channels of ``none``, >= 1.
         alpha: weight of the image, in [0, 1].
 
     Example:
@@ -200,13 +200,13 @@ def draw_feature_map(
         (2, (32, 32, 3))
     """
     if reduction == 'squeeze_mean':
-        single = {f'mean of {len(feature)} channels': feature.mean(0)}
+        planes = {f'mean of {len(feature)} channels': feature.mean(0)}
     else:
         count = min(topk if reduction == 'none' else 1, len(feature))
         best = feature.sum((1, 2)).topk(count).indices.tolist()
-        single = {f'channel {index}': feature[index] for index in best}
+        planes = {f'channel {index}': feature[index] for index in best}
     drawn = []
-    for title, plane in single.items():
+    for title, plane in planes.items():
         large = F.interpolate(plane[None, None].detach().float(), picture.shape[:2], mode='bilinear')[0]
         drawn.append((title, Visualizer.draw_featmap(large, picture, channel_reduction='squeeze_mean', alpha=alpha)))
     return drawn
@@ -219,13 +219,13 @@ def layout(
     topk: int = 4,
     arrangement: tuple[int, int] = (1, 4),
 ) -> list[list[tuple[str, np.ndarray]]]:
-    r"""Return rows of titles and images for :func:`mmkerv.visualization.pictures.panels`: the image, then maps on it.
+    r"""Arrange the image and its maps in rows of titles and images, for :func:`mmkerv.visualization.pictures.panels`.
 
     Args:
         maps: (C, H, W), by name.
-        picture: the image, RGB.
-        reduction: as :func:`draw_feature_map` has it.
-        topk: as there.
+        picture: image, RGB.
+        reduction: as in :func:`draw_feature_map`.
+        topk: as in :func:`draw_feature_map`.
         arrangement: rows and columns of the channels of each map, for ``'none'``.
 
     Example:
@@ -236,7 +236,7 @@ def layout(
     drawn = {name: draw_feature_map(feature, picture, reduction, topk) for name, feature in maps.items()}
     titled = {name: [(f'{name}\n{title}', image) for title, image in row] for name, row in drawn.items()}
     if reduction != 'none':
-        return _wrapped([('image', picture), *(row[0] for row in titled.values())], 4)
+        return _wrapped([('image', picture), *(row[0] for row in titled.values())], COLUMNS)
     rows = [[('image', picture)]]
     for row in titled.values():
         rows += _wrapped(row[: arrangement[0] * arrangement[1]], arrangement[1])
@@ -244,7 +244,7 @@ def layout(
 
 
 def without_padding(feature: Tensor, inputs: Tensor, sample: Any = None) -> Tensor:
-    """Return the part of a map (C, h, w) that lies on the image, without the preprocessor's padding of the inputs.
+    """Return the part of a map (C, h, w) that covers the image, without the preprocessor's padding of the inputs.
 
     Example:
         >>> without_padding(torch.zeros(4, 8, 8), torch.zeros(1, 3, 64, 64)).shape
@@ -257,7 +257,7 @@ def without_padding(feature: Tensor, inputs: Tensor, sample: Any = None) -> Tens
 
 
 def _keep(output: Any, kept: list[Tensor]) -> Any:
-    """Put the maps of a layer's output into a list, and return the output with copies of them."""
+    """Append the maps in a layer's output to a list, and return the output with copies of them."""
     if isinstance(output, Tensor) and output.ndim == 4:
         kept.append(output)
         return output.clone()

@@ -1,4 +1,4 @@
-"""Pictures made of images and maps: the image a network saw, panels side by side, files."""
+"""Pictures of images and maps: the input image of a network, panels side by side, files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 
 SUFFIXES = ('.png', '.svg', '.pdf', '.jpg')
-# Height of a panel in inches; at the resolution below, 288 pixels.
-PANEL, DPI = 2.4, 120
+# Inches: height of a panel (288 pixels at this resolution) and of its title.
+PANEL, HEADING, DPI = 2.4, 0.3, 120
 
 
 def picture_path(path: str | Path, flag: str = '--save-path') -> Path:
-    """Return the path of a picture to write, before anything long is computed for it.
+    """Return the path of a picture if its format is supported, as a check before long computations.
 
     Raises:
-        ConfigError: if its suffix names no format that is written.
+        ConfigError: if the suffix is not that of a supported format.
 
     Example:
         >>> picture_path('cam.png').name
@@ -34,7 +34,7 @@ def picture_path(path: str | Path, flag: str = '--save-path') -> Path:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure in the format of the path's suffix, as a whole; the folder is made.
+    """Write a figure atomically in the format of the path's suffix; missing folders are created.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def save_arrays(path: str | Path, **arrays: Any) -> None:
-    """Write arrays to a compressed ``.npz`` file, as a whole.
+    """Write arrays atomically to a compressed ``.npz`` file.
 
     Example:
         >>> import tempfile
@@ -60,7 +60,7 @@ def save_arrays(path: str | Path, **arrays: Any) -> None:
 
 
 def valid_size(inputs: Tensor, sample: Any = None) -> tuple[int, int]:
-    """Return height and width of the image in inputs (1, C, H, W), without what the preprocessor padded.
+    """Return height and width of the image in inputs (1, C, H, W), without the padding of the preprocessor.
 
     Example:
         >>> valid_size(torch.zeros(1, 3, 32, 64))
@@ -71,15 +71,15 @@ def valid_size(inputs: Tensor, sample: Any = None) -> tuple[int, int]:
 
 
 def input_picture(model: nn.Module, inputs: Tensor, sample: Any = None) -> np.ndarray:
-    """Return the image (H, W, 3) in RGB, 8 bits, that inputs (1, C, H, W) of a model show.
+    """Return the image (H, W, 3) of preprocessed inputs (1, C, H, W) as 8-bit RGB.
 
-    The preprocessor's normalisation is undone, and its padding cut off, so that maps of the network lie on the image
+    The preprocessor's normalisation is undone and its padding removed, so that maps of the network align with the image
     exactly.
 
     Args:
-        model: whose ``data_preprocessor`` made the inputs.
-        inputs: what it made.
-        sample: the data sample that came with them.
+        model: model whose ``data_preprocessor`` returned the inputs.
+        inputs: preprocessed image.
+        sample: data sample of the image.
 
     Example:
         >>> input_picture(nn.Identity(), torch.full((1, 1, 2, 2), 7.0))[0, 0].tolist()
@@ -90,8 +90,11 @@ def input_picture(model: nn.Module, inputs: Tensor, sample: Any = None) -> np.nd
     if getattr(preprocessor, '_enable_normalize', False):
         image = image * preprocessor.std.to(image) + preprocessor.mean.to(image)
     converted = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, '_channel_conversion', False)
-    # Files are read as BGR, so what was not converted still is.
-    image = image.expand(3, -1, -1) if len(image) == 1 else image if converted else image.flip(0)
+    if len(image) == 1:
+        image = image.expand(3, -1, -1)
+    elif not converted:
+        # Files are read as BGR.
+        image = image.flip(0)
     height, width = valid_size(inputs, sample)
     image = image[:, :height, :width].round().clamp(0, 255)
     return image.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
@@ -106,7 +109,7 @@ def panels(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Figure:
     """
     columns = max(map(len, rows))
     ratio = max(image.shape[1] / image.shape[0] for row in rows for _, image in row)
-    figure = Figure(figsize=(columns * PANEL * ratio, len(rows) * (PANEL + 0.3)), layout='constrained')
+    figure = Figure(figsize=(columns * PANEL * ratio, len(rows) * (PANEL + HEADING)), layout='constrained')
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()

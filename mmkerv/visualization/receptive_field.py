@@ -1,4 +1,4 @@
-"""Effective receptive field: how much each pixel of the image moves a unit of a feature map."""
+"""Effective receptive field: the influence of each pixel of the image on a unit of a feature map."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,16 +18,19 @@ from mmkerv.deploy.trained_model import load_image
 from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import feature_maps
 
+# Shares of the field whose squares are drawn by default.
 SHARES = (0.3, 0.5, 0.99)
+# Lower end of the logarithmic colour scale, relative to the maximum.
+FLOOR = 1e-4
 
 
 class ReceptiveField(NamedTuple):
     """An effective receptive field.
 
     Args:
-        field: (H, W), the mean absolute gradient of each pixel, >= 0.
-        centre: row and column of its middle.
-        layer: name of its feature map.
+        field: (H, W), mean absolute gradient of each pixel, >= 0.
+        centre: row and column of the middle of the field.
+        layer: name of the feature map.
 
     Example:
         >>> ReceptiveField(np.ones((3, 3)), (1, 1), 'backbone').centre
@@ -45,15 +48,14 @@ def receptive_field(model: nn.Module, images: Iterable[tuple[Tensor, Any]], laye
     .. math:: E_{ij} = \frac{1}{N} \sum_n \sum_k \Bigl| \frac{\partial}{\partial x_{nkij}}
         \sum_c y_{nc,\lfloor h/2 \rfloor,\lfloor w/2 \rfloor} \Bigr|
 
-    of images :math:`x_n` and their maps :math:`y_n`. Strides and padding decide where in the image that unit lies, up
-    to half a stride from the image's middle. The field's own middle says it: that of what responds at all, or, where
-    this reaches the border, the pixel with half of the field to each side.
+    for images :math:`x_n` and their maps :math:`y_n`. Strides and padding determine the position of that unit, up to
+    half a stride from the middle of the image. The centre is therefore measured on the field: it is the middle of the
+    pixels with a gradient or, if these reach the border, the median of the field.
 
     Args:
-        model: of any of the three codebases, in evaluation mode.
-        images: inputs (1, C, H, W) of one size, as the model's preprocessor makes them, each with its data samples or
-            ``None``.
-        layer: as :func:`mmkerv.visualization.feature_maps.feature_maps` takes it; the last map, if it gives several.
+        model: model of any of the three libraries, in evaluation mode.
+        images: preprocessed inputs (1, C, H, W) of one size, each with its data samples or ``None``.
+        layer: as in :func:`mmkerv.visualization.feature_maps.feature_maps`; the last map, if the layer returns several.
 
     Raises:
         ConfigError: if there are no images, they differ in size, or the layer does not depend on them.
@@ -66,7 +68,7 @@ def receptive_field(model: nn.Module, images: Iterable[tuple[Tensor, Any]], laye
         >>> receptive_field(net, [(torch.randn(1, 3, 9, 9), None)], 'backbone').field[3:6, 3:6].min() > 0
         np.True_
     """
-    total, count, name = None, 0, layer
+    total, count, name = 0.0, 0, layer
     for inputs, samples in images:
         inputs = inputs.detach().clone().requires_grad_()
         with torch.enable_grad():
@@ -77,12 +79,12 @@ def receptive_field(model: nn.Module, images: Iterable[tuple[Tensor, Any]], laye
         if gradient is None:
             raise ConfigError(f'--target-layers: {name!r} does not depend on the image; name another layer')
         part = gradient.abs().sum((0, 1)).double().cpu().numpy()
-        if total is not None and total.shape != part.shape:
+        if count and total.shape != part.shape:
             raise ConfigError(f'all images must have one size, got {total.shape} and {part.shape}; give --shape H W')
-        total = part if total is None else total + part
+        total = total + part
         count += 1
-    if total is None:
-        raise ConfigError('there is no image to take the receptive field of; give at least one')
+    if not count:
+        raise ConfigError('there is no image to compute the receptive field with; give at least one')
     return ReceptiveField(total / count, (_middle(total.sum(1)), _middle(total.sum(0))), name)
 
 
@@ -91,17 +93,17 @@ def receptive_inputs(
 ) -> Iterator[tuple[Tensor, Any]]:
     """Yield up to ``num`` inputs (1, C, H, W) of one size: random ones, or the first images of a folder.
 
-    Images pass the test pipeline and the preprocessor, and are then scaled to the size.
+    Images pass through the test pipeline and the preprocessor, and are then scaled to the size.
 
     Args:
-        model: whose inputs they are.
-        cfg: its config.
-        num: >= 1.
+        model: model to make inputs for.
+        cfg: config of the model.
+        num: largest number of inputs, >= 1.
         shape: height and width.
-        folder: of images; ``None`` for normally distributed inputs.
+        folder: folder of images; ``None`` for normally distributed inputs.
 
     Raises:
-        FileNotFoundError: if the folder is not there or holds no image.
+        FileNotFoundError: if the folder does not exist or contains no image.
 
     Example:
         >>> inputs, _ = next(receptive_inputs(nn.Sequential(nn.Conv2d(1, 8, 3)), Config(), 1, (28, 28)))
@@ -121,14 +123,15 @@ def receptive_inputs(
 
 
 def square_of_share(field: np.ndarray, share: float, centre: tuple[int, int] | None = None) -> tuple[int, float]:
-    r"""Return the side of the smallest square about a pixel that holds a share of a field, and its ratio of the area.
+    r"""Return the side of the smallest square around a pixel that contains a share of a field, and its relative area.
 
-    The squares have sides 1, 3, 5, ... and end at the border of the field, whose longer side is the largest value.
+    The squares have sides 1, 3, 5, ... and are cut at the border of the field; the longer side of the field is the
+    largest side.
 
     Args:
         field: (H, W), >= 0.
-        share: in (0, 1], of the sum of the field.
-        centre: row and column; the field's middle, :math:`(\lfloor H/2 \rfloor, \lfloor W/2 \rfloor)`, by default.
+        share: share of the sum of the field, in (0, 1].
+        centre: row and column of the pixel; by default :math:`(\lfloor H/2 \rfloor, \lfloor W/2 \rfloor)`.
 
     Raises:
         ConfigError: if the field is zero everywhere or not finite.
@@ -147,15 +150,15 @@ def square_of_share(field: np.ndarray, share: float, centre: tuple[int, int] | N
     rows = np.abs(np.arange(height) - row)[:, None]
     columns = np.abs(np.arange(width) - column)
     distance = np.maximum(rows, columns)
-    held = np.bincount(distance.ravel(), weights=field.ravel()).cumsum()
-    # Rounding may leave the last sum a little below the total.
-    radius = int(np.argmax(held >= share * min(total, held[-1])))
+    inside = np.bincount(distance.ravel(), weights=field.ravel()).cumsum()
+    # Rounding may leave the last sum slightly below the total.
+    radius = int(np.argmax(inside >= share * min(total, inside[-1])))
     area = int((distance <= radius).sum())
     return min(2 * radius + 1, max(height, width)), area / field.size
 
 
 def draw_receptive_fields(fields: Sequence[tuple[str, ReceptiveField]], shares: Sequence[float] = SHARES) -> Figure:
-    """Return a figure of fields side by side, each relative to its maximum, with the squares of the shares.
+    """Draw fields side by side, each relative to its maximum, with the squares that contain the shares.
 
     Example:
         >>> len(draw_receptive_fields([('a 1x1', ReceptiveField(np.ones((3, 3)), (1, 1), 'backbone'))]).axes)
@@ -163,14 +166,14 @@ def draw_receptive_fields(fields: Sequence[tuple[str, ReceptiveField]], shares: 
     """
     figure = Figure(figsize=(3.3 * len(fields) + 0.6, 3.5), layout='constrained')
     axes = figure.subplots(1, len(fields), squeeze=False)[0]
-    for (title, found), ax in zip(fields, axes):
-        height, width = found.field.shape
-        row, column = found.centre
+    for (title, receptive), ax in zip(fields, axes):
+        height, width = receptive.field.shape
+        row, column = receptive.centre
         extent = (-column - 0.5, width - column - 0.5, height - row - 0.5, -row - 0.5)
-        relative = np.maximum(found.field / found.field.max(), 1e-4)
-        drawn = ax.imshow(relative, cmap='inferno', norm=LogNorm(1e-4, 1), extent=extent, interpolation='nearest')
+        relative = np.maximum(receptive.field / receptive.field.max(), FLOOR)
+        drawn = ax.imshow(relative, cmap='inferno', norm=LogNorm(FLOOR, 1), extent=extent, interpolation='nearest')
         for share, style in zip(shares, ('-', '--', ':', '-.')):
-            side, _ = square_of_share(found.field, share, found.centre)
+            side, _ = square_of_share(receptive.field, share, receptive.centre)
             edge = dict(fill=False, edgecolor='white', linestyle=style, linewidth=1.2)
             name = f'{share:.0%} in {side} px'
             ax.add_patch(Rectangle((-side / 2, -side / 2), side, side, label=name, **edge))
@@ -188,6 +191,7 @@ def draw_receptive_fields(fields: Sequence[tuple[str, ReceptiveField]], shares: 
 
 
 def _middle(weights: np.ndarray) -> int:
+    """The middle of the positive weights or, if they reach an end, the median position."""
     responding = np.flatnonzero(weights)
     if len(responding) and responding[0] > 0 and responding[-1] < len(weights) - 1:
         return int(responding[0] + responding[-1] + 1) // 2

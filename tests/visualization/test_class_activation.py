@@ -271,7 +271,7 @@ def test_tool(files, tmp_path):
     [
         (('--method', 'CamCam'), "--method must be one of GradCAM, GradCAM++, XGradCAM, .*, got 'CamCam'"),
         (('--target-layers', 'backbone.layer9'), "no layer 'backbone.layer9'; the nearest names are backbone.layer"),
-        (('--target-layers', 'head.fc'), "layer 'head.fc' gives no feature map"),
+        (('--target-layers', 'head.fc'), "layer 'head.fc' returns no feature map"),
         (
             ('--target-category', '3'),
             "no category '3'; use a number from 0 to 2, or one of circle, rectangle, triangle",

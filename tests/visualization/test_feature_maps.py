@@ -50,7 +50,7 @@ def test_layers_behind_the_backbone(network):
         kind, 'neck'
     )
     if kind == 'classifier':
-        with pytest.raises(ConfigError, match="layer 'neck' gives no feature map"):
+        with pytest.raises(ConfigError, match="layer 'neck' returns no feature map"):
             feature_maps(model, inputs, samples, [layer])
     elif kind == 'segmentor':
         found = feature_maps(model, inputs, samples, [layer, 'backbone:-1'])
@@ -63,7 +63,7 @@ def test_layers_behind_the_backbone(network):
         expected = model.extract_feat(inputs)
         for got, want in zip(feature_maps(model, inputs, samples, [layer]).values(), expected):
             torch.testing.assert_close(got, want)
-        with pytest.raises(ConfigError, match='gives no feature map'):
+        with pytest.raises(ConfigError, match='returns no feature map'):
             feature_maps(model, inputs, samples, ['roi_head.mask_head.convs'])
 
 
@@ -74,7 +74,7 @@ def test_a_backbone_that_ends_in_a_vector():
     model.backbone = LeNet5Kerv()
     assert last_map(model, torch.rand(1, 1, 28, 28)) == 'backbone.layer2'
     model.backbone = nn.Flatten()
-    with pytest.raises(ConfigError, match=r'the backbone \(Flatten\) gives no feature maps'):
+    with pytest.raises(ConfigError, match=r'the backbone \(Flatten\) returns no feature maps'):
         last_map(model, torch.rand(1, 1, 4, 4))
 
 

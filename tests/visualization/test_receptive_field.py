@@ -174,7 +174,7 @@ def test_tool(lenet, tmp_path):
     'arguments, says',
     [
         (('--target-layers', 'backbone.layer3'), "no layer 'backbone.layer3'; the nearest names are backbone.layer2"),
-        (('--target-layers', 'backbone.fc'), "layer 'backbone.fc' gives no feature map"),
+        (('--target-layers', 'backbone.fc'), "layer 'backbone.fc' returns no feature map"),
         (('--images', 'absent'), "'absent' is not a folder"),
         (('--save-path', 'erf.doc'), "must end in .png, .svg, .pdf, .jpg, got 'erf.doc'"),
         (('--shape', '30', '30'), 'takes images of 28x28'),

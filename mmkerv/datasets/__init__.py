@@ -1,4 +1,4 @@
-"""The built-in shapes data set (:mod:`mmkerv.datasets.shapes`).
+"""Built-in data set of shapes (:mod:`mmkerv.datasets.shapes`), and transforms of images and sequences.
 
-Nothing is imported here, so that ``python -m mmkerv.datasets.shapes -h`` answers at once.
+This module imports nothing, so that ``python -m mmkerv.datasets.shapes -h`` is fast.
 """

@@ -6,7 +6,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.arguments import integers, one_of
 from mmkerv.registry import TRANSFORMS
 
-# Share of the free rows and columns that lie before the crop, in halves.
+# Halves of the free rows and columns that are above and left of the crop.
 POSITIONS = {
     'top-left': (0, 0),
     'top-right': (0, 2),
@@ -18,21 +18,21 @@ POSITIONS = {
 
 @TRANSFORMS.register_module()
 class CornerCrop(BaseTransform):
-    """Cut a corner or the centre out of the image; changes the keys ``img`` and ``img_shape`` of the results.
+    """Crop a corner or the centre of the image; changes the keys ``img`` and ``img_shape`` of the results.
 
-    Ten-crop testing is the mean of the scores of the five crops and their mirror images: five of these, each followed
-    by ``RandomFlip`` with probability 0 and 1, inside ``TestTimeAug``.
+    Ten-crop testing averages the scores of the five crops and their mirror images: five of these transforms, each
+    followed by ``RandomFlip`` with probabilities 0 and 1, inside ``TestTimeAug``.
 
     Args:
         crop_size: height and width of the crop, one integer or two.
         position: ``'top-left'``, ``'top-right'``, ``'bottom-left'``, ``'bottom-right'`` or ``'center'``.
 
     Raises:
-        ValueError: for another position, or an image smaller than the crop.
+        ValueError: for an unknown position, or an image smaller than the crop.
         TypeError: if a size is not an integer.
 
-    Source: ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012, section 4.1. The corners are
-        those of the image as it comes, which need not be square.
+    Source: ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012, section 4.1. Here the image need
+        not be square.
 
     Example:
         >>> import numpy as np
@@ -46,10 +46,10 @@ class CornerCrop(BaseTransform):
         self.position = one_of(position, 'position', POSITIONS)
 
     def transform(self, results: dict) -> dict:
-        """Return the results with the crop for the image.
+        """Replace the image of the results by the crop.
 
         Args:
-            results: with the key ``img``, (H, W) or (H, W, C).
+            results: results of the pipeline, with the key ``img``, (H, W) or (H, W, C).
 
         Example:
             >>> import numpy as np
@@ -57,7 +57,7 @@ class CornerCrop(BaseTransform):
             (2, 2)
         """
         image = results['img']
-        free = [have - want for have, want in zip(image.shape, self.crop_size)]
+        free = [length - crop for length, crop in zip(image.shape, self.crop_size)]
         if min(free) < 0:
             raise ArgumentError(
                 f'crop_size must fit the image, got {self.crop_size} for one of {image.shape[:2]}; '

@@ -10,16 +10,19 @@ from PIL import Image
 from mmkerv.datasets.outlines import trace_outlines
 from mmkerv.datasets.scenes import CLASSES, Scene
 
+# First image and annotation id of each split; ids of the two splits never coincide.
 FIRST_ID = {'train': 1, 'val': 1_000_001}
+# Class of the pixels that VOC ignores.
 _CONTOUR = 255
+_JPEG_QUALITY = 90
 
 
 class CocoWriter:
-    """Scenes as ``{train,val}2017/*.jpg`` and ``annotations/instances_{train,val}2017.json``.
+    """Writer of scenes as ``{train,val}2017/*.jpg`` and ``annotations/instances_{train,val}2017.json``.
 
-    Each shape is one annotation of what is visible of it: the polygons follow the borders of its visible pixels
-    exactly (one polygon for each part that occlusion leaves), ``area`` counts these pixels, and ``bbox`` is the
-    smallest box [x, y, width, height] around them, in pixels.
+    Each shape is one annotation of its visible pixels: the polygons follow their borders exactly (one polygon for each
+    part that occlusion leaves), ``area`` is their number, and ``bbox`` is the smallest box [x, y, width, height] around
+    them, in pixels.
     """
 
     def __init__(self, root: Path) -> None:
@@ -59,11 +62,11 @@ class CocoWriter:
 
 
 class VocWriter:
-    """Scenes as ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}``.
+    """Writer of scenes as ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}``.
 
     Masks are palette images with the colours of VOC: 0 is the background, ``1 + index`` a class of
-    :data:`~mmkerv.datasets.scenes.CLASSES`, and 255 (to be ignored) every pixel with a neighbour of another shape
-    or of the background.
+    :data:`~mmkerv.datasets.scenes.CLASSES`, and 255 (ignored) any pixel with a neighbour of another shape or of the
+    background.
     """
 
     def __init__(self, root: Path) -> None:
@@ -71,7 +74,7 @@ class VocWriter:
         self.names: dict[str, list[str]] = {}
 
     def add(self, split: str, index: int, scene: Scene) -> None:
-        """Write image and mask of scene ``index`` of a split."""
+        """Write the image and the mask of scene ``index`` of a split."""
         name = f'{split}_{index + 1:06d}'
         self.names.setdefault(split, []).append(name)
         _save_jpeg(scene.image, self.root / 'JPEGImages' / f'{name}.jpg')
@@ -90,7 +93,7 @@ class VocWriter:
 
 
 class ImageNetWriter:
-    """Pictures of one shape each as ``{train,val}/<class>/*.jpg``."""
+    """Writer of pictures of single shapes as ``{train,val}/<class>/*.jpg``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -101,11 +104,11 @@ class ImageNetWriter:
         _save_jpeg(scene.image, self.root / split / name / f'{name}_{index + 1:06d}.jpg')
 
     def close(self) -> None:
-        """Nothing is left to write: the folders are the labels."""
+        """Do nothing; the folders are the labels."""
 
 
 def annotate(mask: np.ndarray) -> dict:
-    """COCO's ``bbox``, ``area`` and ``segmentation`` of a mask (H, W) without holes.
+    """Return COCO's ``bbox``, ``area`` and ``segmentation`` of a mask (H, W) without holes.
 
     Example:
         >>> mask = np.zeros((6, 8), dtype=bool)
@@ -122,7 +125,7 @@ def annotate(mask: np.ndarray) -> dict:
 
 
 def class_mask(scene: Scene) -> np.ndarray:
-    """Class of each pixel (H, W) as VOC has it, uint8: 0 background, ``1 + label``, 255 on the contours."""
+    """Return VOC's class of each pixel (H, W), uint8: 0 for the background, ``1 + label``, 255 on the contours."""
     classes = np.array([0, *(label + 1 for label in scene.labels)], dtype=np.uint8)[scene.instances]
     height, width = scene.instances.shape
     padded = np.pad(scene.instances, 1, mode='edge')
@@ -133,7 +136,7 @@ def class_mask(scene: Scene) -> np.ndarray:
 
 
 def voc_palette() -> np.ndarray:
-    """The colours of PASCAL VOC, (256, 3) uint8: bits 0, 3, 6 of the index give the high bits of red, and so on.
+    """Return the colours of PASCAL VOC, (256, 3) uint8: bits 0, 3, 6 of the index are the high bits of red, and so on.
 
     Example:
         >>> voc_palette()[[0, 1, 2, 3, 255]].tolist()
@@ -146,4 +149,4 @@ def voc_palette() -> np.ndarray:
 
 def _save_jpeg(image: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path, quality=90)
+    Image.fromarray(image).save(path, quality=_JPEG_QUALITY)

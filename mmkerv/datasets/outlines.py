@@ -2,21 +2,22 @@
 
 import numpy as np
 
-STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up: each is a right turn from the one before
+# Right, down, left, up: each is a right turn from the one before.
+STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Trace the borders between the pixels inside and outside of a mask.
 
-    The outlines follow the pixel borders, so filling them gives the mask back exactly: pixel ``mask[y, x]`` is the
-    square from (x, y) to (x + 1, y + 1). Each 4-connected part has one outline around it and one around each of its
-    holes; :func:`signed_area` is positive for the former and negative for the latter.
+    The outlines follow the pixel borders, so filling them restores the mask exactly: pixel ``mask[y, x]`` is the square
+    from (x, y) to (x + 1, y + 1). Each 4-connected part has one outline around it, of positive :func:`signed_area`, and
+    one around each of its holes, of negative area.
 
     Args:
-        mask: Pixels inside, of shape (H, W), bool.
+        mask: pixels inside, (H, W), bool.
 
     Returns:
-        One integer array (N, 2) of corner points (x, y) for each outline, the last not repeating the first.
+        One integer array (N, 2) of corner points (x, y) for each outline; the last point does not repeat the first.
 
     Example:
         >>> mask = np.zeros((4, 5), dtype=bool)
@@ -26,8 +27,8 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """
     padded = np.pad(np.asarray(mask, dtype=bool), 1)
     inside = padded[1:-1, 1:-1]
-    # For each direction, the pixels whose border on that side is walked with the pixel on the right-hand side,
-    # and the corner of the pixel where that walk starts.
+    # For each direction of a step: the neighbours on the other side of a border that is walked in this direction with
+    # the pixel on the right, and the corner of the pixel where the step starts.
     neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
     corners = ((0, 0), (1, 0), (1, 1), (0, 1))
     leaving: dict[tuple[int, int], list[int]] = {}
@@ -43,7 +44,7 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _walk(start: tuple[int, int], leaving: dict[tuple[int, int], list[int]]) -> np.ndarray:
-    """Follow the steps from ``start``, a corner, until they close; use them up and return the corners passed."""
+    """Follow the steps from the corner ``start`` until they return to it; remove them and return the corners."""
     first = direction = leaving[start].pop()
     (x, y), corners = start, [start]
     while True:
@@ -51,7 +52,7 @@ def _walk(start: tuple[int, int], leaving: dict[tuple[int, int], list[int]]) -> 
         right_turn, options = (direction + 1) % 4, leaving[x, y]
         if (x, y) == start and (not options or right_turn == first):
             return np.array(corners)
-        # Where two pixels touch only at a corner, two steps leave it: the right turn stays with the same pixel.
+        # Two steps leave a corner at which two pixels touch; the right turn stays at the same pixel.
         step = right_turn if len(options) == 2 else options[0]
         options.remove(step)
         if step != direction:
@@ -60,7 +61,7 @@ def _walk(start: tuple[int, int], leaving: dict[tuple[int, int], list[int]]) -> 
 
 
 def signed_area(outline: np.ndarray) -> float:
-    """Area enclosed by an outline (N, 2), by the shoelace formula; negative for the outline of a hole.
+    """Return the area enclosed by an outline (N, 2), by the shoelace formula; negative for the outline of a hole.
 
     Example:
         >>> signed_area(np.array([[1, 1], [4, 1], [4, 3], [1, 3]]))
@@ -71,5 +72,10 @@ def signed_area(outline: np.ndarray) -> float:
 
 
 def has_hole(mask: np.ndarray) -> bool:
-    """Whether a mask (H, W) encloses pixels outside of it, which the polygons of COCO cannot express."""
+    """Return whether a mask (H, W) has a hole, which the polygons of COCO cannot express.
+
+    Example:
+        >>> has_hole(np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]]))
+        True
+    """
     return any(signed_area(outline) < 0 for outline in trace_outlines(mask))

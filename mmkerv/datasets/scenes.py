@@ -1,6 +1,6 @@
 """Random scenes of textured shapes on a noisy background, drawn with numpy.
 
-Only the outline tells the class: colours, textures, sizes and rotations are drawn alike for all classes.
+Only the outline depends on the class: colours, textures, sizes and rotations have the same distributions.
 """
 
 import math
@@ -13,21 +13,27 @@ from PIL import Image
 from mmkerv.datasets.outlines import has_hole
 
 CLASSES = ('circle', 'rectangle', 'triangle')
-MIN_RADIUS = 6  # pixels; below it the three outlines look alike
+# Pixels; the three outlines are indistinguishable below it.
+MIN_RADIUS = 6
+# Radii of shapes as fractions of the image: of a scene, and of a single shape.
+SCENE_RADII, SINGLE_RADII = (0.09, 0.25), (0.22, 0.42)
+# Largest share of a shape that another one hides, and tries to find a position for a shape.
 MAX_HIDDEN = 0.3
 _TRIES = 30
+# In 8-bit levels: ranges of the background's and of other colours, their distance, amplitudes of clouds and of noise.
+_GROUND, _COLOURS, _DISTANCE, _CLOUDS, _NOISE = (40, 215), (10, 245), 70, 70, 8
 
 Covers = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with the shapes seen in it.
+    """Image with its shapes.
 
     Attributes:
-        image: RGB, of shape (H, W, 3), uint8.
-        instances: Which shape each pixel shows, of shape (H, W): 0 for the background, i + 1 for shape i.
-        labels: Index into :data:`CLASSES` for each shape, in drawing order.
+        image: (H, W, 3), RGB, uint8.
+        instances: (H, W), the visible shape at each pixel: 0 for the background, i + 1 for shape i.
+        labels: index into :data:`CLASSES` of each shape, in drawing order.
     """
 
     image: np.ndarray
@@ -35,28 +41,28 @@ class Scene:
     labels: tuple[int, ...]
 
     def mask(self, index: int) -> np.ndarray:
-        """Visible pixels (H, W) of shape ``index``."""
+        """Return the visible pixels (H, W) of shape ``index``."""
         return self.instances == index + 1
 
 
 def draw_scene(rng: np.random.Generator, size: int, max_shapes: int) -> Scene:
     """Draw 1 to ``max_shapes`` shapes, each with a radius of 9 to 25 % of the image and entirely inside it.
 
-    Later shapes cover earlier ones. A place is refused where the new shape would hide more than 30 % of an earlier
-    one or lie on earlier ones with more than 30 % of itself, or where the rest of an earlier one would have a hole.
-    Where no place is found after 30 tries the shape is left out, so a small image can hold fewer shapes than drawn.
+    Later shapes cover earlier ones. A position is rejected if the new shape would hide more than 30 % of an earlier
+    one, if more than 30 % of the new shape would cover earlier ones, or if the rest of an earlier one would have a
+    hole. A shape is left out after 30 rejected positions, so a small image can have fewer shapes.
 
     Args:
-        rng: Source of all randomness.
-        size: Height and width in pixels.
-        max_shapes: Largest number of shapes, at least 1.
+        rng: source of all randomness.
+        size: height and width in pixels.
+        max_shapes: largest number of shapes, >= 1.
 
     Example:
         >>> scene = draw_scene(np.random.default_rng(0), size=64, max_shapes=3)
         >>> scene.image.shape, scene.labels, scene.instances.max().item()
         ((64, 64, 3), (1,), 1)
     """
-    ground = rng.uniform(40, 215, 3)
+    ground = rng.uniform(*_GROUND, 3)
     canvas = _background(rng, size, ground)
     instances = np.zeros((size, size), dtype=np.int64)
     labels: list[int] = []
@@ -64,7 +70,7 @@ def draw_scene(rng: np.random.Generator, size: int, max_shapes: int) -> Scene:
     for _ in range(rng.integers(1, max_shapes + 1)):
         for _ in range(_TRIES):
             label = int(rng.integers(len(CLASSES)))
-            covers = _place_shape(rng, label, size, low=0.09, high=0.25)
+            covers = _place_shape(rng, label, size, *SCENE_RADII)
             mask = _coverage(covers, size, subpixels=1) > 0
             if _fits(mask, instances, areas):
                 canvas = _paint(rng, canvas, _coverage(covers, size), ground)
@@ -82,15 +88,15 @@ def draw_single(rng: np.random.Generator, size: int, label: int) -> Scene:
         >>> draw_single(np.random.default_rng(0), size=32, label=2).labels
         (2,)
     """
-    ground = rng.uniform(40, 215, 3)
+    ground = rng.uniform(*_GROUND, 3)
     canvas = _background(rng, size, ground)
-    covers = _place_shape(rng, label, size, low=0.22, high=0.42)
+    covers = _place_shape(rng, label, size, *SINGLE_RADII)
     canvas = _paint(rng, canvas, _coverage(covers, size), ground)
     return Scene(_to_image(rng, canvas), (_coverage(covers, size, subpixels=1) > 0).astype(np.int64), (label,))
 
 
 def _place_shape(rng: np.random.Generator, label: int, size: int, low: float, high: float) -> Covers:
-    """Choose radius (as fractions of ``size``), place and rotation; return the test whether points lie inside."""
+    """Draw radius (``low`` to ``high`` as fractions of ``size``), position and rotation; return the test for points."""
     smallest = max(MIN_RADIUS, low * size)
     radius = rng.uniform(smallest, max(smallest, high * size))
     cx, cy = rng.uniform(radius + 1, size - radius - 1, 2)
@@ -98,7 +104,8 @@ def _place_shape(rng: np.random.Generator, label: int, size: int, low: float, hi
     if CLASSES[label] == 'circle':
         return lambda x, y: (x - cx) ** 2 + (y - cy) ** 2 <= radius**2
     if CLASSES[label] == 'rectangle':
-        half = rng.uniform(0.55, math.pi / 4)  # half the angle between the diagonals: sides 0.61:1 to 1:1
+        # Half the angle between the diagonals: sides from 0.61:1 to 1:1.
+        half = rng.uniform(0.55, math.pi / 4)
         corners = [angle + half, angle + math.pi - half, angle + math.pi + half, angle - half]
     else:
         corners = [angle + 2 * math.pi * i / 3 + rng.uniform(-0.2, 0.2) for i in range(3)]
@@ -114,7 +121,7 @@ def _place_shape(rng: np.random.Generator, label: int, size: int, low: float, hi
 
 
 def _coverage(covers: Covers, size: int, subpixels: int = 4) -> np.ndarray:
-    """Share (H, W) of each pixel that lies inside, from ``subpixels`` x ``subpixels`` points in it."""
+    """Covered share (H, W) of each pixel, sampled at ``subpixels`` x ``subpixels`` points."""
     points = (np.arange(size * subpixels) + 0.5) / subpixels
     inside = covers(points[None, :], points[:, None])
     return inside.reshape(size, subpixels, size, subpixels).mean(axis=(1, 3))
@@ -138,10 +145,10 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, coverage: np.ndarray, g
     return canvas * (1 - alpha) + (first * (1 - mix) + second * mix) * alpha
 
 
-def _distant_colour(rng: np.random.Generator, others: list[np.ndarray], distance: float = 70) -> np.ndarray:
+def _distant_colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
     while True:
-        colour = rng.uniform(10, 245, 3)
-        if all(np.sum((colour - other) ** 2) >= distance**2 for other in others):
+        colour = rng.uniform(*_COLOURS, 3)
+        if all(np.sum((colour - other) ** 2) >= _DISTANCE**2 for other in others):
             return colour
 
 
@@ -161,7 +168,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _background(rng: np.random.Generator, size: int, ground: np.ndarray) -> np.ndarray:
     clouds = np.stack([_smooth_noise(rng, size, cells=8) for _ in range(3)], axis=-1)
-    return ground + 70 * (clouds - 0.5)
+    return ground + _CLOUDS * (clouds - 0.5)
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
@@ -171,5 +178,5 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray
 
 
 def _to_image(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
-    noise = 8 * rng.standard_normal(canvas.shape)
+    noise = _NOISE * rng.standard_normal(canvas.shape)
     return np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Transforms that make sequences of images: one row of pixels, permuted, sub-sampled or with samples dropped."""
+"""Transforms of images into sequences: one row of pixels, permuted, subsampled or with samples dropped."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from mmkerv.registry import TRANSFORMS
 
 
 class SequenceTransform(BaseTransform):
-    """Base of the transforms of a sequence, an image (1, L) or (1, L, C) in the key ``img``.
+    """Base class of the transforms of a sequence, an image (1, L) or (1, L, C) under the key ``img``.
 
     Changes ``img`` and ``img_shape``.
 
@@ -21,11 +21,11 @@ class SequenceTransform(BaseTransform):
     """
 
     def sequence(self, image: np.ndarray) -> np.ndarray:
-        """Return the new sequence."""
+        """Return the transformed sequence."""
         raise NotImplementedError(f'{type(self).__name__} must implement sequence')
 
     def transform(self, results: dict) -> dict:
-        """Return the results with the sequence changed.
+        """Replace the sequence of the results.
 
         Raises:
             ValueError: if the image has more than one row.
@@ -53,9 +53,9 @@ class SequenceTransform(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ToSequence(BaseTransform):
-    """Read an image (H, W) or (H, W, C) row by row: one of height 1 and width H * W.
+    """Flatten an image (H, W) or (H, W, C) row by row into one of height 1 and width H * W.
 
-    Changes ``img`` and ``img_shape``. Sequential MNIST is its 784 pixels in this order.
+    Changes ``img`` and ``img_shape``. Sequential MNIST consists of the 784 pixels in this order.
 
     Source: Le et al., A Simple Way to Initialize Recurrent Networks of Rectified Linear Units, 2015.
 
@@ -65,7 +65,7 @@ class ToSequence(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
-        """Return the results with the image in one row."""
+        """Replace the image of the results by its single row."""
         image = results['img']
         results['img'] = image.reshape(1, -1, *image.shape[2:])
         results['img_shape'] = results['img'].shape[:2]
@@ -78,11 +78,11 @@ class ToSequence(BaseTransform):
 
 @TRANSFORMS.register_module()
 class Permute(SequenceTransform):
-    """Put the samples of every sequence into the same random order, as permuted MNIST does.
+    """Permute the samples of every sequence by the same random order, as in permuted MNIST.
 
     Args:
-        seed: of the order, >= 0. It stands in the config, so that a checkpoint is tested in the order it was trained
-            in; it is independent of the run's seed.
+        seed: seed of the order, >= 0. It is part of the config, so that a checkpoint is tested with the order of its
+            training, and is independent of the run's seed.
 
     Raises:
         ValueError: for a negative seed, or an image of more than one row.
@@ -102,9 +102,9 @@ class Permute(SequenceTransform):
 
 @TRANSFORMS.register_module()
 class SubSample(SequenceTransform):
-    """Keep every n-th sample of a sequence: data of a lower sampling rate.
+    """Keep every n-th sample of a sequence, as data of a lower sampling rate.
 
-    A network trained at the full rate reads it after ``mmkerv.ops.set_resolution(model, 1 / step)``.
+    A network trained at the full rate is adapted by ``mmkerv.ops.set_resolution(model, 1 / step)``.
 
     Args:
         step: n, >= 1.
@@ -129,15 +129,16 @@ class SubSample(SequenceTransform):
 
 @TRANSFORMS.register_module()
 class DropSamples(SequenceTransform):
-    """Drop a share of the samples of a sequence at random, each sequence others: irregularly sampled data.
+    """Drop a random share of the samples of each sequence, as irregularly sampled data.
 
-    A dropped sample gets the value ``fill``, so that sequences keep their length and their times. With the mean of
-    ``data_preprocessor`` for ``fill`` it counts for nothing in a convolution.
+    A dropped sample gets the value ``fill``, so that sequences keep their length and their times. If ``fill`` is the
+    mean of the ``data_preprocessor``, dropped samples are zero after normalisation and do not contribute to a
+    convolution.
 
     Args:
-        rate: share that is dropped, in [0, 1).
-        fill: what stands in its place, in the image's range, one number or one for each channel.
-        seed: makes the choice the same at every call, for a test; ``None`` draws from numpy's global state.
+        rate: share of dropped samples, in [0, 1).
+        fill: value of dropped samples, in the range of the image: one number, or one for each channel.
+        seed: seed that gives every call the same choice, for tests; ``None`` draws from numpy's global state.
 
     Raises:
         ValueError: for a rate outside [0, 1), or an image of more than one row.
@@ -152,15 +153,15 @@ class DropSamples(SequenceTransform):
     def __init__(self, rate: float, fill: float | list[float] = 0.0, seed: int | None = None):
         self.rate = real(rate, 'rate', 0.0)
         if self.rate >= 1:
-            raise ArgumentError(f'rate must be in [0, 1), got {rate}; a sequence without samples says nothing')
+            raise ArgumentError(f'rate must be in [0, 1), got {rate}; at least one sample must remain')
         self.fill = fill
         self.seed = None if seed is None else integer(seed, 'seed', 0)
 
     def sequence(self, image: np.ndarray) -> np.ndarray:
         """Return the sequence with samples replaced."""
-        draw = np.random if self.seed is None else np.random.RandomState(self.seed)
+        generator = np.random if self.seed is None else np.random.RandomState(self.seed)
         length = image.shape[1]
-        dropped = draw.permutation(length)[: round(self.rate * length)]
+        dropped = generator.permutation(length)[: round(self.rate * length)]
         image = image.copy()
         image[:, dropped] = np.asarray(self.fill)
         return image
@@ -168,7 +169,7 @@ class DropSamples(SequenceTransform):
 
 @lru_cache(16)
 def order(seed: int, length: int) -> np.ndarray:
-    """Return the permutation of ``length`` samples that belongs to a seed; numpy keeps its legacy generator fixed.
+    """Return the permutation of ``length`` samples for a seed; numpy guarantees the results of its legacy generator.
 
     Example:
         >>> order(0, 4).tolist()

@@ -1,6 +1,6 @@
-"""Write the built-in data set: small scenes of textured circles, rectangles and triangles.
+"""Built-in data set: small scenes of textured circles, rectangles and triangles.
 
-``python -m mmkerv.datasets.shapes OUT_DIR`` writes it in the official layouts, all of them side by side in OUT_DIR:
+``python -m mmkerv.datasets.shapes OUT_DIR`` writes it in three official layouts, side by side in OUT_DIR:
 
 ========  ==========================================================================================================
 coco      ``{train,val}2017/*.jpg``, ``annotations/instances_{train,val}2017.json`` (boxes and polygons)
@@ -8,14 +8,14 @@ voc       ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass}``, ``ImageSets/Segm
 imagenet  ``{train,val}/<class>/*.jpg``, one shape in each picture
 ========  ==========================================================================================================
 
-coco and voc hold the same scenes. The stock dataset classes read them; the class names go by ``metainfo``::
+coco and voc contain the same scenes. Upstream's dataset classes read them, with the class names in ``metainfo``::
 
     dict(type='CocoDataset', metainfo=dict(classes=('circle', 'rectangle', 'triangle')), ...)
     dict(type='BaseSegDataset', metainfo=dict(classes=('background', 'circle', 'rectangle', 'triangle')),
          img_suffix='.jpg', seg_map_suffix='.png', ...)
     dict(type='ImageNet', metainfo=dict(classes=('circle', 'rectangle', 'triangle')), ...)
 
-``PascalVOCDataset`` reads the voc layout too, but accepts no class names other than its own.
+``PascalVOCDataset`` reads the voc layout too, but accepts only its own class names.
 """
 
 import argparse
@@ -39,16 +39,25 @@ Writer = CocoWriter | VocWriter | ImageNetWriter
 LAYOUTS: dict[str, type[Writer]] = {'coco': CocoWriter, 'voc': VocWriter, 'imagenet': ImageNetWriter}
 SETTINGS_FILE = 'shapes.json'
 _SPLITS = ('train', 'val')
-_VERSION = 1  # to be raised whenever the same settings would give other files
+# Raised whenever the same settings would give other files.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """What determines a data set, byte for byte on one machine.
+    """Settings of a data set; on one machine they determine its bytes.
+
+    Attributes:
+        num_train: number of training scenes, 1 to 1,000,000.
+        num_val: number of held-out scenes, 1 to 1,000,000.
+        size: height and width in pixels, 32 to 4096.
+        seed: seed of all scenes, >= 0.
+        max_shapes: largest number of shapes in a scene, 1 to 20.
+        layouts: some of ``'coco'``, ``'voc'`` and ``'imagenet'``.
 
     Raises:
-        TypeError: If a number is not an int.
-        ValueError: If a setting is outside its range.
+        TypeError: if a number is not an int.
+        ValueError: if a setting is outside its range.
     """
 
     num_train: int = 400
@@ -80,22 +89,22 @@ class ShapesSettings:
 def write_shapes(
     out_dir: str | os.PathLike, settings: ShapesSettings = ShapesSettings(), progress: bool = True
 ) -> bool:
-    """Write the data set into ``out_dir``, which appears only when it is complete.
+    """Write the data set atomically into ``out_dir``.
 
-    Scene i of a split depends on (seed, split, i) alone, so train and val differ, and a larger data set begins with
-    the scenes of a smaller one. A data set already there with the same settings (and maybe more layouts) is kept.
+    Scene i of a split depends only on (seed, split, i), so train and val differ, and a larger data set begins with the
+    scenes of a smaller one. An existing data set of the same settings (possibly with more layouts) is kept.
 
     Args:
-        out_dir: Folder to make; missing parents are made as well.
-        settings: What to write.
-        progress: Whether to show a progress bar on stderr.
+        out_dir: folder to create, with its parents.
+        settings: settings of the data set.
+        progress: whether to show a progress bar on stderr.
 
     Returns:
-        True if the data set was written, False if it was there already.
+        True if the data set was written, False if it existed.
 
     Raises:
-        FileExistsError: If ``out_dir`` is a file, or a folder with anything else than that data set in it.
-        NotADirectoryError: If a parent of ``out_dir`` is a file.
+        FileExistsError: if ``out_dir`` is a file, or a folder with anything but that data set.
+        NotADirectoryError: if a parent of ``out_dir`` is a file.
 
     Example:
         >>> import tempfile
@@ -107,10 +116,10 @@ def write_shapes(
         False
     """
     out_dir = Path(os.path.abspath(out_dir))
-    if _is_there(out_dir, settings):
+    if _exists(out_dir, settings):
         return False
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    # A sibling, so that it lies on the same file system and can be renamed.
+    # A sibling folder is on the same file system, so it can be renamed.
     scratch = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
     try:
         new = scratch / out_dir.name
@@ -163,35 +172,39 @@ def _count_files(root: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(root))
 
 
-def _is_there(out_dir: Path, settings: ShapesSettings) -> bool:
-    """Whether ``out_dir`` holds the data set; raises if it holds anything else."""
-    cure = 'give another out_dir or remove this one'
+def _exists(out_dir: Path, settings: ShapesSettings) -> bool:
+    """Whether ``out_dir`` contains the data set; raises FileExistsError if it contains anything else."""
+    advice = 'give another out_dir or remove this one'
     for parent in out_dir.parents:
         if parent.is_file():
-            raise NotADirectoryError(f'out_dir {out_dir} lies below {parent}, which is a file; {cure}')
+            raise NotADirectoryError(f'out_dir {out_dir} is below {parent}, which is a file; {advice}')
     if not os.path.lexists(out_dir):
         return False
     if not out_dir.is_dir():
-        raise FileExistsError(f'out_dir must be a folder or not exist, but {out_dir} is a file; {cure}')
+        raise FileExistsError(f'out_dir must be a folder or not exist, but {out_dir} is a file; {advice}')
     if not any(out_dir.iterdir()):
         return False
     record_file = out_dir / SETTINGS_FILE
     if not record_file.is_file():
-        raise FileExistsError(f'out_dir {out_dir} holds other files and no {SETTINGS_FILE}; {cure}')
+        raise FileExistsError(f'out_dir {out_dir} holds other files and no {SETTINGS_FILE}; {advice}')
     try:
         record = json.loads(record_file.read_text())
-        version, found, num_files = record['version'], record['settings'], record['num_files']
-        layouts = found['layouts']
+        version, existing, num_files = record['version'], record['settings'], record['num_files']
+        layouts = existing['layouts']
     except (ValueError, KeyError, TypeError) as error:
-        raise FileExistsError(f'{record_file} is not a record of this program ({error!r}); {cure}') from error
+        raise FileExistsError(f'{record_file} is not a record of this program ({error!r}); {advice}') from error
     wanted = json.loads(json.dumps(asdict(settings)))
-    different = [f'{k}={found.get(k)} (wanted {v})' for k, v in wanted.items() if k != 'layouts' and found.get(k) != v]
+    different = [
+        f'{key}={existing.get(key)} (wanted {value})'
+        for key, value in wanted.items()
+        if key != 'layouts' and existing.get(key) != value
+    ]
     if version != _VERSION:
         different.append(f'version={version} (wanted {_VERSION})')
     if not set(wanted['layouts']) <= set(layouts):
         different.append(f'layouts={layouts} (wanted {wanted["layouts"]})')
     if different:
-        raise FileExistsError(f'out_dir {out_dir} holds shapes with {", ".join(different)}; {cure}')
+        raise FileExistsError(f'out_dir {out_dir} holds shapes with {", ".join(different)}; {advice}')
     present = _count_files(out_dir) - 1
     if present < num_files:
         raise FileExistsError(f'out_dir {out_dir} has {present} of its {num_files} files left; remove it and run again')
@@ -199,7 +212,7 @@ def _is_there(out_dir: Path, settings: ShapesSettings) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     defaults = ShapesSettings()
     parser = argparse.ArgumentParser(
         prog='python -m mmkerv.datasets.shapes',

@@ -1,4 +1,7 @@
-"""What mmkerv may cost: (benchmark, case, form or '*' for all) -> ratio or seconds. CPU, float32, eager unless said."""
+"""Upper bounds of the measurements, by (benchmark, case, form or '*' for all): ratios or seconds.
+
+They hold on the CPU in float32 and eager mode unless the name of the form differs.
+"""
 
 _KERNELS = {
     'polynomial': 1.3,

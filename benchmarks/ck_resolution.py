@@ -1,9 +1,10 @@
-"""Trained at one resolution, tested at others: continuous kernels with and without set_resolution.
+"""Test continuous kernels at other resolutions than that of the training, with and without set_resolution.
 
 python benchmarks/ck_resolution.py images                      a small network on outlines of shapes, trained at 32 x 32
 python benchmarks/ck_resolution.py sequences CHECKPOINT DATA   CKCNN on MNIST's sequences at half and double rate
 
-CHECKPOINT is one of configs/sequences/ckcnn_smnist.py, DATA the folder of MNIST's test files. Both print a table and write JSON.
+CHECKPOINT is a checkpoint of configs/sequences/ckcnn_smnist.py, DATA the folder of MNIST's test files. Both commands
+print a table and write JSON.
 """
 
 import argparse
@@ -29,12 +30,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/ck_resolution'))
     args = parser.parse_args()
     if args.kind == 'sequences' and args.data is None:
-        parser.error('sequences takes CHECKPOINT and DATA')
+        parser.error('sequences needs CHECKPOINT and DATA')
     return args
 
 
 def shapes(count: int, seed: int, side: int):
-    """Outlines of one built-in shape each, (count, 1, side, side), and their classes; the textures are left out."""
+    """Return silhouettes of single built-in shapes (count, 1, side, side) and their classes."""
     import numpy as np
     import torch
 
@@ -47,7 +48,7 @@ def shapes(count: int, seed: int, side: int):
 
 
 def network(omega_0: float):
-    """Three continuous kernels of 9 x 9 and a mean over the image."""
+    """Build a network of three 9 x 9 continuous kernels and a global average pooling."""
     from torch import nn
 
     from mmkerv.ops import CKConv2d
@@ -62,7 +63,7 @@ def network(omega_0: float):
 
 
 def accuracy(model, images, labels, resolution: float) -> float:
-    """Test accuracy in per cent, with the kernels sampled at a resolution."""
+    """Return the test accuracy in percent, with the kernels sampled at a resolution."""
     import torch
 
     from mmkerv.ops import frozen_kernels, set_resolution
@@ -120,11 +121,16 @@ def sequences_study(args: argparse.Namespace) -> list[dict]:
     root = Path(__file__).resolve().parents[1]
     cfg = Config.fromfile(root / 'configs' / 'sequences' / 'ckcnn_smnist.py')
     model = build_model(cfg, safe_load(args.checkpoint)['state_dict'], args.checkpoint)
-    network = torch.nn.Sequential(model.backbone, _First(), model.head.fc)
+
+    class FirstOutput(torch.nn.Module):
+        def forward(self, features: tuple):
+            return features[0]
+
+    network = torch.nn.Sequential(model.backbone, FirstOutput(), model.head.fc)
     images = read_image_file(str(args.data / 't10k-images-idx3-ubyte'))[: args.images]
     labels = read_label_file(str(args.data / 't10k-labels-idx1-ubyte'))[: args.images]
     steps = ((images.flatten(1)[:, None] / 255) - 0.1307) / 0.3081
-    # The current sample, which the classifier reads, must be one of those that are kept.
+    # The last sample, which the classifier reads, must be among those that are kept.
     rates = {
         0.5: steps[..., 1::2],
         1.0: steps,
@@ -136,20 +142,6 @@ def sequences_study(args: argparse.Namespace) -> list[dict]:
         rows.append({'ratio': ratio, 'set_resolution': set_, 'without': unset})
         print(f'rate {ratio:g}, {x.shape[-1]} samples: {set_:.2f} % (without {unset:.2f} %)', flush=True)
     return rows
-
-
-class _First:
-    """First of a tuple, as a module."""
-
-    def __new__(cls):
-        """Make it when torch is there."""
-        from torch import nn
-
-        class First(nn.Module):
-            def forward(self, features: tuple):
-                return features[0]
-
-        return First()
 
 
 def main() -> None:

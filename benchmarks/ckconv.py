@@ -1,4 +1,4 @@
-"""Continuous kernels: what ``ops.py --ckconv`` measures."""
+"""Measurements of continuous kernels, for ``ops.py --ckconv``."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
 
 def measure_ckconv(measure: Callable, record: Any) -> None:
-    """Measure sequences and large kernels with ``measure`` of ops.py; print ratios, peak memory and the slope."""
+    """Measure sequences and large kernels with ``measure`` of ops.py; record ratios, peak memory and the exponent."""
     import torch
     from memory import peak_bytes
     from timing import CONTROL, exponent
@@ -22,7 +22,7 @@ def measure_ckconv(measure: Callable, record: Any) -> None:
     args, wanted = record.args, record.args.ckconv or ('sequences', 'frozen')
 
     class Given(nn.Module):
-        """A form of causal convolution with the kernel that a CKConv1d samples."""
+        """Causal convolution by some function with the kernel of a CKConv1d."""
 
         def __init__(self, op: CKConv1d, form: Callable):
             super().__init__()
@@ -49,8 +49,8 @@ def measure_ckconv(measure: Callable, record: Any) -> None:
         measure(f'L {LENGTH}', forms, x, record, repeats=5)
         x.requires_grad_()
         peaks = {name: peak_bytes(partial(_train, form, x), x.device) for name, form in forms.items()}
-        said = ', '.join(f'{name} {peak / 2**20:.0f} MiB' for name, peak in peaks.items())
-        record.note(f'peak memory at L {LENGTH}: {said}', peak_bytes=peaks)
+        text = ', '.join(f'{name} {peak / 2**20:.0f} MiB' for name, peak in peaks.items())
+        record.note(f'peak memory at L {LENGTH}: {text}', peak_bytes=peaks)
         op, x = sequence(4096, 2)
         measure('L 4096', {'CKConv1d': op, 'direct conv1d': Given(op, direct)}, x, record, repeats=3)
         seconds = {}

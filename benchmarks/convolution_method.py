@@ -1,4 +1,4 @@
-"""Where Fourier transforms are cheaper than the sum: measures both and fits the cost model of method='auto'.
+"""Measure direct and FFT convolutions, and fit the cost model of method='auto'.
 
 python benchmarks/convolution_method.py [--device cuda]
 
@@ -8,12 +8,12 @@ Prints a table (forward and backward, medians) and the constants for mmkerv/ops/
 import argparse
 import math
 
-# Products; beyond that nobody needs a model to choose.
+# Multiplications; for larger convolutions the choice is clear without a model.
 LARGEST = 2e9
 
 
 def shapes() -> list[tuple]:
-    """(N, C, O, groups, input size, kernel size, padding) of sequences and images, dense and depthwise."""
+    """Return (N, C, O, groups, input size, kernel size, padding) of sequences and images, dense and depthwise."""
     cases = []
     for length in (128, 784, 2048):
         for batch, channels, groups in ((16, 1, 1), (16, 30, 1), (4, 64, 1), (16, 32, 32)):
@@ -26,7 +26,7 @@ def shapes() -> list[tuple]:
 
 
 def work(case: tuple) -> float:
-    """Products of the sum."""
+    """Return the number of multiplications of a direct convolution."""
     batch, channels, outputs, groups, size, kernel, padding = case
     out = math.prod(n + 2 * p - k + 1 for n, k, p in zip(size, kernel, padding))
     return batch * outputs * channels // groups * math.prod(kernel) * out
@@ -76,11 +76,11 @@ def main() -> None:
         terms = torch.tensor([[getattr(c, n) for n in columns] for _, c in rows[method]], dtype=torch.float64)
         print(method, dict(zip(columns, [f'{v:.3g}' for v in fit(terms, measured)])))
     chosen = [direct < fft for (direct, _), (fft, _) in zip(rows['direct'], rows['fft'])]
-    print(f'{sum(chosen)} of {len(chosen)} shapes are cheaper by the sum')
+    print(f'{sum(chosen)} of {len(chosen)} shapes are faster by direct convolution')
 
 
 def fit(terms, measured) -> list[float]:
-    """Constants >= 0 that bring the logarithm of the model nearest to that of the measurement."""
+    """Return constants >= 0 of the model that fit the logarithms of the measurements best."""
     import torch
 
     free = torch.full((terms.shape[1],), math.log(0.1), dtype=torch.float64, requires_grad=True)

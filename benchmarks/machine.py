@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Machine of a measurement: device, threads, hardware and versions."""
 
 import os
 import platform
@@ -19,17 +19,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Machine(NamedTuple):
-    """What the runs have to themselves: a device, threads of the CPU, and processes that load images."""
+    """Resources of a run: device, CPU threads, and data loader workers."""
 
     device: str = 'cpu'
     threads: int = 1
     loaders: int | None = None
 
     def checked(self) -> 'Machine':
-        """Return it if torch sees the device.
+        """Return the machine if torch finds the device.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if torch does not.
         """
         match = re.fullmatch(r'cpu|cuda(?::(\d+))?', self.device)
         if not match:
@@ -42,18 +42,18 @@ class Machine(NamedTuple):
         return self
 
     def environment(self) -> dict[str, str]:
-        """Environment of a process that has no other device."""
+        """Return the environment of a process that uses this device only."""
         visible = ''
         if self.device != 'cpu':
             index = int(self.device.partition(':')[2] or 0)
             given = os.environ.get('CUDA_VISIBLE_DEVICES')
             visible = given.split(',')[index] if given else str(index)
-        own = {'OMP_NUM_THREADS': str(self.threads), 'CUDA_VISIBLE_DEVICES': visible}
-        # Waiting threads give their core away, which counts where runs share cores.
-        return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, **own}
+        resources = {'OMP_NUM_THREADS': str(self.threads), 'CUDA_VISIBLE_DEVICES': visible}
+        # Waiting threads release their core, which matters if runs share cores.
+        return {'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, **resources}
 
     def facts(self) -> dict[str, Any]:
-        """Date, hardware, versions and commit."""
+        """Return date, hardware, versions and commit."""
         hardware = _cpu() if self.device == 'cpu' else torch.cuda.get_device_name(self.device)
         versions = {'python': platform.python_version(), 'torch': torch.__version__, 'mmkerv': __version__}
         versions |= {package.name: package.version for package in installed_packages()}

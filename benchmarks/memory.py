@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work."""
+"""Peak memory of a function call."""
 
 import weakref
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Live(TorchDispatchMode):
-    """Counts the bytes of storages that operations create and that are still alive."""
+    """Mode that counts the bytes of the live storages that operations have created."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class _Live(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes that ``work`` holds at its peak beyond what was there; on the CPU those of tensors alone."""
+    """Return the peak number of bytes that ``work`` allocates; on the CPU, only those of tensors."""
     if device.type == 'cuda':
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -1,8 +1,8 @@
 """The kervolution paper's MNIST study (section 4, Figures 1 and 2, Table 1) on complete MNIST.
 
-python benchmarks/mnist_study.py search   settings the paper leaves open: one seed, three epochs each
-python benchmarks/mnist_study.py run      every run, three seeds; goes on where it stopped
-python benchmarks/mnist_study.py report   tables and plots of what there is
+python benchmarks/mnist_study.py search   search the settings that the paper leaves open: one seed, three epochs each
+python benchmarks/mnist_study.py run      do every run with three seeds; continues after an interruption
+python benchmarks/mnist_study.py report   write the tables and plots of the records
 """
 
 import argparse
@@ -22,14 +22,13 @@ def parse_args() -> argparse.Namespace:
         '--docs',
         type=Path,
         default=Path('docs/mnist_study'),
-        help='where the report is written, and '
-        'the records of earlier studies lie (records.json): their runs are not done again',
+        help='folder of the report and of the records of earlier studies (records.json), whose runs are not repeated',
     )
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--workers', type=int, default=2, help='processes of one thread each')
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--only', help='regular expression: the configs to run')
-    parser.add_argument('--quick', action='store_true', help='one seed, one epoch of 500 images: does it run?')
+    parser.add_argument('--only', help='regular expression of the configs to run')
+    parser.add_argument('--quick', action='store_true', help='smoke test: one seed, one epoch of 500 images')
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """Time and peak memory of a training step, and of inference, of whole networks, in one process.
 
-Models are those of configs/ with synthetic input of the given batch and size; each form is held against the plain
-network, or against what the table below names. Ratios are taken within a repeat (see timing.py).
+The models are those of configs/, with synthetic inputs of the given batch and size. Each form is compared with the
+plain network or with the reference in the table below. Ratios are computed within a repeat (see timing.py).
 
     python benchmarks/networks.py resnet50 --batch 16
     python benchmarks/networks.py resnet50 --inference
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Form(NamedTuple):
-    """A network: a config, what is changed in it, and what it is held against."""
+    """Network to measure: its config, changes of it, and the form that it is compared with."""
 
     config: str
     conv_cfg: dict[str, Any] = {}
@@ -71,14 +71,14 @@ def parse_args() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('network', choices=NETWORKS)
-    parser.add_argument('--forms', nargs='+', help='of the network; default: all it has')
+    parser.add_argument('--forms', nargs='+', help='forms of the network; default: all')
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--size', type=int, default=224, help='height and width of the images')
     parser.add_argument('--inference', action='store_true', help='time inference: as trained, kernels frozen, folded')
     parser.add_argument('--compile', action='store_true', help='compile the backbones, plain and operator')
     only = parser.add_mutually_exclusive_group()
-    only.add_argument('--no-memory', action='store_true', help='leave the peak memory out')
-    only.add_argument('--only-memory', action='store_true', help='time nothing')
+    only.add_argument('--no-memory', action='store_true', help='do not measure peak memory')
+    only.add_argument('--only-memory', action='store_true', help='do not measure time')
     add_numeric_arguments(parser)
     add_arguments(parser, repeats=11)
     args = parser.parse_args()
@@ -105,10 +105,11 @@ def main() -> None:
         if not args.only_memory:
             times = interleaved(steps, args.repeats)
             control = ratio(times, CONTROL, 'plain').median
-            what = 'inference' if args.inference else 'step'
+            pass_name = 'inference' if args.inference else 'step'
             for name, form in forms.items():
-                found, seconds = ratio(times, name, form.reference), statistics.median(times[name])
-                record.add(f'{case}, {what}', name, found, control, seconds=seconds, against=form.reference)
+                seconds = statistics.median(times[name])
+                relative = ratio(times, name, form.reference)
+                record.add(f'{case}, {pass_name}', name, relative, control, seconds=seconds, against=form.reference)
         if not args.no_memory:
             device = torch.device(args.device)
             peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
@@ -121,7 +122,7 @@ def main() -> None:
 
 
 def chosen_forms(args: argparse.Namespace) -> dict[str, Form]:
-    """The forms to measure, the plain network and its control first, and references before what needs them."""
+    """Return the forms to measure: the plain network and its control first, references before their users."""
     from timing import CONTROL
 
     known = NETWORKS[args.network]
@@ -138,7 +139,7 @@ def chosen_forms(args: argparse.Namespace) -> dict[str, Form]:
 
 
 def has_operators(form: Form) -> bool:
-    """Whether a form's backbone has operators of ours."""
+    """Return whether the backbone of a form has operators of mmkerv."""
     from mmkerv.engine.config.read import load_config
 
     backbone = load_config(str(ROOT / 'configs' / f'{form.config}.py')).model.backbone
@@ -195,7 +196,7 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
         if hook.type == 'mmkerv.OrthogonalityHook':
             HOOKS.build(hook).before_train(SimpleNamespace(model=model))
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    # The weights stay: a network that diverges on noise would be timed with infinite and denormal numbers.
+    # Constant weights: a network that diverges on noise would be timed with infinite and denormal numbers.
     for group in optimizer.param_groups:
         group['lr'] = 0.0
     model.train()
@@ -211,7 +212,7 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
 
 
 def batch(scope: str, preprocessor: dict, args: argparse.Namespace):
-    """Return synthetic inputs (N, 3, H, W) and samples of a library."""
+    """Return synthetic inputs (N, 3, H, W) and data samples of a library."""
     import torch
 
     size = (args.size, args.size)

@@ -1,7 +1,7 @@
-"""Time and memory of the operators against nn.Conv2d of the same geometry and against their naive definition.
+"""Time and memory of the operators relative to nn.Conv2d of the same geometry and to their naive definition.
 
-Layers are those of ResNet-50, HRNet-W18 and MobileNetV3-small at 224 pixels. Ratios are taken within a repeat (see
-timing.py).
+The layers are those of ResNet-50, HRNet-W18 and MobileNetV3-small at 224 pixels. Ratios are computed within a repeat
+(see timing.py).
 
     python benchmarks/ops.py --compile --naive
     python benchmarks/ops.py --network mobilenet_v3_small --kernels gaussian
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 CHECKED = ('polynomial', 'gaussian', 'l2', 'l1')
 KERNELS = ('linear', 'sigmoid', 'euclidean', 'manhattan', *CHECKED)
-# What the naive form is measured for: one broadcast at batch 8 is 3.7 GB.
+# Batch size of the naive form, whose broadcast takes 3.7 GB at batch 8.
 NAIVE_BATCH = 1
 
 
 class Layer(NamedTuple):
-    """A convolution of as many output as input channels, padded to keep the size."""
+    """Convolution with as many output as input channels, padded to keep the size."""
 
     channels: int
     side: int
@@ -46,14 +46,14 @@ def parse_args() -> argparse.Namespace:
     from record import add_arguments, add_numeric_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--network', choices=LAYERS, default='resnet50', help='whose layers')
-    parser.add_argument('--layers', nargs='*', help='of these, for example 64x56; none: only --ckconv')
+    parser.add_argument('--network', choices=LAYERS, default='resnet50', help='network of the layers')
+    parser.add_argument('--layers', nargs='*', help='layers, for example 64x56; none: only --ckconv')
     parser.add_argument('--batch', type=int, default=8)
-    parser.add_argument('--kernels', nargs='*', default=KERNELS, help='of kervolution')
-    parser.add_argument('--compile', action='store_true', help='also each operator compiled')
-    parser.add_argument('--naive', action='store_true', help='also the naive form, at batch 1')
+    parser.add_argument('--kernels', nargs='*', default=KERNELS, help='kernels of kervolution')
+    parser.add_argument('--compile', action='store_true', help='measure each operator also compiled')
+    parser.add_argument('--naive', action='store_true', help='measure also the naive form, at batch 1')
     parser.add_argument(
-        '--ckconv', nargs='*', choices=('sequences', 'frozen'), help='also continuous kernels: these; default: both'
+        '--ckconv', nargs='*', choices=('sequences', 'frozen'), help='measure also continuous kernels; default: both'
     )
     add_numeric_arguments(parser)
     add_arguments(parser, repeats=15)
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     known = LAYERS[args.network]
     for given, choices, name in ((args.layers or (), known, 'layers'), (args.kernels, KERNELS, 'kernels')):
         if unknown := [value for value in given if value not in choices]:
-            parser.error(f'--{name}: {unknown[0]!r} is none of {", ".join(choices)}')
+            parser.error(f'--{name}: {unknown[0]!r} is not one of {", ".join(choices)}')
     return args
 
 
@@ -88,11 +88,11 @@ def main() -> None:
         modules = {form: make(channels, channels, layer.kernel, **shape) for form, make in makers.items()}
         modules = {form: module.to(args.device, memory_format=layout) for form, module in modules.items()}
         if args.compile:
-            # One code serves all layers, and torch.compile gives up on a code after a few variants.
+            # All layers share their code, and torch.compile stops compiling a code after a few variants.
             torch._dynamo.reset()
             compiled = {f'{form} compiled': torch.compile(m) for form, m in modules.items() if form != CONTROL}
             modules |= compiled
-        # What the cheapest pass over the output costs: no pointwise kernel can be below it.
+        # The cheapest pass over the output, a lower bound for any pointwise kernel.
         modules['conv, ReLU'] = nn.Sequential(copy.deepcopy(modules['conv']), nn.ReLU())
         x = torch.randn(args.batch, channels, layer.side, layer.side, device=args.device)
         measure(f'{name} b{args.batch}', modules, x.contiguous(memory_format=layout), record)
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def measure(case: str, modules: dict[str, Callable], x: Any, record: Any, repeats: int | None = None) -> dict:
-    """Time all modules, the first being the reference, and put peak memory beside; return the seconds of fwd+bwd."""
+    """Measure time and peak memory of all modules; the first is the reference. Return the seconds of fwd+bwd."""
     import torch
     from memory import peak_bytes
     from timing import CONTROL, interleaved, ratio
@@ -135,7 +135,7 @@ def measure(case: str, modules: dict[str, Callable], x: Any, record: Any, repeat
 
 
 def measure_naive(name: str, layer: Layer, x: Any, record: Any) -> None:
-    """Hold kervolution against the form that writes out every patch for every filter."""
+    """Compare kervolution with the naive form, which broadcasts every patch to every filter."""
     from torch import nn
 
     from mmkerv.ops import KervConv2d

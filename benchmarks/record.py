@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table on the screen, a JSON file, and a picture."""
+"""Output of a benchmark: a table on the screen, a JSON file, and a picture."""
 
 import argparse
 import json
@@ -15,27 +15,27 @@ from mmkerv.errors import ArgumentError
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
-    """Add the arguments that all benchmarks have."""
+    """Add the arguments of all benchmarks."""
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU; default: its own choice")
-    parser.add_argument('--repeats', type=int, default=repeats, help='of every form, in turn')
-    parser.add_argument('--json', type=Path, help='write the figures there too')
-    parser.add_argument('--plot', type=Path, help='draw the ratios there (.png or .svg)')
+    parser.add_argument('--repeats', type=int, default=repeats, help='measurements of every form')
+    parser.add_argument('--json', type=Path, help='JSON file to write the results to')
+    parser.add_argument('--plot', type=Path, help='picture of the ratios to write (.png or .svg)')
 
 
 def add_numeric_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say how a network computes."""
+    """Add the arguments for number and memory formats."""
     parser.add_argument('--amp', choices=['bfloat16', 'float16'], help='under autocast')
     parser.add_argument('--channels-last', action='store_true', help='parameters and images in that memory format')
 
 
 class Record:
-    """Rows of figures under one description of machine, versions and setting.
+    """Rows of results with a description of machine, versions and setting.
 
     Args:
-        suite: the benchmark's name.
-        args: its arguments, those of :func:`add_arguments` among them.
-        **setting: what is common to all rows.
+        suite: name of the benchmark.
+        args: arguments of the benchmark, including those of :func:`add_arguments`.
+        **setting: settings that all rows have in common.
     """
 
     def __init__(self, suite: str, args: argparse.Namespace, **setting: Any):
@@ -54,7 +54,7 @@ class Record:
         )
 
     def about(self) -> str:
-        """Hardware, versions, date and setting in a line."""
+        """Describe hardware, versions, date and setting in one line."""
         facts = self.facts
         versions = ', '.join(f'{name} {facts["versions"][name]}' for name in ('python', 'torch', 'mmkerv'))
         where = f'{facts["hardware"]}, {facts["threads"]} threads' if facts['device'] == 'cpu' else facts['hardware']
@@ -62,33 +62,33 @@ class Record:
         return f'{facts["date"]}, {where}, {versions}, commit {facts["commit"]}; {setting}'
 
     def add(self, case: str, form: str, ratio: Ratio, control: float | None = None, **figures: Any) -> None:
-        """Take a ratio in, print it, and hold it against its bound if there is one.
+        """Add a ratio, print it, and compare it with its bound if there is one.
 
         Args:
-            case: what was measured, such as ``resnet50 b16, time``.
-            form: of what.
-            ratio: to the reference.
-            control: the same ratio of two equal things, ``None`` for what does not vary.
-            **figures: to be kept with it.
+            case: measured quantity, such as ``resnet50 b16, time``.
+            form: measured form.
+            ratio: ratio of the form to the reference.
+            control: ratio of two identical forms, ``None`` for a quantity without measurement error.
+            **figures: further results of the row.
         """
         row = {'case': case, 'form': form, **ratio._asdict(), 'control': control, **figures}
-        bound, said = self._bound(case, form), ''
+        bound, verdict = self._bound(case, form), ''
         if bound is not None:
             row['bound'] = bound
             row['holds'] = holds(ratio, control, bound)
-            said = f'{bound:.2f} {"holds" if row["holds"] else "missed"}'
+            verdict = f'{bound:.2f} {"holds" if row["holds"] else "missed"}'
         self.rows.append(row)
         spread = f'{ratio.low:6.3f}-{ratio.high:<6.3f}' if ratio.high > ratio.low else ''
         aside = f'{control:6.3f}' if control is not None else ' ' * 6
-        print(f'{case:28} {form:26} {ratio.median:7.3f} {spread:>13} {aside}  {said}'.rstrip(), flush=True)
+        print(f'{case:28} {form:26} {ratio.median:7.3f} {spread:>13} {aside}  {verdict}'.rstrip(), flush=True)
 
     def note(self, text: str, **figures: Any) -> None:
-        """Print a line and keep its figures."""
+        """Print a line and add it to the rows with its results."""
         print(text, flush=True)
         self.rows.append({'note': text, **figures})
 
     def write(self) -> None:
-        """Write the JSON file and the picture that were asked for."""
+        """Write the JSON file and the picture, if their paths were given."""
         args = self.args
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -108,21 +108,21 @@ class Record:
 
 
 def holds(ratio: Ratio, control: float | None, bound: float) -> bool:
-    """Whether a ratio is within a bound, as far as this machine can tell.
+    """Return whether a ratio is within a bound, up to the measurement error of the machine.
 
-    Its interval's lower end may exceed the bound by as much as two equal things differ.
+    The lower end of its interval may exceed the bound by the difference of two identical forms.
     """
     return ratio.low <= bound + abs((1.0 if control is None else control) - 1)
 
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that say something: no notes, no control, and no reference, which is 1 by definition."""
+    """Return the rows with a comparison: no notes, no controls, and no references, which are 1 by definition."""
     ratios = [row for row in rows if 'median' in row and row['form'] != CONTROL]
     return [row for row in ratios if 'seconds' not in row or (row['low'], row['high']) != (1, 1)]
 
 
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw the ratios with their intervals, and the bounds, one line a row."""
+    """Draw the ratios with their intervals and bounds, one line for each row."""
     import textwrap
 
     import matplotlib
@@ -132,17 +132,17 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
     shown = compared(rows)[::-1]
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.24 * len(shown)), constrained_layout=True)
-    for place, row in enumerate(shown):
-        axes.plot([row['low'], row['high']], [place, place], 'C0', linewidth=3, alpha=0.4)
-        axes.plot(row['median'], place, 'C0o', markersize=4)
+    for y, row in enumerate(shown):
+        axes.plot([row['low'], row['high']], [y, y], 'C0', linewidth=3, alpha=0.4)
+        axes.plot(row['median'], y, 'C0o', markersize=4)
         if 'bound' in row:
-            axes.plot(row['bound'], place, 'C3|', markersize=10)
+            axes.plot(row['bound'], y, 'C3|', markersize=10)
     axes.axvline(1, color='0.6', linewidth=0.8)
     axes.set_yticks(range(len(shown)), [f'{row["case"]}: {row["form"]}' for row in shown], fontsize=7)
     axes.set_xscale('log')
     axes.xaxis.set_major_formatter('{x:g}')
     first, last = axes.get_xlim()
-    # Beyond that the labels between the powers of ten would overlap.
+    # On a wider axis, the labels between the powers of ten would overlap.
     axes.xaxis.set_minor_formatter('{x:g}' if last < 4 * first else '')
     axes.set_xlabel('ratio to the reference; red: bound')
     axes.set_title('\n'.join(textwrap.wrap(title, 100)), fontsize=7)

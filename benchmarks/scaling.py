@@ -1,7 +1,8 @@
-"""How memory and time of the operators grow with batch, resolution and channels, and what they keep for backward.
+"""Growth of the operators' memory and time with batch, resolution and channels, and memory kept for backward.
 
-Each size varies alone from 64 channels, 56 x 56 pixels, batch 4 down; a size's exponent p is that of
-``value ~ size**p``, by least squares of the logarithms. Peak memory is that of forward and backward, parameters apart.
+One size varies at a time, the others are 64 channels, 56 x 56 pixels and batch 4. The exponent p of a size is that of
+``value ~ size**p``, by least squares of the logarithms. Peak memory is that of forward and backward without the
+parameters.
 
     python benchmarks/scaling.py
 """
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Any
 
 SIZES = {'batch': (1, 2, 4, 8), 'pixels': (14, 28, 56, 112), 'channels': (16, 32, 64, 128)}
-# What the others stay at.
+# The sizes that do not vary.
 AT = {'batch': 4, 'pixels': 56, 'channels': 64}
 KERNELS = ('polynomial', 'sigmoid', 'gaussian', 'l2', 'euclidean', 'l1')
 
@@ -31,9 +32,9 @@ def main() -> None:
     record = Record('scaling', args)
     for name in args.operators:
         make = operators()[name]
-        found = {axis: [grown(make, record, **{**AT, axis: size}) for size in SIZES[axis]] for axis in SIZES}
-        report(name, found, record)
-        x, module = given(make, record, **AT)
+        costs = {axis: [cost(make, record, **{**AT, axis: size}) for size in SIZES[axis]] for axis in SIZES}
+        report(name, costs, record)
+        x, module = input_and_operator(make, record, **AT)
         kept = kept_bytes(module, x) / module(x).nbytes
         record.add('kept for backward, outputs', name, Ratio(kept, kept, kept))
         del x, module
@@ -41,23 +42,23 @@ def main() -> None:
 
 
 def operators() -> dict[str, Callable]:
-    """By name, what makes an operator of so many input and output channels."""
+    """Return functions by name that build an operator of a number of input and output channels."""
     from torch import nn
 
     from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
 
-    made = {'conv': nn.Conv2d, 'CoC': CoCConv2d, 'CoC recompute': partial(CoCConv2d, recompute=True)}
-    made |= {kernel: partial(KervConv2d, kernel=kernel) for kernel in KERNELS}
-    made |= {'CKConv': CKConv2d, 'CKConv separable': partial(CKConv2d, separable=True)}
-    return {name: partial(_square, make) for name, make in made.items()}
+    makers = {'conv': nn.Conv2d, 'CoC': CoCConv2d, 'CoC recompute': partial(CoCConv2d, recompute=True)}
+    makers |= {kernel: partial(KervConv2d, kernel=kernel) for kernel in KERNELS}
+    makers |= {'CKConv': CKConv2d, 'CKConv separable': partial(CKConv2d, separable=True)}
+    return {name: partial(_square, make) for name, make in makers.items()}
 
 
 def _square(make: Callable, channels: int) -> Any:
     return make(channels, channels, 3, padding=1, bias=False)
 
 
-def given(make: Callable, record: Any, batch: int, pixels: int, channels: int) -> tuple[Any, Any]:
-    """An input that needs a gradient, and the operator."""
+def input_and_operator(make: Callable, record: Any, batch: int, pixels: int, channels: int) -> tuple[Any, Any]:
+    """Return an input that requires a gradient, and the operator."""
     import torch
 
     layout = torch.channels_last if record.args.channels_last else torch.contiguous_format
@@ -65,14 +66,14 @@ def given(make: Callable, record: Any, batch: int, pixels: int, channels: int) -
     return x.requires_grad_(), make(channels).to(record.args.device, memory_format=layout)
 
 
-def grown(make: Callable, record: Any, **sizes: int) -> tuple[float, float]:
-    """Peak bytes and median seconds of forward and backward."""
+def cost(make: Callable, record: Any, **sizes: int) -> tuple[float, float]:
+    """Return the peak bytes and the median seconds of forward and backward."""
     import torch
     from memory import peak_bytes
     from timing import interleaved
 
     amp = record.args.amp
-    x, module = given(make, record, **sizes)
+    x, module = input_and_operator(make, record, **sizes)
 
     def step() -> None:
         with torch.autocast(x.device.type, getattr(torch, amp or 'float32'), enabled=amp is not None):
@@ -85,35 +86,35 @@ def grown(make: Callable, record: Any, **sizes: int) -> tuple[float, float]:
     return peak_bytes(step, x.device), statistics.median(seconds)
 
 
-def report(name: str, found: dict[str, list[tuple[float, float]]], record: Any) -> None:
-    """Print the exponents of an operator."""
+def report(name: str, costs: dict[str, list[tuple[float, float]]], record: Any) -> None:
+    """Record the exponents of an operator."""
     from timing import exponent
 
-    shown = {}
-    for axis, values in found.items():
-        # An image of so many pixels a side has their square.
+    exponents = {}
+    for axis, values in costs.items():
+        # The size of an image is the square of its side.
         sizes = [size**2 for size in SIZES[axis]] if axis == 'pixels' else list(SIZES[axis])
         peaks, seconds = zip(*values)
-        shown[axis] = {'memory': exponent(sizes, peaks), 'time': exponent(sizes, seconds)}
-    text = ', '.join(f'{axis}^{p["memory"]:.2f} (time {p["time"]:.2f})' for axis, p in shown.items())
-    record.note(f'{name:18} memory ~ {text}', operator=name, exponents=shown)
+        exponents[axis] = {'memory': exponent(sizes, peaks), 'time': exponent(sizes, seconds)}
+    text = ', '.join(f'{axis}^{p["memory"]:.2f} (time {p["time"]:.2f})' for axis, p in exponents.items())
+    record.note(f'{name:18} memory ~ {text}', operator=name, exponents=exponents)
 
 
 def kept_bytes(module: Any, x: Any) -> int:
-    """Bytes kept between forward and backward beyond the input, the parameters and the buffers."""
+    """Return the bytes kept between forward and backward, without the input, the parameters and the buffers."""
     from torch.autograd.graph import saved_tensors_hooks
 
     storages: dict[int, Any] = {}
 
-    def note(tensor: Any) -> Any:
+    def pack(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage
         return tensor
 
-    with saved_tensors_hooks(note, lambda tensor: tensor):
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
         y = module(x)
-    own = {t.untyped_storage().data_ptr() for t in _tensors(module, x)}
-    size = sum(storage.nbytes() for place, storage in storages.items() if place not in own)
+    excluded = {t.untyped_storage().data_ptr() for t in _tensors(module, x)}
+    size = sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in excluded)
     y.sum().backward()
     return size
 

@@ -1,7 +1,7 @@
-"""Learning on the built-in shapes, plain against CoC, in the four tasks: ``shapes_tasks.py run|report``.
+"""Accuracy of plain and CoC networks on the built-in shapes in four tasks: ``shapes_tasks.py run|report``.
 
-``run`` trains the configs of configs/demo through tools/train.py, a process at a time, and goes on from the records it
-finds; ``report`` writes their table to docs/shapes_tasks.md.
+``run`` trains the configs of configs/demo with tools/train.py, one after the other, and skips those with a record;
+``report`` writes the table of the records to docs/shapes_tasks.md.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NETWORKS = ('plain', 'coc')
 
 
 class Task(NamedTuple):
-    """A pair of configs, where their data lies below the folder of the shapes, and the metric that is compared."""
+    """Pair of configs, the metric to compare, and the folder of their data below that of the shapes."""
 
     config: str
     metric: str
@@ -30,7 +30,7 @@ class Task(NamedTuple):
     scale: float = 100.0
 
     def path(self, network: str) -> Path:
-        """Config of the plain network or of its twin with CoC."""
+        """Return the config of the plain network or of the same network with CoC."""
         stem = self.config if network == 'plain' else self.config.replace('_shapes', '_coc_shapes')
         return ROOT / 'configs' / 'demo' / f'{stem}.py'
 
@@ -47,13 +47,13 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     commands = parser.add_subparsers(dest='command', required=True)
-    run = commands.add_parser('run', help='train what has no record yet')
-    run.add_argument('--data', required=True, help='folder of the shapes; written if it is not there')
+    run = commands.add_parser('run', help='do the runs without a record')
+    run.add_argument('--data', required=True, help='folder of the shapes, created if it does not exist')
     run.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS))
     run.add_argument('--networks', nargs='+', choices=NETWORKS, default=NETWORKS)
     run.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     run.add_argument('--records', type=Path, default=RECORDS, help='file of the records')
-    run.add_argument('--threads', type=int, default=1, help='threads of a run (%(default)s)')
+    run.add_argument('--threads', type=int, default=1, help='threads of each run (%(default)s)')
     commands.add_parser('report', help=f'write the table to {TABLE.relative_to(ROOT)}')
     return parser.parse_args()
 
@@ -65,33 +65,34 @@ def records(file: Path = RECORDS) -> list[dict[str, Any]]:
 
 def train(task: str, network: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one network and return its record."""
-    what = TASKS[task]
-    options = [f'data_root={Path(args.data, what.folder)}', f'randomness.seed={seed}']
+    from mmkerv.analysis.logs import read_log
+
+    settings = TASKS[task]
+    options = [f'data_root={Path(args.data, settings.folder)}', f'randomness.seed={seed}']
     machine = Machine(threads=args.threads)
     with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(what.path(network)), '--work-dir', work]
+        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(settings.path(network)), '--work-dir', work]
         done = subprocess.run(
             [*command, '--cfg-options', *options], env=machine.environment(), capture_output=True, text=True
         )
         if done.returncode:
             sys.exit(f'error: {task}, {network}, seed {seed}: {(done.stdout + done.stderr)[-2000:]}')
-        (log,) = Path(work).glob('*/vis_data/scalars.json')
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
-    metrics = next(line for line in reversed(lines) if what.metric in line)
-    seconds = statistics.median(line['time'] for line in lines if 'loss' in line)
+        log = read_log(work)
+    value = log.curve(settings.metric).y[-1]
+    seconds = statistics.median(line['time'] for line in log.train)
     return {
         'task': task,
         'network': network,
         'seed': seed,
-        'metric': what.metric,
-        'value': what.scale * metrics[what.metric],
+        'metric': settings.metric,
+        'value': settings.scale * value,
         'seconds_per_iteration': seconds,
         **machine.facts(),
     }
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train what is missing, seed by seed, and write each record as soon as it is there."""
+    """Do the missing runs, seed by seed, and write each record as soon as its run has finished."""
     from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 
     write_shapes(Path(args.data, 'scenes'), ShapesSettings(layouts=('coco', 'voc')), progress=False)
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Return the table: mean, sample standard deviation and each value."""
+    """Return the table of means, sample standard deviations and single values."""
     lines = ['| task | config | metric, % | plain | CoC |', '|---|---|---|---|---|']
     for name, task in TASKS.items():
         cells = []
@@ -123,7 +124,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def summary(values: list[float]) -> str:
-    """Say what the seeds gave."""
+    """Format mean, standard deviation and values of the seeds."""
     if not values:
         return 'not run'
     each = ', '.join(f'{value:.1f}' for value in values)

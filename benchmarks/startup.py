@@ -1,6 +1,6 @@
-"""Time to import mmkerv and to get an answer of its tools, each in a fresh process.
+"""Time to import mmkerv and to print the help of its tools, each in a fresh process.
 
-Imports are what they add to ``import torch``, within a repeat; tools are what a user waits for.
+The time of an import is what it adds to ``import torch`` within a repeat; that of a tool is its whole duration.
 
     python benchmarks/startup.py
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# As if it were not installed.
+# Imports as if mmengine were not installed.
 _WITHOUT = "import sys; sys.modules['mmengine'] = None; "
 TORCH = ['-c', 'import torch']
 CASES = {
@@ -35,7 +35,7 @@ def main() -> None:
     add_arguments(parser, repeats=11)
     record = Record('startup', parser.parse_args(), unit='seconds')
 
-    # The first repeat, which does not count, leaves the byte code that every later start of a user finds.
+    # The warm-up repeat writes the byte code, which every later start of a user reads.
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
 
     def process(command: list[str]) -> Callable[[], object]:
@@ -50,11 +50,11 @@ def main() -> None:
         values = [a - b for a, b in zip(times[case], times['torch'], strict=True)]
         return Ratio(statistics.median(values), *interval(values))
 
-    # How far a difference of nothing strays.
+    # The measurement error: the difference of two identical processes.
     control = 1 + beyond('torch again').median
     for case, (_, before) in CASES.items():
-        found = beyond(case) if before else Ratio(statistics.median(times[case]), *interval(times[case]))
-        record.add(case, 'seconds', found, control)
+        seconds = beyond(case) if before else Ratio(statistics.median(times[case]), *interval(times[case]))
+        record.add(case, 'seconds', seconds, control)
     record.write()
 
 

@@ -1,4 +1,4 @@
-"""All benchmarks in turn, each in a process of its own: tables, JSON files, pictures, and one page of figures.
+"""Run all benchmarks, each in its own process: tables, JSON files, pictures, and one page of results.
 
 python benchmarks/suite.py                        the CPU set of `make bench`, under 15 minutes on 2 cores
 python benchmarks/suite.py --full                 all networks, layers and kernels
@@ -63,38 +63,41 @@ CUDA = {
 
 
 def main() -> None:
-    """Run, and write the page."""
+    """Run the benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bench'), help='folder of the records and pictures')
-    parser.add_argument('--full', action='store_true', help='everything, not only what `make bench` runs')
-    parser.add_argument('--only', nargs='+', help='of the benchmarks, by name')
+    parser.add_argument('--full', action='store_true', help='all benchmarks, not only those of `make bench`')
+    parser.add_argument('--only', nargs='+', help='names of the benchmarks to run')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU; default: its own choice")
-    parser.add_argument('--report', type=Path, metavar='FOLDER', help='run nothing: print the records of this folder')
-    parser.add_argument('--write', metavar='FILE', help='put the tables between the markers of this document too')
+    parser.add_argument('--report', type=Path, metavar='FOLDER', help='run nothing, print the records of this folder')
+    parser.add_argument('--write', metavar='FILE', help='document to write the tables to, between its markers')
     args = parser.parse_args()
-    sys.path[:0] = [str(HERE.parent / 'tools')]
-    from cli import between_markers, run
+    sys.path[:0] = [str(HERE.parent)]
+    from mmkerv.cli.common import between_markers, run
 
     def work() -> None:
-        put = between_markers(args.write, BEGIN) if args.write else print
+        output = between_markers(args.write, BEGIN) if args.write else print
         if not args.report:
             measure_all(parser, args)
-        put(page(args.report or args.out))
+        output(page(args.report or args.out))
 
     run(work)
 
 
 def measure_all(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Run the benchmarks of a device; the first that fails ends it."""
+    """Run the benchmarks of a device; exit at the first that fails."""
     import shlex
 
     from machine import Machine
 
     Machine(args.device).checked()
-    chosen = CUDA if args.device != 'cpu' else FULL if args.full else QUICK
+    if args.device != 'cpu':
+        chosen = CUDA
+    else:
+        chosen = FULL if args.full else QUICK
     if unknown := [name for name in args.only or () if name not in chosen]:
-        parser.error(f'--only: {unknown[0]!r} is none of {", ".join(chosen)}')
+        parser.error(f'--only: {unknown[0]!r} is not one of {", ".join(chosen)}')
     for name in args.only or chosen:
         script, *options = shlex.split(chosen[name])
         where = ['--device', args.device, '--json', args.out / f'{name}.json', '--plot', args.out / f'{name}.png']
@@ -107,7 +110,7 @@ def measure_all(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 
 def page(folder: Path) -> str:
-    """Tables of all records of a folder."""
+    """Return the tables of all records in a folder."""
     files = sorted(folder.glob('*.json'))
     if not files:
         raise FileNotFoundError(f'{folder} has no records; run benchmarks/suite.py --out {folder} first')
@@ -115,7 +118,7 @@ def page(folder: Path) -> str:
 
 
 def section(record: dict[str, Any], name: str) -> str:
-    """A table of one record."""
+    """Return the table of one record."""
     from record import compared
 
     shown = compared(record['rows'])

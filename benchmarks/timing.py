@@ -1,7 +1,7 @@
-"""Paired timing: every repeat runs every form once, and ratios are taken within a repeat.
+"""Paired timing: every repeat runs every form once, and ratios are computed within a repeat.
 
-A machine's speed drifts by more than the differences that count here; within a repeat it has no time to. "A/A" is a
-second, equal copy of the reference: how far a ratio of 1 strays on this machine.
+The speed of a machine drifts by more than the differences to measure, but hardly within a repeat. "A/A" is a second,
+identical copy of the reference; its ratio shows the measurement error on this machine.
 """
 
 import math
@@ -29,20 +29,20 @@ def interleaved(
     """Time all forms in turn.
 
     Args:
-        forms: by name, what is timed.
-        repeats: how often each is measured.
-        seconds: short forms are called several times, up to ten, until this has passed.
-        warmup: repeats before those that count.
+        forms: functions to time, by name.
+        repeats: number of measurements of each form.
+        seconds: short forms are called up to ten times per repeat to fill this time.
+        warmup: repeats before the measurements.
 
     Returns:
-        By name, the seconds of a call in each repeat.
+        Seconds of a call in each repeat, by name.
     """
     times = {name: [] for name in forms}
     for repeat in range(warmup + repeats):
         for name, run in forms.items():
-            # torch's clock, which waits for a GPU; its Timer would warm up by two calls of its own each time.
+            # torch's clock, which synchronises a GPU. torch's Timer would add two warm-up calls each time.
             watch = timeit.Timer(run, timer=timer)
-            # What ran in between has emptied the caches: short forms get a call before those that count.
+            # The other forms have evicted the caches, so short forms are called once before they are measured.
             once = watch.timeit(1)
             if once < seconds:
                 calls = max(1, min(10, int(seconds / once)))
@@ -53,13 +53,13 @@ def interleaved(
 
 
 def ratio(times: dict[str, list[float]], form: str, reference: str) -> Ratio:
-    """Hold a form against another, repeat by repeat."""
+    """Return the ratio of the times of a form and of the reference."""
     ratios = [a / b for a, b in zip(times[form], times[reference], strict=True)]
     return Ratio(statistics.median(ratios), *interval(ratios))
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % confidence interval of the median: order statistics by the binomial distribution."""
+    """Return the 95 % confidence interval of the median, from order statistics and the binomial distribution."""
     ordered, n = sorted(values), len(values)
     below, tail = 0, 0.0
     while (tail := tail + math.comb(n, below) / 2**n) <= 0.025:

@@ -1,4 +1,4 @@
-"""What the paper says of Figure 7, held against our runs."""
+"""Claims of the paper about Figure 7, compared with our runs."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 class Claim(NamedTuple):
-    """A sentence of the paper: ``better`` ends above each of ``worse``, on these backbones."""
+    """Sentence of the paper: ``better`` has a higher final accuracy than each of ``worse``, on these backbones."""
 
     sentence: str
     better: str
@@ -18,7 +18,7 @@ class Claim(NamedTuple):
     backbones: tuple[str, ...] = tuple(BACKBONES)
 
 
-# By their numbers in section 4.1.
+# In the order of section 4.1, with its numbers.
 CLAIMS = (
     Claim('(1) sa: similar results, 2 seems to be the best', '221', ('121', '321', '421')),
     Claim('(2) skp should be greater than 0', '221', ('201',)),
@@ -37,10 +37,10 @@ CLAIMS = (
 
 
 def claims(runs: dict[str, Runs]) -> str:
-    """Return a table: sentence, and for each backbone whether it holds here, and our figures.
+    """Return a table of the claims: for each backbone the verdict and our accuracies.
 
     Args:
-        runs: by backbone and setting.
+        runs: records by backbone and setting.
     """
     lines = ['| the paper | ' + ' | '.join(BACKBONES) + ' |', '|---' * (1 + len(BACKBONES)) + '|']
     for claim in CLAIMS:
@@ -50,19 +50,23 @@ def claims(runs: dict[str, Runs]) -> str:
 
 
 def judged(claim: Claim, runs: Runs) -> str:
-    """Say whether a claim holds, with the figures: 'no' if one comparison goes against it, 'yes' if all go for it."""
+    """Return the verdict with the accuracies: 'no' if one comparison contradicts the claim, 'yes' if all support it."""
     if any(not runs.get(setting) for setting in (claim.better, *claim.worse)):
         return 'not run'
     signs = {compared(runs[claim.better], runs[setting]) for setting in claim.worse}
-    verdict = 'no' if -1 in signs else 'yes' if signs == {1} else 'undecided'
+    if -1 in signs:
+        verdict = 'no'
+    else:
+        verdict = 'yes' if signs == {1} else 'undecided'
     shown = ', '.join(f'{setting} {mean(runs[setting], "last"):.1f}' for setting in (claim.better, *claim.worse))
     return f'**{verdict}**: {shown}'
 
 
 def compared(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> int:
-    r"""Sign of the difference of two mean accuracies, 0 within two standard errors.
+    r"""Return the sign of the difference of two mean accuracies, 0 within two standard errors.
 
-    :math:`s^2 = p_1 (1 - p_1) / n_1 + p_2 (1 - p_2) / n_2`, n being the validation images times the seeds.
+    :math:`s^2 = p_1 (1 - p_1) / n_1 + p_2 (1 - p_2) / n_2`, where n counts the validation images of all
+    seeds.
     """
     variance = 0.0
     for group in (first, second):
@@ -73,5 +77,5 @@ def compared(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> int:
 
 
 def mean(group: list[dict[str, Any]], key: str) -> float:
-    """Mean over the seeds."""
+    """Return the mean over the seeds."""
     return statistics.fmean(record[key] for record in group)

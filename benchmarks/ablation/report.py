@@ -10,9 +10,9 @@ from ablation.training import read_records, write_records
 
 HEAD = """# Results
 
-Made by `python benchmarks/coc_ablation.py report`. Accuracies are top-1 of the validation images in %, means over the
-seeds and their range; "train" is that of the augmented training images during the last epoch. The paper's own values
-are not here: its text gives none for Figure 7.
+Written by `python benchmarks/coc_ablation.py report`. Accuracies are top-1 of the validation images in %, as means and
+ranges over the seeds; "train" is that of the augmented training images during the last epoch. The text of the paper
+gives no values for Figure 7.
 """
 NOISE = """A claim is judged by the accuracy after the last epoch; "undecided" is a difference within two standard
 errors.
@@ -35,33 +35,33 @@ def write_report(out: Path, archive: Path, docs: Path) -> None:
 
 
 def sections(records: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Runs]]]:
-    """Group records that may be compared: by data, size, epochs and start; in a group by backbone and setting.
+    """Group comparable records by data, size, epochs and initialisation; within a group by backbone and setting.
 
-    Plain networks have no start, and with weight standardisation it is always kaiming: they stand in every group.
+    Runs that do not depend on the initialisation of super layers are in every group.
     """
     records = sorted(records, key=lambda record: record['seed'])
-    places = sorted({place(record) for record in records})
+    titles = sorted({training_data(record) for record in records})
     groups = []
-    for where in places:
-        here = [record for record in records if place(record) == where]
-        starts = {record['super_init'] for record in here if not shared(record)}
+    for title in titles:
+        comparable = [record for record in records if training_data(record) == title]
+        starts = {record['super_init'] for record in comparable if not shared(record)}
         for start in [name for name in SUPER_INITS if name in starts] or [None]:
             runs: dict[str, Runs] = {}
-            for record in here:
+            for record in comparable:
                 if shared(record) or record['super_init'] == start:
                     runs.setdefault(record['backbone'], {}).setdefault(record['setting'], []).append(record)
-            groups.append((where + (f'; super layers start: {start}' if start else ''), runs))
+            groups.append((title + (f'; super layers start: {start}' if start else ''), runs))
     return groups or [('No runs yet', {})]
 
 
 def shared(record: dict[str, Any]) -> bool:
-    """Whether the choice of the start makes no difference to a run."""
+    """Return whether a run does not depend on the initialisation of super layers."""
     setting = SETTINGS[record['setting']]
     return setting.stnd or not setting.coc
 
 
-def place(record: dict[str, Any]) -> str:
-    """What a run was trained on, and how long."""
+def training_data(record: dict[str, Any]) -> str:
+    """Describe the data of a run and the length of its training."""
     data, size = record['data'], record['size']
     return (
         f'{data["name"]}: {data["classes"]} classes, {data["train"]} images ({data["val"]} of validation), '
@@ -70,7 +70,7 @@ def place(record: dict[str, Any]) -> str:
 
 
 def table(runs: Runs) -> str:
-    """One row a setting, run or not."""
+    """Return a table with a row for each setting, run or not."""
     lines = ['| setting | differs from 221 | seeds | last | best | train | s an iteration |', '|---' * 7 + '|']
     for name, setting in SETTINGS.items():
         group = runs.get(name, [])
@@ -86,14 +86,14 @@ def table(runs: Runs) -> str:
 
 
 def spread(group: list[dict[str, Any]], key: str) -> str:
-    """Mean, and the range if there are several."""
+    """Format the mean, with the range of several values."""
     values = [record[key] for record in group]
     text = f'{mean(group, key):.1f}'
     return text + (f' ({min(values):.1f} to {max(values):.1f})' if len(values) > 1 else '')
 
 
 def machines(records: Iterable[dict[str, Any]]) -> str:
-    """Where the runs were made, a line each."""
+    """List the machines of the runs, one line each."""
     lines = set()
     for record in records:
         versions = ', '.join(f'{name} {version}' for name, version in record['versions'].items())

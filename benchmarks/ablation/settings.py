@@ -12,7 +12,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.options import CoCOptions
 
 RECIPE = Path(__file__).resolve().parents[2] / 'configs' / 'tiny_imagenet' / 'resnet18_tiny_imagenet.py'
-# What of the recipe's model each backbone changes.
+# Changes of the recipe's model for each backbone.
 BACKBONES = {
     'resnet18': {},
     'shufflenet_v2_1x': dict(
@@ -20,16 +20,16 @@ BACKBONES = {
     ),
 }
 SUPER_INITS = ('identity', 'kaiming')
-# The paper gives none. From the start of ShuffleNetV2 the recipe's SGD diverges on this loss alone with 3e-3.
+# The paper gives no weight. With 3e-3 the recipe's SGD diverges from the first iterations of ShuffleNetV2.
 ORTH_WEIGHT = 1e-3
 KERV = dict(type='mmkerv.KervConv', kernel='polynomial', degree=3, balance=2.0)
 
 
 class Setting(NamedTuple):
-    """Figure 7's hyper-parameters, by the names of ``CoCConv``'s arguments where it has them.
+    """Hyperparameters of Figure 7, named as the arguments of ``CoCConv`` where those exist.
 
-    The defaults are the paper's optimum. ``coc=False`` is the network with plain convolutions, and ``kerv`` that with a
-    polynomial kervolution as its first one, for comparison.
+    The defaults are the paper's optimum. For comparison, ``coc=False`` is the network with plain convolutions, and
+    ``kerv`` the one with a polynomial kervolution as its first layer.
     """
 
     association: int = 2
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
 
 OPTIMUM = '221'
-# By the paper's names: digits are sa, skp and sl, and a word is what is switched from the optimum.
+# The paper's names: digits are sa, skp and sl, and a word is the option that differs from the optimum.
 SETTINGS = {
     'plain': Setting(coc=False),
     'plain_orth': Setting(coc=False, orth=True),
@@ -73,7 +73,7 @@ SETTINGS = {
 
 
 class Data(NamedTuple):
-    """A folder ``{train,val}/CLASS/*`` of images, and what it holds."""
+    """Folder ``{train,val}/CLASS/*`` of images, with the numbers of its classes and images."""
 
     folder: Path
     classes: int
@@ -81,7 +81,7 @@ class Data(NamedTuple):
     val: int
 
     def facts(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """Return the description of the data for a record."""
         return {'name': self.folder.name, 'classes': self.classes, 'train': self.train, 'val': self.val}
 
 
@@ -97,19 +97,19 @@ class Job(NamedTuple):
 
     @property
     def start(self) -> str | None:
-        """How the super layers start; with weight standardisation there is no identity."""
+        """Initialisation of the super layers; weight standardisation excludes the identity."""
         options = coc_options(self)
         return CoCOptions(**options).start if options else None
 
     def name(self, data: Data) -> str:
-        """Name of its record: all that the result depends on."""
-        place = f'{data.folder.name}-{data.classes}x{data.train}'
+        """Return the name of the record, which contains all that the result depends on."""
+        dataset = f'{data.folder.name}-{data.classes}x{data.train}'
         start = f'-{self.start}' if self.start else ''
-        return f'{self.backbone}__{self.setting}{start}__{place}__{self.size}px__{self.epochs}ep__seed{self.seed}'
+        return f'{self.backbone}__{self.setting}{start}__{dataset}__{self.size}px__{self.epochs}ep__seed{self.seed}'
 
 
 def coc_options(job: Job) -> dict[str, Any]:
-    """``CoCConv``'s arguments but ``replace_1x1``; none for plain convolutions."""
+    """Return the arguments of ``CoCConv`` without ``replace_1x1``; none for plain convolutions."""
     setting = SETTINGS[job.setting]
     if not setting.coc:
         return {}
@@ -126,11 +126,11 @@ def configure(job: Job, data: Data, loaders: int | None = None) -> Config:
     Args:
         job: the run.
         data: the images.
-        loaders: processes that load images, instead of the recipe's number.
+        loaders: number of data loader workers; by default the recipe's.
     """
     setting = SETTINGS[job.setting]
     cfg = load_config(str(RECIPE), {'data_root': str(data.folder)})
-    # Merging takes `_delete_` out of what is merged.
+    # A copy, because merging removes `_delete_` from its argument.
     cfg.merge_from_dict(dict(model=deepcopy(BACKBONES[job.backbone])))
     backbone = cfg.model.backbone
     if setting.coc:
@@ -141,7 +141,7 @@ def configure(job: Job, data: Data, loaders: int | None = None) -> Config:
         backbone.update(type=f'mmkerv.{backbone.type}', conv_cfg=KERV, where=dict(stages=()))
     elif setting.stnd:
         backbone.conv_cfg = dict(type='ConvWS')
-    # The head also logs training accuracy; five classes are too many to ask of fewer.
+    # Also log training accuracy; top-5 accuracy would need at least five classes.
     cfg.model.head.update(num_classes=data.classes, topk=(1,), cal_acc=True)
     cfg.val_evaluator.topk = (1,)
     cfg.data_preprocessor.num_classes = data.classes
@@ -160,7 +160,7 @@ def configure(job: Job, data: Data, loaders: int | None = None) -> Config:
     cfg.randomness = dict(seed=job.seed)
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     cfg.default_hooks.checkpoint = None
-    # The last line of an epoch in the log: means over the epoch.
+    # The last line of an epoch in the log contains means over the epoch.
     cfg.default_hooks.logger.ignore_last = False
     means = [dict(data_src=source, method_name='mean', window_size='epoch') for source in ('accuracy_top-1', 'time')]
     cfg.log_processor = dict(custom_cfg=means)
@@ -168,7 +168,7 @@ def configure(job: Job, data: Data, loaders: int | None = None) -> Config:
 
 
 def resized(pipeline: list[dict], size: int) -> list[dict]:
-    """Scale images to ``size`` x ``size`` once they are read; random crops and their padding grow with them."""
+    """Scale images to ``size`` x ``size`` after reading; random crops and their padding are scaled too."""
     read, *rest = pipeline
     for step in rest:
         if step['type'] == 'RandomCrop':
@@ -181,16 +181,16 @@ def inspect(folder: Path) -> Data:
     """Count classes and images of ``{train,val}/CLASS/*``.
 
     Raises:
-        FileNotFoundError: if the folder, or its train or val, is not there.
-        ValueError: if train and val do not have the same classes.
+        FileNotFoundError: if the folder, its train or its val does not exist.
+        ValueError: if train and val have different classes.
     """
-    layout = 'it must hold train/CLASS/*.JPEG and val/CLASS/*.JPEG'
+    layout = 'it must contain train/CLASS/*.JPEG and val/CLASS/*.JPEG'
     if not folder.is_dir():
-        raise FileNotFoundError(f'--data {folder}: there is no such folder; {layout}')
+        raise FileNotFoundError(f'--data {folder} does not exist; {layout}')
     classes, images = {}, {}
     for split in ('train', 'val'):
         if not (folder / split).is_dir():
-            raise FileNotFoundError(f'--data {folder}: it has no folder {split}; {layout}')
+            raise FileNotFoundError(f'--data {folder} has no folder {split}; {layout}')
         classes[split] = {path.name for path in (folder / split).iterdir() if path.is_dir()}
         files = (path for name in classes[split] for path in (folder / split / name).rglob('*'))
         images[split] = sum((guess_type(path.name)[0] or '').startswith('image/') for path in files)

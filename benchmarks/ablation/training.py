@@ -14,6 +14,7 @@ from typing import Any
 from machine import Machine
 
 from ablation.settings import ORTH_WEIGHT, SETTINGS, Data, Job, configure
+from mmkerv.analysis.logs import Log, read_log
 from mmkerv.errors import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,9 +61,9 @@ def complete(
         ValueError: at the end, if runs failed.
     """
     named = {job.name(data): job for job in jobs}
-    there = read_records(archive, out)
-    missing = {name: job for name, job in named.items() if name not in there}
-    tell(f'{len(named) - len(missing)} of {len(named)} runs are there, {len(missing)} to go')
+    recorded = read_records(archive, out)
+    missing = {name: job for name, job in named.items() if name not in recorded}
+    tell(f'{len(named) - len(missing)} of {len(named)} runs have records, {len(missing)} are missing')
     pool, failures = ThreadPoolExecutor(workers), []
     try:
         futures = {pool.submit(train, job, data, out.parent / name, machine): name for name, job in missing.items()}
@@ -85,16 +86,16 @@ def complete(
 
 
 def train(job: Job, data: Data, folder: Path, machine: Machine) -> dict[str, Any]:
-    """Train one network; returns its record.
+    """Train one network and return its record.
 
     Args:
         job: the run.
         data: the images.
-        folder: where config.py, train.log and mmengine's logs go.
-        machine: where it trains.
+        folder: folder for config.py, train.log and mmengine's logs.
+        machine: resources of the run.
 
     Raises:
-        RuntimeError: if the process fails, with the last line it wrote.
+        RuntimeError: if the process fails; the message is the last line of its output.
     """
     facts = machine.facts()
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,22 +105,21 @@ def train(job: Job, data: Data, folder: Path, machine: Machine) -> dict[str, Any
     with log.open('w') as stream:
         status = subprocess.run(command, env=machine.environment(), stdout=stream, stderr=stream).returncode
     if status:
-        last = (log.read_text().strip().splitlines() or ['nothing was written'])[-1]
+        last = (log.read_text().strip().splitlines() or ['no output'])[-1]
         raise RuntimeError(f'{last} (exit status {status}, see {log})')
     record = {**job._asdict(), 'super_init': job.start, 'arguments': SETTINGS[job.setting]._asdict()}
     record |= {'orth_weight': ORTH_WEIGHT if SETTINGS[job.setting].orth else None, 'data': data.facts()}
-    return record | figures(max(folder.glob('*/vis_data/scalars.json'))) | facts
+    return record | figures(read_log(folder)) | facts
 
 
-def figures(scalars: Path) -> dict[str, Any]:
-    """Accuracies (%) and time of a run from mmengine's log of scalars.
+def figures(log: Log) -> dict[str, Any]:
+    """Return the accuracies (%) and the time of a run from its log.
 
-    ``curve`` is validation top-1 after each epoch, ``train_top1`` that of the augmented training images during the
-    last epoch, ``seconds_per_iteration``, loading included, the median over the epochs of their means.
+    ``curve`` is validation top-1 after each epoch, ``train_top1`` that of the augmented training images during the last
+    epoch, and ``seconds_per_iteration`` the median over the epochs of their means, with data loading.
     """
-    rows = [json.loads(line) for line in scalars.read_text().splitlines()]
-    curve = [row['accuracy/top1'] for row in rows if 'accuracy/top1' in row]
-    epochs = {row['epoch']: row for row in rows if 'accuracy_top-1' in row}
+    curve = log.curve('accuracy/top1').y
+    epochs = {row['epoch']: row for row in log.train if 'accuracy_top-1' in row}
     last = epochs[max(epochs)]
     return {
         'curve': curve,

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 # The paper's accuracy (%) of the convolutional network under attack, Table 1; it does not give eps.
 PAPER_CNN = 71.92
-# Each network of Table 1 is attacked with these; between them accuracy is interpolated.
+# Steps of the attacks on each network of Table 1; accuracy is interpolated between them.
 EPS = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2)
 MEAN, STD = 0.1307, 0.3081
 
 
 def attacked_accuracy(model: nn.Module, images: Tensor, labels: Tensor, eps: float, scale: str = '01') -> float:
-    """Percentage of images still classified right.
+    """Return the percentage of attacked images that are classified correctly.
 
     Args:
-        model: network that takes images of ``scale``, in evaluation mode.
+        model: network for images of ``scale``, in evaluation mode.
         images: (N, 1, 28, 28), scaled.
         labels: (N,).
-        eps: step, in units of pixels / 255.
+        eps: step, as a fraction of the range of pixels.
         scale: ``'01'`` or ``'std'``.
     """
     low, high = (0.0, 1.0) if scale == '01' else (-MEAN / STD, (1 - MEAN) / STD)
@@ -43,7 +43,7 @@ def eps_of_the_paper(curves: Sequence[Sequence[float]]) -> float:
     """Interpolate the eps at which the mean accuracy of the convolutional networks is the paper's.
 
     Args:
-        curves: for each network its accuracy at each of ``EPS``.
+        curves: accuracies at ``EPS`` for each network.
 
     Raises:
         ValueError: if the accuracy is not reached within ``EPS``.
@@ -56,7 +56,7 @@ def eps_of_the_paper(curves: Sequence[Sequence[float]]) -> float:
 
 
 def interpolated(curve: Sequence[float], eps: float) -> float:
-    """Accuracy at ``eps`` of a network with accuracy ``curve`` at each of ``EPS``."""
+    """Return the accuracy at ``eps`` of a network with the accuracies ``curve`` at ``EPS``."""
     for low, high, first, second in zip(EPS, EPS[1:], curve, curve[1:]):
         if low <= eps <= high:
             return first + (second - first) * (eps - low) / (high - low)

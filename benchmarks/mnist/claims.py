@@ -1,4 +1,4 @@
-"""What the paper claims of MNIST, held against our runs."""
+"""Claims of the paper about MNIST, compared with our runs."""
 
 import statistics
 from typing import Any
@@ -7,7 +7,7 @@ Runs = dict[str, list[dict[str, Any]]]
 
 
 def claims(runs: Runs, attacked: dict[str, list[float]]) -> str:
-    """Return a table: claim, figures, whether it holds. A claim whose runs are missing says "not run"."""
+    """Return a table of claims, verdicts and our results; the verdict is "not run" where runs are missing."""
     best = {config: _mean([r['best'] for r in group]) for config, group in runs.items()}
     steps = {config: _mean([(r['to_target'] or {}).get('iteration') for r in group]) for config, group in runs.items()}
     robust = {config: statistics.fmean(values) for config, values in attacked.items()}
@@ -41,7 +41,7 @@ def claims(runs: Runs, attacked: dict[str, list[float]]) -> str:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """Mean over the seeds; None if one of them never got there."""
+    """Mean over the seeds; None if a value is missing."""
     return None if any(v is None for v in values) else statistics.fmean(values)
 
 

@@ -18,19 +18,21 @@ def read_idx(path: Path) -> Tensor:
 
     Raises:
         FileNotFoundError: if neither ``path`` nor ``path.gz`` exists.
-        ValueError: if it is no idx file of bytes, or is cut short.
+        ValueError: if it is not an idx file of bytes, or is truncated.
     """
     packed = path.with_name(f'{path.name}.gz')
     if not path.is_file() and not packed.is_file():
         raise FileNotFoundError(f'{path} and {packed} do not exist; --data must be the folder with the files of MNIST')
     content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
     if content[:3] != b'\x00\x00\x08':
-        raise ValueError(f'{path} is no idx file of bytes: it begins with {content[:4]!r}; get MNIST anew')
+        raise ValueError(f'{path} is not an idx file of bytes: it begins with {content[:4]!r}; download MNIST again')
     axes = content[3]
     shape = np.frombuffer(content, '>u4', axes, 4).astype(int)
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if values.size != shape.prod():
-        raise ValueError(f'{path} holds {values.size} bytes, its head promises {shape.prod()}; get MNIST anew')
+        raise ValueError(
+            f'{path} has {values.size} bytes of data, and its header says {shape.prod()}; download MNIST again'
+        )
     return torch.from_numpy(values.reshape(shape).copy())
 
 
@@ -38,9 +40,9 @@ def load(folder: Path, scale: str, limit: int | None = None) -> dict[str, tuple[
     """Return images (N, 1, 28, 28) and labels (N,) of both splits.
 
     Args:
-        folder: where the files are.
+        folder: folder of the files.
         scale: ``'01'`` pixels / 255, ``'std'`` then (x - 0.1307) / 0.3081.
-        limit: use only so many training images, and as many test images.
+        limit: largest number of training and of test images.
     """
     splits = {}
     for split, names in FILES.items():

@@ -1,4 +1,4 @@
-"""The runs of the study as data, and the pool that trains what is missing."""
+"""The runs of the study as data, and the process pool that does the missing ones."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ from mnist.attack import EPS, attacked_accuracy
 from mnist.data import load
 from mnist.training import Setting, train
 
-# Paper: best accuracy (%), where section 4 or Table 1 gives one. The legends of Figure 2 are not in the text.
+# Best accuracy (%) in section 4 or Table 1 of the paper, if given. The values of Figure 2 are not in its text.
 RUNS = {
     'lenet5': 99.17,
     'lenet5_kerv': None,
@@ -37,12 +37,12 @@ RUNS = {
     'lenet5_kerv_l1': 99.05,
     'lenet5_kerv_manhattan': None,
 }
-# Those of Table 1 and their published accuracy under attack, ours beside them; those of Figure 1.
+# Networks that are attacked, with the published accuracy of those in Table 1; networks that are drawn, as in Figure 1.
 ATTACKED = {'lenet5': 71.92, 'lenet5_kerv_l1': 74.08, 'lenet5_kerv_l2': 76.36, 'lenet5_kerv_euclidean': None}
 ATTACKED |= {'lenet5_kerv_manhattan': None, 'lenet5_kerv_gaussian': None, 'lenet5_kerv': None}
 DRAWN = {'lenet5': 'convolution', 'lenet5_kerv_d2_c05': 'polynomial\n(2, 0.5)', 'lenet5_kerv': 'polynomial\n(3, 1)'}
 LITERAL = Setting()
-# The setting that the search found: a norm for all, and filters that start as patches for kernels of a distance.
+# Settings that the search found: a norm for all, and filters initialised as patches for kernels of a distance.
 FOUND = Setting('01', 'BN')
 FOUND_FOR_DISTANCES = Setting('01', 'BN', 'patches', 'auto')
 DOT = ('lenet5', 'lenet5_kerv', 'lenet5_kerv_sigmoid')
@@ -50,8 +50,8 @@ LINEAR = ('lenet5_linear', 'lenet5_kerv_linear', 'lenet5_kerv_gaussian_linear')
 PLACES = ('lenet5_kerv_learnable', 'lenet5_kerv_conv', 'lenet5_conv_kerv')
 OTHERS = ('lenet5_kerv_d2_c05', 'lenet5_kerv_d2', 'lenet5_kerv_c05', 'lenet5_kerv_euclidean')
 L1_NORMS = ('lenet5_kerv_l1', 'lenet5_kerv_manhattan')
-# In this order, with the setting found or the paper's words alone. The setting found is for the kernels of a
-# distance, which need it, and for those they are compared with.
+# Groups of runs in their order, with the found (True) or the literal setting (False). The found one is for the kernels
+# of a distance, which need it, and for the networks that they are compared with.
 PARTS = (
     (False, (*DOT, 'lenet5_kerv_gaussian', *LINEAR, *PLACES, 'lenet5_kerv_l2')),
     (True, ('lenet5_kerv_l2', 'lenet5', 'lenet5_kerv_gaussian')),
@@ -59,14 +59,14 @@ PARTS = (
     (False, L1_NORMS),
     (True, ('lenet5_kerv_gaussian_linear', 'lenet5_kerv_euclidean', 'lenet5_kerv_l1', 'lenet5_kerv')),
 )
-# With batch norm a run takes twice as long, and one of an L1 norm as long as six others: these have fewer seeds, and
-# the latter are evaluated every so many iterations.
+# A run with batch norm takes twice as long, one of an L1 norm six times: these have fewer seeds, and the latter have a
+# longer interval between evaluations.
 FOUND_SEEDS, L1_SEEDS, L1_EVERY = 2, 1, 400
 DISTANCES = ('gaussian', 'l2', 'euclidean', 'l1', 'manhattan')
 
 
 class Job(NamedTuple):
-    """One training run: what, how, from which seed, how long (None: as the config says), and how often evaluated."""
+    """Training run; ``epochs`` is by default the config's, ``every`` the iterations between evaluations."""
 
     config: str
     setting: Setting
@@ -76,18 +76,18 @@ class Job(NamedTuple):
     limit: int | None = None
 
     def path(self, folder: Path) -> Path:
-        """Where its record lies."""
+        """Return the file of the record."""
         setting = re.sub(r'[^\w.]+', '-', str(self.setting))
         return folder / f'{self.config}__{setting}__seed{self.seed}.json'
 
 
 def distance_kernel(config: str) -> str | None:
-    """Name of the kernel of a distance in a config's name, or None."""
+    """Return the kernel of a distance in the name of a config, or None."""
     return next((kernel for kernel in DISTANCES if f'_{kernel}' in config), None)
 
 
 def search_jobs(limit: int | None = None) -> Iterator[Job]:
-    """Settings for every kernel, one seed, three epochs: scale and norm for all, init and gamma for distances."""
+    """Yield the runs of the search, one seed, three epochs: scale and norm for all, init and gamma for distances."""
     for kernel in (
         '',
         '_kerv',
@@ -99,8 +99,13 @@ def search_jobs(limit: int | None = None) -> Iterator[Job]:
         '_kerv_l1',
     ):
         radial = distance_kernel(kernel)
-        # A run of an L1 norm takes as long as eight others: it has the choices that matter for l2.
-        inits = ('torch',) if not radial else ('patches',) if radial in ('l1', 'manhattan') else ('torch', 'patches')
+        if not radial:
+            inits = ('torch',)
+        elif radial in ('l1', 'manhattan'):
+            # Runs of an L1 norm are slow, so they have the init that was better for l2.
+            inits = ('patches',)
+        else:
+            inits = ('torch', 'patches')
         for scale in ('01',) if radial else ('01', 'std'):
             for norm in (None, 'BN'):
                 for init in inits:
@@ -109,27 +114,25 @@ def search_jobs(limit: int | None = None) -> Iterator[Job]:
 
 
 def run_jobs(seeds: int, epochs: int | None = None, limit: int | None = None) -> list[Job]:
-    """Every run of the study, the most telling first: with the paper's words alone, and with the setting found."""
-    jobs = [
-        Job(
-            config, found(config) if searched else LITERAL, seed, epochs, L1_EVERY if config in L1_NORMS else 100, limit
-        )
-        for searched, part in PARTS
-        for config in part
-        for seed in range(min(seeds, L1_SEEDS if config in L1_NORMS else FOUND_SEEDS if searched else seeds))
-    ]
+    """Return every run of the study, the most important first."""
+    jobs = []
+    for searched, part in PARTS:
+        for config in part:
+            setting = found(config) if searched else LITERAL
+            most, every = (L1_SEEDS, L1_EVERY) if config in L1_NORMS else (FOUND_SEEDS if searched else seeds, 100)
+            jobs += [Job(config, setting, seed, epochs, every, limit) for seed in range(min(seeds, most))]
     return list(dict.fromkeys(jobs))
 
 
 def found(config: str) -> Setting:
-    """The setting that the search found for a config."""
+    """Return the setting that the search found for a config."""
     kernel = distance_kernel(config)
     setting = FOUND_FOR_DISTANCES if kernel else FOUND
     return setting if kernel == 'gaussian' else setting._replace(gamma=None)
 
 
 def records(folder: Path, archive: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Read the records that ``folder`` holds, and those of its phase in ``archive``, by name."""
+    """Read the records in ``folder`` and those of its phase in ``archive``, by name."""
     old = json.loads(archive.read_text())[folder.name] if archive and archive.exists() else {}
     return old | {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))}
 
@@ -137,22 +140,22 @@ def records(folder: Path, archive: Path | None = None) -> dict[str, dict[str, An
 def complete(
     jobs: Iterable[Job], folder: Path, archive: Path | None, data: Path, workers: int, device: str, tell=print
 ) -> None:
-    """Train each job whose record is missing, in ``workers`` processes of one thread each.
+    """Do the jobs without a record, in ``workers`` processes of one thread each.
 
-    A record is written when its run is over, so a study that was interrupted goes on with the runs that were not.
+    Each record is written when its run has finished, so an interrupted study continues with the remaining runs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     jobs = list(jobs)
-    there = records(folder, archive)
-    missing = [job for job in jobs if job.path(folder).stem not in there]
-    tell(f'{folder}: {len(jobs) - len(missing)} of {len(jobs)} runs are there, {len(missing)} to go')
+    recorded = records(folder, archive)
+    missing = [job for job in jobs if job.path(folder).stem not in recorded]
+    tell(f'{folder}: {len(jobs) - len(missing)} of {len(jobs)} runs have records, {len(missing)} are missing')
     failures = []
     with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'), _one_thread) as pool:
         futures = {pool.submit(_run, job, folder, data, device): job for job in missing}
         for count, future in enumerate(as_completed(futures), 1):
             try:
                 tell(f'[{count}/{len(missing)}] {future.result()}')
-            # The other runs go on; the study fails at its end.
+            # The other runs continue; the study fails at its end.
             except Exception as error:
                 failures.append(f'{futures[future].config}: {error}')
                 tell(f'[{count}/{len(missing)}] failed: {"".join(traceback.format_exception(error))}')
@@ -161,7 +164,7 @@ def complete(
 
 
 def attach(record: dict[str, Any], model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Add what Table 1 and Figure 1 need of a trained network to its record."""
+    """Add the data for Table 1 and Figure 1 of a trained network to its record."""
     if record['config'] in ATTACKED and not record['diverged'] and not record['hopeless'] and record['epochs'] > 3:
         scale = record['setting']['scale']
         record['fgsm'] = [attacked_accuracy(model, images, labels, eps, scale) for eps in EPS]

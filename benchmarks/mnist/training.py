@@ -1,4 +1,4 @@
-"""One training run of the study: a config, a setting of what the paper leaves open, and a seed."""
+"""Training run of the study: a config, a setting of the options that the paper leaves open, and a seed."""
 
 import platform
 import time
@@ -16,18 +16,23 @@ from mmkerv.ops import KervConv2d
 from mmkerv.ops.kerv import find_kernel
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'mnist'
+# Test accuracy (%) whose first iteration is recorded.
 TARGET = 98.0
-# A run whose test accuracy (%) is below LEARNS after PATIENCE epochs has learned nothing, and is not continued.
+# A run with a test accuracy (%) below LEARNS after PATIENCE epochs is stopped, as it does not learn.
 PATIENCE, LEARNS = 4, 20.0
-CLOSE = 6
+# Epochs after which the interval between evaluations is SPARSER times as long.
+CLOSE, SPARSER = 6, 6
 
 
 class Setting(NamedTuple):
-    """What the paper leaves open.
+    """Options that the paper leaves open.
 
-    scale: ``'01'`` or ``'std'``, see :func:`mnist.data.load`; norm: ``'BN'`` between kernel and activation, or
-    ``None``; init: ``'torch'``, or ``'patches'``, which starts the filters of kernels of a distance as patches of
-    their layer's input; gamma: instead of the config's, where the kernel has one.
+    Args:
+        scale: ``'01'`` or ``'std'``, see :func:`mnist.data.load`.
+        norm: ``'BN'`` between kernel and activation, or ``None``.
+        init: ``'torch'``, or ``'patches'``, which initialises the filters of kernels of a distance with patches of
+            their layer's input.
+        gamma: replaces the config's, where the kernel has one.
     """
 
     scale: str = '01'
@@ -41,19 +46,17 @@ class Setting(NamedTuple):
 
 
 def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
-    """Build the network of ``configs/mnist/{config}.py`` with ``setting``; ``sample`` is a batch of images."""
+    """Build the network of ``configs/mnist/{config}.py`` with a setting; patches are taken from images ``sample``."""
     init_default_scope('mmpretrain')
     model_cfg = Config.fromfile(CONFIGS / f'{config}.py').model
     backbone = model_cfg.backbone
     if setting.norm:
         backbone.norm_cfg = dict(type=setting.norm)
     for layer in backbone.get('layers') or ():
-        if (
-            layer
-            and setting.gamma is not None
-            and 'gamma' in find_kernel(layer.get('kernel', 'polynomial')).hyperparameters
-        ):
-            layer['gamma'] = setting.gamma
+        if layer and setting.gamma is not None:
+            kernel = find_kernel(layer.get('kernel', 'polynomial'))
+            if 'gamma' in kernel.hyperparameters:
+                layer['gamma'] = setting.gamma
     model = MODELS.build(model_cfg)
     if setting.init == 'patches':
         start_from_patches(model, sample)
@@ -62,7 +65,7 @@ def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def start_from_patches(model: nn.Module, sample: Tensor) -> None:
-    """Set the filters of each kernel of a distance to patches of what reaches it, drawn without replacement."""
+    """Set the filters of each kernel of a distance to patches of its input, drawn without replacement."""
 
     def draw(conv: KervConv2d, inputs: tuple[Tensor]) -> None:
         patches = nn.functional.unfold(inputs[0], conv.kernel_size, 1, conv.padding).transpose(1, 2).flatten(0, 1)
@@ -78,7 +81,7 @@ def start_from_patches(model: nn.Module, sample: Tensor) -> None:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """Percentage of images that ``model`` classifies right."""
+    """Return the percentage of images that ``model`` classifies correctly."""
     model.eval()
     right = sum(
         (model(x, mode='tensor').argmax(1) == y).sum() for x, y in zip(images.split(batch), labels.split(batch))
@@ -97,17 +100,17 @@ def train(
     every: int = 100,
     tell: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], nn.Module]:
-    """Train as the config says, on the device of ``data``; returns the record and the network.
+    """Train by the config on the device of ``data``; return the record and the network.
 
-    Test accuracy is taken after each epoch and, until it has reached 98 %, every ``every`` iterations, six times as
-    rarely after ``CLOSE`` epochs. ``best`` is the best after an epoch. ``seconds`` is the time of the training steps
-    alone: CPU time of this one-threaded process, or wall time on a GPU.
+    Test accuracy is measured after each epoch and, until it has reached ``TARGET``, every ``every`` iterations, or
+    ``SPARSER`` times as many after ``CLOSE`` epochs. ``best`` is the best accuracy after an epoch. ``seconds`` is the
+    time of the training steps: CPU time of this single-threaded process, or wall time on a GPU.
     """
     cfg = Config.fromfile(CONFIGS / f'{config}.py')
     torch.manual_seed(seed)
     (images, labels), test = data['train'], data['test']
     device = images.device
-    # On a CPU pooling is faster with the channels last, batch norm much slower.
+    # On a CPU, channels_last makes pooling faster and batch norm much slower.
     layout = torch.contiguous_format if setting.norm else torch.channels_last
     model = build(config, setting, images[:500].cpu()).to(device, memory_format=layout)
     images = images.to(memory_format=layout)
@@ -132,8 +135,8 @@ def train(
             optimizer.step()
             seconds += clock() - start
             iteration += 1
-            if iteration % (every if epoch < CLOSE else 6 * every) == 0:
-                # Asked rarely: on a GPU it waits for the device.
+            if iteration % (every if epoch < CLOSE else SPARSER * every) == 0:
+                # Not in every iteration, because it synchronises a GPU.
                 if not torch.isfinite(loss):
                     record['diverged'] = iteration
                     break
@@ -157,7 +160,7 @@ def train(
 
 
 def machine(device: torch.device) -> str:
-    """Date, hardware and versions."""
+    """Return date, hardware and versions."""
     if device.type == 'cuda':
         hardware = torch.cuda.get_device_name(device)
     else:

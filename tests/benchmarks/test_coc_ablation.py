@@ -13,6 +13,7 @@ from torch import nn
 
 pytest.importorskip('mmpretrain')
 
+from mmkerv.analysis.logs import read_log
 from mmkerv.errors import ArgumentError
 from mmkerv.ops import CoCConv2d, KervConv2d
 
@@ -212,7 +213,7 @@ def test_a_run_leaves_its_record_and_is_not_done_again(images, tmp_path, monkeyp
     # Found in the records of docs, too.
     out.unlink()
     main(monkeypatch, *arguments)
-    assert '1 of 1 runs are there, 0 to go' in capsys.readouterr().out and not out.exists()
+    assert '1 of 1 runs have records, 0 are missing' in capsys.readouterr().out and not out.exists()
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
@@ -235,11 +236,12 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
 
 
 def test_figures_are_read_from_the_log(tmp_path):
-    rows = [{'loss': 2.0, 'accuracy_top-1': 9.0, 'time': 5.0, 'epoch': 1}]
-    rows += [{'loss': 2.0, 'accuracy_top-1': 10.0, 'time': 2.0, 'epoch': 1}, {'accuracy/top1': 30.0, 'step': 1}]
-    rows += [{'loss': float('nan'), 'accuracy_top-1': 20.0, 'time': 1.0, 'epoch': 2}, {'accuracy/top1': 5.0, 'step': 2}]
+    training_rows = [(2.0, 9.0, 5.0, 1), (2.0, 10.0, 2.0, 1), (float('nan'), 20.0, 1.0, 2)]
+    names = ('loss', 'accuracy_top-1', 'time', 'epoch')
+    rows = [{**dict(zip(names, row)), 'step': 10 * step} for step, row in enumerate(training_rows, 1)]
+    rows += [{'accuracy/top1': 30.0, 'step': 1}, {'accuracy/top1': 5.0, 'step': 2}]
     (tmp_path / 'scalars.json').write_text('\n'.join(map(json.dumps, rows)))
-    assert training.figures(tmp_path / 'scalars.json') == {
+    assert training.figures(read_log(tmp_path / 'scalars.json')) == {
         **{'curve': [30.0, 5.0], 'best': 30.0, 'last': 5.0, 'train_top1': 20.0},
         **{'diverged': True, 'seconds_per_iteration': 1.5},
     }
@@ -255,7 +257,7 @@ def test_figures_are_read_from_the_log(tmp_path):
         (('--device', 'abacus'), '--device must be cpu, cuda or cuda:N'),
         (('--size', 16), '--size must be >= 32'),
         (('--epochs', 0), '--epochs must be >= 1'),
-        (('--data', 'nowhere'), '--data nowhere: there is no such folder'),
+        (('--data', 'nowhere'), '--data nowhere does not exist'),
     ],
 )
 def test_bad_flags_are_named(images, monkeypatch, tmp_path, arguments, message):
@@ -273,7 +275,7 @@ def test_bad_folders_are_named(images):
     with pytest.raises(FileNotFoundError, match='no image in val'):
         settings.inspect(images)
     (images / 'val').rename(images / 'test')
-    with pytest.raises(FileNotFoundError, match='it has no folder val'):
+    with pytest.raises(FileNotFoundError, match='has no folder val'):
         settings.inspect(images)
 
 

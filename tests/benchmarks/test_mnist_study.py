@@ -133,7 +133,7 @@ def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
     lost = next(folder.glob('*.json'))
     lost.unlink()
     again = run('run', *arguments, '--only', 'lenet5$|l2$')
-    assert f'{len(records) - 1} of {len(records)} runs are there, 1 to go' in again.stdout and lost.exists()
+    assert f'{len(records) - 1} of {len(records)} runs have records, 1 are missing' in again.stdout and lost.exists()
     report = run('report', *arguments)
     assert report.returncode == 0, report.stderr
     text = (tmp_path / 'docs' / 'results.md').read_text()

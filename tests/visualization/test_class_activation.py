@@ -131,7 +131,7 @@ def test_several_maps_are_averaged_and_single_ones_picked(image):
     assert cam(Both((1, 0)), image, 0, 'backbone').layers == ['backbone:0']
     with pytest.raises(ConfigError, match="does not depend on 'backbone:1'"):
         cam(Both((1, 0)), image, 0, 'backbone:1')
-    with pytest.raises(ConfigError, match=r'gives 2 feature maps, .* use backbone:0 to backbone:1'):
+    with pytest.raises(ConfigError, match=r'returns 2 feature maps, .* use backbone:0 to backbone:1'):
         cam(Both((1, 1)), image, 0, 'backbone:2')
 
 

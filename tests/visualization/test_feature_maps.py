@@ -159,7 +159,7 @@ def test_tool(files, tmp_path):
     'arguments, says',
     [
         (('--target-layers', 'backbone.layr1'), "no layer 'backbone.layr1'; the nearest names are backbone.layer1"),
-        (('--target-layers', 'backbone.layer1:1'), "'backbone.layer1:1' is none of them"),
+        (('--target-layers', 'backbone.layer1:1'), "'backbone.layer1:1' is not one of them"),
         (('--out-file', 'maps.gif'), '--out-file must end in .png'),
     ],
 )

@@ -8,6 +8,7 @@ DIR holds train/CLASS/*.JPEG and val/CLASS/*.JPEG; docs/coc_ablation/README.md e
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -16,7 +17,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 OUT, DOCS = Path('work_dirs/coc_ablation/records.json'), Path('docs/coc_ablation')
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     phases = parser.add_subparsers(dest='phase', required=True)
@@ -42,12 +43,12 @@ def parse_args() -> argparse.Namespace:
             help='folder of the report and of the records of earlier studies (records.json), whose runs are not '
             'repeated',
         )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Do one phase."""
-    args = parse_args()
+    args = parse_args(argv)
 
     from mmkerv import env
 

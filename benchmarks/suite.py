@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ CUDA = {
 } | {'scaling': 'scaling', 'ckconv': 'ops --layers --ckconv', 'startup': 'startup'}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bench'), help='folder of the records and pictures')
@@ -72,17 +73,14 @@ def main() -> None:
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU; default: its own choice")
     parser.add_argument('--report', type=Path, metavar='FOLDER', help='run nothing, print the records of this folder')
     parser.add_argument('--write', metavar='FILE', help='document to write the tables to, between its markers')
-    args = parser.parse_args()
-    sys.path[:0] = [str(HERE.parent)]
-    from mmkerv.cli.common import between_markers, run
+    args = parser.parse_args(argv)
 
-    def work() -> None:
-        output = between_markers(args.write, BEGIN) if args.write else print
-        if not args.report:
-            measure_all(parser, args)
-        output(page(args.report or args.out))
+    from mmkerv.cli.common import between_markers
 
-    run(work)
+    output = between_markers(args.write, BEGIN) if args.write else print
+    if not args.report:
+        measure_all(parser, args)
+    output(page(args.report or args.out))
 
 
 def measure_all(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -135,4 +133,7 @@ def section(record: dict[str, Any], name: str) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    sys.path[:0] = [str(HERE.parent)]
+    from mmkerv.cli.common import run
+
+    run(main)

@@ -1,4 +1,4 @@
-"""Counts of operations and parameters that tell the truth: of an image, of the kernels, and after folding."""
+"""Multiply-adds of an image and of the kernels, and parameters, before and after folding."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from mmkerv.ops import CKConv, CoCConv2d, KervConv2d
 from tests.engine.small_networks import NETWORKS, associated
 
 
-def test_counts_of_one_layer_are_those_of_the_formula():
+def test_counts_of_one_layer_agree_with_the_formula():
     model = nn.Sequential(CoCConv2d(8, 16, 3, padding=1, bias=False)).eval()
     found = complexity(model, (10, 12))
     assert found.image == found.folded == 10 * 12 * 16 * 8 * 9
@@ -25,7 +25,7 @@ def test_counts_of_one_layer_are_those_of_the_formula():
 
 
 @pytest.mark.parametrize('make', [lambda: KervConv2d(3, 8, 3), lambda: CKConv(3, 8, 3)], ids=['kerv', 'ck'])
-def test_an_image_costs_what_a_convolution_costs(make):
+def test_an_image_costs_as_much_as_with_a_convolution(make):
     plain = complexity(nn.Sequential(nn.Conv2d(3, 8, 3)).eval(), (9, 9))
     found = complexity(nn.Sequential(make()).eval(), (9, 9))
     assert plain.image == 7 * 7 * 8 * 27 and plain.kernels == 0
@@ -33,7 +33,7 @@ def test_an_image_costs_what_a_convolution_costs(make):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_after_folding_a_network_costs_what_the_plain_one_costs(name):
+def test_a_folded_network_costs_as_much_as_the_plain_one(name):
     pytest.importorskip({'classifier': 'mmpretrain', 'segmentor': 'mmseg'}.get(name, 'mmdet'))
     cfg = NETWORKS[name]()
     model = associated(cfg)
@@ -56,7 +56,7 @@ def _plain(cfg):
     return revert_sync_batchnorm(MODELS.build(deploy_config(cfg).model)).eval()
 
 
-def test_a_network_of_sequences():
+def test_counts_of_a_sequence_network():
     from mmkerv.models.zoo.ckcnn import CKCNN
 
     model = CKCNN(1, 4, num_blocks=1, hidden=4, kernel_size=20).eval()

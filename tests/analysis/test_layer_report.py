@@ -1,4 +1,4 @@
-"""Layer reports: totals that agree with the count of the whole, receptive fields, forms, text."""
+"""Layer reports: totals, receptive fields, costs of other forms, and text."""
 
 import csv
 import io
@@ -57,13 +57,13 @@ def test_totals_are_those_of_the_whole_network(name):
     report, whole = layer_report(model, (64, 64)), complexity(model, (64, 64))
     assert report.total == Cost(whole.parameters, whole.image)
     assert report.kernels == whole.kernels
-    # What is in no row is little: the rows are not empty.
+    # Little is in no row, so the rows are not empty.
     assert 0 <= report.other.macs < 0.1 * whole.image and report.other.weights < 0.1 * whole.parameters
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_rows_are_those_of_the_formulas():
+def test_rows_agree_with_the_formulas():
     rows = {row.operator: row for row in layer_report(mixed(), (32, 32)).layers}
     assert rows['CoCConv2d'].macs == 16 * 16 * 8 * 3 * 49 and rows['CoCConv2d'].output == (16, 16)
     assert rows['KervConv2d'].macs == 16 * 16 * 8 * 8 * 9
@@ -84,7 +84,7 @@ def test_rows_are_those_of_the_formulas():
     assert 'polynomial' in rows['KervConv2d'].reason
 
 
-def test_what_the_separable_forms_would_cost_is_what_the_operators_cost():
+def test_separable_forms_cost_as_much_as_the_operators():
     plain = nn.Sequential(nn.Conv2d(12, 20, (5, 3), (2, 1), (2, 1), bias=False)).eval()
     (row,) = layer_report(plain, (20, 24)).layers
     for form, operator in (
@@ -96,13 +96,13 @@ def test_what_the_separable_forms_would_cost_is_what_the_operators_cost():
         assert row.forms[form] == Cost(whole.parameters, whole.image)
 
 
-def test_forms_are_those_of_the_article():
-    """256 channels, 3x3: a bottleneck of 32 has 25,600 weights; 5x5 are two 3x3, at a ratio of 1.4."""
+def test_forms_have_the_weights_of_the_article():
+    """A bottleneck of 32 for 3x3 and 256 channels has 25,600 weights; a 5x5 has 1.4 times those of two 3x3."""
     found = forms(Shape(256, 256, (3, 3), 1, 1, 1, 1))
     assert found['bottleneck 1/8'].weights == 256 * 32 + 9 * 32**2 + 32 * 256 == 25600
     assert found['2 groups'].weights == 2 * 9 * 128**2
     assert found['depthwise separable'].weights == 256 * 9 + 256**2
-    assert 'stacked 3x3' not in found, 'it is one already'
+    assert 'stacked 3x3' not in found, 'a 3x3 has no stack'
     large = Shape(64, 64, (5, 5), 1, 1, 1, 1)
     assert large.cost().weights / forms(large)['stacked 3x3'].weights == pytest.approx(25 / 18)
     assert forms(large._replace(kernel=(7, 7)))['stacked 3x3'].weights == 3 * 9 * 64**2
@@ -123,7 +123,7 @@ def test_macs_of_forms_count_where_each_convolution_runs():
 
 
 def reach(model, size):
-    """How many pixels along each axis change a value, by gradients through positive weights."""
+    """Number of pixels along each axis that change a value, by gradients through positive weights."""
     x = torch.rand(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     for parameter in model.double().parameters():
         nn.init.uniform_(parameter, 0.5, 1.0)
@@ -142,7 +142,7 @@ NETS = {
 
 
 @pytest.mark.parametrize('name', NETS)
-def test_the_receptive_field_is_what_gradients_reach(name):
+def test_the_receptive_field_is_the_support_of_the_gradient(name):
     model, image = NETS[name](), torch.rand(1, 3, 48, 48)
     with followed(model, image) as fields:
         model(image)
@@ -151,7 +151,7 @@ def test_the_receptive_field_is_what_gradients_reach(name):
 
 @pytest.mark.parametrize(('name', 'size'), [('vgg16', 196), ('resnet18', 435), ('mobilenet_v2', 491)])
 def test_receptive_fields_of_known_networks(name, size):
-    """Araujo, Norris and Sim, Distill 2019; VGG-16's 212 is behind the last pooling, which adds 16."""
+    """Araujo, Norris and Sim, Distill 2019. Their 212 of VGG-16 includes the last pooling, which adds 16."""
     models = pytest.importorskip('torchvision').models
     model, image = getattr(models, name)(weights=None).eval(), torch.rand(1, 3, 64, 64)
     with torch.no_grad(), followed(model, image) as fields:
@@ -177,7 +177,7 @@ def test_the_widest_path_counts():
     assert [fields[module].size for module in model.children()] == [(3, 3), (7, 7), (9, 9)]
 
 
-def test_a_squeeze_sees_everything_and_a_resize_keeps_the_distance():
+def test_global_pooling_is_infinite_and_resizing_keeps_the_distance():
     squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1))
     resize = nn.Sequential(nn.Conv2d(3, 3, 1, 2), nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3))
     image = torch.rand(1, 3, 8, 8)
@@ -187,7 +187,7 @@ def test_a_squeeze_sees_everything_and_a_resize_keeps_the_distance():
         assert list(fields.values())[-1].size == (size, size)
 
 
-def test_sequences():
+def test_a_1d_operator_on_the_row_of_an_image():
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
@@ -200,13 +200,13 @@ def test_sequences():
     assert row.operator == 'CKConv1d' and row.field == (1, 9) and row.kernel == (9,) and row.forms == {}
 
 
-def test_a_shared_layer_counts_its_parameters_once_and_every_call():
+def test_a_shared_layer_counts_parameters_once_and_macs_per_call():
     conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
     (row,) = layer_report(nn.Sequential(conv, nn.ReLU(), conv).eval(), (8, 8)).layers
     assert (row.calls, row.parameters, row.macs, row.field) == (2, 81, 2 * 64 * 81, (5, 5))
 
 
-def test_texts_hold_the_totals():
+def test_csv_json_and_markdown_contain_the_totals():
     report = layer_report(mixed(), (32, 32))
     records = list(csv.DictReader(io.StringIO(to_csv(report))))
     assert sum(int(r['macs']) for r in records) == report.total.macs

@@ -1,4 +1,4 @@
-"""What mmengine logs, read and averaged; figures computed by hand."""
+"""Logs of mmengine, against values computed by hand."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_curves_of_training_count_iterations_and_those_of_evaluation_epochs(log)
     assert log.curve('loss') == Curve('iteration', [10, 20, 30, 40, 50, 60], [1 / n for n in (10, 20, 30, 40, 50, 60)])
     assert log.curve('coco/bbox_mAP') == log.curve('bbox_mAP') == Curve('epoch', [1, 2], [0.1, 0.2])
     assert log.keys == ['coco/bbox_mAP', 'a/top1', 'b/top1', 'lr', 'loss', 'time']
-    assert len(log.curve('time').x) == 6, "evaluation's own times are another thing"
+    assert len(log.curve('time').x) == 6, 'times of the evaluation do not count'
 
 
 def test_evaluation_of_a_run_without_epochs_counts_iterations(tmp_path):
@@ -52,14 +52,14 @@ def test_evaluation_of_a_run_without_epochs_counts_iterations(tmp_path):
     assert train_time(log).epochs == {}
 
 
-def test_a_key_that_is_not_there(log):
+def test_unknown_and_ambiguous_keys_are_refused(log):
     with pytest.raises(ConfigError, match=r"no key 'mIoU'; it has coco/bbox_mAP, .*, loss, time$"):
         log.curve('mIoU')
     with pytest.raises(ConfigError, match=r"several keys that end in 'top1'; it has a/top1, b/top1$"):
         log.curve('top1')
 
 
-def test_a_resumed_run_keeps_what_it_logged_last(tmp_path):
+def test_the_last_value_of_a_step_counts_after_resuming(tmp_path):
     first, again = {'lr': 1, 'loss': 5.0, 'step': 20}, {'lr': 1, 'loss': 4.0, 'step': 10}
     log = read_log(write(tmp_path, [first, again, {**first, 'loss': 3.0}]))
     assert log.curve('loss') == Curve('iteration', [10, 20], [4.0, 3.0])
@@ -68,25 +68,25 @@ def test_a_resumed_run_keeps_what_it_logged_last(tmp_path):
 @pytest.mark.parametrize(
     ('outliers', 'iteration', 'epochs'), [(False, 2.25, {1: 1.5, 2: 3.0}), (True, 26 / 6, {1: 4.0, 2: 14 / 3})]
 )
-def test_times(log, outliers, iteration, epochs):
+def test_mean_times_of_iterations(log, outliers, iteration, epochs):
     time = train_time(log, outliers)
     assert time.iteration == pytest.approx(iteration) and time.epochs == pytest.approx(epochs)
     slow = max(epochs, key=epochs.get)
     assert f'slowest epoch {slow}, average time is {epochs[slow]:.4f} s/iter' in str(time)
 
 
-def test_an_epoch_of_one_value_is_no_outlier(tmp_path):
+def test_the_only_value_of_an_epoch_is_not_an_outlier(tmp_path):
     log = read_log(write(tmp_path, [{'lr': 1, 'time': 2.0, 'epoch': 1, 'step': 1}]))
     assert train_time(log).iteration == 2.0
 
 
-def test_a_folder_means_its_latest_log(tmp_path):
+def test_the_latest_log_of_a_folder_is_read(tmp_path):
     write(tmp_path / '20240101_000000', [{'lr': 1, 'loss': 1.0, 'step': 1}])
     latest = write(tmp_path / '20250101_000000', [{'lr': 1, 'loss': 2.0, 'step': 1}])
     assert read_log(tmp_path).file == latest and read_log(tmp_path).curve('loss').y == [2.0]
 
 
-def test_the_end_that_a_killed_run_left_is_dropped(tmp_path):
+def test_an_unfinished_last_line_is_ignored(tmp_path):
     assert len(read_log(write(tmp_path, [*lines(), '{"lr": 0.1, "lo'])).train) == 6
 
 
@@ -100,12 +100,12 @@ def test_the_end_that_a_killed_run_left_is_dropped(tmp_path):
         (['\x89PNG'], 'line 1 is not JSON'),
     ],
 )
-def test_what_is_no_log_is_named(tmp_path, content, message):
+def test_other_files_are_refused(tmp_path, content, message):
     with pytest.raises(ConfigError, match=rf"scalars.json' is not a log of mmengine: {message}.*give a vis_data"):
         read_log(write(tmp_path, content))
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_missing_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='does not exist'):
         read_log(tmp_path / 'absent.json')
     with pytest.raises(FileNotFoundError, match='holds no vis_data'):
@@ -123,11 +123,11 @@ def test_files_that_are_not_there(tmp_path):
         (['x.json', 'y.json'], ['x.json', 'y.json']),
     ],
 )
-def test_names_of_runs(paths, names):
+def test_names_of_runs_are_short_and_distinct(paths, names):
     assert run_names(paths) == names
 
 
-def test_a_panel_for_each_thing_that_is_counted(log):
+def test_iterations_and_epochs_have_separate_panels(log):
     pytest.importorskip('matplotlib')
     figure = draw_curves([(key, log.curve(key)) for key in ('loss', 'bbox_mAP', 'lr')], 'both')
     assert [axes.get_xlabel() for axes in figure.axes] == ['iteration', 'epoch']

@@ -1,4 +1,4 @@
-"""Every setting's config and network, the report of made-up records, and a run of one iteration."""
+"""Config and network of every setting, the report of synthetic records, and a run of one iteration."""
 
 import importlib
 import json
@@ -28,9 +28,9 @@ script = importlib.import_module('coc_ablation')
 sys.path[:] = before
 
 DATA = settings.Data(Path('tiny'), 20, 3000, 500)
-# Of ResNet-18 and ShuffleNetV2: convolutions larger than 1x1, and of 1x1.
+# Numbers of convolutions larger than 1x1, and of 1x1 convolutions.
 COUNTS = {'resnet18': (17, 3), 'shufflenet_v2_1x': (20, 36)}
-# What each setting says of the operator, as (association, kernel_plus, num_layers, skip, dilate).
+# Options of each setting: (association, kernel_plus, num_layers, skip, dilate).
 OPERATORS = {
     '121': (1, 2, 1, True, True),
     '221': (2, 2, 1, True, True),
@@ -65,7 +65,7 @@ def hooks(cfg: dict) -> list[str]:
 
 @pytest.mark.parametrize('backbone', settings.BACKBONES)
 @pytest.mark.parametrize('name', OPERATORS)
-def test_operators_are_what_the_setting_says(backbone, name):
+def test_operators_have_the_options_of_the_setting(backbone, name):
     cfg, model = build(job(name, backbone))
     operators = [module for module in model.modules() if isinstance(module, CoCConv2d)]
     spatial, pointwise = COUNTS[backbone]
@@ -81,7 +81,7 @@ def test_operators_are_what_the_setting_says(backbone, name):
 
 @pytest.mark.parametrize('backbone', settings.BACKBONES)
 @pytest.mark.parametrize('name', ['plain', 'plain_orth', 'plain_stnd'])
-def test_plain_networks_have_no_operator(backbone, name):
+def test_plain_networks_have_no_operators(backbone, name):
     cfg, model = build(job(name, backbone))
     kinds = {type(module).__name__ for module in model.modules() if isinstance(module, (nn.Conv2d, CoCConv2d))}
     assert kinds == {'ConvWS2d' if name == 'plain_stnd' else 'Conv2d'}
@@ -90,24 +90,24 @@ def test_plain_networks_have_no_operator(backbone, name):
 
 
 @pytest.mark.parametrize('backbone', settings.BACKBONES)
-def test_the_first_convolution_is_a_kervolution(backbone):
+def test_kerv_stem_replaces_the_first_convolution(backbone):
     _, model = build(job('kerv_stem', backbone))
     names = [name for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, KervConv2d))]
     assert [name for name, m in model.named_modules() if isinstance(m, KervConv2d)] == names[:1]
 
 
-def test_no_setting_is_left_out():
+def test_every_setting_is_tested():
     assert {*OPERATORS, 'plain', 'plain_orth', 'plain_stnd', 'kerv_stem'} == set(settings.SETTINGS)
     assert settings.SETTINGS[settings.OPTIMUM] == settings.Setting()
 
 
 @pytest.mark.parametrize('name', ['221', 'no_skip', 'stnd'])
-def test_super_layers_can_start_as_the_papers(name):
+def test_super_layers_can_be_initialised_as_in_the_paper(name):
     _, model = build(job(name, super_init='kaiming'))
     assert {m.options.super_init for m in model.modules() if isinstance(m, CoCConv2d)} == {'kaiming'}
 
 
-def test_runs_that_the_start_cannot_change_have_one_name():
+def test_runs_that_do_not_depend_on_the_initialisation_have_one_name():
     starts = ('identity', 'kaiming')
     for name, count in (('plain', 1), ('plain_stnd', 1), ('stnd', 1), ('221', 2)):
         assert len({job(name, super_init=start).name(DATA) for start in starts}) == count
@@ -136,7 +136,7 @@ def record(setting: str, last: float, seed: int = 0, backbone: str = 'resnet18',
     return made_up | {'versions': {'torch': '2'}}
 
 
-def test_report_shows_what_was_run_and_what_was_not(tmp_path):
+def test_the_report_shows_runs_and_missing_runs(tmp_path):
     out, docs = tmp_path / 'records.json', tmp_path / 'docs'
     rows = [record('221', 40.0), record('221', 42.0, 1), record('plain', 30.0, start=None), record('201', 41.0)]
     rows += [record('stnd', 20.0, start='kaiming'), record('221', 55.0, start='kaiming'), record('c1x1', 60.0)]
@@ -148,7 +148,7 @@ def test_report_shows_what_was_run_and_what_was_not(tmp_path):
         '| 221 | the optimum | 2 | 41.0 (40.0 to 42.0) | 42.0 (41.0 to 43.0) | 90.0 (90.0 to 90.0) | 1.23 |' in identity
     )
     assert '| 222 | num_layers=2 | 0 | not run | | | |' in identity
-    # What has no start, or always the same, stands beside both.
+    # Runs that do not depend on the initialisation are in both groups.
     assert all('| plain | coc=False | 1 | 30.0 |' in part for part in (identity, kaiming))
     assert all('| stnd | stnd=True | 1 | 20.0 |' in part for part in (identity, kaiming))
     assert '| 221 | the optimum | 1 | 55.0 |' in kaiming and '| 201 | kernel_plus=0 | 0 | not run' in kaiming
@@ -156,27 +156,27 @@ def test_report_shows_what_was_run_and_what_was_not(tmp_path):
     assert '| (7) stnd: good for standard models | **no**: stnd 20.0, 221 41.0 |  |' in identity
     assert '| (8) c1x1: replacing is harmful | **no**: 221 41.0, c1x1 60.0 | not run |' in identity
     assert '| Table 1: CoC is better than none | **yes**: 221 41.0, plain 30.0 | not run |' in identity
-    # The records written to docs stand for the runs: a report elsewhere has them.
+    # Records in docs count as runs: a report to another folder contains them.
     first = (docs / 'results.md').read_text()
     report.write_report(tmp_path / 'nothing.json', docs / 'records.json', docs)
     assert (docs / 'results.md').read_text() == first
 
 
-def test_report_without_a_run(tmp_path):
+def test_a_report_without_runs(tmp_path):
     report.write_report(tmp_path / 'a.json', tmp_path / 'b.json', tmp_path)
     text = (tmp_path / 'results.md').read_text()
     assert text.count('| 0 | not run |') == 2 * len(settings.SETTINGS)
     assert not (tmp_path / 'records.json').exists()
 
 
-def test_claims_of_several_settings_need_all_of_them():
+def test_a_claim_about_several_settings_needs_all_of_them():
     claim = claims.Claim('', '221', ('222', '223'))
     runs = {'221': [record('221', 40.0)], '222': [record('222', 20.0)]}
     assert claims.judged(claim, runs) == 'not run'
     assert claims.judged(claim, runs | {'223': [record('223', 20.0)]}).startswith('**yes**')
     assert claims.judged(claim, runs | {'223': [record('223', 39.0)]}).startswith('**undecided**')
     assert claims.judged(claim, runs | {'223': [record('223', 60.0)]}).startswith('**no**')
-    # Two standard errors of 500 images are 6 points, of 1500 are 3.5.
+    # Two standard errors are 6 points with 500 images, and 3.5 with 1500.
     groups = [[record('221', value, seed) for seed in range(3)] for value in (45.0, 40.0)]
     assert claims.compared(*groups) == 1 and claims.compared(groups[0][:1], groups[1][:1]) == 0
 
@@ -196,7 +196,7 @@ def main(monkeypatch, *arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_record_and_is_not_done_again(images, tmp_path, monkeypatch, capsys):
+def test_a_run_writes_its_record_and_is_not_repeated(images, tmp_path, monkeypatch, capsys):
     out, docs = tmp_path / 'out' / 'records.json', tmp_path / 'docs'
     arguments = ('run', '--data', images, '--backbone', 'shufflenet_v2_1x', '--settings', 'orth', '--epochs', 1)
     arguments += ('--size', 32, '--loaders', 0, '--out', out, '--docs', docs)
@@ -210,7 +210,7 @@ def test_a_run_leaves_its_record_and_is_not_done_again(images, tmp_path, monkeyp
     assert 'loss_orth' in log and '20 of 56 convolutions -> CoCConv' in log
     main(monkeypatch, 'report', '--out', out, '--docs', docs)
     assert '| orth | orth=True | 1 |' in (docs / 'results.md').read_text()
-    # Found in the records of docs, too.
+    # The records in docs count too.
     out.unlink()
     main(monkeypatch, *arguments)
     assert '1 of 1 runs have records, 0 are missing' in capsys.readouterr().out and not out.exists()
@@ -228,14 +228,14 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'train', train)
     out = tmp_path / 'records.json'
     jobs = [job('221'), job('222')]
-    # The second time only the failed one is missing.
+    # The second time, only the failed run is missing.
     for failed in ('1 of 2', '1 of 1'):
         with pytest.raises(ArgumentError, match=rf'{failed} runs failed: resnet18__221.*out of luck'):
             training.complete(jobs, DATA, out, tmp_path / 'none.json', training.Machine(), 1)
         assert made == ['222'] and len(json.loads(out.read_text())) == 1
 
 
-def test_figures_are_read_from_the_log(tmp_path):
+def test_results_are_read_from_the_log(tmp_path):
     training_rows = [(2.0, 9.0, 5.0, 1), (2.0, 10.0, 2.0, 1), (float('nan'), 20.0, 1.0, 2)]
     names = ('loss', 'accuracy_top-1', 'time', 'epoch')
     rows = [{**dict(zip(names, row)), 'step': 10 * step} for step, row in enumerate(training_rows, 1)]
@@ -260,12 +260,12 @@ def test_figures_are_read_from_the_log(tmp_path):
         (('--data', 'nowhere'), '--data nowhere does not exist'),
     ],
 )
-def test_bad_flags_are_named(images, monkeypatch, tmp_path, arguments, message):
+def test_bad_flags_are_named_in_the_message(images, monkeypatch, tmp_path, arguments, message):
     with pytest.raises((ArgumentError, FileNotFoundError), match=message):
         main(monkeypatch, 'run', '--data', images, '--out', tmp_path / 'a.json', '--docs', tmp_path, *arguments)
 
 
-def test_bad_folders_are_named(images):
+def test_bad_folders_are_named_in_the_message(images):
     (images / 'val/b').rename(images / 'val/c')
     with pytest.raises(ArgumentError, match='the same classes, only one has b, c'):
         settings.inspect(images)
@@ -279,7 +279,7 @@ def test_bad_folders_are_named(images):
         settings.inspect(images)
 
 
-def test_damaged_records_are_named(tmp_path):
+def test_damaged_records_are_named_in_the_message(tmp_path):
     (tmp_path / 'a.json').write_text('{"a": ')
     with pytest.raises(ArgumentError, match=r'a\.json is no file of records'):
         training.read_records(tmp_path / 'a.json')
@@ -292,7 +292,7 @@ def test_mistakes_end_in_one_line(tmp_path):
     assert result.stderr.startswith('error: --settings') and result.stderr.count('\n') == 1
 
 
-def test_a_device_is_the_only_one_a_run_sees(monkeypatch):
+def test_a_run_sees_only_its_device(monkeypatch):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 4)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     assert training.Machine('cpu').environment()['CUDA_VISIBLE_DEVICES'] == ''

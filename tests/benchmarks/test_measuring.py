@@ -1,4 +1,4 @@
-"""Ratios, their intervals and bounds; every benchmark's command line; a benchmark of a small network."""
+"""Ratios, intervals and bounds of benchmarks; their command lines; a benchmark of a small network."""
 
 import importlib
 import json
@@ -30,11 +30,11 @@ def run(*command: object) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize('count, low, high', [(3, 0, 2), (5, 0, 4), (6, 0, 5), (9, 1, 7), (11, 1, 9), (25, 7, 17)])
 def test_interval_is_that_of_the_order_statistics(count, low, high):
-    """From the tables of the binomial distribution; five values and fewer do not reach 95 %."""
+    """The values are from tables of the binomial distribution; up to five values do not reach 95 %."""
     assert timing.interval([float(v) for v in reversed(range(count))]) == (low, high)
 
 
-def test_ratios_are_taken_within_a_repeat():
+def test_ratios_are_computed_within_a_repeat():
     times = {'plain': [1.0, 10.0, 100.0], 'form': [2.0, 20.0, 300.0]}
     assert timing.ratio(times, 'form', 'plain') == Ratio(2.0, 2.0, 3.0)
 
@@ -47,7 +47,7 @@ def test_all_forms_take_turns():
     assert {name: len(values) for name, values in times.items()} == {'a': 3, 'b': 3}
 
 
-def test_exponent_is_fitted():
+def test_an_exponent_is_fitted():
     assert timing.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
@@ -62,7 +62,7 @@ def test_exponent_is_fitted():
         (Ratio(1.05, 1.05, 1.05), None, True),
     ],
 )
-def test_bound_holds_as_far_as_the_machine_can_tell(ratio, control, holds):
+def test_a_bound_holds_up_to_the_measurement_error(ratio, control, holds):
     assert record.holds(ratio, control, 1.05) is holds
 
 
@@ -92,7 +92,7 @@ def test_commands_of_networks_are_legal(name, monkeypatch):
     assert list(networks.chosen_forms(args))[:2] == ['plain', 'A/A']
 
 
-def test_references_come_along_and_operators_are_folded(monkeypatch):
+def test_references_are_added_and_operators_are_folded(monkeypatch):
     assert 'ck folded' in networks.chosen_forms(parsed('networks', ['resnet50', '--forms', 'ck'], monkeypatch))
     forms = networks.chosen_forms(parsed('networks', ['resnet50', '--inference', '--forms', 'coc'], monkeypatch))
     assert list(forms) == ['plain', 'A/A', 'coc', 'coc frozen', 'coc folded']
@@ -101,9 +101,9 @@ def test_references_come_along_and_operators_are_folded(monkeypatch):
 @pytest.mark.parametrize(
     'script, options', [('networks', ['resnet50']), ('ops', []), ('scaling', []), ('startup', []), ('suite', [])]
 )
-def test_absent_device_ends_in_one_line(script, options):
+def test_a_missing_device_ends_in_one_line(script, options):
     if torch.cuda.is_available():
-        pytest.skip('a CUDA device is there')
+        pytest.skip('this machine has a CUDA device')
     done = run(f'benchmarks/{script}.py', *options, '--device', 'cuda')
     assert done.returncode == 1 and done.stdout == ''
     (line,) = [line for line in done.stderr.splitlines() if 'cpp_extension' not in line]
@@ -111,18 +111,18 @@ def test_absent_device_ends_in_one_line(script, options):
 
 
 @pytest.mark.parametrize(
-    'script, options, said',
+    'script, options, message',
     [
         ('networks', ['resnet50', '--forms', 'cocc'], "resnet50 has plain, coc, .*got 'cocc'"),
-        ('ops', ['--layers', '64x57'], "--layers: '64x57' is none of 64x56"),
-        ('suite', ['--only', 'opps'], "--only: 'opps' is none of startup"),
+        ('ops', ['--layers', '64x57'], "--layers: '64x57' is not one of 64x56"),
+        ('suite', ['--only', 'opps'], "--only: 'opps' is not one of startup"),
         ('suite', ['--report', '{tmp}'], 'has no records; run benchmarks/suite.py --out'),
     ],
 )
-def test_mistakes_end_in_one_message(script, options, said, tmp_path):
+def test_mistakes_end_in_one_message(script, options, message, tmp_path):
     done = run(f'benchmarks/{script}.py', *(option.format(tmp=tmp_path) for option in options))
     assert done.returncode in (1, 2) and 'Traceback' not in done.stderr
-    assert re.search(said, done.stderr)
+    assert re.search(message, done.stderr)
 
 
 @pytest.mark.slow

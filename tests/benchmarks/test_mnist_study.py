@@ -1,4 +1,4 @@
-"""The study's parts, and a quick run of it on the real data."""
+"""Parts of the MNIST study, and a quick run on the real data."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ def write_idx(path: Path, shape: tuple[int, ...], values: bytes) -> None:
     path.write_bytes(head + values)
 
 
-def test_idx_files_are_read_in_order(tmp_path):
+def test_idx_files_are_read_in_row_major_order(tmp_path):
     write_idx(tmp_path / 'a', (2, 3), bytes(range(6)))
     assert data.read_idx(tmp_path / 'a').tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -58,13 +58,13 @@ def test_every_run_has_its_config():
     literal, found = (
         {config for searched, part in study.PARTS for config in part if searched == wanted} for wanted in (False, True)
     )
-    # With the paper's words all runs are done; the setting found is for kernels of a distance and their baselines.
+    # All runs use the literal setting; the found one is for kernels of a distance and their baselines.
     assert literal == configs
     assert found < configs and 'lenet5' in found
     assert {f'lenet5_kerv_{kernel}' for kernel in study.DISTANCES} - found == {'lenet5_kerv_manhattan'}
 
 
-def test_fgsm_is_its_definition():
+def test_fgsm_follows_its_definition():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     model.forward = lambda x, mode=None, call=model.forward: call(x)
@@ -89,7 +89,7 @@ def test_eps_and_accuracies_are_interpolated_on_the_grid():
         attack.eps_of_the_paper([[99.0] * len(attack.EPS)])
 
 
-def test_filters_can_start_as_patches():
+def test_filters_are_initialised_with_patches():
     torch.manual_seed(0)
     images = torch.rand(20, 1, 28, 28)
     model = training.build('lenet5_kerv_l2', training.Setting(init='patches'), images)
@@ -103,7 +103,7 @@ def record(best: float, iteration: int | None) -> dict:
     return {'best': best, 'to_target': None if iteration is None else {'iteration': iteration, 'seconds': 1.0}}
 
 
-def test_claims_are_judged_by_the_figures():
+def test_claims_are_judged_by_the_results():
     runs = {
         'lenet5': [record(99.0, 4000)],
         'lenet5_kerv': [record(98.5, 1900)],
@@ -129,7 +129,7 @@ def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
     records = [json.loads(path.read_text()) for path in folder.glob('*.json')]
     assert {r['config'] for r in records} == {'lenet5', 'lenet5_kerv_l2'}
     assert all(r['iterations'] == 10 and len(r['ends']) == 1 for r in records)
-    # What is there is not run again, what is lost is.
+    # Runs with a record are not repeated; the one whose record was deleted is.
     lost = next(folder.glob('*.json'))
     lost.unlink()
     again = run('run', *arguments, '--only', 'lenet5$|l2$')
@@ -140,7 +140,7 @@ def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
     assert '| lenet5 |' in text and '99.17' in text and 'not run' in text and 'FGSM' in text
     for picture in ('convergence_found.png', 'convergence_literal.png', 'filters_found.png'):
         assert (tmp_path / 'docs' / picture).stat().st_size > 3000
-    # The records written to docs stand for the runs: a study on another machine goes on from there.
+    # Records in docs count as runs: a study on another machine continues from them.
     kept = json.loads((tmp_path / 'docs' / 'records.json').read_text())['run']
     assert {r['config'] for r in kept.values()} == {'lenet5', 'lenet5_kerv_l2'}
     jobs = study.run_jobs(1, 1, 500)

@@ -1,4 +1,4 @@
-"""The benchmark of the operators runs and counts right."""
+"""Benchmark of the operators: a run of one layer, and peak memory."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_measures_what_it_is_asked_for(tmp_path):
+def test_the_requested_forms_are_measured(tmp_path):
     arguments = ('--batch', 1, '--repeats', 1, '--threads', 1, '--layers', '512x7', '--kernels', 'gaussian')
     result = run(*arguments, '--json', tmp_path / 'ops.json')
     assert result.returncode == 0, result.stderr
@@ -41,10 +41,10 @@ def test_measures_what_it_is_asked_for(tmp_path):
         (lambda: torch.ones(1000) + 1, 2000),
         (lambda: torch.ones(1000).add_(1), 1000),
         (lambda: tuple(torch.ones(1000) for _ in range(3)), 3000),
-        # The first is gone when the third comes.
+        # The first tensor is freed before the third is created.
         (lambda: (torch.ones(1000) + 1) * 2, 2000),
         (lambda: torch.ones(1000).view(10, 100)[2:], 1000),
     ],
 )
-def test_peak_memory_is_that_of_living_tensors(work, floats):
+def test_peak_memory_is_that_of_live_tensors(work, floats):
     assert memory.peak_bytes(work, torch.device('cpu')) == 4 * floats

@@ -8,13 +8,13 @@ from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 
 @pytest.fixture(scope='session')
 def small() -> dict[str, int]:
-    """Settings of a shapes data set that is written in a second."""
+    """Settings of a small data set of shapes, which is written in a second."""
     return {'num_train': 7, 'num_val': 5, 'size': 96}
 
 
 @pytest.fixture(scope='session')
 def write(small) -> Callable[..., Path]:
-    """Write the small data set, with other settings if given, and return where it is."""
+    """Return a function that writes the small data set, with changed settings, and returns its folder."""
 
     def write_small(root: Path, **settings) -> Path:
         assert write_shapes(root, ShapesSettings(**{**small, **settings}), progress=False)

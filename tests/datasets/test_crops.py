@@ -1,4 +1,4 @@
-"""`mmkerv.CornerCrop` and ten-crop testing as the ImageNet configs have it."""
+"""``mmkerv.CornerCrop``, and ten-crop testing as in the ImageNet configs."""
 
 import copy
 from pathlib import Path
@@ -32,7 +32,7 @@ def picture(height=9, width=12):
         ('center', slice(2, 6), slice(3, 9)),
     ],
 )
-def test_positions(position, rows, columns):
+def test_each_position_crops_its_rows_and_columns(position, rows, columns):
     image = picture()
     results = CornerCrop((4, 6), position)({'img': image, 'img_shape': image.shape[:2], 'gt_label': 3})
     assert np.array_equal(results['img'], image[rows, columns])
@@ -40,7 +40,7 @@ def test_positions(position, rows, columns):
 
 
 @pytest.mark.parametrize('size', [4, 6])
-def test_the_five_are_torchvisions(size):
+def test_the_five_crops_are_those_of_torchvision(size):
     from torchvision.transforms.functional import five_crop
 
     image = picture(10, 12)
@@ -64,7 +64,7 @@ def test_an_image_as_large_as_the_crop_is_kept():
         (((4, 4, 4), 'center'), ValueError, 'crop_size must be one integer or 2'),
     ],
 )
-def test_bad_arguments(arguments, error, message):
+def test_bad_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         CornerCrop(*arguments)
 
@@ -75,13 +75,13 @@ def test_an_image_smaller_than_the_crop_is_refused():
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
-def test_it_is_found_by_name_in_every_scope(scope):
+def test_the_transform_is_found_by_name_in_every_scope(scope):
     pytest.importorskip(scope)
     init_default_scope(scope)
     assert type(TRANSFORMS.build({'type': 'mmkerv.CornerCrop', 'crop_size': 2, 'position': 'center'})) is CornerCrop
 
 
-def test_ten_crops_are_the_five_and_their_mirror_images_and_scores_are_averaged():
+def test_ten_crop_testing_averages_the_scores_of_five_crops_and_their_mirror_images():
     pytest.importorskip('mmpretrain')
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(ROOT / 'configs' / 'imagenet' / 'resnet18_kerv.py')

@@ -1,4 +1,4 @@
-"""The layouts of the shapes data set, and the stock classes that read them."""
+"""Layouts of the data set of shapes, read by upstream's dataset classes."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def voc_mask(data: Path, name: str) -> Image.Image:
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 class TestCoco:
-    def test_structure(self, data, split, small):
+    def test_files_and_annotations_are_complete(self, data, split, small):
         content = coco_json(data, split)
         assert set(content) == {'info', 'licenses', 'images', 'annotations', 'categories'}
         assert [(c['id'], c['name']) for c in content['categories']] == [(i + 1, n) for i, n in enumerate(CLASSES)]
@@ -62,7 +62,7 @@ class TestCoco:
 
 
 class TestVoc:
-    def test_palette_mode_and_values(self, data):
+    def test_masks_are_palette_images_of_the_classes(self, data):
         for name in voc_names(data, 'trainval'):
             mask = voc_mask(data, name)
             assert mask.mode == 'P' and mask.size == (96, 96)
@@ -71,28 +71,28 @@ class TestVoc:
             assert {0, 255} < set(np.unique(mask)) <= {0, 1, 2, 3, 255}
             assert Image.open(data / f'VOCdevkit/VOC2012/JPEGImages/{name}.jpg').size == (96, 96)
 
-    def test_contour_separates_the_classes(self, data):
+    def test_ignored_contours_separate_the_classes(self, data):
         for name in voc_names(data, 'trainval'):
             mask = np.array(voc_mask(data, name))
             for a, b in ((mask[1:], mask[:-1]), (mask[:, 1:], mask[:, :-1]), (mask[1:, 1:], mask[:-1, :-1])):
                 assert ((a == b) | (a == 255) | (b == 255)).all()
 
-    def test_splits(self, data, small):
+    def test_lists_of_the_splits(self, data, small):
         train, val = voc_names(data, 'train'), voc_names(data, 'val')
         assert (len(train), len(val)) == (small['num_train'], small['num_val'])
         assert voc_names(data, 'trainval') == train + val and not set(train) & set(val)
 
 
-def test_imagenet_folders(data, small):
+def test_pictures_are_in_folders_by_class(data, small):
     for split in ('train', 'val'):
         folders = {folder.name: len(list(folder.glob('*.jpg'))) for folder in (data / split).iterdir()}
         assert set(folders) == set(CLASSES)
         assert sum(folders.values()) == small[f'num_{split}'] and max(folders.values()) - min(folders.values()) <= 1
 
 
-class TestStockDatasets:
+class TestUpstreamDatasets:
     @pytest.mark.parametrize('split', ['train', 'val'])
-    def test_mmdet_coco(self, data, split, small):
+    def test_mmdet_reads_the_coco_layout(self, data, split, small):
         pytest.importorskip('mmdet', reason='mmdet is not installed')
         from mmdet.datasets import CocoDataset
 
@@ -111,7 +111,7 @@ class TestStockDatasets:
             annotation['area'] for annotation in annotations
         )
 
-    def test_mmdet_coco_metric_is_1_for_the_truth(self, data):
+    def test_mmdet_gives_the_ground_truth_an_ap_of_1(self, data):
         pytest.importorskip('mmdet', reason='mmdet is not installed')
         import torch
         from mmdet.evaluation import CocoMetric
@@ -129,7 +129,7 @@ class TestStockDatasets:
         assert metric.evaluate(size=len(content['images']))['coco/bbox_mAP'] == 1
 
     @pytest.mark.parametrize('kind', ['PascalVOCDataset', 'BaseSegDataset'])
-    def test_mmseg_voc(self, data, kind, small):
+    def test_mmseg_reads_the_voc_layout(self, data, kind, small):
         pytest.importorskip('mmseg', reason='mmseg is not installed')
         import mmseg.datasets
 
@@ -148,7 +148,7 @@ class TestStockDatasets:
             assert np.array_equal(sample['gt_seg_map'], np.array(voc_mask(data, name)))
 
     @pytest.mark.parametrize('kind', ['ImageNet', 'CustomDataset'])
-    def test_mmpretrain_folders(self, data, kind, small):
+    def test_mmpretrain_reads_the_folders_by_class(self, data, kind, small):
         pytest.importorskip('mmpretrain', reason='mmpretrain is not installed')
         import mmpretrain.datasets
 

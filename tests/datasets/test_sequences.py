@@ -1,3 +1,5 @@
+"""Transforms of images into sequences."""
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ def sequence(length: int = 12, channels: int | None = None) -> dict:
 
 
 @pytest.mark.parametrize('channels', [(), (3,)], ids=['grey', 'colour'])
-def test_to_sequence_reads_row_by_row(channels):
+def test_an_image_is_read_row_by_row(channels):
     image = np.random.default_rng(0).integers(0, 256, (4, 5, *channels))
     result = ToSequence()({'img': image, 'img_shape': (4, 5)})
     assert result['img_shape'] == (1, 20) and result['img'].shape == (1, 20, *channels)
@@ -24,13 +26,13 @@ def test_to_sequence_reads_row_by_row(channels):
     )
 
 
-def test_permutation_is_one_and_belongs_to_its_seed():
+def test_a_seed_determines_the_permutation():
     first, again, other = (Permute(seed=seed)(sequence(784))['img'] for seed in (3, 3, 4))
     assert sorted(first[0]) == list(range(1, 785)) and not np.array_equal(first, sequence(784)['img'])
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_permutation_does_not_depend_on_the_state_of_numpy_and_leaves_it():
+def test_a_permutation_neither_reads_nor_changes_the_random_state_of_numpy():
     np.random.seed(5)
     expected = np.random.random(3)
     np.random.seed(5)
@@ -40,14 +42,14 @@ def test_permutation_does_not_depend_on_the_state_of_numpy_and_leaves_it():
 
 
 @pytest.mark.parametrize(('step', 'length'), [(1, 12), (2, 6), (5, 3)])
-def test_sub_sampling_keeps_every_nth(step, length):
+def test_subsampling_keeps_every_nth_sample(step, length):
     result = SubSample(step)(sequence(12, 3))
     assert result['img'].shape == (1, length, 3) and result['img_shape'] == (1, length)
     assert np.array_equal(result['img'][0, :, 0], sequence(12, 3)['img'][0, ::step, 0])
 
 
 @pytest.mark.parametrize('rate', [0.0, 0.25, 0.5])
-def test_drops_the_share_it_is_asked_for_and_nothing_else(rate):
+def test_the_requested_share_of_samples_is_dropped(rate):
     given = sequence()
     result = DropSamples(rate, fill=-1)(dict(given))['img']
     dropped = result == -1
@@ -56,7 +58,7 @@ def test_drops_the_share_it_is_asked_for_and_nothing_else(rate):
     assert (given['img'] > 0).all(), 'the input must not be written to'
 
 
-def test_drops_other_samples_each_time_unless_there_is_a_seed():
+def test_dropped_samples_differ_between_calls_without_a_seed():
     np.random.seed(0)
     drop = DropSamples(0.5)
     assert len({drop(sequence(40))['img'].tobytes() for _ in range(8)}) > 1
@@ -64,13 +66,13 @@ def test_drops_other_samples_each_time_unless_there_is_a_seed():
     assert len({drop(sequence(40))['img'].tobytes() for _ in range(8)}) == 1
 
 
-def test_fills_each_channel_with_its_own():
+def test_dropped_samples_are_filled_by_channel():
     result = DropSamples(0.5, fill=[-1, -2, -3], seed=0)(sequence(12, 3))['img']
     assert {tuple(v) for v in result[0][result[0, :, 0] < 0]} == {(-1, -2, -3)}
 
 
 @pytest.mark.parametrize('transform', [Permute(0), SubSample(2), DropSamples(0.5)], ids=repr)
-def test_an_image_is_refused_with_the_cure(transform):
+def test_an_image_is_refused_with_advice(transform):
     with pytest.raises(ValueError, match='ToSequence'):
         transform({'img': np.zeros((4, 4))})
 
@@ -91,6 +93,6 @@ def test_bad_arguments_are_named(make, name):
         make()
 
 
-def test_configs_find_them():
+def test_configs_find_the_transforms_by_name():
     for name in ('ToSequence', 'Permute', 'SubSample', 'DropSamples'):
         assert TRANSFORMS.get(f'mmkerv.{name}').__name__ == name

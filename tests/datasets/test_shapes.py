@@ -1,4 +1,4 @@
-"""Writing the shapes data set: same bytes for the same seed, reuse, errors, the command."""
+"""Writing of the data set of shapes: reproducible bytes, reuse, errors, the command."""
 
 import hashlib
 import subprocess
@@ -17,24 +17,24 @@ def digests(root: Path) -> dict[str, str]:
 
 
 class TestBytes:
-    def test_same_seed_same_bytes(self, data, tmp_path, write):
+    def test_a_seed_determines_the_bytes(self, data, tmp_path, write):
         assert digests(write(tmp_path / 'again')) == digests(data)
 
-    def test_another_seed_other_images(self, data, tmp_path, small, write):
+    def test_another_seed_gives_other_images(self, data, tmp_path, small, write):
         other, images = digests(write(tmp_path / 'other', seed=1)), [n for n in digests(data) if n.endswith('.jpg')]
         assert len(images) == 3 * (small['num_train'] + small['num_val'])
         assert not {other[name] for name in images} & {digests(data)[name] for name in images}
 
-    def test_val_is_held_out(self, data, small):
+    def test_val_has_other_scenes_than_train(self, data, small):
         by_split = {s: [v for n, v in digests(data).items() if n.startswith(f'{s}2017/')] for s in ('train', 'val')}
         assert len(set(by_split['train'] + by_split['val'])) == small['num_train'] + small['num_val']
 
-    def test_larger_set_begins_with_the_smaller(self, data, tmp_path, write):
+    def test_a_larger_data_set_begins_with_a_smaller_one(self, data, tmp_path, write):
         larger = digests(write(tmp_path / 'larger', num_train=9, layouts=['coco']))
         images = [name for name in digests(data) if name.startswith(('train2017/', 'val2017/'))]
         assert all(larger[name] == digests(data)[name] for name in images)
 
-    def test_layouts_do_not_change_each_other(self, data, tmp_path, write):
+    def test_layouts_are_independent_of_each_other(self, data, tmp_path, write):
         for layout in LAYOUTS:
             alone = digests(write(tmp_path / layout, layouts=[layout]))
             assert len(alone) > 1
@@ -56,16 +56,16 @@ class TestBadInput:
             ({'num_val': 2}, 'at least 3 for the imagenet layout'),
         ],
     )
-    def test_settings(self, settings, words):
+    def test_settings_out_of_range_are_refused(self, settings, words):
         with pytest.raises(ValueError, match=words):
             ShapesSettings(**settings)
 
     @pytest.mark.parametrize('value', [1.5, True, '5'])
-    def test_types(self, value):
+    def test_settings_of_wrong_types_are_refused(self, value):
         with pytest.raises(TypeError, match='num_train must be an int'):
             ShapesSettings(num_train=value)
 
-    def test_out_dir_is_a_file(self, tmp_path):
+    def test_a_file_as_out_dir_is_refused(self, tmp_path):
         (tmp_path / 'file').write_text('precious')
         with pytest.raises(FileExistsError, match='is a file; give another'):
             write_shapes(tmp_path / 'file')
@@ -73,25 +73,25 @@ class TestBadInput:
             write_shapes(tmp_path / 'file' / 'shapes')
         assert (tmp_path / 'file').read_text() == 'precious'
 
-    def test_out_dir_holds_other_files(self, tmp_path):
+    def test_a_folder_with_other_files_is_refused(self, tmp_path):
         (tmp_path / 'file').write_text('precious')
         with pytest.raises(FileExistsError, match='holds other files'):
             write_shapes(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ['file']
 
     @pytest.mark.parametrize('record', ['{', '[]', '{"version": 1}'])
-    def test_out_dir_holds_a_foreign_record(self, tmp_path, record):
+    def test_a_folder_with_a_foreign_record_is_refused(self, tmp_path, record):
         (tmp_path / 'shapes.json').write_text(record)
         with pytest.raises(FileExistsError, match='not a record of this program'):
             write_shapes(tmp_path)
 
-    def test_other_settings(self, data, small):
+    def test_a_data_set_of_other_settings_is_refused(self, data, small):
         before = digests(data)
         with pytest.raises(FileExistsError, match=r'size=96 \(wanted 64\), seed=0 \(wanted 3\)'):
             write_shapes(data, ShapesSettings(**{**small, 'seed': 3, 'size': 64}))
         assert digests(data) == before
 
-    def test_failure_leaves_nothing(self, tmp_path, monkeypatch, write):
+    def test_a_failure_leaves_no_files(self, tmp_path, monkeypatch, write):
         def fail(self):
             raise OSError('disk full')
 
@@ -102,26 +102,26 @@ class TestBadInput:
 
 
 class TestReuse:
-    def test_same_settings(self, data, small):
+    def test_a_data_set_of_the_same_settings_is_kept(self, data, small):
         times = {path: path.stat().st_mtime_ns for path in data.rglob('*')}
         assert not write_shapes(data, ShapesSettings(**small))
         assert times == {path: path.stat().st_mtime_ns for path in data.rglob('*')}
 
-    def test_some_of_the_layouts(self, data, small):
+    def test_a_data_set_with_more_layouts_is_kept(self, data, small):
         assert not write_shapes(data, ShapesSettings(**small, layouts=['voc']))
 
-    def test_a_layout_is_missing(self, tmp_path, small, write):
+    def test_a_data_set_without_a_requested_layout_is_refused(self, tmp_path, small, write):
         write(tmp_path / 'coco', layouts=['coco'])
         with pytest.raises(FileExistsError, match=r"layouts=\['coco'\] \(wanted \['coco', 'voc'\]\)"):
             write_shapes(tmp_path / 'coco', ShapesSettings(**small, layouts=['coco', 'voc']))
 
-    def test_a_file_is_missing(self, tmp_path, small, write):
+    def test_a_data_set_with_missing_files_is_refused(self, tmp_path, small, write):
         root = write(tmp_path / 'coco', layouts=['coco'])
         next((root / 'val2017').iterdir()).unlink()
         with pytest.raises(FileExistsError, match='has 13 of its 14 files left'):
             write_shapes(root, ShapesSettings(**small, layouts=['coco']))
 
-    def test_empty_folder_and_missing_parents(self, tmp_path, write):
+    def test_an_empty_folder_is_used_and_missing_parents_are_created(self, tmp_path, write):
         (tmp_path / 'empty').mkdir()
         write(tmp_path / 'empty', layouts=['coco'])
         write(tmp_path / 'a' / 'b', layouts=['coco'])
@@ -131,7 +131,7 @@ class TestReuse:
 class TestCommand:
     ARGS = ('--num-train', '3', '--num-val', '3', '--size', '32', '--layout', 'coco', 'imagenet')
 
-    def test_writes_then_reuses(self, tmp_path, capsys):
+    def test_the_command_writes_once_and_then_reuses(self, tmp_path, capsys):
         out = tmp_path / 'out'
         assert main([str(out), *self.ARGS]) == 0
         first = capsys.readouterr()
@@ -148,7 +148,7 @@ class TestCommand:
         ]
 
     @pytest.mark.parametrize('args', [('--size', '8'), ('--num-train', '-1'), ('--seed', '-5')])
-    def test_error_status(self, tmp_path, capsys, args):
+    def test_errors_end_in_exit_status_1(self, tmp_path, capsys, args):
         assert main([str(tmp_path / 'out'), *args]) == 1
         assert capsys.readouterr().err.startswith('error: ')
         assert not (tmp_path / 'out').exists()

@@ -1,3 +1,5 @@
+"""Class activation maps of synthetic and real networks."""
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ TOOL = 'tools/visualization/vis_cam.py'
 
 
 class Halves(nn.Module):
-    """Category 0 sees the left half of the image, category 1 the right one: a channel for each half, and its mean."""
+    """Network whose category 0 is the mean of the left half of the image, category 1 that of the right half."""
 
     def __init__(self, inplace: bool = False):
         super().__init__()
@@ -42,7 +44,7 @@ class Windows(nn.Module):
 
 
 class Sum(nn.Module):
-    """Both categories have one channel; only what the scores depend on tells the halves apart."""
+    """Network with one channel for both categories; only the gradients of the scores differ."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +74,7 @@ def cam(model: nn.Module, image: torch.Tensor, category: int, layer: str, method
 
 @pytest.mark.parametrize('method', [name for name in METHODS if not name.startswith('Eigen')])
 @pytest.mark.parametrize('category', [0, 1])
-def test_the_half_that_a_category_looks_at_lights_up(image, method, category):
+def test_the_map_covers_the_half_of_the_category(image, method, category):
     found = cam(Halves(), image, category, 'backbone', method)
     seen, other = halves(found.heat)[:: 1 if category == 0 else -1]
     assert found.heat.shape == (8, 12) and found.heat.max() <= 1
@@ -82,34 +84,34 @@ def test_the_half_that_a_category_looks_at_lights_up(image, method, category):
 
 
 @pytest.mark.parametrize('method', ['LayerCAM', 'HiResCAM', 'GradCAMElementWise', 'EigenGradCAM'])
-def test_methods_by_place_tell_halves_of_one_channel_apart(image, method):
+def test_methods_with_gradients_by_position_separate_halves_of_one_channel(image, method):
     left, right = halves(cam(Sum(), image, 0, 'backbone', method).heat)
     assert abs(left - right) > 0.3
 
 
 @pytest.mark.parametrize('options', [dict(eigen_smooth=True), dict(aug_smooth=True)])
-def test_smoothing(image, options):
+def test_smoothing_keeps_the_half(image, options):
     heat = cam(Halves(), image, 0, 'backbone', **options).heat
     assert np.isfinite(heat).all() and heat.shape == (8, 12)
-    # Half of the augmented images are mirrored, and the network looks at the left half of these, too. The sign of a
-    # principal component is nobody's.
+    # Half of the augmented images are mirrored, and the network uses the left half of these too. The sign of a
+    # principal component is arbitrary.
     assert 'eigen_smooth' in options or min(halves(heat)) > 0.2
 
 
-def test_frozen_layers_are_explained_too(image):
+def test_maps_of_frozen_layers(image):
     model = Halves().requires_grad_(False)
     left, right = halves(cam(model, image, 0, 'backbone').heat)
     assert left > 0.5 and right < 1e-6
 
 
-def test_an_operation_in_place_behind_the_layer_changes_nothing():
+def test_an_in_place_operation_after_the_layer_does_not_change_the_map():
     image = torch.randn(1, 1, 8, 12, generator=torch.Generator().manual_seed(0))
     heats = [cam(Halves(inplace), image, 0, 'backbone.1', 'EigenCAM').heat for inplace in (False, True)]
     np.testing.assert_array_equal(*heats)
     assert heats[0].max() > 0.5
 
 
-def test_several_maps_are_averaged_and_single_ones_picked(image):
+def test_several_maps_are_averaged_or_one_is_selected(image):
     class Pair(nn.Module):
         def forward(self, x):
             return [x * 2, torch.flip(x, (3,)) * (torch.arange(x.shape[3]) < 3)]
@@ -155,7 +157,7 @@ def test_scores_of_every_task(network):
             expected = torch.stack([logits[k][at == k].sum() for k in range(4)])
         elif kind == 'retinanet':
             levels = model(inputs, samples, mode='tensor')[0]
-            # 9 anchors with 3 categories each.
+            # Nine anchors with three categories each.
             expected = torch.stack(
                 [torch.cat([s[0, k::3].flatten() for s in levels]).sort(descending=True)[0][:3].sum() for k in range(3)]
             )
@@ -163,7 +165,7 @@ def test_scores_of_every_task(network):
             regions = model(inputs, samples, mode='tensor')[0][0]
             expected = regions.sort(0, descending=True)[0][:3, :3].sum(0)
     torch.testing.assert_close(found, expected)
-    # Methods that mask the image score many at once.
+    # Methods that mask the image score a batch of images.
     pair = torch.cat([inputs, inputs.flip(3)])
     with torch.no_grad():
         torch.testing.assert_close(scores(pair)[1:], scores(pair[1:]), rtol=1e-3, atol=1e-3)
@@ -177,12 +179,12 @@ def test_maps_of_every_task(network):
     layers = ['neck'] if kind in ('retinanet', 'mask_rcnn') else ['backbone:-1']
     found = class_activation.class_activation(model, inputs, samples, category, layers, 'LayerCAM')
     assert found.heat.shape == SIZE and 0.5 < found.heat.max() <= 1 and np.isfinite(found.heat).all()
-    # The neck's last map is for the first stage only, and no region may lie on another.
+    # The last map of the neck is for the first stage only, and a map without regions has no gradient.
     assert len(found.layers) in {'retinanet': (5,), 'mask_rcnn': (1, 2, 3, 4)}.get(kind, (1,))
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_categories_by_number_and_name():
+def test_categories_are_found_by_index_and_name():
     names = ['background', 'boat', 'cow']
     assert [category_index(given, names, 3) for given in ('cow', '1')] == [2, 1]
     with pytest.raises(ConfigError, match="no category 'dog'; use a number from 0 to 2, or one of background, boat"):
@@ -193,7 +195,7 @@ def test_categories_by_number_and_name():
         category_index('cow', names, 3, predicted=(0, 1))
 
 
-def test_segmentation_explains_an_object_rather_than_background():
+def test_the_default_category_of_a_segmentor_is_not_the_background():
     class Segmentor(nn.Module):
         def encode_decode(self, inputs, metas):
             logits = torch.zeros(1, 3, 4, 4)
@@ -216,13 +218,13 @@ def test_names_come_from_the_checkpoint_before_the_config(tmp_path):
     assert class_names(Config()) is None
 
 
-def test_methods_are_found_whatever_their_case():
+def test_names_of_methods_are_case_insensitive():
     pytest.importorskip('pytorch_grad_cam')
     assert cam_method('gradcam++').__name__ == cam_method('GradCAMPlusPlus').__name__ == 'GradCAMPlusPlus'
     assert {cam_method(name).__name__ for name in METHODS} == set(METHODS.values())
 
 
-def test_a_missing_grad_cam_is_named_with_the_command(monkeypatch):
+def test_the_message_about_missing_grad_cam_has_the_command(monkeypatch):
     monkeypatch.setattr(class_activation, 'importable', lambda name: False)
     with pytest.raises(InstallationError, match=r'grad-cam, .* is not installed; .*pip install.* grad-cam'):
         cam_method('GradCAM')
@@ -236,7 +238,7 @@ model = dict(backbone=dict(stem_channels=8, base_channels=8), head=dict(in_chann
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> tuple[str, str, str]:
-    """An image, a config and a checkpoint."""
+    """Paths of an image, a config and a checkpoint."""
     pytest.importorskip('mmpretrain')
     pytest.importorskip('pytorch_grad_cam')
     import mmcv
@@ -252,7 +254,7 @@ def files(tmp_path_factory) -> tuple[str, str, str]:
     return str(folder / 'image.png'), str(folder / 'coc.py'), str(folder / 'net.pth')
 
 
-def test_tool(files, tmp_path):
+def test_the_tool_writes_the_picture(files, tmp_path):
     out = tmp_path / 'cam.png'
     arguments = ('--method', 'LayerCAM', '--target-category', 'circle', 2, '--save-path', out, '--compare', *files[1:])
     done = run_tool(TOOL, *files, *arguments)
@@ -267,7 +269,7 @@ def test_tool(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'arguments, says',
+    'arguments, expected',
     [
         (('--method', 'CamCam'), "--method must be one of GradCAM, GradCAM++, XGradCAM, .*, got 'CamCam'"),
         (('--target-layers', 'backbone.layer9'), "no layer 'backbone.layer9'; the nearest names are backbone.layer"),
@@ -280,13 +282,13 @@ def test_tool(files, tmp_path):
         (('--device', 'tpu'), "--device 'tpu' cannot be used here"),
     ],
 )
-def test_bad_input_ends_in_one_line(files, tmp_path, arguments, says):
+def test_bad_input_ends_in_one_line(files, tmp_path, arguments, expected):
     message = refused(TOOL, *files, '--save-path', tmp_path / 'out' / 'cam.png', *arguments)
-    assert says.split('.*')[0] in message and says.split('.*')[-1] in message
+    assert expected.split('.*')[0] in message and expected.split('.*')[-1] in message
     assert not (tmp_path / 'out').exists()
 
 
-def test_what_is_no_image_is_refused(files, tmp_path):
+def test_a_file_that_is_not_an_image_is_refused(files, tmp_path):
     assert 'does not exist' in refused(TOOL, tmp_path / 'absent.png', *files[1:], '--save-path', tmp_path / 'cam.png')
     (tmp_path / 'text.png').write_text('no image')
     said = refused(TOOL, tmp_path / 'text.png', *files[1:], '--save-path', tmp_path / 'cam.png')

@@ -1,3 +1,5 @@
+"""Feature maps of networks of three tasks, and their pictures."""
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def network(request) -> tuple[str, nn.Module]:
 
 
 @torch.no_grad()
-def test_maps_are_what_the_backbone_returns(network):
+def test_maps_are_the_outputs_of_the_backbone(network):
     _, model = network
     inputs, samples = next(sample_inputs(model, SIZE, None))
     expected = model.backbone(inputs)
@@ -43,7 +45,7 @@ def test_maps_are_what_the_backbone_returns(network):
 
 
 @torch.no_grad()
-def test_layers_behind_the_backbone(network):
+def test_maps_of_layers_after_the_backbone(network):
     kind, model = network
     inputs, samples = next(sample_inputs(model, SIZE, None))
     layer = {'classifier': 'neck', 'segmentor': 'decode_head.convs', 'retinanet': 'bbox_head.cls_convs'}.get(
@@ -56,7 +58,7 @@ def test_layers_behind_the_backbone(network):
         found = feature_maps(model, inputs, samples, [layer, 'backbone:-1'])
         assert list(found) == [layer, 'backbone:3']
     elif kind == 'retinanet':
-        # Its layers run once for every level of the neck.
+        # The layers of the head run once for every level of the neck.
         found = feature_maps(model, inputs, samples, [f'{layer}.0'])
         assert [tuple(m.shape[2:]) for m in found.values()] == [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
     else:
@@ -67,7 +69,7 @@ def test_layers_behind_the_backbone(network):
             feature_maps(model, inputs, samples, ['roi_head.mask_head.convs'])
 
 
-def test_a_backbone_that_ends_in_a_vector():
+def test_the_last_map_of_a_backbone_that_returns_a_vector():
     from mmkerv.models import LeNet5Kerv
 
     model = nn.Module()
@@ -94,18 +96,18 @@ def feature() -> torch.Tensor:
         ('none', ['channel 2', 'channel 0', 'channel 1']),
     ],
 )
-def test_reductions(feature, reduction, titles):
+def test_reductions_select_their_channels(feature, reduction, titles):
     picture = np.full((8, 8, 3), 100, np.uint8)
     drawn = draw_feature_map(feature, picture, reduction, topk=3)
     assert [title for title, _ in drawn] == titles
     assert all(image.shape == (8, 8, 3) for _, image in drawn)
     if reduction != 'squeeze_mean':
-        # The colours go from blue to red.
+        # The colour map goes from blue to red.
         image = drawn[0][1].astype(int)
         assert image[0, 0, 0] > image[7, 7, 0] and image[0, 0, 2] < image[7, 7, 2]
 
 
-def test_layout(feature):
+def test_layout_of_image_and_maps(feature):
     picture = np.zeros((8, 8, 3), np.uint8)
     maps = {'neck:0': feature, 'neck:1': feature}
     assert [len(row) for row in layout(maps, picture)] == [3]
@@ -114,7 +116,7 @@ def test_layout(feature):
     assert rows[3][0][0] == 'neck:1\nchannel 2'
 
 
-def test_padding_is_cut_off():
+def test_padding_is_removed():
     sample = BaseDataElement(metainfo=dict(img_shape=(48, 64)))
     inputs = torch.zeros(1, 3, 64, 96)
     assert without_padding(torch.zeros(4, 16, 24), inputs, sample).shape == (4, 12, 16)
@@ -128,13 +130,13 @@ def test_the_picture_is_the_image_before_the_preprocessor(network):
     _, samples = next(sample_inputs(model, SIZE, None))
     data = {'inputs': image[None] if kind == 'classifier' else [image], 'data_samples': samples}
     inputs = model.data_preprocessor(data, False)['inputs']
-    # Files are read as BGR; the detectors and the classifier of these configs convert, the others do not.
+    # Files are read as BGR; the detectors and the classifier of these configs convert them, the others do not.
     np.testing.assert_array_equal(input_picture(model, inputs), image.flip(0).permute(1, 2, 0).numpy())
 
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> tuple[str, str, str]:
-    """An image, a config and a checkpoint."""
+    """Paths of an image, a config and a checkpoint."""
     pytest.importorskip('mmpretrain')
     import mmcv
 
@@ -146,7 +148,7 @@ def files(tmp_path_factory) -> tuple[str, str, str]:
     return str(folder / '7.png'), config, str(folder / 'lenet.pth')
 
 
-def test_tool(files, tmp_path):
+def test_the_tool_writes_the_picture(files, tmp_path):
     arguments = ('--out-dir', tmp_path, '--arrays', '--channel-reduction', 'none', '--topk', 3, '--arrangement', 2, 2)
     done = run_tool(TOOL, *files, *arguments)
     assert done.status == 0, done.err
@@ -156,13 +158,13 @@ def test_tool(files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'arguments, says',
+    'arguments, expected',
     [
         (('--target-layers', 'backbone.layr1'), "no layer 'backbone.layr1'; the nearest names are backbone.layer1"),
         (('--target-layers', 'backbone.layer1:1'), "'backbone.layer1:1' is not one of them"),
         (('--out-file', 'maps.gif'), '--out-file must end in .png'),
     ],
 )
-def test_bad_input_ends_in_one_line(files, tmp_path, arguments, says):
-    assert says in refused(TOOL, *files, '--out-dir', tmp_path / 'out', *arguments)
+def test_bad_input_ends_in_one_line(files, tmp_path, arguments, expected):
+    assert expected in refused(TOOL, *files, '--out-dir', tmp_path / 'out', *arguments)
     assert not (tmp_path / 'out').exists()

@@ -1,3 +1,5 @@
+"""Effective receptive fields against theory and finite differences."""
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,7 @@ def test_the_support_is_the_theoretical_receptive_field(sizes, strides, side):
     ids=['polynomial', 'gaussian', 'coc', 'ck'],
 )
 def test_the_gradient_is_that_of_finite_differences(operator):
-    """Two inputs of two channels, so that the order of absolute value, sum and mean is checked too."""
+    """Two images with two channels, so that the order of absolute value, sum and mean matters."""
     torch.manual_seed(0)
     model = network(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh(), operator()).double()
     inputs = random_inputs(2, 7, 7, count=2, dtype=torch.float64)
@@ -80,8 +82,8 @@ def test_the_gradient_is_that_of_finite_differences(operator):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_operations_in_place_do_not_reach_the_map():
-    """The layer's own output counts, not what a ReLU makes of it."""
+def test_an_in_place_operation_after_the_layer_does_not_change_the_field():
+    """The output of the layer counts, not that of the ReLU."""
     model = network(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU(inplace=True))
     nn.init.constant_(model.backbone[0].weight, 1.0)
     nn.init.constant_(model.backbone[0].bias, -100.0)
@@ -93,8 +95,8 @@ def test_operations_in_place_do_not_reach_the_map():
 @pytest.mark.parametrize(
     'share, side, ratio', [(0.3, 1, 1 / 35), (0.5, 1, 1 / 35), (0.51, 3, 9 / 35), (0.75, 3, 9 / 35), (0.99, 7, 1.0)]
 )
-def test_the_squares_of_a_map_made_by_hand(share, side, ratio):
-    """5 x 7: half of it in the middle, a quarter around, a quarter in a column that only the largest square reaches."""
+def test_squares_of_a_field_made_by_hand(share, side, ratio):
+    """Half is in the middle, a quarter around it, a quarter in a column that only the largest square contains."""
     field = np.zeros((5, 7))
     field[2, 3], field[1, 2], field[4, 0] = 2.0, 1.0, 1.0
     assert square_of_share(field, share) == (side, pytest.approx(ratio))
@@ -111,7 +113,7 @@ def test_a_field_of_zeros_is_refused():
         square_of_share(np.zeros((3, 3)), 0.5)
 
 
-def test_what_does_not_depend_on_the_image_is_refused():
+def test_a_layer_that_does_not_depend_on_the_image_is_refused():
     class Constant(nn.Module):
         def forward(self, x):
             return x.new_ones(1, 1, 4, 4)
@@ -141,7 +143,7 @@ def lenet(tmp_path_factory) -> tuple[str, str]:
     return config, str(path)
 
 
-def test_images_of_a_folder(lenet, tmp_path):
+def test_the_images_of_a_folder_are_used(lenet, tmp_path):
     import mmcv
 
     from mmkerv.deploy.trained_model import load_trained
@@ -156,7 +158,7 @@ def test_images_of_a_folder(lenet, tmp_path):
         next(receptive_inputs(model, cfg, 2, (28, 28), ROOT / 'configs'))
 
 
-def test_tool(lenet, tmp_path):
+def test_the_tool_writes_the_picture(lenet, tmp_path):
     out = tmp_path / 'erf.svg'
     done = run_tool(TOOL, *lenet, '--shape', 28, 28, '--num', 2, '--compare', *lenet, '--save-path', out)
     assert done.status == 0, done.err
@@ -165,13 +167,13 @@ def test_tool(lenet, tmp_path):
     arrays = np.load(out.with_suffix('.npz'))
     assert arrays['field'].shape == (28, 28)
     np.testing.assert_array_equal(arrays['field'], arrays['field_compare'])
-    # Two 5x5 kernels with a pooling behind each see 16 x 16 pixels.
+    # Two 5x5 kernels, each followed by a pooling, have a field of 16 x 16 pixels.
     assert np.flatnonzero(arrays['field'].any(0)).size <= 16
     assert arrays['squares'][-1, 0] <= 17
 
 
 @pytest.mark.parametrize(
-    'arguments, says',
+    'arguments, expected',
     [
         (('--target-layers', 'backbone.layer3'), "no layer 'backbone.layer3'; the nearest names are backbone.layer2"),
         (('--target-layers', 'backbone.fc'), "layer 'backbone.fc' returns no feature map"),
@@ -181,7 +183,7 @@ def test_tool(lenet, tmp_path):
         (('--compare', 'configs/imagenet/resnet18.py', 'absent.pth'), "'absent.pth'"),
     ],
 )
-def test_bad_input_ends_in_one_line(lenet, tmp_path, arguments, says):
+def test_bad_input_ends_in_one_line(lenet, tmp_path, arguments, expected):
     common = ('--save-path', tmp_path / 'out' / 'erf.png', '--num', 1, '--shape', 28, 28)
-    assert says in refused(TOOL, *lenet, *common, *arguments)
+    assert expected in refused(TOOL, *lenet, *common, *arguments)
     assert not (tmp_path / 'out').exists()

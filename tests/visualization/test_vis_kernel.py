@@ -1,4 +1,4 @@
-"""``vis_kernel.py`` and ``vis_response.py`` as a user runs them."""
+"""The tools ``vis_kernel.py`` and ``vis_response.py``."""
 
 import os
 import runpy
@@ -27,7 +27,7 @@ LAYERS = ['backbone.layer1.0', 'backbone.layer2.0']
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Run a tool in this process, which has imported the libraries; return its status or message, and its output."""
+    """Return a function that runs a tool in this process and returns its status or message, and its output."""
 
     def run_tool(tool: Path, *arguments: object) -> tuple[object, str]:
         monkeypatch.setattr(sys, 'argv', list(map(str, (tool, *arguments))))
@@ -83,7 +83,7 @@ def test_every_operator_is_drawn_on_a_headless_machine(model, checkpoint, tmp_pa
             assert np.array_equal(arrays[f'{layer}/kernel'], expected)
 
 
-def test_spectrum_of_one_layer_as_svg(run, checkpoint, tmp_path):
+def test_the_spectrum_of_one_layer_is_written_as_svg(run, checkpoint, tmp_path):
     out = tmp_path / 'new' / 'spectrum.svg'
     layer = ('--target-layers', f'model.{LAYERS[0]}')
     status, output = run(KERNEL, CONFIG, checkpoint, *layer, '--what', 'spectra', '--topk', 2, '--save-path', out)
@@ -92,7 +92,7 @@ def test_spectrum_of_one_layer_as_svg(run, checkpoint, tmp_path):
     assert '<svg' in out.read_text()[:1000]
 
 
-def test_responses(run, model, checkpoint, tmp_path):
+def test_responses_are_drawn_and_saved(run, model, checkpoint, tmp_path):
     line = ('--target-layers', LAYERS[1], '--line', 'patches', '--seed', 5, '--topk', 3)
     files = ('--save-path', tmp_path, '--format', 'svg', '--arrays', tmp_path / 'r.npz')
     status, output = run(RESPONSE, CONFIG, checkpoint, *line, *files)
@@ -106,7 +106,7 @@ def test_responses(run, model, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('tool', 'arguments', 'says'),
+    ('tool', 'arguments', 'expected'),
     [
         (KERNEL, ('--target-layers', 'backbone.layer1.O'), ["no layer 'backbone.layer1.O'", LAYERS[0]]),
         (KERNEL, ('--save-path', '{out}/one.png'), ['is one file, and there are 2 pictures']),
@@ -115,10 +115,10 @@ def test_responses(run, model, checkpoint, tmp_path):
     ],
     ids=['unknown layer', 'one file', 'no kervolution', 'another network'],
 )
-def test_bad_input_ends_in_one_line(run, checkpoint, tmp_path, tool, arguments, says):
+def test_bad_input_ends_in_one_line(run, checkpoint, tmp_path, tool, arguments, expected):
     message, output = run(tool, CONFIG, checkpoint, *(argument.format(out=tmp_path) for argument in arguments))
     assert str(message).startswith('error: ') and '\n' not in message
-    assert all(part in message for part in says), message
+    assert all(part in message for part in expected), message
     assert 'wrote' not in output and not list(tmp_path.iterdir())
 
 
@@ -126,11 +126,14 @@ def test_a_model_without_operators_ends_in_one_line(run, tmp_path):
     config = ROOT / 'configs' / 'mnist' / 'lenet5.py'
     init_default_scope('mmpretrain')
     torch.save(MODELS.build(load_config(str(config)).model).state_dict(), tmp_path / 'plain.pth')
-    for tool, says in ((KERNEL, 'has no operator of mmkerv'), (RESPONSE, 'has no kervolution; choose a config with')):
+    for tool, expected in (
+        (KERNEL, 'has no operator of mmkerv'),
+        (RESPONSE, 'has no kervolution; choose a config with'),
+    ):
         message, _ = run(tool, config, tmp_path / 'plain.pth', '--save-path', tmp_path / 'out')
-        assert str(message).startswith('error: the model (ImageClassifier)') and says in message
+        assert str(message).startswith('error: the model (ImageClassifier)') and expected in message
     assert not (tmp_path / 'out').exists()
-    # Plain convolutions are drawn where they are named, as the left half of Figure 9 of the CoC paper is.
+    # Plain convolutions are drawn if they are named, as in the left half of Figure 9 of the CoC paper.
     status, _ = run(KERNEL, config, tmp_path / 'plain.pth', '--target-layers', LAYERS[0], '--save-path', tmp_path)
     assert status == 0 and (tmp_path / f'{LAYERS[0]}.png').is_file()
 

@@ -1,4 +1,4 @@
-"""Tools inside the process of the test, where many must be refused."""
+"""Runs of tools inside the process of the test, for the many that must be refused."""
 
 import runpy
 import sys
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def refused(tool: str, *arguments: object) -> str:
-    """The one line that the tool ends with."""
+    """Return the one-line message with which the tool ends."""
     with (
         mock.patch.object(sys, 'argv', [tool, *map(str, arguments)]),
         mock.patch.object(sys, 'path', list(sys.path)),

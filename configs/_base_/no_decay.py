@@ -1,6 +1,7 @@
-# Parameters of operators that weight decay leaves alone: it would pull learned balances and gammas towards 0, super
-# layers towards no association, and the frequencies of kernel nets, not their kernels, towards 0. Networks without
-# operators have no parameter of such a name. Use: optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
+# Parameters of operators without weight decay, which would pull learned balances and gammas towards 0, super layers
+# towards no association, and the frequencies of kernel nets, not their kernels, towards 0. The operators' classes list
+# the same names as `no_decay`. Networks without operators have no parameter with such a name.
+# Use: optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
 no_decay = dict(
     custom_keys=dict(
         balance=dict(decay_mult=0.0),

@@ -6,13 +6,9 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkerv.errors import ArgumentError
+from mmkerv import ops
 from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
-
-# Arguments of CKConv that change what its folded form looks like.
-SHAPING = ('kernel_extent', 'separable', 'replace_1x1')
-# The folded form of operators that are two convolutions in a row, as FoldedConv calls it.
-SEPARABLE = {'DepthwiseSeparableConv': 'depthwise', 'SpatiallySeparableConv': 'spatial'}
 
 
 def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
@@ -53,14 +49,15 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
 
 
 def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
+    """Return a part of the model's config without the operators; a dict is changed in place."""
     if isinstance(node, dict):
         for key, value in node.items():
-            folds = (
-                key.endswith('conv_cfg')
-                and isinstance(value, dict)
-                and operator_name(value.get('type')) not in (None, *kept)
-            )
-            node[key] = _folded_cfg(value) if folds else _plain(value, kept, scope)
+            is_conv_cfg = key.endswith('conv_cfg') and isinstance(value, dict)
+            operator = operator_name(value.get('type')) if is_conv_cfg else None
+            if operator is None or operator in kept:
+                node[key] = _plain(value, kept, scope)
+            else:
+                node[key] = getattr(ops, operator).deploy_cfg(value)
         family = local_name(node.get('type'), ('mmkerv',))
         if family == 'CKCNN':
             raise ArgumentError(
@@ -77,19 +74,11 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     return node
 
 
-def _folded_cfg(conv_cfg: dict) -> dict | None:
-    name = operator_name(conv_cfg['type'])
-    shape = {key: conv_cfg[key] for key in SHAPING if conv_cfg.get(key)} if name == 'CKConv' else {}
-    if name in SEPARABLE:
-        shape = {'separable': SEPARABLE[name]}
-    return dict(type='mmkerv.FoldedConv', **shape) if shape else None
-
-
 def _mentions_mmkerv(node: Any) -> bool:
+    if isinstance(node, str):
+        return node.startswith('mmkerv.')
     if isinstance(node, dict):
-        return operator_name(node.get('type')) is not None or any(
-            str(v).startswith('mmkerv.') if isinstance(v, str) else _mentions_mmkerv(v) for v in node.values()
-        )
+        return operator_name(node.get('type')) is not None or any(map(_mentions_mmkerv, node.values()))
     return isinstance(node, (list, tuple)) and any(map(_mentions_mmkerv, node))
 
 

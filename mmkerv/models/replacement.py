@@ -14,8 +14,6 @@ from mmkerv import ops
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
 
-OPERATORS = tuple(name for name in ops.__all__ if 'Conv' in name)
-
 
 class Operator(NamedTuple):
     """Builder of the layers of a ``conv_cfg``.
@@ -54,9 +52,9 @@ class Operator(NamedTuple):
         kind = options.pop('type')
         if not isinstance(kind, str):
             return cls(kind, options, kind.__name__)
-        name = kind.removeprefix('mmkerv.')
-        if name in OPERATORS:
-            return cls(getattr(ops, name), options, name)
+        name, operators = kind.removeprefix('mmkerv.'), _operators()
+        if name in operators:
+            return cls(operators[name], options, name)
         registered = _registered(kind)
         if inspect.isclass(registered) and issubclass(registered, nn.Conv2d):
             return cls(registered, options, kind)
@@ -65,7 +63,7 @@ class Operator(NamedTuple):
         else:
             reason = 'registered with mmengine as something else than an nn.Conv2d'
         raise ArgumentError(
-            f'conv_cfg type {kind!r} is not an operator of mmkerv and {reason}; use one of {", ".join(OPERATORS)}, a '
+            f'conv_cfg type {kind!r} is not an operator of mmkerv and {reason}; use one of {", ".join(operators)}, a '
             "registered convolution such as mmcv's ConvWS, or pass the class"
         )
 
@@ -134,6 +132,12 @@ class Operator(NamedTuple):
             if getattr(getattr(new, parameter, None), 'shape', None) == getattr(getattr(conv, parameter), 'shape', 0):
                 setattr(new, parameter, getattr(conv, parameter))
         return new.train(conv.training)
+
+
+def _operators() -> dict[str, type]:
+    """Return the operators of :mod:`mmkerv.ops` by name: without mmengine, ``mmkerv.registry`` cannot be asked."""
+    exported = {name: getattr(ops, name) for name in ops.__all__}
+    return {name: kind for name, kind in exported.items() if hasattr(kind, 'deploy_cfg') or kind is ops.FoldedConv}
 
 
 def _registered(kind: str) -> Any:

@@ -34,6 +34,7 @@ class ContinuousKernel(GeneratedKernel):
     """
 
     has_weight = False
+    no_decay = ('kernel_net',)
     causal = False
 
     def _start(self, options: CKOptions, **factory: Any) -> None:

@@ -166,6 +166,20 @@ class CKConv:
             kernel_size = kernel_extent
         return CKConv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, *args, **kwargs)
 
+    @classmethod
+    def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
+
+        Args:
+            conv_cfg: the config that the layer was built with.
+
+        Example:
+            >>> CKConv.deploy_cfg(dict(type='CKConv', kernel_extent=7, hidden=16))
+            {'type': 'mmkerv.FoldedConv', 'kernel_extent': 7}
+        """
+        shape = {key: conv_cfg[key] for key in ('kernel_extent', 'separable', 'replace_1x1') if conv_cfg.get(key)}
+        return dict(type='mmkerv.FoldedConv', **shape) if shape else None
+
 
 def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any) -> str | tuple[int, int]:
     """Padding with which a kernel of another extent gives an output of the same size.

@@ -24,6 +24,7 @@ class Kervolution:
         True
     """
 
+    no_decay = ('balance', 'gamma')
     # Set by KervolutionGuardHook: keep the largest |s| of a forward pass in `largest_product`.
     watched = False
     largest_product: Tensor | None = None

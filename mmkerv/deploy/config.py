@@ -5,8 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkerv.errors import ArgumentError
 from mmkerv import ops
+from mmkerv.errors import ArgumentError
 from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
 

@@ -22,9 +22,9 @@ class OrthogonalityHook(KernelRegularizerHook):
     The loss is ``loss_orth``. It acts on the kernel that convolves: the associated kernel of a ``CoCConv``, ``weight``
     of a plain convolution or a kervolution. Frozen layers are left out.
 
-    A ``CoCConv`` with ``super_bias=True`` is warned of. A super bias moves every tap of four filters at once, the loss
-    is steep in it, and training diverges: seen with ResNet-18 and SGD with learning rate 0.1 at weights from 1e-4 on,
-    where 0.01 is stable without the bias.
+    It logs a warning for ``CoCConv`` with ``super_bias=True``: a super bias moves every tap of four filters at once,
+    the loss is steep in it, and training diverges (ResNet-18, SGD with learning rate 0.1: at weights from 1e-4 on;
+    without the bias 0.01 is stable).
 
     Args:
         weight: lambda, >= 0. The paper has 0.01; its authors' README has 0.5, for a norm that is not squared.

@@ -27,7 +27,7 @@ def write_report(out: Path, archive: Path, docs: Path) -> None:
         parts += [f'## {title}\n']
         for backbone in BACKBONES:
             parts += [f'### {backbone}\n', table(runs.get(backbone, {}))]
-        parts += ['### What the paper says\n', NOISE, claims(runs)]
+        parts += ['### Claims of the paper\n', NOISE, claims(runs)]
     docs.mkdir(parents=True, exist_ok=True)
     (docs / 'results.md').write_text('\n'.join(part for part in parts if part))
     if records:

@@ -20,7 +20,7 @@ BACKBONES = {
     ),
 }
 SUPER_INITS = ('identity', 'kaiming')
-# The paper gives no weight. With 3e-3 the recipe's SGD diverges from the first iterations of ShuffleNetV2.
+# The paper gives no weight. With 3e-3, SGD on this loss alone diverges from the initial weights of ShuffleNetV2.
 ORTH_WEIGHT = 1e-3
 KERV = dict(type='mmkerv.KervConv', kernel='polynomial', degree=3, balance=2.0)
 

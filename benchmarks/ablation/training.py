@@ -1,4 +1,4 @@
-"""Runs of the study: each trains in a process of tools/train.py and leaves a record."""
+"""Runs of the study: each trains in a process of tools/train.py and writes a record."""
 
 import json
 import math
@@ -21,22 +21,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def read_records(*files: Path) -> dict[str, dict[str, Any]]:
-    """Read the records of those files that exist, by name; later files win.
+    """Read the records in the existing files, by name; later files take precedence.
 
     Raises:
-        ValueError: if one is damaged.
+        ValueError: if a file is damaged.
     """
     records = {}
     for file in files:
         try:
             records |= json.loads(file.read_text()) if file.exists() else {}
         except (ValueError, TypeError) as error:
-            raise ArgumentError(f'{file} is no file of records ({error}); move it away') from error
+            raise ArgumentError(f'{file} is not a file of records ({error}); move it away') from error
     return records
 
 
 def write_records(file: Path, records: dict[str, dict[str, Any]]) -> None:
-    """Write records, one a line; a reader sees the old file or the new one."""
+    """Write records atomically, one per line."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = ',\n'.join(f'{json.dumps(name)}: {json.dumps(records[name])}' for name in sorted(records))
     partial = file.with_suffix(f'.{os.getpid()}.part')
@@ -53,9 +53,9 @@ def complete(
     workers: int,
     tell: Callable[[str], None] = print,
 ) -> None:
-    """Train what has no record in ``out`` or ``archive``, ``workers`` runs at a time.
+    """Do the runs without a record in ``out`` or ``archive``, ``workers`` at a time.
 
-    A record is written when its run is over, so a study that was interrupted goes on with the runs that were not.
+    Each record is written when its run has finished, so an interrupted study continues with the remaining runs.
 
     Raises:
         ValueError: at the end, if runs failed.

@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the paper from our records."""
+"""Figures 1 and 2 of the paper, drawn from our records."""
 
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,12 @@ GROUPS = {
 
 
 def plot_convergence(records: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
-    """Figure 2: test accuracy against epochs and against seconds of training, one panel pair a group.
+    """Draw Figure 2: test accuracy over epochs and over seconds of training, with a pair of panels for each group.
 
     Args:
-        records: by config, the records of its seeds; the first seed is drawn.
-        title: names the setting.
-        path: where the picture is written.
+        records: records of the seeds by config; the first seed is drawn.
+        title: name of the setting.
+        path: file of the picture.
     """
     figure, panels = plt.subplots(len(GROUPS), 2, figsize=(10, 11), constrained_layout=True)
     for row, (group, configs) in zip(panels, GROUPS.items()):
@@ -71,11 +71,11 @@ def plot_convergence(records: dict[str, list[dict[str, Any]]], title: str, path:
 
 
 def plot_filters(filters: dict[str, list[list[float]]], path: Path) -> None:
-    """Figure 1: the six filters of the first layer, one row a network.
+    """Draw Figure 1: the six filters of the first layer, with a row for each network.
 
     Args:
-        filters: by name, six of 25 values.
-        path: where the picture is written.
+        filters: six filters of 25 values for each network, by name.
+        path: file of the picture.
     """
     figure, panels = plt.subplots(
         len(filters), 6, figsize=(7, 1.4 * len(filters)), constrained_layout=True, squeeze=False

@@ -41,7 +41,7 @@ def write_report(out: Path, archive: Path | None, docs: Path) -> None:
 
 
 def by_config(runs: Iterable[dict[str, Any]], setting_of) -> dict[str, list[dict[str, Any]]]:
-    """Group the records whose setting is the one wanted for their config, in the order of ``RUNS``."""
+    """Group the records with the setting of their config by config, in the order of ``RUNS``."""
     groups = defaultdict(list)
     for record in runs:
         if Setting(**record['setting']) == setting_of(record['config']):
@@ -55,7 +55,7 @@ def _machine(runs: Iterable[dict[str, Any]]) -> str:
 
 
 def spread(values: Iterable[float | None], digits: int) -> str:
-    """Mean and range of the values that are there, and how many are not."""
+    """Format mean and range of the values, and the number of missing ones."""
     values = list(values)
     numbers = [v for v in values if v is not None]
     if not numbers:
@@ -84,7 +84,7 @@ def _table(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def attack(runs: dict[str, list[dict[str, Any]]]) -> tuple[float | None, dict[str, list[float]]]:
-    """Return the eps that brings the convolutional networks to the paper's accuracy, and every network's with it."""
+    """Return the eps at which the convolutional networks have the paper's accuracy, and the accuracies with it."""
     curves = {config: [r['fgsm'] for r in group if 'fgsm' in r] for config, group in runs.items()}
     if not curves.get('lenet5'):
         return None, {}
@@ -93,7 +93,7 @@ def attack(runs: dict[str, list[dict[str, Any]]]) -> tuple[float | None, dict[st
 
 
 def attack_table(eps: float | None, attacked: dict[str, list[float]]) -> str:
-    """Table 1 of the paper."""
+    """Return Table 1 of the paper with our values."""
     if eps is None:
         return 'FGSM (Table 1): not run.\n'
     head = f'FGSM, eps {eps:.3f} of [0, 1]: with it the plain networks have the {PAPER_CNN} % of Table 1.\n'

@@ -109,7 +109,7 @@ def stages(dataset: Any, index: int) -> list[Stage]:
     dataset, index = _inner(dataset, index)
     if not hasattr(dataset, 'pipeline') or not hasattr(dataset, 'get_data_info'):
         raise ConfigError(
-            f'--mode original, concat and pipeline need a data set with a pipeline of its own, got '
+            f'--mode original, concat and pipeline need a data set with its own pipeline, got '
             f'{type(dataset).__name__}; use --mode transformed'
         )
     *steps, pack = dataset.pipeline.transforms

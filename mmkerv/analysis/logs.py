@@ -114,7 +114,7 @@ def read_log(path: str | Path) -> Log:
     if file.is_dir():
         files = sorted(file.glob('**/vis_data/scalars.json'))
         if not files:
-            raise FileNotFoundError(f'{str(path)!r} holds no vis_data/scalars.json; give the log of a run')
+            raise FileNotFoundError(f'{str(path)!r} contains no vis_data/scalars.json; give the log of a run')
         file = files[-1]
     if not file.is_file():
         raise FileNotFoundError(f'log {str(path)!r} does not exist; give a vis_data/*.json or a work folder')
@@ -127,7 +127,7 @@ def read_log(path: str | Path) -> Log:
                 break
             raise _not_a_log(path, f'line {number} is not JSON ({error.msg})') from error
         if not isinstance(entry, dict):
-            raise _not_a_log(path, f'line {number} holds a {type(entry).__name__}')
+            raise _not_a_log(path, f'line {number} is a {type(entry).__name__}')
         # The older text logs of mmengine begin with a line about the environment, which has no step.
         if 'step' in entry:
             lines.append(entry)

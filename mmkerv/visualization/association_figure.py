@@ -19,7 +19,7 @@ from mmkerv.visualization import tiles
 GROUPS, ROWS, COLUMNS = 36, 6, 6
 # Widths within a cell of width 1: a tile, the strip of super kernels left of it, and a super kernel in the strip.
 BOX, STRIP, SUPER_BOX = 0.92, 0.3, 0.24
-# Free height below the tile of a cell, where its label stands, and the distance of the label from the next cell.
+# Free height below the tile of a cell, for its label, and the distance of the label from the next cell.
 GAP, LABEL_GAP = 0.14, 0.03
 # Inches: a cell is as wide as fits a panel, within the bounds; the whole figure is at least this large.
 PANEL_WIDTH, CELL_WIDTHS = 4.6, (0.62, 1.1)

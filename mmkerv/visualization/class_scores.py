@@ -185,11 +185,11 @@ def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool =
     return list(classes) if isinstance(classes, (list, tuple)) and classes else None
 
 
-def category_index(given: str, names: Sequence[str] | None, count: int, predicted: Sequence[int] = ()) -> int:
+def category_index(category: str, names: Sequence[str] | None, count: int, predicted: Sequence[int] = ()) -> int:
     """Return the index of a category from its index or name as the user wrote it.
 
     Args:
-        given: index or name.
+        category: index or name.
         names: names of all categories, if known.
         count: number of categories.
         predicted: categories that are accepted; by default all.
@@ -202,14 +202,14 @@ def category_index(given: str, names: Sequence[str] | None, count: int, predicte
         (1, 0)
     """
     names = list(names or ())
-    if given in names:
-        index = names.index(given)
-    elif given.lstrip('-').isdigit() and 0 <= int(given) < count:
-        index = int(given)
+    if category in names:
+        index = names.index(category)
+    elif category.lstrip('-').isdigit() and 0 <= int(category) < count:
+        index = int(category)
     else:
         listed = [*names[:NAMES], '...'] if len(names) > NAMES else names
         known = f', or one of {", ".join(listed)}' if names else ''
-        raise ConfigError(f'--target-category: no category {given!r}; use a number from 0 to {count - 1}{known}')
+        raise ConfigError(f'--target-category: no category {category!r}; use a number from 0 to {count - 1}{known}')
     if predicted and index not in predicted:
         choices = ', '.join(label(i, names) for i in predicted)
         raise ConfigError(

@@ -47,7 +47,7 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
         {'kernel': (4, 2, 9), 'channels': (3, 2), 'sampled': (3, 9), 'positions': (9, 1), 'curve': (3, 801),
          'curve_positions': (801, 1)}
     """
-    if not operator._has_kernel:
+    if operator.kernel_size is None:
         raise ArgumentError(
             'a CKConv1d with kernel_size=None has no kernel before its first sequence; run it on one, or load a '
             'checkpoint'
@@ -112,7 +112,7 @@ def continuous_details(operator: ContinuousKernel) -> str:
 
 
 def _values(operator: ContinuousKernel, positions: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """The given channels of the kernel at any positions, at the scale of the layer's samples."""
+    """Kernels of these flat channels at any positions, at the scale of the layer's samples."""
     net = operator.kernel_net
     weights = [layer.weight.float() for layer in net.layers]
     biases = [None if layer.bias is None else layer.bias.float() for layer in net.layers]

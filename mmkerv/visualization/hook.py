@@ -91,5 +91,5 @@ class KernelVisualizationHook(Hook):
 
         for name, layer in self._layers.items():
             # A CKConv1d with kernel_size=None has no kernel before its first sequence.
-            if getattr(layer, '_has_kernel', True):
+            if layer.kernel_size is not None:
                 runner.visualizer.add_image(f'kernels.{name}', pixels(kernel_figure(layer, name, self.topk)), step)

@@ -94,7 +94,7 @@ def test_an_unfinished_last_line_is_ignored(tmp_path):
     ('content', 'message'),
     [
         (['{"lr": 0.1, "lo', '{"lr": 1, "step": 1}'], 'line 1 is not JSON'),
-        (['[1, 2]'], 'line 1 holds a list'),
+        (['[1, 2]'], 'line 1 is a list'),
         (['{"env": 1}'], 'no line has a step'),
         ([''], 'no line has a step'),
         (['\x89PNG'], 'line 1 is not JSON'),
@@ -108,7 +108,7 @@ def test_other_files_are_refused(tmp_path, content, message):
 def test_missing_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match='does not exist'):
         read_log(tmp_path / 'absent.json')
-    with pytest.raises(FileNotFoundError, match='holds no vis_data'):
+    with pytest.raises(FileNotFoundError, match='contains no vis_data'):
         read_log(tmp_path)
 
 

@@ -281,7 +281,7 @@ def test_bad_folders_are_named_in_the_message(images):
 
 def test_damaged_records_are_named_in_the_message(tmp_path):
     (tmp_path / 'a.json').write_text('{"a": ')
-    with pytest.raises(ArgumentError, match=r'a\.json is no file of records'):
+    with pytest.raises(ArgumentError, match=r'a\.json is not a file of records'):
         training.read_records(tmp_path / 'a.json')
 
 

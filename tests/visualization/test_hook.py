@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmkerv.errors import ConfigError
+from mmkerv.ops import DepthwiseSeparableConv2d
 from mmkerv.visualization import kernel_figure
 from mmkerv.visualization.tiles import pixels
 from tests.engine.tiny_runner import TinyModel, tiny_runner
@@ -76,6 +77,11 @@ def test_only_the_first_process_draws(tmp_path, monkeypatch):
     monkeypatch.setattr('mmkerv.visualization.kernel_figures.kernel_figure', lambda *args: drawn.append(args))
     train(tmp_path, {}, val_dataloader=None, val_cfg=None, val_evaluator=None)
     assert drawn == []
+
+
+def test_separable_operators_are_drawn(tmp_path):
+    train(tmp_path, {}, TinyModel(DepthwiseSeparableConv2d))
+    assert list(pictures(tmp_path)) == ['kernels.conv_0.png', 'kernels.conv_1.png']
 
 
 def test_tensorboard_gets_the_pictures(tmp_path):

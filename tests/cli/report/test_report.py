@@ -262,7 +262,7 @@ def test_curves_are_those_of_the_latest_run(tmp_path):
 @pytest.mark.parametrize(
     ('lines', 'error', 'message'),
     [
-        (None, FileNotFoundError, 'holds no vis_data'),
+        (None, FileNotFoundError, 'contains no vis_data'),
         (['{"loss": 1'], ConfigError, 'is not a log of mmengine'),
         (['{"loss": 1}'], ConfigError, 'is not a log of mmengine'),
         (['{"coco/bbox_mAP": 0.3, "step": 2}'], ConfigError, 'has no loss'),

@@ -100,7 +100,7 @@ def masks(root: Path, **changes) -> torch.utils.data.Dataset:
     [
         ((20, 31), r'is 20 x 31 and its image .* 20 x 30 \(height x width\): the sizes must be equal'),
         ((30, 20), r'is 30 x 20 and its image'),
-        ((20, 30, 3), r'has the shape \(20, 30, 3\), of a colour picture'),
+        ((20, 30, 3), r'has the shape \(20, 30, 3\) of a colour picture'),
         (None, r'cannot be read .*it is damaged, or not an image'),
         ((), r'does not exist; check data_prefix\.seg_map_path'),
     ],

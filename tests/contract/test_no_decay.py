@@ -17,4 +17,4 @@ def test_the_config_exempts_what_the_operators_exempt_from_weight_decay():
     exported = [getattr(ops, name) for name in ops.__all__]
     operators = [kind for kind in exported if isinstance(kind, type) and issubclass(kind, ConvNd)]
     names = {name for operator in operators for name in operator.no_decay}
-    assert Config.fromfile(CONFIG).no_decay.custom_keys == dict.fromkeys(names, {'decay_mult': 0.0})
+    assert Config.fromfile(CONFIG).no_decay.custom_keys == {name: {'decay_mult': 0.0} for name in names}

@@ -80,8 +80,8 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
     colour = before.shape[1] == RGB
     # A sheet has a cell for each group; a table has a row for each group and a column for each input.
     sheet = before.shape[1] in (1, RGB)
-    groups = tiles.chosen(after, topk, GROUPS if sheet else ROWS)
-    inputs = np.arange(1) if sheet else tiles.chosen(after[groups].swapaxes(0, 1), topk, COLUMNS)
+    groups = tiles.select_kernels(after, topk, GROUPS if sheet else ROWS)
+    inputs = np.arange(1) if sheet else tiles.select_kernels(after[groups].swapaxes(0, 1), topk, COLUMNS)
     columns = math.ceil(math.sqrt(len(groups))) if sheet else len(inputs)
     rows = math.ceil(len(groups) / columns) if sheet else len(groups)
     shared = operator.options.share in ('ci', 'cico') and not sheet
@@ -103,7 +103,7 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
             left = edges[column] + strips[column] * corner
             scale = tiles.largest(before[group], after[group])
             cuts = (operator.options.association,) * 2
-            tiles.place(axes, kernels[group, pick], scale, left, row * height, BOX, cuts)
+            tiles.draw_tile(axes, kernels[group, pick], scale, left, row * height, BOX, cuts)
             if corner and strips[column]:
                 _place_supers(axes, operator, arrays, group, pick, edges[column], row * height)
             if sheet:
@@ -146,7 +146,7 @@ def association_details(operator: CoCConv2d) -> str:
 def _place_supers(axes, operator: CoCConv2d, arrays: dict, group: int, pick, left: float, top: float) -> None:
     for layer in range(len(operator.super_layers)):
         values = _super_kernel(arrays[f'super_kernel_{layer}'], operator.options.share, group, pick)
-        tiles.place(axes, values, tiles.largest(values), left, top + layer * STRIP, SUPER_BOX)
+        tiles.draw_tile(axes, values, tiles.largest(values), left, top + layer * STRIP, SUPER_BOX)
 
 
 def _super_kernel(weight: np.ndarray, share: str | None, group: int, pick) -> np.ndarray:

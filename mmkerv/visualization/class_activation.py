@@ -15,7 +15,7 @@ from mmkerv.deploy.trained_model import load_image
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ConfigError, InstallationError
 from mmkerv.visualization.class_scores import ClassScores, category_index, label
-from mmkerv.visualization.feature_maps import chosen, last_map, recording, split_name
+from mmkerv.visualization.feature_maps import last_map, recording, select_maps, split_name
 from mmkerv.visualization.pictures import input_picture, panels, valid_size
 
 # Methods that need only maps and gradients of any layer: the names that users type, and grad-cam's classes.
@@ -154,7 +154,7 @@ class _Recorder:
     def __call__(self, inputs: Tensor) -> Tensor:
         with recording(self.model.model, [split_name(name)[0] for name in self.layers]) as recorded:
             outputs = self.model(inputs)
-        self.groups = {name: chosen(recorded, [name], len(inputs)) for name in self.layers}
+        self.groups = {name: select_maps(recorded, [name], len(inputs)) for name in self.layers}
         for feature in self.maps.values():
             if feature.requires_grad:
                 feature.retain_grad()

@@ -55,7 +55,7 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
     with torch.no_grad():
         sampled = operator._forward_kernel().float()
         size, width = tuple(sampled.shape[2:]), sampled.shape[1]
-        rows = tiles.chosen(sampled.cpu().numpy(), topk, CURVES if operator.dims == 1 else SURFACES)
+        rows = tiles.select_kernels(sampled.cpu().numpy(), topk, CURVES if operator.dims == 1 else SURFACES)
         # The input channel to draw of a filter: the one of the largest norm with `topk`, else the first.
         norms = sampled.flatten(2).norm(dim=2).cpu().numpy()
         inputs = norms[rows].argmax(1) if topk else np.zeros(len(rows), dtype=np.int64)

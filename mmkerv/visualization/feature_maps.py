@@ -66,7 +66,7 @@ def recording(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list
             handle.remove()
 
 
-def chosen(recorded: dict[str, list[Tensor]], names: Sequence[str], images: int) -> dict[str, Tensor]:
+def select_maps(recorded: dict[str, list[Tensor]], names: Sequence[str], images: int) -> dict[str, Tensor]:
     """Return the recorded maps with the given names, by their full names.
 
     Args:
@@ -78,7 +78,7 @@ def chosen(recorded: dict[str, list[Tensor]], names: Sequence[str], images: int)
         ConfigError: if a layer returned no such map.
 
     Example:
-        >>> list(chosen({'neck': [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)]}, ['neck'], 1))
+        >>> list(select_maps({'neck': [torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 4, 4)]}, ['neck'], 1))
         ['neck:0', 'neck:1']
     """
     selected = {}
@@ -138,7 +138,7 @@ def feature_maps(
             model.backbone(inputs)
         else:
             forward(model, inputs, samples)
-    return chosen(recorded, names, len(inputs))
+    return select_maps(recorded, names, len(inputs))
 
 
 @torch.no_grad()

@@ -84,8 +84,8 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None)
     elif kernel.ndim == 5:
         kernel, unit = kernel.reshape(len(kernel), -1, *kernel.shape[3:]), 'slice'
     sheet = colour or kernel.shape[1] == 1
-    outputs = tiles.chosen(kernel, topk, FILTERS if sheet else ROWS)
-    inputs = np.arange(1) if sheet else tiles.chosen(kernel[outputs].swapaxes(0, 1), topk, COLUMNS)
+    outputs = tiles.select_kernels(kernel, topk, FILTERS if sheet else ROWS)
+    inputs = np.arange(1) if sheet else tiles.select_kernels(kernel[outputs].swapaxes(0, 1), topk, COLUMNS)
     if sheet:
         columns = min(len(outputs), max(SHEET_COLUMNS, math.ceil(math.sqrt(len(outputs)))))
         rows = math.ceil(len(outputs) / columns)
@@ -101,7 +101,7 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None)
     for index, (output, pick) in enumerate(product(outputs, [slice(None)] if colour else inputs)):
         row, column = divmod(index, columns)
         left = column + (1 - BOX) / 2
-        tiles.place(axes, kernel[output, pick], tiles.largest(kernel[output]), left, row * height, BOX)
+        tiles.draw_tile(axes, kernel[output, pick], tiles.largest(kernel[output]), left, row * height, BOX)
         if sheet:
             text = _label(arrays, output)
             axes.text(column + 0.5, (row + 1) * height, text, ha='center', va='bottom', fontsize=6, color=tiles.INK)

@@ -55,7 +55,7 @@ def response_arrays(
     reach = arguments.real(reach, 'reach', 0, above=True)
     with torch.no_grad():
         weight = operator.weight.detach().float().cpu()
-        filters = tiles.chosen(weight.numpy(), topk, FILTERS)
+        filters = tiles.select_kernels(weight.numpy(), topk, FILTERS)
         generator = torch.Generator().manual_seed(seed)
         a, b = torch.randn(2, *weight.shape[1:], generator=generator)
         norm = weight.flatten(1).norm(dim=1).mean()

@@ -62,7 +62,7 @@ def spectrum_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, n
         raise ArgumentError(
             f'spectra are of kernels with one or two axes, got {type(operator).__name__}, whose kernels have three'
         )
-    filters = tiles.chosen(kernels['kernel'], topk, FILTERS)
+    filters = tiles.select_kernels(kernels['kernel'], topk, FILTERS)
     arrays = {'filters': filters}
     taps = max(kernels['kernel'].shape[2:])
     # The kernels of sequences are long enough for a fine spectrum without padding.

@@ -44,7 +44,7 @@ def pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def chosen(kernels: np.ndarray, topk: int | None, most: int) -> np.ndarray:
+def select_kernels(kernels: np.ndarray, topk: int | None, most: int) -> np.ndarray:
     """Return the indices of the kernels (first axis) to draw, ascending.
 
     Args:
@@ -57,7 +57,8 @@ def chosen(kernels: np.ndarray, topk: int | None, most: int) -> np.ndarray:
         ValueError: if ``topk`` is below 1.
 
     Example:
-        >>> chosen(np.array([[1.0], [3.0], [2.0]]), 2, 9).tolist(), chosen(np.zeros((3, 1)), None, 2).tolist()
+        >>> kernels = np.array([[1.0], [3.0], [2.0]])
+        >>> select_kernels(kernels, 2, 9).tolist(), select_kernels(kernels, None, 2).tolist()
         ([1, 2], [0, 1])
     """
     if topk is None:
@@ -100,7 +101,7 @@ def coloured(values: np.ndarray, scale: float) -> np.ndarray:
     return colours
 
 
-def place(
+def draw_tile(
     axes: Axes,
     values: np.ndarray,
     scale: float,
@@ -121,7 +122,7 @@ def place(
         cuts: numbers of rows and columns into which lines divide the tile; by default none.
 
     Example:
-        >>> axes = new_figure(1, 1, '').add_subplot(); place(axes, np.eye(2), 1.0, 0, 0, 1)
+        >>> axes = new_figure(1, 1, '').add_subplot(); draw_tile(axes, np.eye(2), 1.0, 0, 0, 1)
         >>> [float(side) for side in axes.images[0].get_extent()]
         [0.0, 1.0, 1.0, 0.0]
     """

@@ -14,7 +14,7 @@ from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
 from mmkerv.visualization.spectra import log_magnitude
-from mmkerv.visualization.tiles import chosen, coloured, pixels
+from mmkerv.visualization.tiles import coloured, pixels, select_kernels
 
 
 def trained_coc(*args, **options) -> CoCConv2d:
@@ -219,11 +219,11 @@ def test_bad_arguments_are_refused():
         kernel_figure(nn.Conv2d(3, 3, 3), topk=0)
 
 
-def test_the_largest_or_the_first_kernels_are_chosen():
+def test_the_largest_or_the_first_kernels_are_selected():
     kernels = np.array([[1.0], [-5.0], [2.0], [-3.0]])
-    assert chosen(kernels, 2, 1).tolist() == [1, 3]
-    assert chosen(kernels, 9, 1).tolist() == [0, 1, 2, 3]
-    assert chosen(kernels, None, 3).tolist() == [0, 1, 2]
+    assert select_kernels(kernels, 2, 1).tolist() == [1, 3]
+    assert select_kernels(kernels, 9, 1).tolist() == [0, 1, 2, 3]
+    assert select_kernels(kernels, None, 3).tolist() == [0, 1, 2]
 
 
 def test_drawing_changes_neither_the_layer_nor_the_random_state():

@@ -47,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv', 'mmdet')
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.registry import package_config
 
+    apply_patches()
     args.config = args.config or str(package_config(CONFIG).resolve())
     args.plain_config = args.plain_config or str(package_config(PLAIN_CONFIG).resolve())
     work = Path(args.work_dir)

@@ -38,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.analysis.complexity import Complexity, complexity
     from mmkerv.analysis.speed import image_shapes
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.engine.config.patches import apply_patches
 
     cfg, model = load_trained(args.config, None, args.cfg_options)
+    apply_patches(cfg.get('default_scope'))
     shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]
     # Images of a size cost the same, and counting takes a while.
     counts = {shape: complexity(model, shape) for shape in dict.fromkeys(shapes)}

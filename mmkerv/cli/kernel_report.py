@@ -41,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.analysis.layer_report import layer_report, to_csv, to_json, to_markdown
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
+    from mmkerv.engine.config.patches import apply_patches
 
+    apply_patches(trust=args.trust_checkpoint)
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     report = layer_report(model, (args.shape[0], args.shape[-1]))
     title = Path(args.config).name

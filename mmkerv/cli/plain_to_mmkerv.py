@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine', 'mmcv', *([] if args.config else ['mmpretrain']))
     from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.read import load_config
 
+    apply_patches(trust=args.trust_checkpoint)
     cfg = load_config(args.config, args.cfg_options) if args.config else None
     print(convert_checkpoint(args.src, args.dst, cfg, trust=args.trust_checkpoint))
     print(f'wrote {args.dst}')

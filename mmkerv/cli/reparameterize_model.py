@@ -35,8 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv.deploy import fold
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.read import load_config
 
+    apply_patches(trust=args.trust_checkpoint)
     cfg = load_config(args.config_path, args.cfg_options)
     result = fold.fold_checkpoint(
         cfg,

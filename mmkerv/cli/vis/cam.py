@@ -59,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.visualization import class_activation, class_scores, pictures
 
+    apply_patches(trust=args.trust_checkpoint)
     out = pictures.picture_path(args.save_path or f'work_dirs/cam/{Path(args.img).stem}_{Path(args.config).stem}.png')
     class_activation.cam_method(args.method or 'GradCAM')
     networks, categories = [], args.target_category

@@ -45,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from prettytable import PrettyTable
 
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.visualization import feature_maps, pictures, receptive_field
 
+    apply_patches(trust=args.trust_checkpoint)
     out = pictures.picture_path(args.save_path or f'work_dirs/erf/{Path(args.config).stem}.png')
     fields, arrays = [], {}
     table = PrettyTable(['network', 'feature map', *(f'{share:.0%}' for share in receptive_field.SHARES)])

@@ -58,8 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from mmkerv.deploy.trained_model import load_image, load_trained
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.visualization import feature_maps, pictures
 
+    apply_patches(trust=args.trust_checkpoint)
     file = args.out_file or Path(args.out_dir) / f'{Path(args.img).stem}_{Path(args.config).stem}.png'
     out = pictures.picture_path(file, '--out-file')
     cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, args.device, args.trust_checkpoint)

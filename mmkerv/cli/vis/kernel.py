@@ -55,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     env.require('mmengine', 'mmcv')
     from mmkerv import visualization
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.visualization import kernel_figures, pictures
 
+    apply_patches(trust=args.trust_checkpoint)
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     if args.preview_model:
         print(model)

@@ -63,10 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     env.require('mmengine', 'mmcv')
     from mmkerv import visualization
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.engine.config.patches import apply_patches
     from mmkerv.models.layers import find_operators
     from mmkerv.ops.kerv import Kervolution
     from mmkerv.visualization import kernel_figures, pictures
 
+    apply_patches(trust=args.trust_checkpoint)
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     layers = find_operators(model, args.target_layers, Kervolution, 'kervolution', 'mmkerv.KervConv')
     out = args.save_path or f'work_dirs/{Path(args.config).stem}/responses'

@@ -37,15 +37,15 @@ def test_idx_files_are_read_in_row_major_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'), [(b'\x00\x00\x08\x01\x00\x00\x00\x05abc', 'promises 5'), (b'nonsense', 'no idx file')]
+    ('content', 'message'), [(b'\x00\x00\x08\x01\x00\x00\x00\x05abc', 'header says 5'), (b'nonsense', 'not an idx file')]
 )
-def test_damaged_idx_files_are_named(tmp_path, content, message):
+def test_damaged_idx_files_are_named_in_the_message(tmp_path, content, message):
     (tmp_path / 'a').write_bytes(content)
     with pytest.raises(ValueError, match=message):
         data.read_idx(tmp_path / 'a')
 
 
-def test_missing_data_is_named(tmp_path):
+def test_missing_data_is_named_in_the_message(tmp_path):
     result = run(
         'search', '--quick', '--data', tmp_path / 'nowhere', '--out', tmp_path, '--only', 'lenet5$', '--workers', 1
     )

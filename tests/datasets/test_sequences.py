@@ -88,7 +88,7 @@ def test_an_image_is_refused_with_advice(transform):
         (lambda: DropSamples('half'), 'rate'),
     ],
 )
-def test_bad_arguments_are_named(make, name):
+def test_bad_arguments_are_named_in_the_message(make, name):
     with pytest.raises((ValueError, TypeError), match=name):
         make()
 

@@ -37,7 +37,8 @@ def test_idx_files_are_read_in_row_major_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'message'), [(b'\x00\x00\x08\x01\x00\x00\x00\x05abc', 'header says 5'), (b'nonsense', 'not an idx file')]
+    ('content', 'message'),
+    [(b'\x00\x00\x08\x01\x00\x00\x00\x05abc', 'header says 5'), (b'nonsense', 'not an idx file')],
 )
 def test_damaged_idx_files_are_named_in_the_message(tmp_path, content, message):
     (tmp_path / 'a').write_bytes(content)

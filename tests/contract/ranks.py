@@ -20,7 +20,7 @@ from mmkerv.ops import (
 
 BATCH = 8
 OPERATORS = {
-    'CoCConv': lambda: CoCConv2d(4, 6, 3, padding=1, super_init='kaiming'),
+    'CoCConv': lambda: CoCConv2d(4, 6, 3, padding=1, super_init='kaiming', super_bias=True),
     'CoCConv at its start': lambda: CoCConv2d(4, 6, 3, padding=1),
     'CoCConv recomputed': lambda: CoCConv2d(4, 6, 3, padding=1, super_init='kaiming', recompute=True),
     'CoCConv normalised': lambda: CoCConv2d(4, 6, 3, padding=1, super_norm='ln', standardize=True),

@@ -28,7 +28,7 @@ KERV = {
     'arc-cosine': {},
 }
 LAYERS = {
-    'CoC': lambda: CoCConv2d(4, 8, 3, padding=1, super_init='kaiming'),
+    'CoC': lambda: CoCConv2d(4, 8, 3, padding=1, super_init='kaiming', super_bias=True),
     'CoC official': lambda: CoCConv2d.official('standard', 4, 8, 3, padding=1),
     'CoC recomputed': lambda: CoCConv2d(
         4, 8, 3, padding=1, super_init='kaiming', share='cico', super_bias=True, recompute=True

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.coc.tap_matrix import tap_selector
 from mmkerv.ops.coc.tile_product import tile_product
 from mmkerv.ops.core.tracing import is_recording
+from mmkerv.utils import ceil_div
 
 SHARE_MODES = ('ci', 'co', 'cico', None)
 
@@ -37,7 +37,7 @@ def num_associations(out_channels: int, groups: int, association: int) -> int:
         (5, 16, 15)
     """
     blocks = _blocks(out_channels, groups, association)
-    return blocks * -(-(out_channels // blocks) // association**2)
+    return blocks * ceil_div(out_channels // blocks, association**2)
 
 
 def super_weight_shape(
@@ -80,7 +80,7 @@ def spatial_association(
 
     Args:
         weight: basic kernels of shape (O, I/g, kH, kW).
-        super_weights: one weight for each super layer, of the shape :func:`super_weight_shape` gives; odd sizes.
+        super_weights: one weight for each super layer, of the shape :func:`super_weight_shape` returns; odd sizes.
         super_biases: one bias (G,), (I/g,), (1,) or (I/g,) for each super layer, or ``None``.
         association: filters along each side of a tile, >= 1.
         super_dilation: distance of the super kernels' taps, along height and width.
@@ -90,13 +90,13 @@ def spatial_association(
         skip: add each super layer's input to its output.
         norms: scale and shift (G, association * kH, association * kW) of each super layer's layer norm, which
             normalises over these axes for every input channel; only for share ``'ci'``.
-        selector: what :func:`tap_selector` gives for this geometry, if it is at hand; else it is made.
+        selector: what :func:`tap_selector` returns for this geometry; computed if not given.
 
     Returns:
         The associated kernels, (O, I/g, kH, kW), in the type of ``weight``.
 
     Raises:
-        ValueError: if a super weight has another shape than ``weight`` and the arguments ask for.
+        ValueError: if a super weight does not have the shape that ``weight`` and the arguments require.
 
     Example:
         >>> weight = torch.randn(8, 3, 3, 3)
@@ -111,8 +111,7 @@ def spatial_association(
         if super_weight.shape != expected:
             raise ArgumentError(
                 f'super weight must have shape {expected} for a weight of shape {tuple(weight.shape)}, '
-                f'share={share!r}, '
-                f'groups={groups}, association={association}; got {tuple(super_weight.shape)}'
+                f'share={share!r}, groups={groups}, association={association}; got {tuple(super_weight.shape)}'
             )
     by_matrix = uses_matrix(weight.shape, association, share)
     # The product that keeps no tiles is a custom autograd function: compilers and exporters need the plain one.
@@ -126,8 +125,8 @@ def spatial_association(
         if i and valid is not None:
             tiles = tiles * valid
         if by_matrix:
-            given = _selector(selector, weight, super_weight, association, super_dilation)
-            out = _super_conv_by_matrix(tiles, super_weight, bias, given, share, residual=skip and affine is None)
+            spread = _selector(selector, weight, super_weight, association, super_dilation)
+            out = _super_conv_by_matrix(tiles, super_weight, bias, spread, share, residual=skip and affine is None)
         else:
             out = _super_conv(tiles, super_weight, bias, association, tuple(weight.shape[2:]), super_dilation, share)
         if affine is not None:
@@ -148,9 +147,64 @@ def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None
     return association**2 * weight_shape[2] * weight_shape[3] <= MATRIX_TAPS_LIMIT
 
 
+def tap_selector(
+    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
+) -> Tensor:
+    """0/1 matrix that spreads a super kernel into the matrix of its convolution over a tile.
+
+    A product instead of an indexed read: the gradient of the latter adds tap by tap, 30 ms for 128 super kernels on a
+    CPU, and in no fixed order on a GPU.
+
+    Returns:
+        (skH * skW, T * T) with T = association**2 * kH * kW.
+
+    Example:
+        >>> matrix = torch.tensor([[1.0, 2.0, 4.0]]) @ tap_selector(1, (1, 3), (1, 3), (1, 1))
+        >>> matrix.view(3, 3).tolist()
+        [[2.0, 4.0, 0.0], [1.0, 2.0, 4.0], [0.0, 1.0, 2.0]]
+    """
+    table = tap_table(association, kernel_size, super_size, super_dilation).flatten()
+    return torch.stack([table == tap for tap in range(super_size[0] * super_size[1])]).float()
+
+
+def tap_table(
+    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
+) -> Tensor:
+    """For every pair of taps of a tile, which tap of the super kernel joins them.
+
+    Taps are numbered filter by filter, (filter, row, column), T = association**2 * kH * kW of them.
+
+    Returns:
+        (T, T) integers: index of the super kernel's tap that carries column's tap into row's tap, or skH * skW, one
+        past the last, where none does.
+
+    Example:
+        >>> tap_table(1, (1, 3), (1, 3), (1, 1)).tolist()
+        [[1, 2, 3], [0, 1, 2], [3, 0, 1]]
+    """
+    axes = []
+    for k, s, d in zip(kernel_size, super_size, super_dilation):
+        position = torch.arange(association * k)
+        offset = position[None, :] - position[:, None]
+        tap = torch.div(offset, d, rounding_mode='floor') + s // 2
+        axes.append(torch.where((offset % d == 0) & (tap >= 0) & (tap < s), tap, -1))
+    rows, columns = axes
+    # (row of tile, row of tap) x (column of tile, column of tap) -> (filter row, filter column, tap row, tap column)
+    a, (kh, kw) = association, kernel_size
+    rows = rows.view(a, 1, kh, 1, a, 1, kh, 1)
+    columns = columns.view(1, a, 1, kw, 1, a, 1, kw)
+    table = torch.where((rows >= 0) & (columns >= 0), rows * super_size[1] + columns, super_size[0] * super_size[1])
+    return table.reshape(a * a * kh * kw, -1)
+
+
 def _blocks(out_channels: int, groups: int, association: int) -> int:
     """Number of blocks of filters that are padded and associated by themselves."""
     return groups if out_channels // groups >= association**2 else 1
+
+
+def _missing_filters(filters: int, tile: int) -> int:
+    """Number of filters to add so that tiles of ``tile`` filters can be filled."""
+    return ceil_div(filters, tile) * tile - filters
 
 
 def _tile(weight: Tensor, groups: int, association: int) -> tuple[Tensor, Tensor | None]:
@@ -158,7 +212,7 @@ def _tile(weight: Tensor, groups: int, association: int) -> tuple[Tensor, Tensor
     outputs, inputs = weight.shape[:2]
     blocks = _blocks(outputs, groups, association)
     filters = association**2
-    missing = -(outputs // blocks) % filters
+    missing = _missing_filters(outputs // blocks, filters)
     tiles = weight.reshape(blocks, outputs // blocks, inputs, -1)
     valid = None
     if missing:
@@ -196,7 +250,7 @@ def _associated(
     """One super layer with a super kernel for each association group, from kernels (O, I/g, kH, kW) to kernels."""
     outputs, inputs, *kernel_size = weight.shape
     blocks, filters = _blocks(outputs, groups, association), association**2
-    missing = -(outputs // blocks) % filters
+    missing = _missing_filters(outputs // blocks, filters)
     kernels = weight
     if missing:
         kernels = F.pad(weight.reshape(blocks, outputs // blocks, -1), (0, 0, 0, missing))

@@ -18,12 +18,11 @@ from mmkerv.ops.coc.functional import (
     num_associations,
     spatial_association,
     super_weight_shape,
+    tap_selector,
     uses_matrix,
 )
 from mmkerv.ops.coc.options import OFFICIAL, CoCOptions
 from mmkerv.ops.coc.super_kernel import super_kernel
-from mmkerv.ops.coc.super_layer import SuperLayer
-from mmkerv.ops.coc.tap_matrix import tap_selector
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_face import PlainFor1x1
@@ -31,6 +30,67 @@ from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import wide_type
 from mmkerv.ops.core.recompute import convolve_and_forget
 from mmkerv.ops.core.tracing import is_recording
+
+
+class SuperLayer(nn.Module):
+    """Parameters of one super convolution; no forward of its own.
+
+    ``weight`` has the shape that :func:`mmkerv.ops.coc.functional.super_weight_shape` returns, ``bias`` one number for
+    each super kernel or is ``None``; with ``norm_shape`` there are the scale ``norm_weight`` and shift ``norm_bias`` of
+    a layer norm.
+
+    Neither its name nor its base is one that upstream initialisers match.
+
+    Example:
+        >>> SuperLayer((16, 1, 3, 3), bias=True).bias.shape
+        torch.Size([16])
+    """
+
+    def __init__(
+        self, shape: tuple, bias: bool, norm_shape: tuple | None = None, device: Any = None, dtype: Any = None
+    ):
+        super().__init__()
+
+        def parameter(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+
+        self.weight = parameter(*shape)
+        self.register_parameter('bias', parameter(shape[0]) if bias else None)
+        self.register_parameter('norm_weight', parameter(*norm_shape) if norm_shape else None)
+        self.register_parameter('norm_bias', parameter(*norm_shape) if norm_shape else None)
+
+    @torch.no_grad()
+    def reset(self, options: CoCOptions) -> None:
+        """Start as the identity, or with the uniform Kaiming weights of ``nn.Conv2d`` and no bias.
+
+        Example:
+            >>> layer = SuperLayer((4, 1, 3, 3), bias=True)
+            >>> layer.reset(CoCOptions()); float(layer.weight.abs().sum())
+            0.0
+        """
+        identity = options.start == 'identity'
+        if identity and self.norm_weight is None:
+            nn.init.zeros_(self.weight)
+            if not options.skip:
+                # `dirac_` puts a centred delta on the diagonal; shared super kernels have one input each.
+                nn.init.dirac_(self.weight, groups=1 if options.share is None else self.weight.shape[0])
+        else:
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        if self.norm_weight is not None:
+            nn.init.constant_(self.norm_weight, 0.0 if identity else 1.0)
+            nn.init.zeros_(self.norm_bias)
+
+    def extra_repr(self) -> str:
+        """Return the shape of the super kernels, and whether they have a bias and a norm.
+
+        Example:
+            >>> SuperLayer((4, 1, 3, 3), bias=True)
+            SuperLayer(4, 1, 3, 3, bias=True)
+        """
+        norm = '' if self.norm_weight is None else ', norm=True'
+        return f'{", ".join(map(str, self.weight.shape))}, bias={self.bias is not None}{norm}'
 
 
 class CoCConv2d(GeneratedKernel, Conv2d):
@@ -61,7 +121,8 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         super_standardize: super kernels are standardised to mean 0 and standard deviation 1.
         standardize: the result is: ``True`` standardised filter by filter, ``'ln'`` layer-normalised with a learned
             scale and shift (C/groups, kH, kW), ``False`` left as it is.
-        super_bias: super layers have a bias. Under SGD it may keep a network from learning.
+        super_bias: super layers have a bias. It shifts all taps of a tile at once: under SGD it may keep a network from
+            learning, and an orthogonality loss falls without orthogonal kernels. The authors' settings have none.
         recompute: compute the kernel again in backward instead of keeping it: less memory, three associations a step.
 
     Raises:

@@ -13,8 +13,8 @@ STANDARDIZE_MODES = (False, True, 'ln')
 
 # The authors' published settings (mmpretrain-style configs of their repository): layer norms inside the path.
 OFFICIAL = {
-    'standard': {'super_norm': 'ln', 'super_standardize': True, 'standardize': 'ln', 'super_bias': False},
-    'light': {'super_norm': 'ln', 'super_standardize': False, 'standardize': 'ln', 'super_bias': False},
+    'standard': {'super_norm': 'ln', 'super_standardize': True, 'standardize': 'ln'},
+    'light': {'super_norm': 'ln', 'super_standardize': False, 'standardize': 'ln'},
 }
 
 
@@ -43,7 +43,7 @@ class CoCOptions(NamedTuple):
         """Return the options if every value and their combination is legal.
 
         Raises:
-            ValueError: naming the option, its value, the rule and the cure.
+            ValueError: naming the option, its value, the rule and what to do.
             TypeError: if an option has the wrong type.
 
         Example:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
-from mmkerv.errors import ArgumentError, FoldError
+from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
@@ -79,6 +79,8 @@ class ConvNd(nn.Module):
     short_name = ''
     # Whether configs replace 1x1 convolutions by it too.
     takes_1x1 = False
+    # Whether the folded layer costs more than the layer, so that folding must be asked for.
+    costs_more_folded = False
     # Names of its parameters and submodules that take no weight decay.
     no_decay: tuple[str, ...] = ()
 
@@ -196,7 +198,7 @@ class ConvNd(nn.Module):
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
-            >>> list(CoCConv2d(4, 8, 3, super_bias=False).own_parameters())
+            >>> list(CoCConv2d(4, 8, 3).own_parameters())
             ['super_layers.0.weight']
         """
         return {name: p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
@@ -261,10 +263,14 @@ class ConvNd(nn.Module):
         # Upstream libraries rewrite stride, padding and dilation of built layers, so all three are read at each call.
         return pad(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
 
-    def _convolve(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """Plain convolution of ``x`` with ``kernel``, with this layer's geometry and bias."""
+    def _per_axis(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
+        return _ntuple(self.dims)(value)
+
+    def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Plain convolution of ``x`` with ``kernel`` and ``bias``, by default the layer's, with this geometry."""
         x, padding = self._pad(x)
-        return CONVOLUTIONS[self.dims](x, kernel, self.bias, self.stride, padding, self.dilation, self.groups)
+        bias = self.bias if bias is None else bias
+        return CONVOLUTIONS[self.dims](x, kernel, bias, self.stride, padding, self.dilation, self.groups)
 
     def _fold(self, dense: bool) -> nn.Module:
         arguments.boolean(dense, 'dense')
@@ -298,8 +304,17 @@ class ConvNd(nn.Module):
         return self.weight
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # Also where unexpected keys are ignored: without the option the layer would compute something else.
+        for key in state_dict:
+            option = self.option_for(key.removeprefix(prefix)) if key.startswith(prefix) else None
+            if option:
+                raise CheckpointMismatchError(
+                    f'{key} is in the checkpoint, but {type(self).__name__} was built without {option}; add that to its '
+                    'conv_cfg'
+                )
         # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
-        own = {f'{prefix}{name}': p for name, p in self.own_parameters().items()}
+        state = self.state_dict(keep_vars=True)
+        own = {f'{prefix}{name}': value for name, value in state.items() if name not in ('weight', 'bias')}
         plain = self.weight is not None and f'{prefix}weight' in state_dict
         if plain and not any(key in state_dict for key in own):
             state_dict.update(own)

@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mmkerv.errors import FoldError
+from mmkerv.errors import ArgumentError, FoldError
+from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import ConvNd
 
 
 class DeployReport(NamedTuple):
-    """What :func:`switch_to_deploy` did: names of replaced operators, and of kept ones with the reason.
+    """Result of :func:`switch_to_deploy`: names of replaced operators, and of kept ones with the reason.
 
     Example:
         >>> print(DeployReport(replaced=['conv1'], kept={}))
@@ -25,21 +26,23 @@ class DeployReport(NamedTuple):
         return '\n'.join([head, *(f'  {name}: {reason}' for name, reason in self.kept.items())])
 
 
-def switch_to_deploy(model: nn.Module) -> DeployReport:
+def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
     """Replace every operator of ``model`` that has an equal plain convolution by it, in place.
 
-    A module that stands in several places is replaced by one convolution in all of them. Names, and so the keys of the
-    state dict, stay; operator parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
-    convolutions, whose keys have a number more.
+    A module used in several places is replaced by one convolution in all of them. Names, and so the keys of the state
+    dict, stay; operator parameters disappear. A separable operator becomes an ``nn.Sequential`` of two convolutions,
+    whose keys have one more number.
 
     Args:
         model: any module that holds operators; not an operator itself.
+        split: what becomes of operators that cost more when folded, because they convolve parts of the channels:
+            ``'keep'`` leaves and reports them, ``'dense'`` folds them into one convolution.
 
     Returns:
         The names of what was replaced, and of what was kept with the reason.
 
     Raises:
-        ValueError: if ``model`` is itself an operator: it cannot replace itself.
+        ValueError: if ``model`` is itself an operator, which cannot replace itself, or ``split`` is unknown.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -47,8 +50,9 @@ def switch_to_deploy(model: nn.Module) -> DeployReport:
         >>> switch_to_deploy(model).replaced, type(model[0])
         (['0'], <class 'torch.nn.modules.conv.Conv2d'>)
     """
+    arguments.one_of(split, 'split', ('keep', 'dense'))
     if isinstance(model, ConvNd):
-        raise ValueError(
+        raise ArgumentError(
             f'switch_to_deploy replaces operators inside a model, got a single {type(model).__name__}; use its '
             f'to_conv{model.dims}d()'
         )
@@ -61,7 +65,7 @@ def switch_to_deploy(model: nn.Module) -> DeployReport:
             name = f'{parent_name}.{child_name}' if parent_name else child_name
             try:
                 if child not in folded:
-                    folded[child] = _fold(child)
+                    folded[child] = _fold(child, split)
                 setattr(parent, child_name, folded[child])
                 report.replaced.append(name)
             except FoldError as error:
@@ -69,10 +73,10 @@ def switch_to_deploy(model: nn.Module) -> DeployReport:
     return report
 
 
-def _fold(operator: ConvNd) -> nn.Module:
+def _fold(operator: ConvNd, split: str) -> nn.Module:
     if operator._forward_hooks or operator._forward_pre_hooks or operator._backward_hooks:
         raise FoldError(f'{type(operator).__name__} has hooks that folding would lose; remove them first')
-    fold = getattr(operator, f'to_conv{operator.dims}d', None)
-    if fold is None:
-        raise FoldError(f'{type(operator).__name__} has no equal plain convolution')
-    return fold()
+    if operator.costs_more_folded and split == 'keep':
+        raise FoldError(f"{type(operator).__name__} costs less as it is; split='dense' folds it")
+    fold = getattr(operator, f'to_conv{operator.dims}d')
+    return fold(dense=True) if operator.costs_more_folded else fold()

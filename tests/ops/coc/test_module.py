@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops import CoCConv, CoCConv2d, spatial_association
 from mmkerv.ops.coc import functional as association
 from mmkerv.ops.coc.super_kernel import super_kernel
@@ -260,3 +261,11 @@ def test_super_parameters_are_negligible():
     op = CoCConv2d(512, 512, 3)
     assert op.super_layers[0].weight.shape == (128, 1, 3, 3)
     assert sum(p.numel() for p in op.super_layers.parameters()) < 1e-3 * op.weight.numel()
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_super_biases_in_a_checkpoint_are_refused_by_a_layer_without_them(strict):
+    state = nn.Sequential(CoCConv2d(4, 8, 3, super_bias=True)).state_dict()
+    with pytest.raises(CheckpointMismatchError, match=r'0\.super_layers\.0\.bias .* super_bias=True'):
+        nn.Sequential(CoCConv2d(4, 8, 3)).load_state_dict(state, strict=strict)
+    nn.Sequential(CoCConv2d(4, 8, 3, super_bias=True)).load_state_dict(state)

@@ -1,0 +1,83 @@
+"""Family "dynamic": every sample is convolved by a kernel that is computed from it."""
+
+import torch
+from torch import Tensor, nn
+
+from mmkerv.errors import FoldError
+from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.precision import autocast_type, full_precision
+
+
+class DynamicKernel:
+    r"""Mixin of a convolution whose kernel depends on the input: :math:`y_n = x_n * K(x_n) + b`.
+
+    x (N, C, H, W), K(x) (N, O, C/groups, kH, kW). No plain convolution computes it, so it never folds.
+
+    An operator derives from it and from :class:`mmkerv.ops.core.base.Conv2d`, and implements ``_kernel``. The batch is
+    one grouped convolution, so a traced graph holds the batch size it was traced with.
+
+    Example:
+        >>> from mmkerv.ops.core.base import Conv2d
+        >>> class Brighter(DynamicKernel, Conv2d):
+        ...     def _kernel(self, x):
+        ...         return x.mean((1, 2, 3)).view(-1, 1, 1, 1, 1) * self.weight
+        >>> Brighter(3, 8, 3).kernel(torch.randn(2, 3, 5, 5)).shape
+        torch.Size([2, 8, 3, 3, 3])
+    """
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """Compute the kernels (N, O, C/groups, *kernel_size) of ``x`` (N, C, *spatial), autocast being off."""
+        raise NotImplementedError(f'{type(self).__name__} must implement _kernel')
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """Compute the kernel of each sample of ``x`` (N, C, H, W): (N, O, C/groups, kH, kW).
+
+        It is computed in the parameters' type, autocast or not.
+
+        Example:
+            >>> from mmkerv.ops.core.base import Conv2d
+            >>> class Same(DynamicKernel, Conv2d):
+            ...     def _kernel(self, x):
+            ...         return self.weight.expand(len(x), *self.weight.shape)
+            >>> Same(3, 8, 3).kernel(torch.randn(2, 3, 5, 5)).shape
+            torch.Size([2, 8, 3, 3, 3])
+        """
+        parameter = self._parameter()
+        with full_precision(parameter.device):
+            return self._kernel(x.to(parameter.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each sample of ``x`` (N, C, H, W), or one sample (C, H, W), with its kernel.
+
+        Example:
+            >>> from mmkerv.ops.core.base import Conv2d
+            >>> class Same(DynamicKernel, Conv2d):
+            ...     def _kernel(self, x):
+            ...         return self.weight.expand(len(x), *self.weight.shape)
+            >>> Same(3, 8, 3)(torch.randn(2, 3, 5, 5)).shape
+            torch.Size([2, 8, 3, 3])
+        """
+        if x.dim() == self.dims + 1:
+            return self.forward(x[None])[0]
+        kernels = self.kernel(x)
+        samples = len(x)
+        x, padding = self._pad(x)
+        convolve, geometry = CONVOLUTIONS[self.dims], (self.stride, padding, self.dilation)
+        if not samples:
+            # No convolution has 0 groups. The sum over no kernels is 0, and keeps the graph.
+            return convolve(x, kernels.sum(0), self.bias, *geometry, self.groups)
+        y = convolve(x.flatten(0, 1)[None], kernels.flatten(0, 1), None, *geometry, samples * self.groups)
+        y = y.view(samples, self.out_channels, *y.shape[2:])
+        if self.bias is not None:
+            y = y + self.bias.to(autocast_type(x.device) or self.bias.dtype).view(-1, *(1,) * self.dims)
+        channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+    def _folded(self, dense: bool) -> nn.Module:
+        raise FoldError(
+            f'{type(self).__name__} computes its kernel from each input, so no plain convolution equals it; deploy it '
+            'as it is'
+        )
+
+    def _instead_of_conv_forward(self) -> str:
+        return 'Its kernel depends on the input, so it has no plain form. Leave efficient_conv_bn_eval off.'

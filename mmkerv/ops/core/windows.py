@@ -1,0 +1,73 @@
+"""Kernels of several sizes around one centre: what each sees of the padded input, and all of them in one size."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.modules.utils import _ntuple
+
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.base import pad
+
+
+def padded(
+    x: Tensor,
+    kernel_size: tuple[int, ...],
+    padding: str | int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    padding_mode: str = 'zeros',
+) -> Tensor:
+    """Pad ``x`` (N, C, *spatial) completely, so that the convolution has nothing to pad.
+
+    Example:
+        >>> padded(torch.ones(1, 1, 4), (3,), 1, 1).shape
+        torch.Size([1, 1, 6])
+    """
+    x, left = pad(x, kernel_size, padding, dilation, padding_mode)
+    return F.pad(x, [side for p in reversed(left) for side in (p, p)]) if any(left) else x
+
+
+def centred(
+    x: Tensor, size: Sequence[int], inner_dilation: int, kernel_size: Sequence[int], dilation: int | tuple[int, ...]
+) -> Tensor:
+    """Crop ``x``, padded for ``kernel_size``, to what a smaller kernel of the same centre sees of it.
+
+    Args:
+        x: input, (N, C, *spatial).
+        size: of the smaller kernel.
+        inner_dilation: distance of its taps, in taps of the larger one.
+        kernel_size: of the larger kernel.
+        dilation: of the layer.
+
+    Example:
+        >>> centred(torch.ones(1, 1, 9), (1,), 1, (3,), 2).shape
+        torch.Size([1, 1, 5])
+    """
+    margins = _margins(size, inner_dilation, kernel_size)
+    for axis, (margin, d) in enumerate(zip(margins, _ntuple(len(margins))(dilation)), x.dim() - len(margins)):
+        x = x.narrow(axis, margin * d, x.shape[axis] - 2 * margin * d)
+    return x
+
+
+def embedded(kernel: Tensor, dilation: int, kernel_size: Sequence[int]) -> Tensor:
+    """Return ``kernel`` (O, I, *size) with ``dilation`` written out, centred in zeros: (O, I, *kernel_size).
+
+    Example:
+        >>> embedded(torch.ones(1, 1, 2), 2, (5,)).flatten().tolist()
+        [0.0, 1.0, 0.0, 1.0, 0.0]
+    """
+    margins = _margins(kernel.shape[2:], dilation, kernel_size)
+    result = kernel.new_zeros(*kernel.shape[:2], *kernel_size)
+    taps = tuple(slice(m, k - m, dilation) for m, k in zip(margins, kernel_size))
+    result[(slice(None), slice(None), *taps)] = kernel
+    return result
+
+
+def _margins(size: Sequence[int], dilation: int, kernel_size: Sequence[int]) -> list[int]:
+    extents = [dilation * (s - 1) + 1 for s in size]
+    if any(k < e or (k - e) % 2 for k, e in zip(kernel_size, extents)):
+        raise ArgumentError(
+            f'a kernel of extent {tuple(extents)} cannot be centred in one of {tuple(kernel_size)}; the extents must '
+            'differ by an even number'
+        )
+    return [(k - e) // 2 for k, e in zip(kernel_size, extents)]

@@ -31,43 +31,45 @@ TRANSFORMS = Registry(
     locations=['mmkerv.datasets.crops', 'mmkerv.datasets.sequences'],
 )
 
-# Registered beside them: the plain form of a folded operator in deploy configs.
-PLAIN = ('FoldedConv',)
-OPERATORS = (
-    'CKConv',
-    'CKConv1d',
-    'CoCConv',
-    'DepthwiseSeparableConv',
-    'KervConv',
-    'KervConv1d',
-    'KervConv3d',
-    'SpatiallySeparableConv',
-)
+# The operators by the name that a config gives, and the module that defines each. The only such list.
+OPERATORS = {
+    'CKConv': 'mmkerv.ops.ckconv',
+    'CKConv1d': 'mmkerv.ops.ckconv',
+    'CoCConv': 'mmkerv.ops.coc',
+    'DepthwiseSeparableConv': 'mmkerv.ops.separable',
+    'KervConv': 'mmkerv.ops.kerv',
+    'KervConv1d': 'mmkerv.ops.kerv',
+    'KervConv3d': 'mmkerv.ops.kerv',
+    'SpatiallySeparableConv': 'mmkerv.ops.separable',
+}
+# The plain form of a folded operator, in deploy configs.
+PLAIN = {'FoldedConv': 'mmkerv.ops.folded_conv'}
 
 
-def operator_builder(name: str) -> Callable[..., Any]:
+def operator_builder(name: str, module: str) -> Callable[..., Any]:
     """Return a function that builds an operator of :mod:`mmkerv.ops` and imports torch only then.
 
     mmengine searches its root without importing anything, so the names must be there as soon as mmkerv is imported.
 
     Args:
-        name: one of ``OPERATORS``.
+        name: registered name.
+        module: where it is defined.
 
     Example:
-        >>> type(operator_builder('CoCConv')(3, 8, 3)).__name__
+        >>> type(operator_builder('CoCConv', 'mmkerv.ops.coc')(3, 8, 3)).__name__
         'CoCConv2d'
     """
 
     def build(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module('mmkerv.ops'), name)(*args, **kwargs)
+        return getattr(import_module(module), name)(*args, **kwargs)
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f'Build :class:`mmkerv.ops.{name}`.'
     return build
 
 
-for _name in (*OPERATORS, *PLAIN):
-    _build = operator_builder(_name)
+for _name, _module in {**OPERATORS, **PLAIN}.items():
+    _build = operator_builder(_name, _module)
     for _registry in (MODELS, MMENGINE_MODELS):
         _registry.register_module(name=_name, module=_build)
 

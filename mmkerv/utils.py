@@ -44,13 +44,3 @@ def unwrapped(model: 'nn.Module') -> 'nn.Module':
     from mmengine.model import is_model_wrapper
 
     return model.module if is_model_wrapper(model) else model
-
-
-def ceil_div(a: int, b: int) -> int:
-    """Return a / b rounded up.
-
-    Example:
-        >>> ceil_div(7, 3), ceil_div(6, 3)
-        (3, 2)
-    """
-    return -(-a // b)

@@ -8,33 +8,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmkerv.ops import (
-    CKConv1d,
-    CKConv2d,
-    CoCConv2d,
-    DepthwiseSeparableConv2d,
-    KervConv2d,
-    SpatiallySeparableConv2d,
-    frozen_kernels,
-)
+from mmkerv.ops import frozen_kernels
+from tests.ops.catalogue import DISTRIBUTED, layer
 
 BATCH = 8
-OPERATORS = {
-    'CoCConv': lambda: CoCConv2d(4, 6, 3, padding=1, super_init='kaiming', super_bias=True),
-    'CoCConv at its start': lambda: CoCConv2d(4, 6, 3, padding=1),
-    'CoCConv recomputed': lambda: CoCConv2d(4, 6, 3, padding=1, super_init='kaiming', recompute=True),
-    'CoCConv normalised': lambda: CoCConv2d(4, 6, 3, padding=1, super_norm='ln', standardize=True),
-    'KervConv polynomial': lambda: KervConv2d(4, 6, 3, padding=1, kernel='polynomial', learnable=True),
-    'KervConv gaussian': lambda: KervConv2d(4, 6, 3, padding=1, kernel='gaussian', learnable=True),
-    'KervConv sigmoid': lambda: KervConv2d(4, 6, 3, padding=1, kernel='sigmoid'),
-    'KervConv l1': lambda: KervConv2d(4, 6, 3, padding=1, kernel='l1'),
-    'KervConv l2': lambda: KervConv2d(4, 6, 3, padding=1, kernel='l2'),
-    'CKConv': lambda: CKConv2d(4, 6, 5, padding=2, hidden=4),
-    'CKConv separable': lambda: CKConv2d(4, 6, 5, padding=2, hidden=4, separable=True),
-    'CKConv1d': lambda: CKConv1d(4, 6, 16, hidden=4),
-    'DepthwiseSeparableConv': lambda: DepthwiseSeparableConv2d(4, 6, 3, padding=1),
-    'SpatiallySeparableConv': lambda: SpatiallySeparableConv2d(4, 6, 3, padding=1),
-}
 
 
 class Network(nn.Module):
@@ -42,8 +19,7 @@ class Network(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        torch.manual_seed(0)
-        self.operator = OPERATORS[name]()
+        self.operator = layer(name, 4, 6)
         self.dims = self.operator.dims
         conv = {1: nn.Conv1d, 2: nn.Conv2d}[self.dims]
         self.first, self.last = conv(3, 4, 1), conv(6, 2, 1)
@@ -79,7 +55,7 @@ def train(rank: int, world: int, port: int, folder: str) -> None:
     """Two steps of every operator's network on this process's share, then its outputs with frozen kernels."""
     start(rank, world, port)
     result = {}
-    for name in OPERATORS:
+    for name in DISTRIBUTED:
         model = DistributedDataParallel(Network(name))
         x, target = batch(model.module.dims)
         share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
@@ -99,7 +75,7 @@ def shard(rank: int, world: int, port: int, folder: str) -> None:
     start(rank, world, port)
     mesh = init_device_mesh('cpu', (world,))
     result = {}
-    for name in OPERATORS:
+    for name in DISTRIBUTED:
         model = Network(name)
         fully_shard(model.operator, mesh=mesh)
         fully_shard(model, mesh=mesh)

@@ -9,7 +9,8 @@ import torch
 import torch.multiprocessing as mp
 
 from mmkerv.ops import switch_to_deploy
-from tests.contract.ranks import OPERATORS, Network, batch, shard, step, train
+from tests.contract.ranks import Network, batch, shard, step, train
+from tests.ops.catalogue import DISTRIBUTED
 
 
 def free_port() -> int:
@@ -42,7 +43,7 @@ def same(found, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 class TestDataParallel:
     def test_gradients_are_those_of_the_whole_batch(self, ranks, name):
         expected = alone(name)[0]
@@ -71,13 +72,13 @@ def sharded(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_sharded_parameters(sharded, name):
     for found, wanted in zip(sharded[name], alone(name)[0], strict=True):
         same(found, wanted)
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_conversion_to_synchronised_norms_leaves_operators(name):
     model = torch.nn.Sequential(Network(name).operator, torch.nn.BatchNorm2d(6)).eval()
     if isinstance(model[0], torch.nn.Module) and model[0].dims == 1:
@@ -89,6 +90,6 @@ def test_conversion_to_synchronised_norms_leaves_operators(name):
     assert isinstance(converted[1], torch.nn.SyncBatchNorm) and type(converted[0]) is type(model[0])
     same(converted.state_dict(), model.state_dict())
     torch.testing.assert_close(converted(x), model(x))
-    if not name.startswith('KervConv'):
+    if not name.startswith('Kerv'):
         switch_to_deploy(converted)
         torch.testing.assert_close(converted(x), model(x))

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmkerv.ops import frozen_kernels
-from tests.contract.ranks import OPERATORS, Network, batch, step
+from tests.contract.ranks import Network, batch, step
+from tests.ops.catalogue import DISTRIBUTED
 
 
 def rounds(model, x, target, number: int) -> None:
@@ -26,7 +27,7 @@ def tensors() -> int:
     return sum(isinstance(item, torch.Tensor) for item in gc.get_objects())
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_number_of_tensors_does_not_grow(name):
     model = Network(name)
     x, target = batch(model.dims)
@@ -37,7 +38,7 @@ def test_number_of_tensors_does_not_grow(name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_memory_does_not_grow_over_2000_rounds(name):
     model = Network(name)
     x, target = batch(model.dims)
@@ -49,7 +50,7 @@ def test_memory_does_not_grow_over_2000_rounds(name):
     assert tensors() <= before
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_threads_share_a_model(name):
     """Eight threads with their own inputs, each inside its own block and all inside one."""
     model = Network(name).eval()

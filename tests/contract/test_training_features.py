@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.contract.ranks import OPERATORS, Network, batch, step
+from tests.contract.ranks import Network, batch, step
 from tests.contract.test_distribution import alone, free_port, same
+from tests.ops.catalogue import DISTRIBUTED
 
 pytest.importorskip('mmpretrain')
 
@@ -23,7 +24,7 @@ from tests.tools.bad_input import CONFIG
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', DISTRIBUTED)
 def test_accumulated_gradients_are_those_of_the_whole_batch(name):
     model = Network(name)
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1), accumulative_counts=2)

@@ -7,27 +7,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmkerv.ops import (
-    CKConv1d,
-    CKConv2d,
-    CoCConv2d,
-    DepthwiseSeparableConv2d,
-    KervConv1d,
-    KervConv2d,
-    KervConv3d,
-    SpatiallySeparableConv2d,
-)
+from tests.ops.catalogue import CATALOGUE
 
-OPERATORS = {
-    'CoCConv': CoCConv2d,
-    'KervConv': KervConv2d,
-    'KervConv1d': KervConv1d,
-    'KervConv3d': KervConv3d,
-    'CKConv': CKConv2d,
-    'CKConv1d': CKConv1d,
-    'DepthwiseSeparableConv': DepthwiseSeparableConv2d,
-    'SpatiallySeparableConv': SpatiallySeparableConv2d,
-}
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 KERNELS = {
     'linear': {},
@@ -62,7 +43,7 @@ class Case(NamedTuple):
     def build(self) -> nn.Module:
         """The operator, with every parameter random."""
         torch.manual_seed(self.seed)
-        op = OPERATORS[self.name](**self.arguments, dtype=self.dtype)
+        op = CATALOGUE[self.name].layer(**self.arguments, dtype=self.dtype)
         randomise(op, narrow=self.dtype != torch.float64)
         if self.resolution != 1:
             op.set_resolution(self.resolution)
@@ -72,7 +53,7 @@ class Case(NamedTuple):
         """Torch's convolution of the same geometry."""
         names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'bias')
         given = {name: self.arguments[name] for name in (*names, 'padding_mode')}
-        return PLAIN[OPERATORS[self.name].dims](**given, dtype=torch.float64)
+        return PLAIN[CATALOGUE[self.name].layer.dims](**given, dtype=torch.float64)
 
     def input(self) -> Tensor:
         """What the operator is applied to."""
@@ -161,14 +142,14 @@ def options(draw: st.DrawFn, name: str, geometry: dict[str, Any]) -> dict[str, A
             'method': draw(st.sampled_from(['auto', 'direct'] if strided else ['auto', 'direct', 'fft'])),
         }
         return own | ({'omega_0': draw(st.floats(0.5, 20))} if activation in ('sine', 'rff') else {})
-    return {}
+    return {key: draw(st.sampled_from(values)) for key, values in CATALOGUE[name].choices.items()}
 
 
 @st.composite
 def cases(draw: st.DrawFn, name: str) -> Case:
     """An operator with legal arguments and an input, which may be too small for them."""
-    kind = OPERATORS[name]
-    geometry = draw(geometries(kind.dims, odd=name in ('CoCConv', 'CKConv')))
+    kind = CATALOGUE[name].layer
+    geometry = draw(geometries(kind.dims, odd=CATALOGUE[name].odd))
     if name == 'CKConv1d':
         causal = draw(st.booleans())
         if causal:
@@ -265,7 +246,7 @@ ANYTHING = st.one_of(
 
 def wrong_values(name: str) -> dict[str, list]:
     """What an operator must refuse, by argument."""
-    own = WRONG_OPTIONS.get(name.removesuffix('1d').removesuffix('3d'), {})
+    own = WRONG_OPTIONS.get(name.removesuffix('1d').removesuffix('3d'), CATALOGUE[name].wrong)
     wrong = {key: [*WRONG.get(key, []), *own.get(key, [])] for key in {**WRONG, **own}}
     if name == 'CKConv1d':
         # It takes the length of the first sequence, and even lengths if causal.

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d
 from mmkerv.ops.kerv import Kervolution
+from tests.ops.catalogue import CATALOGUE
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
 from tests.ops.coc.coc_operators import naive_kernel
 from tests.ops.kerv.kerv_oracle import kerv_loop, response
@@ -28,6 +29,9 @@ def dense_kernel(op: nn.Module) -> np.ndarray:
     """K (O, C/groups, *size) of an operator that is a convolution by one kernel, by loops."""
     if isinstance(op, nn.Conv2d):
         return double(op.weight)
+    for operator in CATALOGUE.values():
+        if operator.kernel is not None and isinstance(op, operator.layer):
+            return operator.kernel(op)
     if isinstance(op, CoCConv2d):
         return naive_kernel(op).numpy()
     if isinstance(op, (CKConv1d, CKConv2d)):

@@ -21,7 +21,8 @@ from hypothesis import strategies as st  # noqa: E402
 
 from mmkerv.models.placement import convert  # noqa: E402
 from mmkerv.ops import frozen_kernels, switch_to_deploy  # noqa: E402
-from tests.ops.cases import ANYTHING, OPERATORS, Case, cases, randomise, wrong_values  # noqa: E402
+from tests.ops.cases import ANYTHING, Case, cases, randomise, wrong_values  # noqa: E402
+from tests.ops.catalogue import LAYERS  # noqa: E402
 from tests.ops.oracle import naive  # noqa: E402
 
 QUICK, LONG = 320, int(os.environ.get('MMKERV_CASES', 5200))
@@ -136,7 +137,7 @@ def forms(op: nn.Module, x: Tensor, form: str) -> Tensor:
 FORMS = ['plain', 'frozen', 'state dict', 'channels last', 'not contiguous', 'folded', 'no grad']
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', LAYERS)
 @pytest.mark.parametrize('number', CASES)
 def test_an_operator_computes_its_definition_or_refuses(name, number, record_property):
     def one(case: Case, form: str) -> str | None:
@@ -156,10 +157,10 @@ def test_an_operator_computes_its_definition_or_refuses(name, number, record_pro
         expected, allowed = naive(op, x, rounding, output)
         check(y, expected, allowed + SMALLEST.get(case.dtype, 0), form)
 
-    run(one, (cases(name), st.sampled_from(FORMS)), number * 0.55 / len(OPERATORS), record_property)
+    run(one, (cases(name), st.sampled_from(FORMS)), number * 0.55 / len(LAYERS), record_property)
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', LAYERS)
 @pytest.mark.parametrize('number', CASES)
 def test_gradients_are_slopes(name, number, record_property):
     """The directional derivative by autograd against the difference quotient, in float64."""
@@ -190,10 +191,10 @@ def test_gradients_are_slopes(name, number, record_property):
         level = 1e-9 * float((y * seen).abs().sum()) / step
         assert abs(quotient - slope) <= 1e-4 * size + 1e-3 * level + 1e-6, f'{slope} is not {quotient}'
 
-    run(one, (cases(name),), number * 0.15 / len(OPERATORS), record_property)
+    run(one, (cases(name),), number * 0.15 / len(LAYERS), record_property)
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', LAYERS)
 @pytest.mark.parametrize('number', CASES)
 def test_wrong_arguments_are_refused(name, number, record_property):
     wrong = wrong_values(name)
@@ -204,13 +205,13 @@ def test_wrong_arguments_are_refused(name, number, record_property):
         if argument == 'per_channel' and value is True and case.arguments.get('learnable'):
             return 'left out'
         with pytest.raises(REFUSALS):
-            OPERATORS[name](**{**case.arguments, argument: value})
+            LAYERS[name](**{**case.arguments, argument: value})
         return 'refused'
 
-    run(one, (cases(name), st.data()), number * 0.1 / len(OPERATORS), record_property)
+    run(one, (cases(name), st.data()), number * 0.1 / len(LAYERS), record_property)
 
 
-@pytest.mark.parametrize('name', OPERATORS)
+@pytest.mark.parametrize('name', LAYERS)
 @pytest.mark.parametrize('number', CASES)
 def test_any_arguments_are_refused_or_right(name, number, record_property):
     wrong = wrong_values(name)
@@ -230,10 +231,10 @@ def test_any_arguments_are_refused_or_right(name, number, record_property):
         expected, allowed = naive(op, x, *tolerances(op, torch.float64))
         check(y, expected, allowed, str(changed))
 
-    run(one, (cases(name), st.data()), number * 0.1 / len(OPERATORS), record_property)
+    run(one, (cases(name), st.data()), number * 0.1 / len(LAYERS), record_property)
 
 
-NESTED = [name for name in OPERATORS if OPERATORS[name].dims == 2]
+NESTED = [name for name in LAYERS if LAYERS[name].dims == 2]
 ACTIVATIONS = {'relu': nn.ReLU, 'tanh': nn.Tanh, 'identity': nn.Identity}
 
 

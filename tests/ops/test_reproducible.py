@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.ops.every_operator import LAYERS, layer, sample
+from tests.ops.catalogue import VARIANTS, layer, sample
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def train(name: str) -> list[torch.Tensor]:
     return [*losses, *model.state_dict().values(), *(p.grad for p in model.parameters())]
 
 
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_two_runs_from_one_seed_are_equal_to_the_bit(name, deterministic):
     first, second = train(name), train(name)
     assert len(first) > 3 and all(torch.isfinite(t).all() for t in first)
@@ -37,7 +37,7 @@ def test_two_runs_from_one_seed_are_equal_to_the_bit(name, deterministic):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_two_runs_on_cuda_are_equal_to_the_bit(name, deterministic, monkeypatch):
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     runs = []
@@ -55,7 +55,7 @@ def scaler(device: str):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_a_scaled_step_is_the_step_of_float32(name, dtype):
     """And one whose loss is infinite is left out, the scale halved."""
     scaled, model = scaler('cpu'), layer(name)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from mmkerv.ops import switch_to_deploy
+from tests.ops.catalogue import FOLDED, VARIANTS, layer, sample
 from tests.ops.contract import relative
-from tests.ops.every_operator import LAYERS, UNFOLDED, layer, sample
 
 pytestmark = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6), reason='torch.export is for torch >= 2.6'
@@ -29,7 +29,7 @@ def exported(model: nn.Module, x: torch.Tensor, name: str) -> nn.Module:
     return program.module()
 
 
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_the_exported_layer_is_the_layer(name):
     model = nn.Sequential(layer(name), nn.Tanh())
     program = exported(model, sample(model[0]), name)
@@ -38,7 +38,7 @@ def test_the_exported_layer_is_the_layer(name):
         assert relative(program(x), model(x)) < 1e-5
 
 
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', VARIANTS)
 def test_the_exported_graph_trains(name):
     model = nn.Sequential(layer(name))
     x = sample(model[0])
@@ -51,7 +51,7 @@ def test_the_exported_graph_trains(name):
         assert relative(gradients[key], p.grad) < 1e-4, key
 
 
-@pytest.mark.parametrize('name', sorted(set(LAYERS) - UNFOLDED))
+@pytest.mark.parametrize('name', FOLDED)
 def test_the_exported_folded_layer_is_the_layer(name):
     model = nn.Sequential(layer(name)).eval()
     x = sample(model[0])

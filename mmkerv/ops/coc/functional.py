@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.tile_product import tile_product
+from mmkerv.ops.core.arguments import ceil_div
 from mmkerv.ops.core.tracing import is_recording
-from mmkerv.utils import ceil_div
 
 SHARE_MODES = ('ci', 'co', 'cico', None)
 

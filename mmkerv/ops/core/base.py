@@ -309,8 +309,8 @@ class ConvNd(nn.Module):
             option = self.option_for(key.removeprefix(prefix)) if key.startswith(prefix) else None
             if option:
                 raise CheckpointMismatchError(
-                    f'{key} is in the checkpoint, but {type(self).__name__} was built without {option}; add that to its '
-                    'conv_cfg'
+                    f'{key} is in the checkpoint, but {type(self).__name__} was built without {option}; add that to '
+                    'its conv_cfg'
                 )
         # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
         state = self.state_dict(keep_vars=True)

@@ -31,7 +31,7 @@ TRANSFORMS = Registry(
     locations=['mmkerv.datasets.crops', 'mmkerv.datasets.sequences'],
 )
 
-# The operators by the name that a config gives, and the module that defines each. The only such list.
+# Registered name of each operator, and the module that defines it. The only such list.
 OPERATORS = {
     'CKConv': 'mmkerv.ops.ckconv',
     'CKConv1d': 'mmkerv.ops.ckconv',

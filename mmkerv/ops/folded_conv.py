@@ -1,4 +1,4 @@
-"""What a folded operator is in a deploy config: plain convolutions of another extent, or two in a row."""
+"""Folded operators in deploy configs: plain convolutions of another extent, or two in a row."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from mmkerv.ops.core.base import CONV2D_KEYWORDS
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
 
-# What host libraries read from a convolution that they have built.
+# Attributes that upstream libraries read from a convolution after they have built it.
 HOST_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
 # Operators whose folded form is two convolutions of their own shapes.
 SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv}
 
 
 class FoldedConv:
-    """Plain convolutions in the shape that an operator's ``to_conv2d`` gives, for a config of the folded network.
+    """Plain convolutions in the shape that an operator's ``to_conv2d`` returns, for a config of the folded network.
 
     :math:`y = w * x + b`, or :math:`y = w_2 * (w_1 * x) + b` if ``separable``.
 
     Args:
         in_channels, out_channels, kernel_size, *args, **kwargs: as ``nn.Conv2d``.
-        kernel_extent: kernel size instead of the host's, with padding to match; see :class:`CKConv`.
+        kernel_extent: kernel size instead of ``kernel_size``, with padding to match; see :class:`CKConv`.
         separable: an ``nn.Sequential`` of two convolutions: ``True`` those of a separable :class:`CKConv`,
             ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, ``'spatial'`` those of a
             :class:`SpatiallySeparableConv`; the last two stay plain where there is nothing to separate.
@@ -61,11 +61,11 @@ class FoldedConv:
         arguments.reject_unknown('FoldedConv', [k for k in kwargs if k not in CONV2D_KEYWORDS], known)
         arguments.one_of(separable, 'separable', (True, False, *SEPARABLE))
         arguments.boolean(replace_1x1, 'replace_1x1')
-        host = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         if separable in SEPARABLE:
-            operator = SEPARABLE[separable](*host, **kwargs)
+            operator = SEPARABLE[separable](*geometry, **kwargs)
             return operator if isinstance(operator, nn.Conv2d) else _like(operator, operator.to_conv2d())
-        plain = nn.Conv2d(*host, **kwargs)
+        plain = nn.Conv2d(*geometry, **kwargs)
         if plain.kernel_size == (1, 1) and not replace_1x1:
             return plain
         if kernel_extent is not None:
@@ -83,7 +83,7 @@ class FoldedConv:
 
 
 def _like(layer: nn.Module, pair: nn.Sequential) -> nn.Sequential:
-    """Give two convolutions in a row the attributes of a layer that hosts read."""
+    """Give two convolutions in a row the attributes of a layer that upstream libraries read."""
     for name in HOST_ATTRIBUTES:
         setattr(pair, name, getattr(layer, name))
     pair.transposed, pair.output_padding = False, (0, 0)

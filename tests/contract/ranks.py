@@ -1,4 +1,4 @@
-"""What each process of the distributed tests does; importable by the processes it starts."""
+"""Work of each process in the distributed tests; the started processes import it."""
 
 import os
 from pathlib import Path

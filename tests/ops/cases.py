@@ -56,7 +56,7 @@ class Case(NamedTuple):
         return PLAIN[CATALOGUE[self.name].layer.dims](**given, dtype=torch.float64)
 
     def input(self) -> Tensor:
-        """What the operator is applied to."""
+        """Return the input of the operator."""
         x = torch.randn(self.shape, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
         if self.content == 'zeros':
             x = torch.zeros_like(x)
@@ -245,7 +245,7 @@ ANYTHING = st.one_of(
 
 
 def wrong_values(name: str) -> dict[str, list]:
-    """What an operator must refuse, by argument."""
+    """Return the values that an operator must refuse, by argument."""
     own = WRONG_OPTIONS.get(name.removesuffix('1d').removesuffix('3d'), CATALOGUE[name].wrong)
     wrong = {key: [*WRONG.get(key, []), *own.get(key, [])] for key in {**WRONG, **own}}
     if name == 'CKConv1d':

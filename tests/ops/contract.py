@@ -60,7 +60,7 @@ class OperatorContract:
         return self.operator(*(args or (4, 8, 3)), **{**self.options, **kwargs})
 
     def expected(self, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """What ``op`` must return, by a way of its own."""
+        """Compute the expected output of ``op`` independently."""
         raise NotImplementedError('say what the operator computes')
 
     def input(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -45,7 +45,7 @@ class WeightlessContract(FoldingContract, OperatorContract):
     fold_tolerance = 1e-6
 
     def fold(self, op: nn.Module) -> nn.Module:
-        """What ``switch_to_deploy`` puts in the operator's place."""
+        """Return the module that ``switch_to_deploy`` replaces the operator by."""
         return op.to_conv2d()
 
     def test_has_the_attributes_hosts_read(self):

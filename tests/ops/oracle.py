@@ -113,7 +113,7 @@ def largest_patch(op: nn.Module, x: Tensor) -> float:
 
 
 def naive(module: nn.Module, x: Tensor, rounding: float, output_rounding: float) -> tuple[np.ndarray, np.ndarray]:
-    """What an operator or a plain convolution must answer, and how far it may be off, both (N, O, *spatial).
+    """Expected output of an operator or a plain convolution, and the allowed deviation, both (N, O, *spatial).
 
     ``rounding`` is relative to the magnitudes that are added up, ``output_rounding`` to the result.
     """

@@ -80,7 +80,7 @@ def check(actual: Tensor, expected: np.ndarray, allowed: np.ndarray, what: str) 
 
 
 def tolerances(op: nn.Module, dtype: torch.dtype) -> tuple[float, float]:
-    """What may be lost in the sums, and in the result."""
+    """Allowed rounding of the sums, and of the result."""
     in_float32 = getattr(op, 'kernel_name', None) in (
         'l1',
         'l2',
@@ -92,7 +92,7 @@ def tolerances(op: nn.Module, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def raises_like_plain(case: Case) -> bool:
-    """Whether torch's own convolution cannot take the input."""
+    """Return ``True`` if torch's convolution refuses the input."""
     if case.arguments.get('causal'):
         return False
     try:

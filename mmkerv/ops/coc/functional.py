@@ -136,7 +136,7 @@ def spatial_association(
 
 
 def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None) -> bool:
-    """Whether a super convolution over kernels of shape (O, I/g, kH, kW) is done as a matrix product.
+    """Return ``True`` if a super convolution over kernels (O, I/g, kH, kW) is done as a matrix product.
 
     Example:
         >>> [uses_matrix((64, inputs, 3, 3), 2, share) for inputs, share in ((64, 'ci'), (1, 'ci'), (64, None))]
@@ -170,7 +170,7 @@ def tap_selector(
 def tap_table(
     association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
 ) -> Tensor:
-    """For every pair of taps of a tile, which tap of the super kernel joins them.
+    """Table of the super kernel's tap that joins each pair of taps of a tile.
 
     Taps are numbered filter by filter, (filter, row, column), T = association**2 * kH * kW of them.
 

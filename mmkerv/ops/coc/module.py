@@ -223,7 +223,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
 
     @property
     def starts_as_identity(self) -> bool:
-        """Whether the super layers start such that the kernel is ``weight``.
+        """``True`` if the super layers start such that the kernel is ``weight``.
 
         Example:
             >>> CoCConv2d(4, 8, 3).starts_as_identity, CoCConv2d(4, 8, 3, standardize='ln').starts_as_identity
@@ -249,7 +249,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             >>> CoCConv2d(3, 8, 3, padding=1, recompute=True)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
-        # Inside torch.compile its own partitioner decides what is kept.
+        # Inside torch.compile the partitioner decides what is saved.
         keeps = not self.options.recompute or self._frozen_kernel is not None or is_recording()
         if keeps or not torch.is_grad_enabled():
             return super().forward(x)
@@ -300,7 +300,7 @@ def standardized(weight: Tensor) -> Tensor:
 
 
 class CoCConv(PlainFor1x1):
-    """What a config builds: :class:`CoCConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
+    """Class that configs name: builds :class:`CoCConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
 
     The paper finds that replacing 1x1 convolutions harms (section 4.1), so they stay plain unless ``replace_1x1=True``.
     The operator's arguments are checked in both cases.

@@ -90,7 +90,7 @@ class CoCOptions(NamedTuple):
 
     @property
     def start(self) -> str:
-        """How the super layers start: ``'identity'`` or ``'kaiming'``.
+        """Start of the super layers: ``'identity'`` or ``'kaiming'``.
 
         Example:
             >>> CoCOptions().start, CoCOptions(super_standardize=True).start

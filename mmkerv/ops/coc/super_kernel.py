@@ -42,7 +42,7 @@ def super_kernel(kernel_size: int, kernel_plus: int = 2, dilate: bool | str = Tr
     ...: (3,1) (3,2) (3,3) (5,2) (5,3) (5,4) (7,3) (7,4) (7,5) (9,4) ..., extents 3 5 7 9 13 17 19 25 31 33 ...
 
     * ``dilate=True``, the authors' practice: ``kernel_plus / 2`` rungs above the first rung whose extent exceeds
-      ``kernel_size`` (for 3: whose extent is 3). It gives their table for 3, 5 and 7 and continues it.
+      ``kernel_size`` (for 3: whose extent is 3). It reproduces their table for 3, 5 and 7 and continues it.
     * ``dilate='paper'``: the highest rung whose extent is at most ``kernel_size + kernel_plus``.
     * ``dilate=False``, or an axis of size 1: ``kernel_size + kernel_plus``, undilated.
 

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: every message names the argument, the value, the rule and the cure."""
+"""Checks of constructor arguments: every message names the argument, the value, the rule and what to do."""
 
 import difflib
 import math

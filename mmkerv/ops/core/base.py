@@ -205,7 +205,7 @@ class ConvNd(nn.Module):
 
     @property
     def starts_as_identity(self) -> bool:
-        """Whether a fresh layer computes what the plain convolution with its ``weight`` and ``bias`` computes.
+        """``True`` if a fresh layer equals the plain convolution with its ``weight`` and ``bias``.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
@@ -232,16 +232,22 @@ class ConvNd(nn.Module):
         """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
 
         Args:
-            conv_cfg: the config that the layer was built with.
+            conv_cfg: the config that the layer was built with. ``kernel_extent`` in it, where an operator has that
+                argument, is the size of its folded kernel.
 
         Example:
             >>> Conv2d.deploy_cfg(dict(type='CoCConv'))
+            >>> Conv2d.deploy_cfg(dict(type='CKConv', kernel_extent=7))
+            {'type': 'mmkerv.FoldedConv', 'kernel_extent': 7}
         """
-        return None
+        if not conv_cfg.get('kernel_extent'):
+            return None
+        shape = {key: conv_cfg[key] for key in ('kernel_extent', 'replace_1x1') if conv_cfg.get(key)}
+        return {'type': 'mmkerv.FoldedConv', **shape}
 
     @classmethod
     def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, ...], groups: int) -> bool:
-        """Whether configs keep a convolution of this shape plain, because the operator has nothing to do there.
+        """Return ``True`` if configs keep a convolution of this shape plain, because the operator has nothing to do.
 
         Example:
             >>> Conv2d.leaves_plain(8, (1, 1), groups=1), Conv2d.leaves_plain(8, (3, 1), groups=1)

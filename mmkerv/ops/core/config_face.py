@@ -1,4 +1,4 @@
-"""What a config names: a class that builds the operator, or a plain convolution where that is better."""
+"""Classes that configs name: they build the operator, or a plain convolution where that is better."""
 
 from typing import Any
 

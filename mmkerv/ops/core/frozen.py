@@ -1,4 +1,4 @@
-"""Explicit reuse of generated kernels: computed once for a block of code, never behind the user's back."""
+"""Explicit reuse of generated kernels: computed once for a block of code."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Operators whose kernel is computed from parameters, and nothing else: y = conv2d(x, kernel(), bias)."""
+"""Family "generated kernel": the kernel is computed from parameters alone, y = conv2d(x, kernel(), bias)."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ class GeneratedKernel:
     # The kernel inside `frozen_kernels`, and how many such blocks are open: never pickled or copied.
     _frozen_kernel: Tensor | None = None
     _frozen_blocks = 0
-    # Whether there is a kernel to compute: one as long as its first sequence has none before that has come.
+    # False where `frozen_kernels` has no kernel to keep.
     _has_kernel = True
 
     def _kernel(self) -> Tensor:
@@ -44,8 +44,8 @@ class GeneratedKernel:
         parameter = self._parameter()
         with full_precision(parameter.device):
             kernel = self._kernel().to(parameter.dtype)
-        # The kernel's layout in memory decides that of the output, and mmcv's compiled operators (RoIAlign) read what
-        # comes in as contiguous, whatever it is.
+        # The memory layout of the kernel decides that of the output, and mmcv's compiled operators (RoIAlign) read any
+        # input as contiguous.
         channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
         return kernel.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -63,7 +63,7 @@ class GeneratedKernel:
         return self._convolve(x, self._current_kernel())
 
     def _forward_kernel(self) -> Tensor:
-        """What forward convolves with and ``frozen_kernels`` keeps: the kernel, or the factor of it that costs."""
+        """The tensor that forward uses and ``frozen_kernels`` keeps: the kernel, or its expensive factor."""
         return self.kernel()
 
     def _current_kernel(self) -> Tensor:
@@ -102,7 +102,7 @@ class GeneratedKernel:
 
 @torch.no_grad()
 def relative_change(kernel: Tensor, weight: Tensor) -> float:
-    """Return |K - W| / |W|: how far a generated kernel K is from its basic kernel W; 0 is the plain convolution.
+    """Return |K - W| / |W|, the relative distance of a kernel K from its basic kernel W; 0 is the plain convolution.
 
     Example:
         >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0]))

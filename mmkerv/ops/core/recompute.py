@@ -1,4 +1,4 @@
-"""Convolution by a generated kernel that is computed again in backward instead of being kept for it."""
+"""Convolution by a generated kernel that is recomputed in backward instead of being saved."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmkerv.ops.core.precision import autocast_type
 
-# What stands in the graph for the kernel.
+# Placeholder of the kernel in the graph.
 _REBUILD = object()
 
 
@@ -19,16 +19,16 @@ def convolve_and_forget(
     convolve: Callable[[Tensor, Tensor], Tensor],
     parameters: Sequence[Tensor],
 ) -> Tensor:
-    r"""Compute :math:`y = \mathrm{convolve}(x, \mathrm{make}())` and keep of the kernel nothing but its parameters.
+    r"""Compute :math:`y = \mathrm{convolve}(x, \mathrm{make}())` and save the parameters instead of the kernel.
 
-    Backward makes the kernel twice more: for the gradient by x, and for those by its parameters. The values are those
-    of keeping it, to the last bit.
+    Backward computes the kernel twice more: for the gradient by x, and for those by its parameters. The gradients are
+    bit-equal to those with a saved kernel.
 
     Args:
         x: input, (N, C, H, W).
         make: computes the kernel from ``parameters``, without randomness.
         convolve: computes the output from input and kernel.
-        parameters: what ``make`` reads; they must not be changed in place between forward and backward.
+        parameters: tensors that ``make`` reads; they must not be changed in place between forward and backward.
 
     Raises:
         RuntimeError: in backward, if they were.
@@ -40,20 +40,20 @@ def convolve_and_forget(
         18.0
     """
     kernel = checkpoint(make, use_reentrant=False, preserve_rng_state=False)
-    # Autocast would cast inside the convolution and keep the copy, which could not be told from other tensors.
+    # Autocast would cast inside the convolution and save the copy, which cannot be recognised as the kernel.
     kernel = kernel.to(autocast_type(x.device) or kernel.dtype)
     # Numbers, not the kernel itself: what the hooks hold lives as long as the graph.
-    place, dtype, versions = (kernel.data_ptr(), kernel.shape), kernel.dtype, [p._version for p in parameters]
+    identity, dtype, versions = (kernel.data_ptr(), kernel.shape), kernel.dtype, [p._version for p in parameters]
 
     def pack(tensor: Tensor) -> Any:
-        return _REBUILD if (tensor.data_ptr(), tensor.shape) == place else tensor
+        return _REBUILD if (tensor.data_ptr(), tensor.shape) == identity else tensor
 
     def unpack(packed: Any) -> Tensor:
         if packed is not _REBUILD:
             return packed
         if [p._version for p in parameters] != versions:
             raise RuntimeError(
-                'a kernel that is computed again in backward (recompute=True) has had its parameters changed since '
+                'the parameters of a kernel that is recomputed in backward (recompute=True) have changed since '
                 'forward; call backward before the optimizer steps, or leave recompute off'
             )
         with torch.no_grad():

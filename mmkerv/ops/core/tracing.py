@@ -1,16 +1,16 @@
-"""Whether torch is recording a graph of its operations, and for which sizes."""
+"""State of tracing: is torch recording a graph of its operations, and for which sizes."""
 
 import torch
 
-# Custom autograd functions are for eager execution; torch.compile saves by itself what is worth it. torch 2.1 cannot
-# trace one that takes more than tensors, and 2.11 gives wrong gradients to one that changes in place what it returns.
+# Custom autograd functions are for eager execution; torch.compile chooses itself what to save. torch 2.1 cannot trace
+# one that takes more than tensors, and 2.11 computes wrong gradients for one that changes its result in place.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
 def is_recording() -> bool:
-    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` is making a graph of torch's operations.
+    """Return ``True`` while ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` records a graph of operations.
 
-    A saved trace has no place for autograd functions, and the legacy ONNX exporter loses what is written into a view.
+    A saved trace cannot hold autograd functions, and the legacy ONNX exporter loses writes into a view.
 
     Example:
         >>> is_recording()
@@ -20,7 +20,7 @@ def is_recording() -> bool:
 
 
 def is_traced_for_any_size() -> bool:
-    """Whether the graph being recorded, by ``torch.jit.trace`` or ``torch.export``, is to serve other sizes as well.
+    """Return ``True`` while ``torch.jit.trace`` or ``torch.export`` records a graph that may later get other sizes.
 
     Example:
         >>> is_traced_for_any_size()

@@ -1,4 +1,4 @@
-"""What separable convolutions share: two kernels in a row, which are one kernel of low rank.
+"""Base of separable convolutions: two kernels in a row, which are one kernel of low rank.
 
 y = K2 * (K1 * x) + b, with nothing non-linear between the two, so y = conv2d(x, K, b). Chazareix, "How to optimize
 Convolutional Layer with Convolution Kernel" (2022), describes both kinds, and what they save.

@@ -1,7 +1,7 @@
-r"""Depthwise-separable convolution: every channel by a kernel of its own, then a 1x1 convolution.
+r"""Depthwise-separable convolution: one kernel for each channel, then a 1x1 convolution.
 
 y = P (D * x) + b with D (C, 1, kH, kW) and P (O, C/groups, 1, 1). Chazareix, "How to optimize Convolutional Layer with
-Convolution Kernel" (2022), "Separable convolution": c k^2 + c^2 weights in the place of c^2 k^2.
+Convolution Kernel" (2022), "Separable convolution": c k^2 + c^2 weights instead of c^2 k^2.
 """
 
 from typing import Any
@@ -41,8 +41,8 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
     :math:`y = P (D * x) + b`, equal to :math:`y = \mathrm{conv2d}(x, K, b)` with :math:`K_{oc} = P_{oc} D_c`
 
     x (N, C, H, W), y (N, O, H', W'), D (C, 1, kH, kW), P (O, C/groups, 1, 1). It has C (kH kW + O/groups) weights where
-    a dense convolution has C kH kW O/groups. Neither norm nor activation stands between or behind the two, so the layer
-    takes the place of a convolution: it is mmcv's ``DepthwiseSeparableConvModule`` with both switched off, without a
+    a dense convolution has C kH kW O/groups. There is neither norm nor activation between or behind the two, so the
+    layer can replace a convolution: it is mmcv's ``DepthwiseSeparableConvModule`` with both switched off, without a
     bias of D, and with groups. There is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
 
     Args:
@@ -64,7 +64,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
 
     @classmethod
     def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
-        """Whether the kernel is 1x1 or each filter sees one channel, so that there is nothing to separate.
+        """Return ``True`` for 1x1 kernels and depthwise convolutions, which have nothing to separate.
 
         Example:
             >>> DepthwiseSeparableConv2d.leaves_plain(8, (3, 3), groups=1)
@@ -109,7 +109,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
 
 
 class DepthwiseSeparableConv(ConfigFace):
-    """What a config builds: :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
+    """Class that configs name: builds :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1 convolutions and depthwise ones (whose filters see one channel each) have nothing to separate and stay plain.
 

@@ -1,7 +1,7 @@
 r"""Spatially separable convolution: k x 1, then 1 x k.
 
 y = H * (V * x) + b with V (M, C/groups, kH, 1) and H (O, M/groups, 1, kW). Chazareix, "How to optimize Convolutional
-Layer with Convolution Kernel" (2022), "a 3x1 kernel size followed by a 1x3 kernel size": 2 c^2 k weights in the place
+Layer with Convolution Kernel" (2022), "a 3x1 kernel size followed by a 1x3 kernel size": 2 c^2 k weights instead
 of c^2 k^2.
 """
 
@@ -44,9 +44,9 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
     :math:`K_{oc}(y, x) = \sum_m H_{om}(x) V_{mc}(y)`
 
     x (N, C, H, W), y (N, O, H', W'), V (M, C/groups, kH, 1), H (O, M/groups, 1, kW) with M = min(C, O), so that the
-    layer never costs more than the dense one: M (kH C + kW O) / groups weights for C O kH kW / groups. Rows are padded,
-    strode and dilated by V, columns by H; all padding modes are exact, because V has no bias. There is no basic kernel:
-    ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
+    layer never costs more than the dense one: M (kH C + kW O) / groups weights for C O kH kW / groups. V applies the
+    vertical padding, stride and dilation, H the horizontal; all padding modes are exact, because V has no bias. There
+    is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
@@ -66,7 +66,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
 
     @classmethod
     def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, int], groups: int) -> bool:
-        """Whether an axis of the kernel has length 1, so that there is nothing to separate.
+        """Return ``True`` for 1 x k and k x 1 kernels, which have nothing to separate.
 
         Example:
             >>> SpatiallySeparableConv2d.leaves_plain(8, (3, 5), groups=8)
@@ -120,7 +120,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
 
 
 class SpatiallySeparableConv(ConfigFace):
-    """What a config builds: :class:`SpatiallySeparableConv2d`, or a plain ``nn.Conv2d``.
+    """Class that configs name: builds :class:`SpatiallySeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1, 1 x k and k x 1 kernels have nothing to separate and stay plain.
 

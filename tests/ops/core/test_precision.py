@@ -1,4 +1,4 @@
-"""What is computed in which type: squared distances, powers, half precision."""
+"""Types of computation: squared distances, powers, half precision."""
 
 import subprocess
 import sys

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _ntuple
@@ -57,10 +58,13 @@ def embedded(kernel: Tensor, dilation: int, kernel_size: Sequence[int]) -> Tenso
         [0.0, 1.0, 0.0, 1.0, 0.0]
     """
     margins = _margins(kernel.shape[2:], dilation, kernel_size)
-    result = kernel.new_zeros(*kernel.shape[:2], *kernel_size)
-    taps = tuple(slice(m, k - m, dilation) for m, k in zip(margins, kernel_size))
-    result[(slice(None), slice(None), *taps)] = kernel
-    return result
+    if dilation > 1:
+        # Zeros between the taps, without writing into a tensor: torch.func could not batch that.
+        for axis in range(2, kernel.dim()):
+            zeros = [torch.zeros_like(kernel)] * (dilation - 1)
+            spread = torch.stack([kernel, *zeros], axis + 1).flatten(axis, axis + 1)
+            kernel = spread.narrow(axis, 0, spread.shape[axis] - dilation + 1)
+    return F.pad(kernel, [side for margin in reversed(margins) for side in (margin, margin)])
 
 
 def _margins(size: Sequence[int], dilation: int, kernel_size: Sequence[int]) -> list[int]:

@@ -1,8 +1,8 @@
 """The operators, once: what every test that goes through all of them builds.
 
-A new operator is one entry here. It then is in the contract of the registry (``tests/contract/test_registry.py``), the
-tests of reproducibility, mixed precision, ``torch.export``, several processes and leaks, and, if it has a ``kernel`` or
-is listed in ``tests/ops/oracle.py``, in the random cases of ``tests/ops/test_properties.py``.
+A new operator is one entry here. The tests of registration, reproducibility, mixed precision, ``torch.export``,
+several processes, leaks and the random cases then include it; the contract does as well if the entry has a ``kernel``
+(``tests/ops/test_catalogue.py``).
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from mmkerv.ops import (
     SpatiallySeparableConv2d,
 )
 from mmkerv.ops.coc.options import OFFICIAL
+from tests.ops.coc.coc_operators import naive_kernel
 
 
 class Variant(NamedTuple):
@@ -74,14 +75,15 @@ CATALOGUE = {
     'CoCConv': Operator(
         CoCConv2d,
         {
-            'CoC': Variant(KAIMING),
             'CoC with super biases': Variant({**KAIMING, 'super_bias': True}),
+            'CoC': Variant(KAIMING),
             'CoC at its start': Variant(),
             'CoC official': Variant(OFFICIAL['standard'], distributed=False),
             'CoC normalised': Variant({'super_norm': 'ln', 'standardize': True}),
             'CoC recomputed': Variant({**KAIMING, 'share': 'cico', 'recompute': True}),
         },
         odd=True,
+        kernel=lambda op: naive_kernel(op).numpy(),
     ),
     'KervConv': Operator(
         KervConv2d,

@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d
+from mmkerv.ops import CKConv1d, CKConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d
 from mmkerv.ops.kerv import Kervolution
 from tests.ops.catalogue import CATALOGUE
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
-from tests.ops.coc.coc_operators import naive_kernel
 from tests.ops.kerv.kerv_oracle import kerv_loop, response
 
 GEOMETRY = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
@@ -32,8 +31,6 @@ def dense_kernel(op: nn.Module) -> np.ndarray:
     for operator in CATALOGUE.values():
         if operator.kernel is not None and isinstance(op, operator.layer):
             return operator.kernel(op)
-    if isinstance(op, CoCConv2d):
-        return naive_kernel(op).numpy()
     if isinstance(op, (CKConv1d, CKConv2d)):
         return sampled(kernel_of(op), op.kernel_size, op.resolution)
     width, per_group = op.in_channels // op.groups, op.out_channels // op.groups

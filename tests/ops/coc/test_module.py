@@ -11,9 +11,8 @@ from mmkerv.ops import CoCConv, CoCConv2d, spatial_association
 from mmkerv.ops.coc import functional as association
 from mmkerv.ops.coc.super_kernel import super_kernel
 from tests.ops.coc.coc_operators import naive_kernel
-from tests.ops.coc.coc_oracle import conv2d_loop, super_kernel_geometry
-from tests.ops.contract import OperatorContract, relative
-from tests.ops.folding_contract import FoldingContract
+from tests.ops.coc.coc_oracle import super_kernel_geometry
+from tests.ops.contract import relative
 
 SHARES = ['ci', 'co', 'cico', None]
 
@@ -30,25 +29,6 @@ def random_op(*args, **kwargs) -> CoCConv2d:
 
 def check(op: CoCConv2d) -> None:
     assert relative(op.kernel(), naive_kernel(op)) < 1e-11
-
-
-class TestContract(FoldingContract, OperatorContract):
-    operator = CoCConv2d
-    options = {'super_init': 'kaiming', 'super_bias': True}
-
-    def expected(self, op, x):
-        padding, pad = op.padding, nn.Identity()
-        if isinstance(padding, str):
-            total = [d * (k - 1) if padding == 'same' else 0 for d, k in zip(op.dilation, op.kernel_size)]
-            padding = tuple(t // 2 for t in total)
-        if op.padding_mode != 'zeros':
-            layer = {'reflect': nn.ReflectionPad2d, 'replicate': nn.ReplicationPad2d, 'circular': nn.CircularPad2d}
-            pad, padding = layer[op.padding_mode]((padding[1], padding[1], padding[0], padding[0])), (0, 0)
-        bias = None if op.bias is None else op.bias.detach().double().numpy()
-        y = conv2d_loop(
-            pad(x).detach().double().numpy(), naive_kernel(op).numpy(), bias, op.stride, padding, op.dilation, op.groups
-        )
-        return torch.from_numpy(y)
 
 
 @pytest.mark.parametrize('share', SHARES)

@@ -22,7 +22,6 @@ from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_operators
-from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.registry import operator_name
 from mmkerv.visualization.kernel_figures import kernel_figure, title_of
@@ -253,10 +252,10 @@ def _png(operator: nn.Module) -> bytes:
     # The page has these texts in letters of its own size.
     figure.suptitle('')
     for axes in figure.axes:
+        if axes.get_title().startswith('before'):
+            # The layer does not convolve with the kernels before association.
+            figure.delaxes(axes)
         axes.set_title('')
-    if isinstance(operator, CoCConv2d):
-        # The left half shows the kernels before association, with which the layer does not convolve.
-        figure.delaxes(figure.axes[0])
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=180, bbox_inches='tight', pad_inches=0.05)
     # A palette takes a third of the bytes and looks the same.

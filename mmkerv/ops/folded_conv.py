@@ -12,7 +12,7 @@ from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
 
 # Attributes that upstream libraries read from a convolution after they have built it.
-HOST_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+UPSTREAM_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
 # Operators whose folded form is two convolutions of their own shapes.
 SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv}
 
@@ -84,7 +84,7 @@ class FoldedConv:
 
 def _like(layer: nn.Module, pair: nn.Sequential) -> nn.Sequential:
     """Give two convolutions in a row the attributes of a layer that upstream libraries read."""
-    for name in HOST_ATTRIBUTES:
+    for name in UPSTREAM_ATTRIBUTES:
         setattr(pair, name, getattr(layer, name))
     pair.transposed, pair.output_padding = False, (0, 0)
     return pair

@@ -122,7 +122,7 @@ def test_backbone_without_a_scope_is_an_error():
 
 
 @pytest.mark.parametrize('name', mmkerv.registry.OPERATORS)
-def test_operators_stand_in_the_root_and_in_the_scope(name):
+def test_operators_are_registered_in_the_root_and_in_the_scope(name):
     assert MODELS.get(name) is mmkerv.registry.MODELS.get(name)
     torch.manual_seed(0)
     # The sequence layer is causal and pads by itself.

@@ -29,7 +29,7 @@ GEOMETRIES = {
     'circular': {'padding': 1, 'padding_mode': 'circular'},
 }
 
-HOST_ATTRIBUTES = [
+UPSTREAM_ATTRIBUTES = [
     'in_channels',
     'out_channels',
     'kernel_size',
@@ -87,9 +87,9 @@ class OperatorContract:
         op = self.operator(4, 8, (3, 5), (2, 1), (1, 2), 1, 2, False, 'circular')
         assert (op.kernel_size, op.stride, op.padding, op.groups, op.bias) == ((3, 5), (2, 1), (1, 2), 2, None)
 
-    def test_has_the_attributes_hosts_read(self):
+    def test_has_the_attributes_that_upstream_reads(self):
         op, plain = self.make(padding=1), nn.Conv2d(4, 8, 3, padding=1)
-        for name in HOST_ATTRIBUTES:
+        for name in UPSTREAM_ATTRIBUTES:
             assert getattr(op, name) == getattr(plain, name), name
         assert op.weight.shape == plain.weight.shape
         assert op.bias.shape == plain.bias.shape
@@ -106,7 +106,7 @@ class OperatorContract:
         with pytest.raises(RuntimeError, match='switch_to_deploy'):
             op._conv_forward(self.input(), op.weight, op.bias)
 
-    def test_geometry_rewritten_after_construction_counts(self):
+    def test_geometry_rewritten_after_construction_takes_effect(self):
         op = self.make(stride=2)
         op.stride, op.padding, op.dilation = (1, 1), (2, 2), (2, 2)
         assert relative(op(self.input()), self.expected(op, self.input())) < TOLERANCE[torch.float32]

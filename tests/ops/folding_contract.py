@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.ops.contract import GEOMETRIES, HOST_ATTRIBUTES, TOLERANCE, OperatorContract, relative
+from tests.ops.contract import GEOMETRIES, UPSTREAM_ATTRIBUTES, TOLERANCE, OperatorContract, relative
 
 
 class FoldingContract:
@@ -48,9 +48,9 @@ class WeightlessContract(FoldingContract, OperatorContract):
         """Return the module that ``switch_to_deploy`` replaces the operator by."""
         return op.to_conv2d()
 
-    def test_has_the_attributes_hosts_read(self):
+    def test_has_the_attributes_that_upstream_reads(self):
         op, plain = self.make(padding=1), nn.Conv2d(4, 8, 3, padding=1)
-        for name in HOST_ATTRIBUTES:
+        for name in UPSTREAM_ATTRIBUTES:
             assert getattr(op, name) == getattr(plain, name), name
         assert op.weight is None and 'weight' not in op.state_dict()
         assert op.bias.shape == plain.bias.shape

@@ -162,7 +162,7 @@ def test_an_operator_computes_its_definition_or_refuses(name, number, record_pro
 
 @pytest.mark.parametrize('name', LAYERS)
 @pytest.mark.parametrize('number', CASES)
-def test_gradients_are_slopes(name, number, record_property):
+def test_gradients_equal_difference_quotients(name, number, record_property):
     """The directional derivative by autograd against the difference quotient, in float64."""
 
     def one(case: Case) -> str | None:
@@ -310,7 +310,7 @@ def test_a_network_converts_folds_and_is_read_back(name, number, record_property
 
 
 @pytest.mark.parametrize('dtype', ROUNDING, ids=str)
-def test_the_suite_sees_a_wrong_number(dtype):
+def test_the_suite_detects_a_wrong_number(dtype):
     """One tap of the kernel that is off by a few times the rounding."""
     case = Case('CoCConv', {'in_channels': 2, 'out_channels': 3, 'kernel_size': 3}, (1, 2, 5, 5), 'normal', 1, dtype)
     op, x = case.build(), case.input()

@@ -57,7 +57,7 @@ def test_folds_in_a_model():
         set_resolution(model, 1)
 
 
-def test_fold_wants_to_know_dense_exactly():
+def test_dense_must_be_a_boolean():
     with pytest.raises(TypeError, match='dense must be True or False'):
         CKConv2d(3, 4, 3).to_conv2d(dense='no')
 

@@ -164,7 +164,7 @@ def test_kaiming_start_moves_the_kernel():
     ],
     ids=str,
 )
-def test_auto_start_is_said(options, start):
+def test_the_start_that_auto_takes_is_printed(options, start):
     assert f'super_init={start!r}' in repr(CoCConv2d(4, 8, 3, **options))
 
 

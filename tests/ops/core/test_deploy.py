@@ -41,7 +41,7 @@ def test_folds_a_tree_and_keeps_the_names():
     assert relative(model(x), expected) < 1e-6
 
 
-def test_a_wrong_fold_would_be_seen(monkeypatch):
+def test_a_wrong_fold_is_detected(monkeypatch):
     torch.manual_seed(0)
     model, x = nn.Sequential(block(3, 8, 3)), torch.randn(1, 3, 5, 5)
     expected = model(x)

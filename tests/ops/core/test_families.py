@@ -113,7 +113,7 @@ def test_a_face_leaves_1x1_plain_but_checks_the_options():
         MaskedConv(4, 8, 1, replace1x1=True)
 
 
-def test_what_others_ask_of_an_operator():
+def test_the_class_answers_what_others_ask():
     op = MaskedConv2d(4, 8, 3)
     assert list(op.own_parameters()) == ['mask'] and op.no_decay == ('mask',) and op.starts_as_identity
     assert torch.equal(op.kernel(), op.weight) and MaskedConv.deploy_cfg({'type': 'MaskedConv'}) is None

@@ -38,7 +38,7 @@ def test_each_kernel_is_computed_once(model, computed):
     assert len(computed) == 5
 
 
-def test_outside_the_block_new_parameters_count_at_once(model):
+def test_outside_the_block_new_parameters_take_effect_at_once(model):
     x = torch.randn(1, 4, 6, 6)
     with frozen_kernels(model), torch.no_grad():
         frozen = model(x)

@@ -95,7 +95,7 @@ def test_distances_under_autocast_are_those_of_float64(kernel, dtype):
 
 
 @pytest.mark.parametrize('dtype', HALVES, ids=str)
-def test_distance_of_a_patch_from_itself_is_no_nan(dtype):
+def test_distance_of_a_patch_from_itself_is_not_nan(dtype):
     op, x = wide_layer('l2')
     x.requires_grad_()
     with autocast(dtype):

@@ -38,7 +38,7 @@ def step(operator, x, dtype=None):
 
 @pytest.mark.parametrize('dtype', [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('name', OPTIONS)
-def test_numbers_are_those_of_keeping_it(name, dtype):
+def test_gradients_equal_those_with_a_saved_kernel(name, dtype):
     kept, again = pair(**OPTIONS[name])
     x = torch.randn(2, 8, 9, 9)
     (y, dx, grads), (y2, dx2, grads2) = step(kept, x, dtype), step(again, x, dtype)
@@ -47,7 +47,7 @@ def test_numbers_are_those_of_keeping_it(name, dtype):
 
 
 @pytest.mark.parametrize('recompute', [False, True])
-def test_the_kernel_is_not_kept(recompute):
+def test_the_kernel_is_not_saved_for_backward(recompute):
     operator, made = CoCConv2d(64, 64, 3, padding=1, recompute=recompute), []
 
     def kernel():
@@ -73,7 +73,7 @@ def test_inside_frozen_kernels_it_is_computed_once():
         assert again._frozen_kernel is first
 
 
-def test_parameters_changed_before_backward_are_seen():
+def test_parameters_changed_before_backward_are_refused():
     _, again = pair()
     y = again(torch.randn(1, 8, 5, 5, requires_grad=True))
     with torch.no_grad():

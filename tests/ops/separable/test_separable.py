@@ -95,7 +95,7 @@ class SeparableContract(WeightlessContract):
             op(x).sum().backward()
         assert all(p.grad is not None for p in op.parameters()), 'there is no kernel that could be stale'
 
-    def test_fold_wants_to_know_dense_exactly(self):
+    def test_dense_must_be_a_boolean(self):
         with pytest.raises(TypeError, match='dense must be True or False'):
             self.make().to_conv2d(dense='no')
 
@@ -154,7 +154,7 @@ class TestSpatial(SeparableContract):
         wanted = nn.Conv2d(4, 8, (1, 3), (1, 1), (0, 0), (1, 2), **common)
         assert horizontal.extra_repr() == wanted.extra_repr()
 
-    def test_a_product_of_two_profiles_is_met_exactly(self):
+    def test_a_product_of_two_profiles_is_represented_exactly(self):
         op, x = self.make(1, 1, (3, 5), bias=False), self.input(1, 1, 9, 9)
         rows, columns = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
         with torch.no_grad():
@@ -185,7 +185,7 @@ PLAIN = {
 
 
 @BOTH
-def test_what_has_nothing_to_separate_stays_plain(name):
+def test_convolutions_with_nothing_to_separate_stay_plain(name):
     for arguments in PLAIN[name]:
         torch.manual_seed(0)
         conv = getattr(mmkerv.ops, name)(*arguments, bias=False)
@@ -241,7 +241,7 @@ def test_placement_and_fold_of_a_model(name, operators, line, monkeypatch):
     assert deployed[0].in_channels == 3 and deployed[0].stride == (2, 2), 'hosts read these'
 
 
-def test_where_leaves_out():
+def test_where_excludes_layers():
     where = {'depthwise': False}
     model = mmkerv.convert(network(), {'type': SpatiallySeparableConv}, where)
     assert isinstance(model[0], SpatiallySeparableConv2d) and type(model[2]) is nn.Conv2d

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.ops.contract import GEOMETRIES, UPSTREAM_ATTRIBUTES, TOLERANCE, OperatorContract, relative
+from tests.ops.contract import GEOMETRIES, TOLERANCE, UPSTREAM_ATTRIBUTES, OperatorContract, relative
 
 
 class FoldingContract:

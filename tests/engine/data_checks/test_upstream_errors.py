@@ -228,7 +228,7 @@ def test_boxes_that_are_not_finite_are_refused(detection, box):
 @pytest.mark.parametrize('content', [b'{"images": [', b'', b'[]', b'\xff\xfe', b'[' * 100_000])
 def test_annotation_file_that_is_not_json_is_named(detection, content):
     (detection / 'a.json').write_bytes(content)
-    with pytest.raises(DataError, match=r"annotation file '.*a\.json' (is not complete JSON|must hold an object)"):
+    with pytest.raises(DataError, match=r"annotation file '.*a\.json' (is not complete JSON|must hold a JSON object)"):
         coco(detection)
 
 

@@ -39,7 +39,9 @@ napoleon_numpy_docstring = False
 
 nitpicky = True
 # Their inventories would have to be fetched.
-nitpick_ignore_regex = [(r'py:.*', r'(torch|nn|mmengine|mmcv|mmdet|mmpretrain|mmseg|numpy|np|F|matplotlib|collections)(\..*)?')]
+nitpick_ignore_regex = [
+    (r'py:.*', r'(torch|nn|mmengine|mmcv|mmdet|mmpretrain|mmseg|numpy|np|F|matplotlib|collections)(\..*)?')
+]
 
 _LITERAL = re.compile(r'(``.*?``|:\w+:`.*?`|`[^`]*`)')
 

@@ -1,4 +1,4 @@
-"""What continuous-kernel convolutions of one and of two dimensions share."""
+"""Base of the continuous-kernel convolutions of one and two dimensions."""
 
 import math
 from typing import Any
@@ -33,24 +33,37 @@ class ContinuousKernel(GeneratedKernel):
         True
     """
 
+    Options = CKOptions
     has_weight = False
+    short_name = 'ck'
     no_decay = ('kernel_net',)
     causal = False
 
-    def _start(self, options: CKOptions, **factory: Any) -> None:
-        """Make the parameters beyond the bias; the rest of the constructor."""
-        self.options = options
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Make the kernel net, and the 1x1 kernel if ``separable``.
+
+        Raises:
+            ValueError: if the kernel has no middle, or ``method='fft'`` has a stride.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> CKConv2d(4, 8, 7, separable=True).pointwise.shape
+            torch.Size([8, 4, 1, 1])
+        """
+        options = self.options
+        if not self.causal:
+            odd(self.kernel_size)
+        arguments.fft_stride(options.method, self.stride)
         self.resolution = (1.0,) * self.dims
         width = self.in_channels // self.groups
         channels = self.in_channels if options.separable else self.out_channels * width
         self.kernel_net = KernelNet(self.dims, channels, options, **factory)
         pointwise = nn.Parameter(torch.empty(self.out_channels, width, *(1,) * self.dims, **factory))
         self.register_parameter('pointwise', pointwise if options.separable else None)
-        self.reset_operator_parameters()
 
     @torch.no_grad()
     def reset_operator_parameters(self) -> None:
-        """Draw all but the bias, such that the values of the kernel have variance 1 / fan_in.
+        """Draw the kernel net, and the 1x1 kernel if there is one, such that the kernel has variance 1 / fan_in.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -61,31 +74,31 @@ class ContinuousKernel(GeneratedKernel):
         if self.pointwise is not None:
             bound = math.sqrt(3 / self.pointwise[0].numel())
             nn.init.uniform_(self.pointwise, -bound, bound)
-        self.kernel_net.reset(*self._start_of_kernel())
+        self.kernel_net.reset(*self._initial_kernel())
 
-    def _start_of_kernel(self) -> tuple[Tensor, float]:
-        """The positions of the kernel in training, and the variance it starts with there."""
-        size = self._start_size()
+    def _initial_kernel(self) -> tuple[Tensor, float]:
+        """Return the positions at which the kernel is sampled in training, and its initial variance there."""
+        size = self._initial_size()
         fan_in = math.prod(size) * (self.in_channels // self.groups if self.pointwise is None else 1)
         return self._positions((1.0,) * self.dims, size), 1 / fan_in
 
-    def _start_size(self) -> tuple[int, ...]:
+    def _initial_size(self) -> tuple[int, ...]:
         return self.kernel_size
 
     def set_resolution(self, ratio: float | tuple[float, ...]) -> None:
         r"""Sample the same continuous kernel on a finer or coarser grid from now on.
 
-        The kernel becomes :math:`\psi(p_j) / r` at positions r times as dense, so that a sum over r times as many
-        samples stays the same; padding grows along with it. The state dict does not hold the resolution.
+        The kernel becomes :math:`\psi(p_j) / r` at positions r times as dense, so that the sum over r times as many
+        samples stays the same; the padding grows accordingly. The resolution is not part of the state dict.
 
         Args:
             ratio: samples at run time for each sample in training, one number or one for each axis.
 
         Raises:
-            ValueError: if it is not above 0 or leaves no sample beside the current one.
+            ValueError: if it is not > 0, or leaves no sample beside the current one.
             RuntimeError: inside ``frozen_kernels``.
 
-        Source: CKConv, ICLR 2022: the response scales with the sampling rates' ratio.
+        Source: CKConv, ICLR 2022: the response scales with the ratio of the sampling rates.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -105,8 +118,8 @@ class ContinuousKernel(GeneratedKernel):
     def kernel(self, scale_factor: float | tuple[float, ...] | None = None) -> Tensor:
         """Compute the dense kernel, (O, C/groups, *size), in the type of the parameters.
 
-        It is computed in float32 at least, autocast or not, at every call. The 1x1 kernel of a separable layer is
-        multiplied in.
+        It is computed at every call, in float32 at least even under autocast. The kernel of a separable layer includes
+        the 1x1 kernel.
 
         Args:
             scale_factor: resolution; by default the layer's.
@@ -126,7 +139,7 @@ class ContinuousKernel(GeneratedKernel):
         return self._sampled(self._ratio(None))
 
     def _size(self) -> tuple[int, ...]:
-        """The kernel's size in training."""
+        """Return the size of the kernel in training."""
         return self.kernel_size
 
     def _ratio(self, scale_factor: Any) -> tuple[float, ...]:
@@ -147,11 +160,11 @@ class ContinuousKernel(GeneratedKernel):
         return tuple(taps(k, r, self.causal) for k, r in zip(self.kernel_size, self._ratio(scale_factor)))
 
     def _sampled(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
-        """The sampled kernel (O, C/groups, *size), or the depthwise one (C, 1, *size)."""
+        """Return the sampled kernel (O, C/groups, *size), or the depthwise one (C, 1, *size)."""
         return self._values(ratio, sizes).to(self._parameter().dtype)
 
     def _values(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
-        """The sampled kernel in the type it is computed in."""
+        """Return the sampled kernel in the type it is computed in."""
         parameter = self._parameter()
         sizes = sizes or tuple(taps(k, r, self.causal) for k, r in zip(self.kernel_size, ratio))
         with full_precision(parameter.device):
@@ -160,7 +173,7 @@ class ContinuousKernel(GeneratedKernel):
         return values.view(*shape, *sizes)
 
     def _positions(self, ratio: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
-        """Where the kernel is sampled, (P, dims), in the type it is computed in."""
+        """Return the positions at which the kernel is sampled, (P, dims), in the type it is computed in."""
         axes = [centred_positions(k, r, **self._computing()) for k, r in zip(self.kernel_size, ratio)]
         return torch.stack(torch.meshgrid(axes, indexing='ij'), -1).flatten(0, -2)
 
@@ -175,7 +188,7 @@ class ContinuousKernel(GeneratedKernel):
         return self.kernel_net.layers[-1].weight
 
     def _padding_at(self, ratio: tuple[float, ...]) -> str | tuple[int, ...]:
-        """The padding that keeps the edges of the kernel where they are at resolution 1."""
+        """Return the padding that keeps the edges of the kernel where they are at resolution 1."""
         if isinstance(self.padding, str) or all(r == 1 for r in ratio):
             return self.padding
         result = []
@@ -187,7 +200,7 @@ class ContinuousKernel(GeneratedKernel):
         return tuple(result)
 
     def _apply_kernel(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> Tensor:
-        """Convolve with what :meth:`_sampled` gave, and with the 1x1 kernel if there is one."""
+        """Convolve with the sampled kernel, and with the 1x1 kernel if there is one."""
         if x.dim() == self.dims + 1:
             return self._apply_kernel(x[None], kernel, ratio)[0]
         x, padding = self._padded(x, kernel, ratio)
@@ -197,33 +210,30 @@ class ContinuousKernel(GeneratedKernel):
         return CONVOLUTIONS[self.dims](y, self.pointwise, self.bias, groups=self.groups)
 
     def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """The input, padded if it is not by zeros, and the zeros that the convolution is to put before and after."""
+        """Return the input, padded unless by zeros, and the zeros that the convolution must add before and after."""
         size = tuple(kernel.shape[2:])
         x, padding = pad(x, size, self._padding_at(ratio), self.dilation, self.padding_mode)
         return x, [(p, p) for p in padding]
 
     def _convolve_by(self, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list, groups: int) -> Tensor:
-        """Convolve by Fourier transforms or directly, as ``method`` says."""
+        """Convolve by Fourier transforms or directly, depending on ``method``."""
         dims = self.dims
         stride, dilation = _ntuple(dims)(self.stride), _ntuple(dims)(self.dilation)
         method = self.options.method
         arguments.fft_stride(method, stride)
-        # MKL's transforms refuse an empty batch; a graph for any size would have those of this one.
+        # MKL's transforms refuse an empty batch, and a graph for any size would keep the transforms of this size.
         if not is_traced_for_any_size() and x.numel():
-            wanted = method == 'fft'
+            by_fft = method == 'fft'
             if method == 'auto':
-                wanted = fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups)
-            if wanted:
+                by_fft = fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups)
+            if by_fft:
                 return fft_convolution(x, kernel, bias, padding, dilation, groups)
         if any(before != after for before, after in padding):
             x = F.pad(x, [side for axis in reversed(padding) for side in axis])
             padding = [(0, 0)] * dims
         return CONVOLUTIONS[dims](x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
 
-    @torch.no_grad()
     def _folded(self, dense: bool) -> nn.Module:
-        """The plain convolution, or the depthwise and the 1x1 one of a separable layer."""
-        arguments.boolean(dense, 'dense')
         padding = self._padding_at(self.resolution)
         if self.pointwise is None or dense:
             return self._plain(self.kernel(), self.bias, padding=padding)
@@ -232,7 +242,7 @@ class ContinuousKernel(GeneratedKernel):
         return nn.Sequential(depthwise, self._plain(self.pointwise, self.bias, **geometry)).train(self.training)
 
     def extra_repr(self) -> str:
-        """Return the arguments as torch's convolutions print them, and the options that are not the default.
+        """Return the arguments as torch's convolutions print them, and the options that differ from the default.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -244,7 +254,7 @@ class ContinuousKernel(GeneratedKernel):
 
 
 def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
-    """Return the kernel sizes if all are odd: a centred kernel has a middle.
+    """Return the kernel sizes if all are odd, so that a centred kernel has a middle.
 
     Raises:
         ValueError: otherwise.
@@ -260,12 +270,12 @@ def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
 
 
 def set_resolution(model: nn.Module, ratio: float | tuple[float, ...]) -> list[str]:
-    """Run a trained network at another resolution: every continuous kernel is sampled anew.
+    """Sample every continuous kernel of a trained network at another resolution.
 
     All layers are checked before the first is changed.
 
     Args:
-        model: any module; its operators may lie at any depth, or be the model itself.
+        model: any module; its operators may be at any depth, or the model itself.
         ratio: samples (pixels) at run time for each one in training, one number, or one for each axis.
 
     Returns:
@@ -284,8 +294,8 @@ def set_resolution(model: nn.Module, ratio: float | tuple[float, ...]) -> list[s
     layers = {name: m for name, m in model.named_modules() if isinstance(m, ContinuousKernel)}
     if not layers:
         raise ArgumentError(
-            'set_resolution found no CKConv in the model: only continuous kernels can be sampled anew; a folded '
-            'network has none'
+            'set_resolution found no CKConv in the model: only continuous kernels can be sampled again; a '
+            'folded network has none'
         )
     for name, layer in layers.items():
         try:

@@ -11,16 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _single
 
-from mmkerv.errors import ArgumentError, FoldError
-from mmkerv.ops.ckconv.base import ContinuousKernel, odd
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.ckconv.irregular import irregular_convolution
-from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
 
-# What stands for the kernel's size while no sequence has come.
-UNKNOWN_LENGTH = 256
+# Length that a lazy layer is initialised with; its parameters are rescaled once the length is known.
+INITIAL_LENGTH = 256
 
 
 class CKConv1d(ContinuousKernel, Conv1d):
@@ -28,23 +27,26 @@ class CKConv1d(ContinuousKernel, Conv1d):
 
     causal: :math:`y_t = \sum_{\tau=0}^{\min(t, k - 1)} \psi(1 - 2\tau/(k-1))\, x_{t-\tau} + b`
 
-    x (N, C, L), y (N, O, L'), kernel (O, C/groups, k); its last sample, at position 1, meets the current one. The
-    kernel is as long as the sequences of the training, k = ``kernel_size``. Sequences of any length may follow: a
-    shorter one uses the end of the kernel, of a longer one each output sees the last k samples. Long kernels are
-    applied by Fourier transforms, in O(L log L).
+    x (N, C, L), y (N, O, L'), kernel (O, C/groups, k), whose last sample, at position 1, is multiplied with the current
+    one. The kernel is as long as the sequences of the training, k = ``kernel_size``. Sequences of any other length are
+    possible: a shorter one uses the end of the kernel, in a longer one each output sees the last k samples. Fourier
+    transforms apply long kernels, in O(L log L). The layer computes one plain convolution, which :meth:`to_conv1d`
+    returns, after a padding layer if causal; on long sequences the Fourier transforms are faster than that.
 
     Args:
-        in_channels, out_channels, stride, dilation, groups, bias, device, dtype: as ``nn.Conv1d`` has them.
+        in_channels, out_channels, stride, dilation, groups, bias, device, dtype: as in ``nn.Conv1d``.
         kernel_size: samples of the kernel in training, usually the length of the sequences; odd if not causal.
-            ``None``: the length of the first sequence that comes, which the state dict then holds (causal only).
-        padding, padding_mode: as ``nn.Conv1d`` has them if not causal; a causal layer pads on the left by itself.
-        causal: no output sees what follows it, and y is as long as x (divided by the stride).
+            ``None``, for causal layers: a lazy layer, which takes the length of the first sequence and keeps it in its
+            state dict, see :meth:`initialize_parameters`.
+        padding, padding_mode: as in ``nn.Conv1d`` if not causal; a causal layer pads on the left by itself.
+        causal: no output depends on later inputs, and y is as long as x (divided by the stride).
         hidden: width of the kernel net, >= 1.
-        layers: its linear layers, >= 2.
+        layers: number of its linear layers, >= 2.
         omega_0: angular frequency of its sine layers, > 0; the paper tunes it by task (31.09 for sequential MNIST).
         activation: ``'sine'``, ``'relu'``, ``'swish'`` or ``'rff'`` (random Fourier features, then ReLU).
         separable: a depthwise continuous kernel followed by a 1x1 convolution.
-        method: ``'direct'``, ``'fft'``, or ``'auto'``: what is cheaper by a measured cost model. Strides are direct.
+        method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper one by a measured cost model. A stride needs
+            ``'direct'`` or ``'auto'``.
 
     Raises:
         ValueError: if a value or a combination breaks its rule.
@@ -57,6 +59,9 @@ class CKConv1d(ContinuousKernel, Conv1d):
         >>> conv(torch.randn(2, 1, 784)).shape, conv(torch.randn(2, 1, 101)).shape
         (torch.Size([2, 8, 784]), torch.Size([2, 8, 101]))
     """
+
+    # Arguments beyond the options, for messages.
+    keywords = ('causal',)
 
     def __init__(
         self,
@@ -71,66 +76,85 @@ class CKConv1d(ContinuousKernel, Conv1d):
         padding_mode: str = 'zeros',
         *,
         causal: bool = True,
-        device: Any = None,
-        dtype: Any = None,
         **options: Any,
     ):
-        arguments.reject_unknown('CKConv1d', set(options) - set(CKOptions._fields), ('causal', *CKOptions._fields))
-        options = CKOptions(**options).checked()
-        arguments.boolean(causal, 'causal')
-        factory = {'device': device, 'dtype': dtype}
-        if not causal:
-            if kernel_size is None:
-                raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
-            odd(arguments.integers(kernel_size, 1, 'kernel_size', 1))
-        size = UNKNOWN_LENGTH if kernel_size is None else kernel_size
-        super().__init__(
-            in_channels, out_channels, size, stride, padding, dilation, groups, bias, padding_mode, **factory
-        )
-        self.causal = causal
-        if causal and (self.padding not in ((0,), 'valid') or padding_mode != 'zeros'):
-            raise ArgumentError(
-                f'a causal layer pads with zeros on the left by itself, got padding={padding!r}, '
-                f'padding_mode={padding_mode!r}; leave them out, or pass causal=False'
-            )
-        arguments.fft_stride(options.method, self.stride)
-        self._start(options, **factory)
-        # 0 until a sequence has come; a layer that was given its size has none to remember.
-        unknown = torch.zeros((), dtype=torch.long, device=device) if kernel_size is None else None
-        self.register_buffer('length', unknown)
-        self._fresh = True
+        # The constructor of the base class checks the geometry by it.
+        self.causal = arguments.boolean(causal, 'causal')
+        if kernel_size is None and not causal:
+            raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
+        size = INITIAL_LENGTH if kernel_size is None else kernel_size
+        geometry = (size, stride, padding, dilation, groups, bias, padding_mode)
+        super().__init__(in_channels, out_channels, *geometry, **options)
         if kernel_size is None:
             self.kernel_size = None
+            self.register_buffer('length', torch.zeros((), dtype=torch.long, device=options.get('device')))
+
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Make the kernel net, and the 1x1 kernel if ``separable``.
+
+        Raises:
+            ValueError: if a causal layer is given padding, a centred kernel has no middle, or ``method='fft'`` has a
+                stride.
+
+        Example:
+            >>> CKConv1d(4, 8, 50, separable=True).pointwise.shape
+            torch.Size([8, 4, 1])
+        """
+        if self.causal and (self.padding not in ((0,), 'valid') or self.padding_mode != 'zeros'):
+            raise ArgumentError(
+                f'a causal layer pads with zeros on the left by itself, got padding={self.padding!r}, '
+                f'padding_mode={self.padding_mode!r}; leave them out, or pass causal=False'
+            )
+        super().make_parameters(factory)
+        # The length of a lazy layer, 0 until it is known; one with a given kernel_size has none to remember.
+        self.register_buffer('length', None)
+        # Whether the parameters already have the scale of their final length.
+        self._scaled = False
 
     def reset_parameters(self) -> None:
-        """Draw all parameters; a layer that took its size from a sequence keeps it.
+        """Draw all parameters; a lazy layer that already has its length keeps it.
 
         Example:
             >>> CKConv1d(4, 4, 9).reset_parameters()
         """
         size = self.kernel_size
-        self.kernel_size = self._start_size()
+        self.kernel_size = self._initial_size()
         super().reset_parameters()
         self.kernel_size = size
+        self._scaled = False
         if self.length is not None:
             self.length.fill_(size[0] if size else 0)
 
-    def _start_size(self) -> tuple[int, ...]:
-        return self.kernel_size or (UNKNOWN_LENGTH,)
+    def _initial_size(self) -> tuple[int, ...]:
+        return self.kernel_size or (INITIAL_LENGTH,)
 
     @torch.no_grad()
-    def _take_length(self, length: int) -> None:
-        """Make the kernel as long as the first sequence, with the start it would have had if that had been known."""
-        known = int(self.length)
-        self.kernel_size = (known or length,)
-        if known:
+    def initialize_parameters(self, length: int) -> None:
+        """Give a lazy layer, one with ``kernel_size=None``, the length of its kernel.
+
+        The parameters get the scale they would have had with ``kernel_size=length``, unless they were loaded. Called by
+        the first forward, as in the lazy modules of torch. Unlike those, all parameters exist from the beginning, since
+        their shapes do not depend on the length; so optimizers, averages of the weights and distributed training can
+        be set up before.
+
+        Args:
+            length: of the training's sequences, >= 1. A length that was loaded takes precedence.
+
+        Example:
+            >>> op = CKConv1d(4, 8); op.initialize_parameters(50)
+            >>> op.kernel_size, op.kernel().shape
+            ((50,), torch.Size([8, 4, 50]))
+        """
+        loaded = int(self.length)
+        self.kernel_size = (loaded or length,)
+        if loaded:
             return
         self.length.fill_(length)
-        if not self._fresh:
+        if self._scaled:
             return
-        self.kernel_net.rescale(*self._start_of_kernel())
+        self.kernel_net.rescale(*self._initial_kernel())
         if self.bias is not None:
-            self.bias.mul_((UNKNOWN_LENGTH / length) ** 0.5)
+            self.bias.mul_((INITIAL_LENGTH / length) ** 0.5)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -140,8 +164,8 @@ class CKConv1d(ContinuousKernel, Conv1d):
             length = int(state_dict[f'{prefix}length'])
             self.kernel_size = (length,) if length else None
         elif any(key.startswith(f'{prefix}kernel_net.') for key in state_dict):
-            # Of a layer that was given its size: the start is not to be scaled any more.
-            self._fresh = False
+            # Saved from a layer with a given size: its parameters have their final scale.
+            self._scaled = True
 
     def _size(self) -> tuple[int, ...]:
         if self.kernel_size is None:
@@ -160,10 +184,10 @@ class CKConv1d(ContinuousKernel, Conv1d):
 
         Args:
             x: input.
-            times: when each sample was taken, in steps of the training's sampling (0, 1, 2, ... is what a regular
-                sequence has), increasing; (L,), or (N, L) if they differ between sequences. Causal layers only.
+            times: when each sample was taken, in steps of the training's sampling (0, 1, 2, ... for a regular
+                sequence), increasing; (L,), or (N, L) if they differ between sequences. Causal layers only.
             scale_factor: resolution for this call, see :meth:`set_resolution`; by default the layer's. With ``times``
-                it divides the response, as regular samples that are so much denser need it.
+                it divides the response, as samples of that higher rate need.
 
         Raises:
             ValueError: for ``times`` that do not increase or do not fit, a resolution that leaves no sample, or a
@@ -179,7 +203,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if x.dim() != 3:
             raise ArgumentError(f'x must be (N, C, L), got {tuple(x.shape)}')
         if self.kernel_size is None and times is None:
-            self._take_length(max(x.shape[-1], 1))
+            self.initialize_parameters(max(x.shape[-1], 1))
         (ratio,) = self._ratio(scale_factor)
         if times is not None:
             return self._irregular(x, times, ratio)
@@ -193,7 +217,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if not self.causal:
             kernel = self._current_kernel() if (ratio,) == self.resolution else self._sampled((ratio,))
             return self._apply_kernel(x, kernel, (ratio,))
-        # Of a short sequence no output sees the whole kernel.
+        # In a short sequence no output sees the whole kernel.
         size = min(size, max(length - 1, 0) // dilation + 1)
         if self._frozen_kernel is not None and (ratio,) == self.resolution:
             kernel = self._current_kernel()[..., -size:]
@@ -201,40 +225,13 @@ class CKConv1d(ContinuousKernel, Conv1d):
             kernel = self._sampled((ratio,), (size,))
         return self._apply_kernel(x, kernel, (ratio,))
 
-    def to_conv1d(self, dense: bool = False) -> nn.Module:
-        """Return plain modules that compute the same at the layer's resolution, with parameters of their own.
-
-        A causal layer becomes an ``nn.Sequential`` whose first module pads. A long kernel is quicker as it is, by
-        Fourier transforms, than folded.
-
-        Args:
-            dense: one convolution also for a separable layer, which is else a depthwise and a 1x1 one.
-
-        Example:
-            >>> op, x = CKConv1d(2, 4, 9), torch.randn(1, 2, 20)
-            >>> bool(torch.allclose(op.to_conv1d()(x), op(x), atol=1e-5))
-            True
-        """
-        folded = self._folded(dense)
+    def _folded(self, dense: bool) -> nn.Module:
+        folded = super()._folded(dense)
         if not self.causal:
             return folded
         reach = _single(self.dilation)[0] * (taps(self.kernel_size[0], self.resolution[0], True) - 1)
         parts = list(folded) if isinstance(folded, nn.Sequential) else [folded]
         return nn.Sequential(nn.ConstantPad1d((reach, 0), 0.0), *parts).train(self.training)
-
-    def to_conv2d(self, dense: bool = False) -> nn.Module:
-        """Refuse: sequences have one axis, see :meth:`to_conv1d`.
-
-        Raises:
-            FoldError: always.
-
-        Example:
-            >>> CKConv1d(2, 4, 9).to_conv2d()
-            Traceback (most recent call last):
-            ...
-            mmkerv.errors.FoldError: CKConv1d convolves along one axis; use to_conv1d()
-        """
-        raise FoldError('CKConv1d convolves along one axis; use to_conv1d()')
 
     @property
     def _has_kernel(self) -> bool:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.base import ContinuousKernel, odd
-from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
+from mmkerv.ops.core.base import Conv2d
+from mmkerv.ops.core.config_face import PlainFor1x1
 
 
 class CKConv2d(ContinuousKernel, Conv2d):
@@ -22,25 +22,27 @@ class CKConv2d(ContinuousKernel, Conv2d):
 
     x (N, C, H, W), y (N, O, H', W'), K (O, C/groups, kH, kW). The number of parameters does not depend on the kernel's
     size, and the same kernel can be sampled at another resolution (:meth:`set_resolution`). There is no basic kernel:
-    ``weight`` is ``None``. The result is one plain convolution, which :meth:`to_conv2d` returns.
+    ``weight`` is ``None``. The layer computes one plain convolution, which :meth:`to_conv2d` returns; a separable layer
+    gives a depthwise and a 1x1 convolution, or one with ``dense=True``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as ``nn.Conv2d`` has them. The kernel sizes must be odd; up to the size of the feature map makes sense.
+            as in ``nn.Conv2d``. The kernel sizes must be odd; sizes up to that of the feature map make sense.
         hidden: width of the kernel net, >= 1.
-        layers: its linear layers, >= 2.
+        layers: number of its linear layers, >= 2.
         omega_0: angular frequency of its sine layers, > 0. Higher gives rougher kernels; beyond about
-            ``pi * (k - 1) / 2`` neighbouring samples are unrelated, and another resolution means nothing.
+            ``pi * (k - 1) / 2`` neighbouring samples are unrelated, and another resolution is meaningless.
         activation: ``'sine'``, ``'relu'``, ``'swish'`` or ``'rff'`` (random Fourier features, then ReLU).
-        separable: a depthwise continuous kernel followed by a 1x1 convolution: the form for wide layers, where a dense
-            kernel net would have ``hidden * O * C`` weights.
-        method: ``'direct'``, ``'fft'``, or ``'auto'``: what is cheaper by a measured cost model. Strides are direct.
+        separable: a depthwise continuous kernel followed by a 1x1 convolution, for wide layers, where a dense kernel
+            net would have ``hidden * O * C`` weights.
+        method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper one by a measured cost model. A stride needs
+            ``'direct'`` or ``'auto'``.
 
     Raises:
         ValueError: if a value or a combination breaks its rule, for example an even ``kernel_size``.
         TypeError: if an argument is unknown or has the wrong type.
 
-    Source: CKConv, ICLR 2022; the start with variance 1 / fan_in is that of FlexConv, ICLR 2022.
+    Source: CKConv, ICLR 2022; the initial variance 1 / fan_in is that of FlexConv, ICLR 2022.
 
     Example:
         >>> import torch
@@ -50,32 +52,6 @@ class CKConv2d(ContinuousKernel, Conv2d):
         >>> conv(torch.randn(2, 16, 9, 9)).shape
         torch.Size([2, 32, 9, 9])
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = 'zeros',
-        *,
-        device: Any = None,
-        dtype: Any = None,
-        **options: Any,
-    ):
-        arguments.reject_unknown('CKConv2d', set(options) - set(CKOptions._fields), CKOptions._fields)
-        options = CKOptions(**options).checked()
-        odd(arguments.integers(kernel_size, 2, 'kernel_size', 1))
-        factory = {'device': device, 'dtype': dtype}
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory
-        )
-        arguments.fft_stride(options.method, self.stride)
-        self._start(options, **factory)
 
     def forward(self, x: Tensor, scale_factor: float | tuple[float, float] | None = None) -> Tensor:
         """Convolve ``x`` (N, C, H, W) with the sampled kernel; returns (N, O, H', W').
@@ -98,31 +74,17 @@ class CKConv2d(ContinuousKernel, Conv2d):
         kernel = self._current_kernel() if ratio == self.resolution else self._sampled(ratio)
         return self._apply_kernel(x, kernel, ratio)
 
-    def to_conv2d(self, dense: bool = False) -> nn.Conv2d | nn.Sequential:
-        """Return the plain module that computes the same at the layer's resolution, with parameters of its own.
 
-        Args:
-            dense: one ``nn.Conv2d`` also for a separable layer, which is else a depthwise and a 1x1 one.
+class CKConv(PlainFor1x1):
+    """Config-facing class: builds :class:`CKConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
 
-        Example:
-            >>> import torch
-            >>> op, x = CKConv2d(4, 8, 3, separable=True), torch.randn(1, 4, 5, 5)
-            >>> [conv.kernel_size for conv in op.to_conv2d()], op.to_conv2d(dense=True).kernel_size
-            ([(3, 3), (1, 1)], (3, 3))
-        """
-        return self._folded(dense)
-
-
-class CKConv:
-    """What a config builds: :class:`CKConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
-
-    A 1x1 kernel has nothing to be continuous over, so it stays plain unless ``replace_1x1=True``. The operator's
-    arguments are checked in both cases.
+    A continuous function of position means nothing on a 1x1 kernel, so it stays plain unless ``replace_1x1=True``. The
+    operator's arguments are checked in both cases.
 
     Args:
-        in_channels, out_channels, kernel_size, *args, **kwargs: as :class:`CKConv2d`.
-        kernel_extent: kernel size instead of the host's, odd, one integer or two; the padding becomes the host's
-            padding + dilation * (extent - kernel_size) // 2, so that the output has the size it had.
+        in_channels, out_channels, kernel_size, *args, **kwargs: as in :class:`CKConv2d`.
+        kernel_extent: size of the continuous kernel in place of ``kernel_size``, odd, one integer or two; the padding
+            becomes padding + dilation * (extent - kernel_size) // 2, so that the output keeps its size.
         replace_1x1: also replace 1x1 kernels.
 
     Raises:
@@ -137,6 +99,9 @@ class CKConv:
         'Conv2d'
     """
 
+    operator = CKConv2d
+    keywords = ('kernel_extent', 'replace_1x1')
+
     def __new__(
         cls,
         in_channels: int,
@@ -145,26 +110,23 @@ class CKConv:
         stride: Any = 1,
         padding: Any = 0,
         dilation: Any = 1,
+        groups: int = 1,
         *args: Any,
         kernel_extent: Any = None,
         replace_1x1: bool = False,
         **kwargs: Any,
-    ):
+    ) -> nn.Module:
         """Build the layer."""
         arguments.boolean(replace_1x1, 'replace_1x1')
-        options = {k: kwargs[k] for k in CKOptions._fields if k in kwargs}
-        plain = {k: v for k, v in kwargs.items() if k not in options}
-        known = ('kernel_extent', 'replace_1x1', *CKOptions._fields)
-        arguments.reject_unknown('CKConv', [k for k in plain if k not in CONV2D_KEYWORDS], known)
-        CKOptions(**options).checked()
         if kernel_extent is not None:
             odd(arguments.integers(kernel_extent, 2, 'kernel_extent', 1), 'kernel_extent')
-        if arguments.integers(kernel_size, 2, 'kernel_size', 1) == (1, 1) and not replace_1x1:
-            return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, *args, **plain)
-        if kernel_extent is not None:
-            padding = extended_padding(kernel_size, kernel_extent, padding, dilation)
-            kernel_size = kernel_extent
-        return CKConv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, *args, **kwargs)
+            size = arguments.integers(kernel_size, 2, 'kernel_size', 1)
+            if replace_1x1 or not CKConv2d.leaves_plain(in_channels, size, groups):
+                padding = extended_padding(kernel_size, kernel_extent, padding, dilation)
+                # An extent of 1 was asked for, so it does not stay plain.
+                kernel_size, replace_1x1 = kernel_extent, True
+        geometry = (kernel_size, stride, padding, dilation, groups)
+        return super().__new__(cls, in_channels, out_channels, *geometry, *args, replace_1x1=replace_1x1, **kwargs)
 
     @classmethod
     def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,16 +144,16 @@ class CKConv:
 
 
 def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any) -> str | tuple[int, int]:
-    """Padding with which a kernel of another extent gives an output of the same size.
+    """Return the padding with which a kernel of another extent gives an output of the same size.
 
     Args:
-        kernel_size: the host's.
-        extent: the kernel's, one integer or two.
-        padding: the host's.
-        dilation: the host's.
+        kernel_size: of the convolution that is replaced.
+        extent: of the new kernel, one integer or two.
+        padding: of the convolution that is replaced.
+        dilation: of both.
 
     Raises:
-        ValueError: if there is none: the sizes differ by an odd number, or the padding would be negative.
+        ValueError: if there is none, because the sizes differ by an odd number, or it would be negative.
 
     Example:
         >>> extended_padding(3, (7, 1), 1, 1)

@@ -1,4 +1,4 @@
-"""Causal convolution of samples that were taken at irregular times."""
+"""Causal convolution of irregularly sampled sequences."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.ops.core.precision import autocast_type, full_precision
 
-# Values of the kernel in memory at once.
+# Number of kernel values in memory at once.
 CHUNK = 2**22
 
 
@@ -25,8 +25,7 @@ def irregular_convolution(
 ) -> Tensor:
     r"""Convolve irregular samples: :math:`y_i = \sum_{j: 0 \le t_i - t_j \le m} \psi(t_i - t_j) x_j`.
 
-    A few outputs at a time, so that memory stays bounded; in training each such chunk is computed anew for the
-    gradient.
+    Outputs are computed in chunks, which bounds the memory; in training each chunk is computed again for the gradient.
 
     Args:
         x: (N, C, L).
@@ -34,16 +33,16 @@ def irregular_convolution(
         values: function of lags (P,) that gives the kernel there, (O * width, P).
         memory: largest lag m that counts.
         width: input channels of each group.
-        groups: blocks of channels.
-        dtype: what the kernel is computed in.
-        hidden: numbers that ``values`` holds for each lag, if more than the kernel's.
+        groups: number of groups of channels.
+        dtype: type that the kernel is computed in.
+        hidden: numbers that ``values`` keeps in memory for each lag, if more than the kernel's.
 
     Returns:
         (N, O, L), in the type a convolution would give.
 
     Raises:
         ValueError: if ``times`` have another shape, are not finite, or do not increase.
-        TypeError: if they are no tensor.
+        TypeError: if they are not a tensor.
 
     Example:
         >>> decay = lambda lags: torch.exp(-lags)[None]
@@ -61,7 +60,7 @@ def irregular_convolution(
     times = times.to(x.device, torch.float64)
     if not bool(torch.isfinite(times).all()) or not bool((times.diff(dim=-1) > 0).all()):
         raise ArgumentError(
-            'times must be finite and strictly increasing; sort the samples by time, and merge those of one time'
+            'times must be finite and strictly increasing; sort the samples by time, and merge those of equal time'
         )
     result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
     if times.dim() == 2:
@@ -73,7 +72,7 @@ def irregular_convolution(
             return torch.cat(rows)
         times = torch.arange(x.shape[-1], dtype=torch.float64, device=x.device)
 
-    # A lag that is the largest but for the rounding of its two times counts.
+    # A lag that exceeds the largest only by the rounding of its two times still counts.
     slack = max(1e-9, 4 * rounding * float(times.detach().abs().max()) if times.numel() else 0.0)
 
     def chunk(x: Tensor, start: int, stop: int) -> Tensor:

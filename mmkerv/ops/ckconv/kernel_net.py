@@ -1,4 +1,4 @@
-"""The generator of continuous kernels: a small network from a position in the kernel to its values there."""
+"""Generator of continuous kernels: a small network that maps a position in the kernel to its values there."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def continuous_kernel(
     activation: str = 'sine',
     omega_0: float = OMEGA_0,
 ) -> Tensor:
-    r"""Values of a continuous kernel at some positions: :math:`\psi(p) = W_L h_{L-1}(p) + b_L`.
+    r"""Evaluate a continuous kernel at some positions: :math:`\psi(p) = W_L h_{L-1}(p) + b_L`.
 
     The hidden layers are, by ``activation``:
 
@@ -35,8 +35,8 @@ def continuous_kernel(
 
     Args:
         positions: (P, d), each axis of a kernel running from -1 to 1.
-        weights: of each layer, (out, in); the first has d inputs. ``'rff'``: the first has half the rows.
-        biases: of each layer, (out,); ``'rff'``: the first is not used and may be ``None``.
+        weights: of each layer, (out, in); the first has d inputs, and with ``'rff'`` half the rows.
+        biases: of each layer, (out,); with ``'rff'`` the first is not used and may be ``None``.
         activation: see above.
         omega_0: angular frequency, > 0, of ``'sine'`` and ``'rff'``.
 
@@ -44,7 +44,7 @@ def continuous_kernel(
         (C, P), C outputs of the last layer.
 
     Raises:
-        ValueError: for another activation, or not as many biases as weights.
+        ValueError: for another activation, or a different number of biases and weights.
 
     Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; sine layers are
         SIREN's (Sitzmann et al., NeurIPS 2020), random Fourier features are Tancik et al., NeurIPS 2020.
@@ -59,7 +59,7 @@ def continuous_kernel(
         raise ArgumentError(
             f'biases must be as many as weights, got {len(biases)} for {len(weights)}; give one for each layer'
         )
-    # Positions are columns, so that a kernel comes out in the layout a convolution wants.
+    # Positions are columns, so that the kernel has the memory layout of a convolution's weight.
     hidden = positions.t()
     last = len(weights) - 1
     for index, (weight, bias) in enumerate(zip(weights, biases)):
@@ -76,10 +76,10 @@ def continuous_kernel(
     return hidden
 
 
-# It is no nn.Linear, and its name says nothing that an initialiser of a host library looks for: mmengine's
+# Not an nn.Linear, and its name matches no rule of upstream's initialisers: mmengine's
 # `init_cfg=dict(type='Normal', layer='Linear')` must leave kernel nets alone.
 class KernelNetLayer(nn.Module):
-    """Weight (out, in) and bias (out,) of one layer of a kernel net; random Fourier features have a fixed weight.
+    """Layer of a kernel net: weight (out, in) and bias (out,); random Fourier features have a fixed weight.
 
     Example:
         >>> KernelNetLayer(2, 32).weight.shape
@@ -98,13 +98,13 @@ class KernelNetLayer(nn.Module):
 
 
 class KernelNet(nn.Module):
-    r"""The layers of a continuous kernel and how they start.
+    r"""Network of a continuous kernel, with its initialisation.
 
     :math:`\psi(p) = W_L h_{L-1}(p) + b_L`, see :func:`continuous_kernel`.
 
     Args:
-        axes: inputs: coordinates of a position, >= 1.
-        channels: outputs: values of the kernel at a position, >= 1.
+        axes: coordinates of a position, the inputs, >= 1.
+        channels: values of the kernel at a position, the outputs, >= 1.
         options: width, depth, activation, frequency.
         **factory: ``device`` and ``dtype`` of the parameters.
 
@@ -128,14 +128,14 @@ class KernelNet(nn.Module):
     def reset(self, positions: Tensor, variance: float) -> None:
         """Draw all layers, then :meth:`rescale`.
 
-        Sine layers start as SIREN's do, with phases uniform over a period; the bends of ReLU and swish are spread over
-        the kernel.
+        Sine layers are initialised as in SIREN, with phases uniform over a period; the kinks of ReLU and swish are
+        spread over the kernel.
 
         Args:
             positions: (P, d).
             variance: of all values of the kernel together, > 0.
         """
-        # All units of a small ReLU net may be dead; its kernel would be constant for ever.
+        # If all units of a small ReLU net are dead, its kernel is constant and never learns.
         for _ in range(DRAWS):
             self._draw()
             if self.rescale(positions, variance):
@@ -175,7 +175,7 @@ class KernelNet(nn.Module):
             variance: of all values of the kernel together, > 0.
 
         Returns:
-            Whether the kernel could be scaled: it cannot if it is constant.
+            ``False`` if the kernel is constant, so that it cannot be scaled.
         """
         last = self.layers[-1]
         if last.weight.is_meta:

@@ -7,7 +7,7 @@ from mmkerv.ops.core import arguments
 
 ACTIVATIONS = ('sine', 'relu', 'swish', 'rff')
 METHODS = ('auto', 'fft', 'direct')
-# Those whose frequency omega_0 sets.
+# Activations with the frequency omega_0.
 PERIODIC = ('sine', 'rff')
 OMEGA_0 = 10.0
 

@@ -121,10 +121,7 @@ class ConvNd(nn.Module):
         self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
         self.register_parameter('bias', nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None)
         self.make_parameters(factory)
-        if type(self).__init__ is ConvNd.__init__:
-            self.reset_parameters()
-        else:
-            self._reset_weight_and_bias()
+        self.reset_parameters()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -149,7 +146,7 @@ class ConvNd(nn.Module):
             3
         """
         fields = cls.Options._fields
-        known = (*getattr(face, 'keywords', ()), *fields, *CONV2D_KEYWORDS)
+        known = (*getattr(face or cls, 'keywords', ()), *fields, *CONV2D_KEYWORDS)
         arguments.reject_unknown((face or cls).__name__, [name for name in options if name not in fields], known)
         return cls.Options(**options).checked()
 

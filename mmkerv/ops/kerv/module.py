@@ -1,9 +1,11 @@
-"""KervConv1d, 2d, 3d: kervolution, convolution with a kernel function in place of the inner product.
+"""Layers of kervolution: convolution with a kernel function in place of the inner product.
 
 y_i = kernel(x_i, w) + b. Kervolutional Neural Networks, CVPR 2019.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,75 +18,123 @@ from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
 
 
+class KervOptions(NamedTuple):
+    """Arguments of the kervolutions beyond those of torch's convolutions, see :class:`KervConv2d`.
+
+    Kernels with hyperparameters of other names take them as keyword arguments of the layer; ``hyperparameters`` holds
+    them.
+
+    Example:
+        >>> KervConv2d(3, 8, 3, kernel='rational quadratic', alpha=2.0).options.hyperparameters
+        {'alpha': 2.0}
+    """
+
+    kernel: str = POLYNOMIAL
+    degree: int = DEFAULTS['degree']
+    balance: float = DEFAULTS['balance']
+    gamma: float | str = DEFAULTS['gamma']
+    learnable: bool = False
+    per_channel: bool = False
+    chunk_mib: float = CHUNK_MIB
+    hyperparameters: Mapping[str, Any] = MappingProxyType({})
+
+    def checked(self) -> 'KervOptions':
+        """Return the options if every value and their combination is legal.
+
+        Raises:
+            ValueError: naming the option, its value, the rule and what to do.
+            TypeError: if an option has the wrong type.
+
+        Example:
+            >>> KervOptions(kernel='gaussian', gamma=0.5).checked().gamma
+            0.5
+        """
+        kernel = find_kernel(self.kernel)
+        arguments.boolean(self.learnable, 'learnable')
+        arguments.boolean(self.per_channel, 'per_channel')
+        if self.learnable and not kernel.learnable:
+            raise ArgumentError(
+                f'learnable=True needs a kernel with a real hyperparameter, got kernel={self.kernel!r}, which has '
+                'none; leave learnable out, or take polynomial or gaussian'
+            )
+        if self.per_channel and not self.learnable:
+            raise ArgumentError('per_channel=True needs learnable=True: one learned value for each filter')
+        kernel.probe(self.values(fan_in=1))
+        return self._replace(chunk_mib=arguments.real(self.chunk_mib, 'chunk_mib', 0, above=True))
+
+    def values(self, fan_in: int) -> dict[str, Any]:
+        """Return the initial value of each of the kernel's hyperparameters.
+
+        Args:
+            fan_in: elements of a filter; ``gamma='auto'`` is 1/fan_in.
+
+        Example:
+            >>> KervOptions(kernel='gaussian').values(fan_in=4)
+            {'gamma': 0.25}
+        """
+        values = {name: getattr(self, name) for name in DEFAULTS} | dict(self.hyperparameters)
+        return checked_hyperparameters(find_kernel(self.kernel), fan_in, values)
+
+
 class Kervolution:
     """Mixin of the three layers: hyperparameters, forward, folding; see :class:`KervConv2d`.
 
     Example:
-        >>> issubclass(KervConv3d, Kervolution)
-        True
+        >>> [layer.dims for layer in Kervolution.__subclasses__()][:3]
+        [1, 2, 3]
     """
 
-    no_decay = ('balance', 'gamma')
+    Options = KervOptions
+    short_name = 'kerv'
+    takes_1x1 = True
+    no_decay = ('balance', 'gamma', 'alpha')
     # Set by KervolutionGuardHook: keep the largest |s| of a forward pass in `largest_product`.
     watched = False
     largest_product: Tensor | None = None
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: str | int | tuple[int, ...] = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str = 'zeros',
-        *,
-        kernel: str = POLYNOMIAL,
-        degree: int = DEFAULTS['degree'],
-        balance: float = DEFAULTS['balance'],
-        gamma: float | str = DEFAULTS['gamma'],
-        learnable: bool = False,
-        per_channel: bool = False,
-        chunk_mib: float = CHUNK_MIB,
-        device: Any = None,
-        dtype: Any = None,
-        **hyperparameters: Any,
-    ):
-        rule = find_kernel(kernel)
-        arguments.boolean(learnable, 'learnable')
-        arguments.boolean(per_channel, 'per_channel')
-        if learnable and not rule.learnable:
-            raise ArgumentError(
-                f'learnable=True needs a kernel with a real hyperparameter, got kernel={kernel!r}, which has none; '
-                'leave learnable out, or take polynomial or gaussian'
-            )
-        if per_channel and not learnable:
-            raise ArgumentError('per_channel=True needs learnable=True: one learned value for each filter')
-        factory = {'device': device, 'dtype': dtype}
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, **factory
-        )
-        self.kernel_name = kernel
-        self.learnable = learnable
-        self.per_channel = per_channel
-        self.chunk_mib = arguments.real(chunk_mib, 'chunk_mib', 0, above=True)
-        given = {'degree': degree, 'balance': balance, 'gamma': gamma, **hyperparameters}
-        self._auto_gamma = isinstance(gamma, str)
-        self._initial = checked_hyperparameters(rule, self.weight[0].numel(), given)
-        rule.probe(self._initial)
-        size = self.out_channels if per_channel else 1
+    @classmethod
+    def checked_options(cls, options: dict[str, Any], face: type | None = None) -> KervOptions:
+        """Return the checked options; names that only the kernel knows become ``hyperparameters``.
+
+        Args:
+            options: the arguments by name.
+            face: not used: configs name the layers themselves.
+
+        Raises:
+            ValueError: if a value or a combination breaks its rule.
+            TypeError: if an argument is unknown or has the wrong type.
+
+        Example:
+            >>> KervConv2d.checked_options({'kernel': 'gaussian'}).kernel
+            'gaussian'
+        """
+        named = {name: value for name, value in options.items() if name in KervOptions._fields}
+        others = {name: value for name, value in options.items() if name not in named}
+        return KervOptions(**{**named, 'hyperparameters': {**named.get('hyperparameters', {}), **others}}).checked()
+
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Make a parameter of each learned hyperparameter, and an attribute of each other one.
+
+        Example:
+            >>> KervConv2d(4, 8, 3, learnable=True, per_channel=True).balance.shape
+            torch.Size([8])
+        """
+        options = self.options
+        # Not `self.kernel`, which is a method of every operator with a kernel.
+        self.kernel_name = options.kernel
+        self.learnable, self.per_channel, self.chunk_mib = options.learnable, options.per_channel, options.chunk_mib
+        kernel = find_kernel(self.kernel_name)
+        self._initial = options.values(fan_in=self.weight[0].numel())
+        size = self.out_channels if self.per_channel else 1
         # Hyperparameters that the kernel does not have are None.
         for name, value in (dict.fromkeys(DEFAULTS) | self._initial).items():
-            if learnable and name in rule.learnable:
+            if self.learnable and name in kernel.learnable:
                 self.register_parameter(name, nn.Parameter(torch.empty(size, **factory)))
             else:
                 setattr(self, name, value)
-        self.reset_operator_parameters()
 
     def reset_operator_parameters(self) -> None:
-        """Start the learned hyperparameters, and leave ``weight`` and ``bias`` as they are.
+        """Set the learned hyperparameters to their initial values, and leave ``weight`` and ``bias`` as they are.
 
         Example:
             >>> KervConv2d(4, 4, 3, learnable=True).reset_operator_parameters()
@@ -94,11 +144,11 @@ class Kervolution:
 
     @property
     def starts_as_identity(self) -> bool:
-        """Whether the layer is the plain convolution with its ``weight`` and ``bias``: the linear kernel is.
+        """Whether a fresh layer computes the plain convolution: only the linear kernel does.
 
         Example:
-            >>> KervConv2d(4, 4, 3, kernel='linear').starts_as_identity, KervConv2d(4, 4, 3).starts_as_identity
-            (True, False)
+            >>> KervConv2d(4, 8, 3).starts_as_identity, KervConv2d(4, 8, 3, kernel='linear').starts_as_identity
+            (False, True)
         """
         return self.kernel_name == LINEAR
 
@@ -106,7 +156,7 @@ class Kervolution:
         return [name for name in self._initial if isinstance(getattr(self, name), nn.Parameter)]
 
     def _values(self) -> dict[str, Any]:
-        """Return the hyperparameters, the learned ones in their range."""
+        """Return the hyperparameters, the learned ones clamped to their range."""
         values = {name: getattr(self, name) for name in self._initial}
         for name in self._learned():
             minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
@@ -122,8 +172,8 @@ class Kervolution:
     def forward(self, x: Tensor) -> Tensor:
         """Kervolve ``x`` (N, C, *spatial); returns (N, O, *spatial').
 
-        Learned hyperparameters are first projected, in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled
-        layer takes the projected values and leaves the parameters to the next call that is not compiled.
+        Learned hyperparameters are first clamped in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled layer
+        uses the clamped values, and leaves the parameters themselves to the next call that is not compiled.
 
         Example:
             >>> KervConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
@@ -145,13 +195,13 @@ class Kervolution:
     def _observe(self, s: Tensor) -> None:
         if s.numel():
             largest = s.abs().amax()
-            # A layer that is applied several times keeps the largest of all.
+            # A layer that is applied several times keeps the maximum.
             self.largest_product = largest if self.largest_product is None else self.largest_product.maximum(largest)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise RuntimeError(
-            f"{type(self).__name__}._conv_forward was called, as mmcv's efficient_conv_bn_eval does: a kervolution is "
-            'not linear in its weight, and switch_to_deploy makes it no convolution. Leave efficient_conv_bn_eval off.'
+    def _instead_of_conv_forward(self) -> str:
+        return (
+            'A kervolution is not linear in its weight, and switch_to_deploy does not make it a convolution. Leave '
+            'efficient_conv_bn_eval off.'
         )
 
     def kernel(self) -> Tensor:
@@ -172,7 +222,7 @@ class Kervolution:
             'convolution equals it; deploy it as it is'
         )
 
-    def _to_plain(self) -> nn.Module:
+    def _folded(self, dense: bool) -> nn.Module:
         kernel, bias = self.kernel(), self.bias
         if self.kernel_name == POLYNOMIAL:
             shift = self.weight.new_zeros(self.out_channels) + self.balance
@@ -186,11 +236,9 @@ class Kervolution:
             >>> KervConv2d(3, 8, 3, kernel='gaussian', gamma=0.5).extra_repr()
             "3, 8, kernel_size=(3, 3), stride=(1, 1), kernel='gaussian', gamma=0.5"
         """
-        parts = [super().extra_repr(), f'kernel={self.kernel_name!r}']
-        parts += [
-            f'{name}={"auto" if name == "gamma" and self._auto_gamma else value}'
-            for name, value in self._initial.items()
-        ]
+        parts = [nn.Conv2d.extra_repr(self), f'kernel={self.kernel_name!r}']
+        auto = {'gamma': 'auto'} if self.options.gamma == 'auto' else {}
+        parts += [f'{name}={auto.get(name, value)}' for name, value in self._initial.items()]
         parts += [f'{flag}=True' for flag in ('learnable', 'per_channel') if getattr(self, flag)]
         return ', '.join(parts)
 
@@ -202,24 +250,12 @@ def _straight_through_clamp(parameter: Tensor, minimum: float) -> Tensor:
 
 
 class KervConv1d(Kervolution, Conv1d):
-    """Kervolution of sequences (N, C, L); arguments as :class:`KervConv2d`.
+    """Kervolution of sequences (N, C, L); arguments as in :class:`KervConv2d`.
 
     Example:
         >>> KervConv1d(3, 8, 3)(torch.randn(2, 3, 9)).shape
         torch.Size([2, 8, 7])
     """
-
-    def to_conv1d(self) -> nn.Conv1d:
-        """Return the plain convolution that computes the same, for the kernels that :class:`KervConv2d` names.
-
-        Raises:
-            FoldError: for any other kernel.
-
-        Example:
-            >>> type(KervConv1d(3, 8, 3, kernel='linear').to_conv1d()).__name__
-            'Conv1d'
-        """
-        return self._to_plain()
 
 
 class KervConv2d(Kervolution, Conv2d):
@@ -239,28 +275,29 @@ class KervConv2d(Kervolution, Conv2d):
     laplacian            :math:`\exp(-\gamma d)`                     gamma
     cauchy               :math:`1 / (1 + \gamma d^2)`                gamma
     rational quadratic   :math:`(1 + \gamma d^2/\alpha)^{-\alpha}`   gamma, alpha
-    arc-cosine           that of wide layers of order 0, 1, 2        order
+    arc-cosine           wide layers of order 0, 1, 2                order
     ==================== =========================================== ==================
 
-    :func:`mmkerv.ops.register_kernel` adds more. Where d or :math:`\sum |x - w|` has no slope, 0 is taken.
-    ``linear`` and ``polynomial`` of degree 1 are plain convolutions, which :meth:`to_conv2d` returns.
+    :func:`mmkerv.ops.register_kernel` adds more. Where d or :math:`\sum |x - w|` has no derivative, 0 is used.
+    ``linear`` and ``polynomial`` of degree 1 are plain convolutions, which :meth:`to_conv2d` returns; for the others it
+    raises :class:`mmkerv.ops.FoldError`.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as ``nn.Conv2d`` has them. The bias is added after the kernel.
+            as in ``nn.Conv2d``. The bias is added after the kernel.
         kernel: a name of the table, or one that was registered.
         degree: integer >= 1.
-        balance: >= 0; the larger, the less the higher orders count.
-        gamma: > 0, or ``'auto'``: 1/(C/groups * kH * kW). With 1.0 (the paper's LeNet) a Gaussian response and its
-            gradient are exactly 0 from about 64 channels on.
+        balance: >= 0; the larger it is, the less the higher orders count.
+        gamma: > 0, or ``'auto'``: 1/(C/groups * kH * kW). With 1.0 (the paper's LeNet) the Gaussian response and its
+            gradient underflow to 0 from about 64 channels on.
         learnable: make the kernel's real hyperparameters (balance, gamma, alpha) parameters, which hold the value
-            itself; they are kept in their range. Exempt them from weight decay.
+            itself and are clamped to its range. Exempt them from weight decay.
         per_channel: learn one value for each filter instead of one for the layer.
-        chunk_mib: bound on what ``'l1'`` and ``'manhattan'`` hold for one chunk, MiB > 0.
+        chunk_mib: memory bound of a chunk for ``'l1'`` and ``'manhattan'``, in MiB, > 0.
         **hyperparameters: ``alpha`` > 0, ``order``, and those of registered kernels.
 
     Raises:
-        ValueError: if a value breaks its rule, the kernel is unknown or lacks a hyperparameter that was given.
+        ValueError: if a value breaks its rule, or the kernel is unknown or lacks a given hyperparameter.
         TypeError: if an argument is unknown or has the wrong type.
 
     Source: Kervolutional Neural Networks, CVPR 2019, equations 2, 9 to 11 and section 4.1.
@@ -273,39 +310,14 @@ class KervConv2d(Kervolution, Conv2d):
         torch.Size([2, 32, 7, 7])
     """  # noqa: E501
 
-    def to_conv2d(self) -> nn.Conv2d:
-        """Return the plain convolution that computes the same: linear, or polynomial of degree 1.
-
-        Raises:
-            FoldError: for any other kernel.
-
-        Example:
-            >>> op, x = KervConv2d(3, 8, 3, degree=1), torch.randn(1, 3, 5, 5)
-            >>> bool(torch.allclose(op.to_conv2d()(x), op(x), atol=1e-6))
-            True
-        """
-        return self._to_plain()
-
 
 class KervConv3d(Kervolution, Conv3d):
-    """Kervolution of volumes (N, C, D, H, W); arguments as :class:`KervConv2d`.
+    """Kervolution of volumes (N, C, D, H, W); arguments as in :class:`KervConv2d`.
 
     Example:
         >>> KervConv3d(2, 4, 3)(torch.randn(1, 2, 4, 4, 4)).shape
         torch.Size([1, 4, 2, 2, 2])
     """
-
-    def to_conv3d(self) -> nn.Conv3d:
-        """Return the plain convolution that computes the same, for the kernels that :class:`KervConv2d` names.
-
-        Raises:
-            FoldError: for any other kernel.
-
-        Example:
-            >>> type(KervConv3d(2, 4, 3, kernel='linear').to_conv3d()).__name__
-            'Conv3d'
-        """
-        return self._to_plain()
 
 
 KervConv = KervConv2d

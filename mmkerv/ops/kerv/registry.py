@@ -27,7 +27,7 @@ ABOVE_ZERO = 1e-8
 _RESERVED = {
     *('weight', 'bias', 'kernel', 'kernel_name', 'kernel_size', 'stride', 'padding', 'dilation', 'groups'),
     *('padding_mode', 'in_channels', 'out_channels', 'device', 'dtype', 'learnable', 'per_channel', 'chunk_mib'),
-    *('input', 'training', 'watched', 'largest_product', 'options'),
+    *('input', 'training', 'watched', 'largest_product', 'options', 'hyperparameters'),
 }
 
 

@@ -163,10 +163,11 @@ def _nearest(value: Any, choices: Collection) -> str:
 
 
 def ceil_div(number: int, divisor: int) -> int:
-    """Return ``number / divisor``, rounded up.
+    """Return ``number / divisor``, rounded up, for ``number`` >= 0 and ``divisor`` >= 1.
 
     Example:
         >>> ceil_div(9, 4), ceil_div(8, 4)
         (3, 2)
     """
-    return -(-number // divisor)
+    # Not -(-number // divisor): torch.onnx's legacy exporter turns // of traced sizes into a division that truncates.
+    return (number + divisor - 1) // divisor

@@ -56,6 +56,8 @@ def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
         with observe_loading(module, lambda key, own, value: given.update({key: value})) as unexpected:
             try:
                 upstream(self, module)
+            except CheckpointMismatchError as error:
+                raise CheckpointMismatchError(f'checkpoint {source!r} has weights that do not fit: {error}') from error
             except LOADER_ERRORS as error:
                 if not isinstance(error, UnsafeCheckpointError):
                     _require_weights(self, error)

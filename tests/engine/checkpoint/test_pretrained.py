@@ -160,7 +160,7 @@ REFUSED = {
         dict(conv=CoCConv, super_bias=True),
         dict(conv=CoCConv),
         {},
-        r'no conv1\.super_layers\.0\.bias.*trained with super_bias=True: add that',
+        r'conv1\.super_layers\.0\.bias is in the checkpoint, .* without super_bias=True; add that',
     ),
     'operators with more layers': (
         dict(conv=CoCConv, num_layers=2),

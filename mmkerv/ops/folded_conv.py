@@ -4,10 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from mmkerv.ops.ckconv.base import odd
-from mmkerv.ops.ckconv.conv2d import extended_padding
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONV2D_KEYWORDS
+from mmkerv.ops.core.windows import extended_padding, odd
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
 

@@ -17,6 +17,7 @@ from mmkerv.ops.core.base import CONVOLUTIONS, pad
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.ops.core.tracing import is_traced_for_any_size
+from mmkerv.ops.core.windows import odd
 from mmkerv.ops.fft.convolution import fft_convolution
 from mmkerv.ops.fft.cost_model import fft_is_cheaper
 from mmkerv.ops.separable.depthwise import depthwise_separable_kernel
@@ -251,22 +252,6 @@ class ContinuousKernel(GeneratedKernel):
         """
         resolution = f', resolution={self.resolution}' if any(r != 1 for r in self.resolution) else ''
         return super().extra_repr() + resolution
-
-
-def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
-    """Return the kernel sizes if all are odd, so that a centred kernel has a middle.
-
-    Raises:
-        ValueError: otherwise.
-
-    Example:
-        >>> odd((7, 1))
-        (7, 1)
-    """
-    if any(k % 2 == 0 for k in sizes):
-        nearest = tuple(k + 1 - k % 2 for k in sizes)
-        raise ArgumentError(f'{name} must be odd for a centred continuous kernel, got {sizes}; use {nearest}')
-    return sizes
 
 
 def set_resolution(model: nn.Module, ratio: float | tuple[float, ...]) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmkerv.errors import ArgumentError
-from mmkerv.ops.ckconv.base import ContinuousKernel, odd
+from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_face import PlainFor1x1
+from mmkerv.ops.core.windows import extended_padding, odd
 
 
 class CKConv2d(ContinuousKernel, Conv2d):
@@ -141,40 +141,3 @@ class CKConv(PlainFor1x1):
         """
         shape = {key: conv_cfg[key] for key in ('kernel_extent', 'separable', 'replace_1x1') if conv_cfg.get(key)}
         return dict(type='mmkerv.FoldedConv', **shape) if shape else None
-
-
-def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any) -> str | tuple[int, int]:
-    """Return the padding with which a kernel of another extent gives an output of the same size.
-
-    Args:
-        kernel_size: of the convolution that is replaced.
-        extent: of the new kernel, one integer or two.
-        padding: of the convolution that is replaced.
-        dilation: of both.
-
-    Raises:
-        ValueError: if there is none, because the sizes differ by an odd number, or it would be negative.
-
-    Example:
-        >>> extended_padding(3, (7, 1), 1, 1)
-        (3, 0)
-    """
-    if padding == 'same':
-        return padding
-    sizes, extents, dilations = (
-        arguments.integers(value, 2, name, 1)
-        for value, name in ((kernel_size, 'kernel_size'), (extent, 'kernel_extent'), (dilation, 'dilation'))
-    )
-    paddings = (0, 0) if padding == 'valid' else arguments.padding_argument(padding, 2, (1, 1))
-    result = []
-    for size, wanted, before, step in zip(sizes, extents, paddings, dilations):
-        grown = before + step * (wanted - size) // 2
-        if step * (wanted - size) % 2 or grown < 0:
-            raise ArgumentError(
-                f'kernel_extent={extent} has no padding that keeps the output of kernel_size={kernel_size}, '
-                f'padding={padding}, dilation={dilation} as large as it is; '
-                + ('kernels of even size have none' if (wanted - size) % 2 else 'use a larger kernel_extent')
-                + ': leave this layer out (where)'
-            )
-        result.append(grown)
-    return tuple(result)

@@ -1,6 +1,7 @@
 """Kernels of several sizes around one centre: what each sees of the padded input, and all of them in one size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError
+from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import pad
 
 
@@ -75,3 +77,56 @@ def _margins(size: Sequence[int], dilation: int, kernel_size: Sequence[int]) -> 
             'differ by an even number'
         )
     return [(k - e) // 2 for k, e in zip(kernel_size, extents)]
+
+
+def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
+    """Return the kernel sizes if all are odd, so that a centred kernel has a middle.
+
+    Raises:
+        ValueError: otherwise.
+
+    Example:
+        >>> odd((7, 1))
+        (7, 1)
+    """
+    if any(k % 2 == 0 for k in sizes):
+        nearest = tuple(k + 1 - k % 2 for k in sizes)
+        raise ArgumentError(f'{name} must be odd for a centred kernel, got {sizes}; use {nearest}')
+    return sizes
+
+
+def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any) -> str | tuple[int, int]:
+    """Return the padding with which a kernel of another extent gives an output of the same size.
+
+    Args:
+        kernel_size: of the convolution that is replaced.
+        extent: of the new kernel, one integer or two.
+        padding: of the convolution that is replaced.
+        dilation: of both.
+
+    Raises:
+        ValueError: if there is none, because the sizes differ by an odd number, or it would be negative.
+
+    Example:
+        >>> extended_padding(3, (7, 1), 1, 1)
+        (3, 0)
+    """
+    if padding == 'same':
+        return padding
+    sizes, extents, dilations = (
+        arguments.integers(value, 2, name, 1)
+        for value, name in ((kernel_size, 'kernel_size'), (extent, 'kernel_extent'), (dilation, 'dilation'))
+    )
+    paddings = (0, 0) if padding == 'valid' else arguments.padding_argument(padding, 2, (1, 1))
+    result = []
+    for size, wanted, before, step in zip(sizes, extents, paddings, dilations):
+        grown = before + step * (wanted - size) // 2
+        if step * (wanted - size) % 2 or grown < 0:
+            raise ArgumentError(
+                f'kernel_extent={extent} has no padding that keeps the output of kernel_size={kernel_size}, '
+                f'padding={padding}, dilation={dilation} as large as it is; '
+                + ('kernels of even size have none' if (wanted - size) % 2 else 'use a larger kernel_extent')
+                + ': leave this layer out (where)'
+            )
+        result.append(grown)
+    return tuple(result)

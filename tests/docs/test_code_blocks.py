@@ -162,7 +162,9 @@ def absent(text: str) -> list[str]:
     """List the paths of the repository that running text names and that do not exist."""
     prose = re.sub(r'^```.*?^```$', '', text, flags=re.MULTILINE | re.DOTALL)
     words = [word for code in re.findall(r'`([^`\n]+)`', prose) for word in code.split()]
-    named = [path for word in words if PATH.fullmatch(word) and 'NAME' not in word for path in variants(word.rstrip('.,/'))]
+    named = [
+        path for word in words if PATH.fullmatch(word) and 'NAME' not in word for path in variants(word.rstrip('.,/'))
+    ]
     return [path for path in named if not list(ROOT.glob(path))]
 
 

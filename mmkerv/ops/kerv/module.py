@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmkerv.errors import ArgumentError, FoldError
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
+from mmkerv.ops.core.response import Response
 from mmkerv.ops.core.tracing import is_recording
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
@@ -76,7 +77,7 @@ class KervOptions(NamedTuple):
         return checked_hyperparameters(find_kernel(self.kernel), fan_in, values)
 
 
-class Kervolution:
+class Kervolution(Response):
     """Mixin of the three layers: hyperparameters, forward, folding; see :class:`KervConv2d`.
 
     Example:
@@ -198,36 +199,16 @@ class Kervolution:
             # A layer that is applied several times keeps the maximum.
             self.largest_product = largest if self.largest_product is None else self.largest_product.maximum(largest)
 
-    def _instead_of_conv_forward(self) -> str:
-        return (
-            'A kervolution is not linear in its weight, and switch_to_deploy does not make it a convolution. Leave '
-            'efficient_conv_bn_eval off.'
-        )
-
-    def kernel(self) -> Tensor:
-        """Return the kernel of the equal plain convolution, (O, C/groups, *kernel_size), where there is one.
-
-        Raises:
-            FoldError: unless the kernel function is linear, or polynomial of degree 1.
-
-        Example:
-            >>> op = KervConv2d(3, 8, 3, kernel='linear')
-            >>> bool(torch.equal(op.kernel(), op.weight))
-            True
-        """
-        if self.kernel_name == LINEAR or (self.kernel_name == POLYNOMIAL and self.degree == 1):
-            return self.weight
-        raise FoldError(
-            f'{type(self).__name__} with kernel={self.kernel_name!r} is not linear in its input, so no plain '
-            'convolution equals it; deploy it as it is'
-        )
-
-    def _folded(self, dense: bool) -> nn.Module:
-        kernel, bias = self.kernel(), self.bias
-        if self.kernel_name == POLYNOMIAL:
+    def _linear(self) -> tuple[Tensor, Tensor | None] | None:
+        if self.kernel_name == LINEAR:
+            return self.weight, self.bias
+        if self.kernel_name == POLYNOMIAL and self.degree == 1:
             shift = self.weight.new_zeros(self.out_channels) + self.balance
-            bias = shift if bias is None else bias + shift
-        return self._plain(kernel, bias)
+            return self.weight, shift if self.bias is None else self.bias + shift
+        return None
+
+    def _setting(self) -> str:
+        return f' with kernel={self.kernel_name!r}'
 
     def extra_repr(self) -> str:
         """Return the arguments as torch's convolution prints them, then the kernel and its hyperparameters.

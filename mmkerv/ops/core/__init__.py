@@ -1,1 +1,1 @@
-"""Base classes of the operators, folding, frozen kernels, argument checks, precision."""
+"""Shared code of the operators: base classes, folding, frozen kernels, argument checks, precision."""

@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: every message names the argument, the value, the rule and what to do."""
+"""Checks of constructor arguments, whose messages name the argument, its value, the rule and what to do."""
 
 import difflib
 import math
@@ -16,7 +16,7 @@ def integer(value: Any, name: str, minimum: int) -> int:
     """Return ``value`` as an ``int`` of at least ``minimum``.
 
     Raises:
-        TypeError: if it is not an integer (booleans are refused).
+        TypeError: if it is not an integer (a boolean does not count as one).
         ValueError: if it is smaller than ``minimum``.
 
     Example:
@@ -35,10 +35,10 @@ def integer(value: Any, name: str, minimum: int) -> int:
 
 
 def real(value: Any, name: str, minimum: float, *, above: bool = False) -> float:
-    """Return ``value`` as a finite ``float`` that is at least ``minimum``, or above it.
+    """Return ``value`` as a finite ``float`` >= ``minimum``, or > ``minimum`` if ``above``.
 
     Raises:
-        TypeError: if it is no real number (booleans are refused).
+        TypeError: if it is not a real number (a boolean does not count as one).
         ValueError: if it is too small, infinite or NaN.
 
     Example:
@@ -55,11 +55,11 @@ def real(value: Any, name: str, minimum: float, *, above: bool = False) -> float
 
 
 def integers(value: Any, dims: int, name: str, minimum: int) -> tuple[int, ...]:
-    """Return ``value``, one integer or one for each spatial axis, as a tuple of ``dims`` integers.
+    """Return ``value``, one integer or one per spatial axis, as a tuple of ``dims`` integers.
 
     Raises:
         TypeError: if an element is not an integer.
-        ValueError: if an element is smaller than ``minimum`` or their number is not ``dims``.
+        ValueError: if an element is smaller than ``minimum``, or there are not ``dims`` of them.
 
     Example:
         >>> integers(3, 2, 'kernel_size', 1), integers((1, 2), 2, 'stride', 1)
@@ -76,10 +76,10 @@ def integers(value: Any, dims: int, name: str, minimum: int) -> tuple[int, ...]:
 
 
 def padding_argument(value: Any, dims: int, stride: tuple[int, ...]) -> str | tuple[int, ...]:
-    """Check ``padding`` as ``nn.Conv2d`` takes it: ``'same'``, ``'valid'`` or integers >= 0.
+    """Check ``padding`` by the rules of ``nn.Conv2d``: ``'same'``, ``'valid'`` or integers >= 0.
 
     Raises:
-        ValueError: for another string, or ``'same'`` with a stride.
+        ValueError: for any other string, a negative integer, or ``'same'`` with a stride other than 1.
 
     Example:
         >>> padding_argument(1, 2, (1, 1)), padding_argument('same', 2, (1, 1))
@@ -95,7 +95,7 @@ def padding_argument(value: Any, dims: int, stride: tuple[int, ...]) -> str | tu
 
 
 def fft_stride(method: str, stride: tuple[int, ...]) -> None:
-    """Refuse Fourier transforms for a strided convolution: they would compute what the stride leaves out.
+    """Reject Fourier transforms for a strided convolution, where they would also compute the skipped outputs.
 
     Raises:
         ValueError: if ``method`` is ``'fft'`` and a stride is not 1.
@@ -108,7 +108,7 @@ def fft_stride(method: str, stride: tuple[int, ...]) -> None:
 
 
 def one_of(value: Any, name: str, choices: Collection) -> Any:
-    """Return ``value`` if it is one of ``choices`` of the same type, else raise naming the nearest.
+    """Return ``value`` if it is one of ``choices`` of the same type; otherwise raise and suggest the closest.
 
     Raises:
         ValueError: if it is not one of ``choices``.
@@ -139,7 +139,7 @@ def boolean(value: Any, name: str) -> bool:
 
 
 def reject_unknown(owner: str, unknown: Iterable[str], known: Collection[str]) -> None:
-    """Raise for the first argument name that ``owner`` does not have, naming the nearest it has.
+    """Raise for the first argument name that ``owner`` does not have, and suggest its closest argument.
 
     Raises:
         TypeError: if ``unknown`` is not empty.

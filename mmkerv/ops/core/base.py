@@ -1,8 +1,8 @@
-"""Base of all operators: the arguments, attributes, initialisation and padding of torch's convolutions.
+"""Base classes of all operators, with the arguments, attributes, initialisation and padding of torch's convolutions.
 
-An operator derives from :class:`Conv1d`, :class:`Conv2d` or :class:`Conv3d`, states its own arguments in a
-``NamedTuple`` called ``Options``, and makes its parameters in ``make_parameters``. The other class attributes are what
-the rest of the package asks about it.
+An operator derives from :class:`Conv1d`, :class:`Conv2d` or :class:`Conv3d`, declares its own arguments in a
+``NamedTuple`` called ``Options``, and creates its parameters in ``make_parameters``. The other class attributes tell
+the rest of the package what it needs to know about the operator.
 """
 
 import inspect
@@ -31,7 +31,7 @@ class NoOptions(NamedTuple):
     """
 
     def checked(self) -> 'NoOptions':
-        """Return the options if every value and their combination is legal.
+        """Return the options if each value and their combination are valid.
 
         Example:
             >>> NoOptions().checked()
@@ -48,19 +48,19 @@ class ConvNd(nn.Module):
     Args:
         in_channels: channels C of the input, >= 1.
         out_channels: channels O of the output, >= 1.
-        kernel_size: extent of the kernel, one integer or one for each spatial axis.
+        kernel_size: extent of the kernel, one integer or one per spatial axis.
         stride: step of the window.
-        padding: zeros (or what ``padding_mode`` says) added on each side, or ``'same'`` or ``'valid'``.
-        dilation: distance of the kernel's taps.
-        groups: number of blocks of channels that do not see each other; divides both channel counts.
+        padding: number of elements added on each side, filled as ``padding_mode`` says, or ``'same'`` or ``'valid'``.
+        dilation: distance between the kernel's taps.
+        groups: number of channel groups that are convolved independently; divides both channel counts.
         bias: whether a learnable bias is added to the output.
         padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
-        device: where the parameters are created.
-        dtype: their type.
+        device: device of the parameters.
+        dtype: type of the parameters.
         **options: the operator's own arguments, the fields of its ``Options``.
 
     Raises:
-        ValueError: if an argument's value breaks its rule; the message names it.
+        ValueError: if an argument has an invalid value; the message names the argument.
         TypeError: if an argument is unknown or has the wrong type.
 
     Example:
@@ -71,17 +71,17 @@ class ConvNd(nn.Module):
     dims: int
     transposed = False
     output_padding: tuple[int, ...]
-    # The operator's own arguments: a NamedTuple with a default for each, whose `checked()` returns it or raises.
+    # The operator's own arguments: a NamedTuple with defaults, whose `checked()` returns the valid options or raises.
     Options: type = NoOptions
-    # False for an operator whose kernel comes from no basic one; its `weight` is None.
+    # False for an operator whose kernel is not derived from a basic kernel; its `weight` is None.
     has_weight = True
     # Name in commands and file names: the registered name in lower case without `conv`.
     short_name = ''
-    # Whether configs replace 1x1 convolutions by it too.
+    # Whether configs replace 1x1 convolutions with it too.
     takes_1x1 = False
-    # Whether the folded layer costs more than the layer, so that folding must be asked for.
+    # Whether the folded layer costs more than the operator; such an operator is folded only on request.
     costs_more_folded = False
-    # Names of its parameters and submodules that take no weight decay.
+    # Names of its parameters and submodules that are exempt from weight decay.
     no_decay: tuple[str, ...] = ()
 
     def __init__(
@@ -125,7 +125,7 @@ class ConvNd(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # help() and inspect.signature show the options by name; a class with its own constructor shows that one.
+        # Makes help() and inspect.signature list the options by name; a class with its own constructor keeps its own.
         cls.__signature__ = _signature(cls.Options) if cls.__init__ is ConvNd.__init__ else None
 
     @classmethod
@@ -134,10 +134,10 @@ class ConvNd(nn.Module):
 
         Args:
             options: the arguments by name.
-            face: the class that the user named, if not this one; its ``keywords`` are arguments too.
+            face: the class that the user named, if it is not this one; its ``keywords`` are valid arguments too.
 
         Raises:
-            ValueError: if a value or a combination breaks its rule.
+            ValueError: if a value or a combination of values is invalid.
             TypeError: if an argument is unknown or has the wrong type.
 
         Example:
@@ -151,9 +151,9 @@ class ConvNd(nn.Module):
         return cls.Options(**options).checked()
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Check the geometry against the options and make the operator's own parameters, still empty.
+        """Check the geometry against the options and create the operator's own parameters, uninitialised.
 
-        Called by the constructor after all arguments, ``weight`` and ``bias`` are there, and before
+        Called by the constructor once all arguments, ``weight`` and ``bias`` are set, and before
         :meth:`reset_parameters`.
 
         Args:
@@ -164,7 +164,7 @@ class ConvNd(nn.Module):
         """
 
     def reset_parameters(self) -> None:
-        """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, then start the operator's own parameters.
+        """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, then initialise the operator's own parameters.
 
         Example:
             >>> _ = torch.manual_seed(0); mine = Conv2d(2, 2, 3)
@@ -184,7 +184,7 @@ class ConvNd(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def reset_operator_parameters(self) -> None:
-        """Start the operator's own parameters and leave ``weight`` and ``bias`` as they are.
+        """Initialise the operator's own parameters; leave ``weight`` and ``bias`` as they are.
 
         Example:
             >>> Conv2d(3, 8, 3).reset_operator_parameters()
@@ -212,10 +212,10 @@ class ConvNd(nn.Module):
         return False
 
     def option_for(self, parameter: str) -> str | None:
-        """Return the option with which the layer would have a parameter of this name, for messages on checkpoints.
+        """Return the option that would give the layer a parameter of this name, for messages about checkpoints.
 
         Args:
-            parameter: a key of a checkpoint below this layer, which the layer does not have.
+            parameter: a checkpoint key, relative to this layer, for which the layer has no parameter.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
@@ -226,11 +226,11 @@ class ConvNd(nn.Module):
 
     @classmethod
     def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
+        """Return the ``conv_cfg`` of the folded layer, or ``None`` for a plain convolution of the same shape.
 
         Args:
-            conv_cfg: the config that the layer was built with. ``kernel_extent`` in it, where an operator has that
-                argument, is the size of its folded kernel.
+            conv_cfg: the config that the layer was built with. If the operator has an argument ``kernel_extent``, that
+                is the size of the folded kernel.
 
         Example:
             >>> Conv2d.deploy_cfg(dict(type='CoCConv'))
@@ -244,7 +244,7 @@ class ConvNd(nn.Module):
 
     @classmethod
     def leaves_plain(cls, in_channels: int, kernel_size: tuple[int, ...], groups: int) -> bool:
-        """Return ``True`` if configs keep a convolution of this shape plain, because the operator has nothing to do.
+        """Return ``True`` if configs keep a convolution of this shape plain, because the operator would gain nothing.
 
         Example:
             >>> Conv2d.leaves_plain(8, (1, 1), groups=1), Conv2d.leaves_plain(8, (3, 1), groups=1)
@@ -262,7 +262,7 @@ class ConvNd(nn.Module):
         return 'Leave efficient_conv_bn_eval off.'
 
     def _pad(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Return the input, padded unless the convolution can do it itself, and the padding left to it."""
+        """Return the input, padded unless the convolution can pad by itself, and the padding left to that."""
         # Upstream libraries rewrite stride, padding and dilation of built layers, so all three are read at each call.
         return pad(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
 
@@ -270,7 +270,7 @@ class ConvNd(nn.Module):
         return _ntuple(self.dims)(value)
 
     def _convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Plain convolution of ``x`` with ``kernel`` and ``bias``, by default the layer's, with this geometry."""
+        """Convolve ``x`` with ``kernel`` in the layer's geometry; ``bias`` defaults to the layer's."""
         x, padding = self._pad(x)
         bias = self.bias if bias is None else bias
         return CONVOLUTIONS[self.dims](x, kernel, bias, self.stride, padding, self.dilation, self.groups)
@@ -281,7 +281,7 @@ class ConvNd(nn.Module):
             return self._folded(dense)
 
     def _folded(self, dense: bool) -> nn.Module:
-        """The equal plain module: the cheapest one, or a single convolution if ``dense``."""
+        """Return the equivalent plain module: the cheapest one, or a single convolution if ``dense``."""
         raise FoldError(f'{type(self).__name__} has no equal plain convolution; deploy it as it is')
 
     @torch.no_grad()
@@ -303,11 +303,11 @@ class ConvNd(nn.Module):
         return conv.train(self.training)
 
     def _parameter(self) -> Tensor:
-        """The parameter whose type, device and ``requires_grad`` are taken as the layer's."""
+        """Return the parameter whose type, device and ``requires_grad`` count as the layer's."""
         return self.weight
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # Also where unexpected keys are ignored: without the option the layer would compute something else.
+        # Raised even where unexpected keys are ignored: without the option the layer would compute something else.
         for key in state_dict:
             option = self.option_for(key.removeprefix(prefix)) if key.startswith(prefix) else None
             if option:
@@ -315,7 +315,7 @@ class ConvNd(nn.Module):
                     f'{key} is in the checkpoint, but {type(self).__name__} was built without {option}; add that to '
                     'its conv_cfg'
                 )
-        # A plain convolution's weights: the operator's own parameters stay as they are, also in a strict load.
+        # With a plain convolution's weights, even a strict load leaves the operator's own parameters as they are.
         state = self.state_dict(keep_vars=True)
         own = {f'{prefix}{name}': value for name, value in state.items() if name not in ('weight', 'bias')}
         plain = self.weight is not None and f'{prefix}weight' in state_dict
@@ -324,7 +324,7 @@ class ConvNd(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Return the arguments as torch's convolutions print them, and the options that differ from the default.
+        """Return the arguments as torch's convolutions print them, and the options that differ from their defaults.
 
         Example:
             >>> Conv2d(3, 8, 3, padding=1, bias=False).extra_repr()
@@ -339,7 +339,7 @@ class ConvNd(nn.Module):
 
 
 def _signature(options: type) -> inspect.Signature:
-    """The constructor's signature with the options as keyword-only arguments in the place of ``**options``."""
+    """Return the constructor's signature with the options as keyword-only arguments in place of ``**options``."""
     _, *plain = [p for p in inspect.signature(ConvNd.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
     own = [
         inspect.Parameter(
@@ -365,13 +365,13 @@ class Conv1d(ConvNd):
     output_padding = (0,)
 
     def to_conv1d(self, dense: bool = False) -> nn.Module:
-        """Return the plain module that computes the same, with parameters of its own.
+        """Return a plain module that computes the same function, with its own copy of the parameters.
 
         Args:
-            dense: one ``nn.Conv1d``, also where several convolutions in a row are cheaper.
+            dense: return a single ``nn.Conv1d``, even where several convolutions in a row are cheaper.
 
         Raises:
-            FoldError: if no plain convolution computes the same.
+            FoldError: if no plain convolution is equivalent.
 
         Example:
             >>> from mmkerv.ops import KervConv1d
@@ -382,9 +382,10 @@ class Conv1d(ConvNd):
 
 
 # mmengine's initialisers match a layer by its class name and the names of its direct bases. The direct base of each
-# operator is therefore called `Conv2d`: a network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` treats the
-# operator's `weight` as that of a plain convolution. It is not an `nn.Conv2d`: mmcv's `fuse_conv_bn`,
-# `efficient_conv_bn_eval` and FLOP tables take `weight` for the kernel of every `nn.Conv2d`, and would corrupt it.
+# operator is therefore called `Conv2d`, so that a network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` initialises
+# the operator's `weight` like that of a plain convolution. It does not derive from `nn.Conv2d`, because mmcv's
+# `fuse_conv_bn`, `efficient_conv_bn_eval` and FLOP counters assume that the `weight` of every `nn.Conv2d` is its kernel,
+# which would give wrong results here.
 class Conv2d(ConvNd):
     """Base class of the 2-D operators.
 
@@ -397,13 +398,13 @@ class Conv2d(ConvNd):
     output_padding = (0, 0)
 
     def to_conv2d(self, dense: bool = False) -> nn.Module:
-        """Return the plain module that computes the same, with parameters of its own.
+        """Return a plain module that computes the same function, with its own copy of the parameters.
 
         Args:
-            dense: one ``nn.Conv2d``, also where several convolutions in a row are cheaper.
+            dense: return a single ``nn.Conv2d``, even where several convolutions in a row are cheaper.
 
         Raises:
-            FoldError: if no plain convolution computes the same.
+            FoldError: if no plain convolution is equivalent.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
@@ -426,13 +427,13 @@ class Conv3d(ConvNd):
     output_padding = (0, 0, 0)
 
     def to_conv3d(self, dense: bool = False) -> nn.Module:
-        """Return the plain module that computes the same, with parameters of its own.
+        """Return a plain module that computes the same function, with its own copy of the parameters.
 
         Args:
-            dense: one ``nn.Conv3d``, also where several convolutions in a row are cheaper.
+            dense: return a single ``nn.Conv3d``, even where several convolutions in a row are cheaper.
 
         Raises:
-            FoldError: if no plain convolution computes the same.
+            FoldError: if no plain convolution is equivalent.
 
         Example:
             >>> from mmkerv.ops import KervConv3d
@@ -449,7 +450,7 @@ def pad(
     dilation: int | tuple[int, ...],
     padding_mode: str = 'zeros',
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """Pad ``x`` (N, C, *spatial), unless the convolution can do it itself.
+    """Pad ``x`` (N, C, *spatial), unless the convolution can pad by itself.
 
     Returns:
         The input, and the padding left to the convolution.
@@ -470,7 +471,7 @@ def pad(
     if padding_mode == 'zeros' and all(before == after for before, after in sides):
         return x, tuple(before for before, _ in sides)
     mode = 'constant' if padding_mode == 'zeros' else padding_mode
-    # F.pad takes the last axis first.
+    # F.pad expects the last axis first.
     return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
 
 
@@ -481,7 +482,7 @@ def output_shape(
     dilation: Sequence[int],
     padding: Sequence[tuple[int, int]] | None = None,
 ) -> list[int]:
-    """Shape (N, O, *spatial') of what an operator makes of ``x`` (N, C, *spatial) with ``padding`` before and after.
+    """Return the output shape (N, O, *spatial') for ``x`` (N, C, *spatial) with ``padding`` before and after.
 
     Raises:
         ValueError: if ``x`` is smaller than the kernel.

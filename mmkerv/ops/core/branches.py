@@ -1,4 +1,4 @@
-"""Family "branches": several convolutions with norms in training, one convolution in evaluation."""
+"""Family "branches": several convolutions with norms in training, a single convolution in evaluation."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from mmkerv.ops.core.windows import centred, embedded, padded
 
 
 class Branch(NamedTuple):
-    """One branch: its kernel (O, C/groups, *size), its own dilation, and the batch norm behind it or ``None``.
+    """One branch: its kernel (O, C/groups, *size), its dilation, and the batch norm after it or ``None``.
 
     Example:
         >>> Branch(torch.ones(8, 4, 3, 3)).dilation
@@ -26,14 +26,14 @@ class Branch(NamedTuple):
 
 
 class Branches(GeneratedKernel):
-    r"""Mixin of an operator that adds up branches: :math:`y = \sum_j \mathrm{norm}_j(x * K_j) + b`.
+    r"""Mixin for an operator that sums branches: :math:`y = \sum_j \mathrm{norm}_j(x * K_j) + b`.
 
-    In evaluation the norms are affine, :math:`\mathrm{norm}_j(z) = s_j z + t_j` with their running statistics, so that
+    In evaluation the norms are affine, :math:`\mathrm{norm}_j(z) = s_j z + t_j` with their running statistics, so
     :math:`y = x * K + b'` with :math:`K = \sum_j s_j K_j` and :math:`b' = b + \sum_j t_j`. x (N, C, H, W), K (O,
     C/groups, kH, kW); smaller and dilated kernels are centred in ``kernel_size``.
 
     An operator derives from it and from :class:`mmkerv.ops.core.base.Conv2d`, and implements ``branches``. Without
-    norms it is a generated kernel like any other.
+    norms it behaves like any other generated kernel.
 
     Example:
         >>> from mmkerv.ops.core.base import Conv2d
@@ -49,7 +49,7 @@ class Branches(GeneratedKernel):
         raise NotImplementedError(f'{type(self).__name__} must implement branches')
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add up the branches of ``x`` (N, C, H, W), in one convolution unless a norm takes batch statistics.
+        """Sum the branches for ``x`` (N, C, H, W), in a single convolution unless a norm uses batch statistics.
 
         Example:
             >>> from mmkerv.ops.core.base import Conv2d
@@ -96,7 +96,7 @@ class Branches(GeneratedKernel):
 
 
 def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift (O,) of a batch norm with its running statistics."""
+    """Return the scale and shift (O,) that a batch norm applies with its running statistics."""
     if norm.running_var is None:
         raise ArgumentError(
             f'{type(norm).__name__} has no running statistics to fold a branch with; build it with '

@@ -1,4 +1,4 @@
-"""Classes that configs name: they build the operator, or a plain convolution where that is better."""
+"""Classes named in configs: they build the operator, or a plain convolution where the operator gains nothing."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
 
 
 class ConfigFace:
-    """Base of the classes a config names: builds ``operator``, or ``nn.Conv2d`` where that leaves convolutions plain.
+    """Base of the classes named in configs: builds ``operator``, or ``nn.Conv2d`` where ``operator`` leaves it plain.
 
-    The operator's arguments are checked in both cases. A face is called as the operator without ``2d``.
+    The operator's arguments are checked in both cases. A face has the name of its operator without ``2d``.
 
     Example:
         >>> from mmkerv.ops import DepthwiseSeparableConv
@@ -51,7 +51,7 @@ class ConfigFace:
 
     @classmethod
     def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
+        """Return the ``conv_cfg`` of the folded layer, or ``None`` for a plain convolution of the same shape.
 
         Args:
             conv_cfg: the config that the layer was built with.
@@ -65,7 +65,7 @@ class ConfigFace:
 
 
 class PlainFor1x1(ConfigFace):
-    """Base of a face whose operator leaves 1x1 convolutions plain unless the config says ``replace_1x1=True``.
+    """Base of a face that keeps 1x1 convolutions plain unless the config sets ``replace_1x1=True``.
 
     Example:
         >>> from mmkerv.ops import CoCConv

@@ -10,7 +10,7 @@ from mmkerv.ops.core.base import ConvNd
 
 
 class DeployReport(NamedTuple):
-    """Result of :func:`switch_to_deploy`: names of replaced operators, and of kept ones with the reason.
+    """Result of :func:`switch_to_deploy`: the names of the replaced operators, and of the kept ones with the reason.
 
     Example:
         >>> print(DeployReport(replaced=['conv1'], kept={}))
@@ -27,22 +27,22 @@ class DeployReport(NamedTuple):
 
 
 def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
-    """Replace every operator of ``model`` that has an equal plain convolution by it, in place.
+    """Replace every operator of ``model`` that has an equivalent plain convolution with that convolution, in place.
 
-    A module used in several places is replaced by one convolution in all of them. Names, and so the keys of the state
-    dict, stay; operator parameters disappear. A separable operator becomes an ``nn.Sequential`` of two convolutions,
-    whose keys have one more number.
+    A module used in several places is replaced by the same convolution in all of them. Module names, and with them the
+    keys of the state dict, stay the same; the operators' own parameters disappear. A separable operator becomes an
+    ``nn.Sequential`` of two convolutions, whose keys contain an additional index.
 
     Args:
-        model: any module that holds operators; not an operator itself.
-        split: what becomes of operators that cost more when folded, because they convolve parts of the channels:
-            ``'keep'`` leaves and reports them, ``'dense'`` folds them into one convolution.
+        model: any module that contains operators; not an operator itself.
+        split: treatment of operators that cost more when folded, because they convolve parts of the channels:
+            ``'keep'`` keeps and reports them, ``'dense'`` folds them into one convolution.
 
     Returns:
-        The names of what was replaced, and of what was kept with the reason.
+        The names of the replaced operators, and of the kept ones with the reason.
 
     Raises:
-        ValueError: if ``model`` is itself an operator, which cannot replace itself, or ``split`` is unknown.
+        ValueError: if ``model`` is itself an operator, which cannot be replaced in place, or ``split`` is unknown.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d

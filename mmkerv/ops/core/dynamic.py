@@ -1,4 +1,4 @@
-"""Family "dynamic": every sample is convolved by a kernel that is computed from it."""
+"""Family "dynamic": every sample is convolved with a kernel computed from that sample."""
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +9,12 @@ from mmkerv.ops.core.precision import autocast_type, full_precision
 
 
 class DynamicKernel:
-    r"""Mixin of a convolution whose kernel depends on the input: :math:`y_n = x_n * K(x_n) + b`.
+    r"""Mixin for a convolution whose kernel depends on the input: :math:`y_n = x_n * K(x_n) + b`.
 
-    x (N, C, H, W), K(x) (N, O, C/groups, kH, kW). No plain convolution computes it, so it never folds.
+    x (N, C, H, W), K(x) (N, O, C/groups, kH, kW). No plain convolution is equivalent, so it never folds.
 
     An operator derives from it and from :class:`mmkerv.ops.core.base.Conv2d`, and implements ``_kernel``. The batch is
-    one grouped convolution, so a traced graph holds the batch size it was traced with.
+    computed as one grouped convolution, so a traced graph works only for the batch size it was traced with.
 
     Example:
         >>> from mmkerv.ops.core.base import Conv2d
@@ -26,13 +26,13 @@ class DynamicKernel:
     """
 
     def _kernel(self, x: Tensor) -> Tensor:
-        """Compute the kernels (N, O, C/groups, *kernel_size) of ``x`` (N, C, *spatial), autocast being off."""
+        """Compute the kernels (N, O, C/groups, *kernel_size) of ``x`` (N, C, *spatial); called with autocast off."""
         raise NotImplementedError(f'{type(self).__name__} must implement _kernel')
 
     def kernel(self, x: Tensor) -> Tensor:
         """Compute the kernel of each sample of ``x`` (N, C, H, W): (N, O, C/groups, kH, kW).
 
-        It is computed in the parameters' type, autocast or not.
+        It is computed in the type of the parameters, even under autocast.
 
         Example:
             >>> from mmkerv.ops.core.base import Conv2d
@@ -47,7 +47,7 @@ class DynamicKernel:
             return self._kernel(x.to(parameter.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``x`` (N, C, H, W), or one sample (C, H, W), with its kernel.
+        """Convolve each sample of ``x`` (N, C, H, W), or a single sample (C, H, W), with its own kernel.
 
         Example:
             >>> from mmkerv.ops.core.base import Conv2d
@@ -64,7 +64,7 @@ class DynamicKernel:
         x, padding = self._pad(x)
         convolve, geometry = CONVOLUTIONS[self.dims], (self.stride, padding, self.dilation)
         if not samples:
-            # No convolution has 0 groups. The sum over no kernels is 0, and keeps the graph.
+            # A convolution cannot have 0 groups. The sum over no kernels is 0, and keeps the autograd graph connected.
             return convolve(x, kernels.sum(0), self.bias, *geometry, self.groups)
         y = convolve(x.flatten(0, 1)[None], kernels.flatten(0, 1), None, *geometry, samples * self.groups)
         y = y.view(samples, self.out_channels, *y.shape[2:])

@@ -1,4 +1,4 @@
-"""Explicit reuse of generated kernels: computed once for a block of code."""
+"""Context manager that computes generated kernels once for a block of code."""
 
 import threading
 from collections.abc import Iterator
@@ -16,18 +16,18 @@ _lock = threading.Lock()
 def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
     """Compute each generated kernel of ``model`` once, on entry, and use it in every forward inside the block.
 
-    Inference with an unfolded network then costs what a plain network costs. Parameters must not change inside the
+    Inference with an unfolded network then costs as much as with a plain network. Parameters must not change inside the
     block. Blocks may be nested and may be open in several threads; the kernels are dropped when the last one closes.
     They carry no gradient, and are neither copied by ``deepcopy`` nor pickled.
 
     Args:
-        model: any module; its operators may lie at any depth.
+        model: any module; its operators may be at any depth.
 
     Yields:
         ``model``.
 
     Raises:
-        RuntimeError: by an operator inside the block that is trained, or that is loaded from a state dict.
+        RuntimeError: inside the block, if an operator is trained or loaded from a state dict.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -54,6 +54,6 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _detached_kernel(operator: GeneratedKernel) -> torch.Tensor:
-    # A kernel made in inference mode could not take part in autograd later in the block.
+    # A kernel computed in inference mode could not be used by autograd later in the block.
     with torch.inference_mode(False), torch.no_grad():
         return operator._forward_kernel()

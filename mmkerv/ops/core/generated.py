@@ -9,7 +9,7 @@ from mmkerv.ops.core.precision import full_precision
 
 
 class GeneratedKernel:
-    r"""Mixin for a convolution by a generated kernel: forward, folding, and reuse inside ``frozen_kernels``.
+    r"""Mixin for a convolution with a generated kernel: forward, folding, and reuse inside ``frozen_kernels``.
 
     :math:`y = \mathrm{conv2d}(x, K(\theta), b)`, with x (N, C, H, W) and K (O, I/g, kH, kW) independent of x.
 
@@ -21,20 +21,20 @@ class GeneratedKernel:
         True
     """
 
-    # The kernel inside `frozen_kernels`, and how many such blocks are open: never pickled or copied.
+    # The kernel inside `frozen_kernels`, and the number of open blocks; neither is pickled or copied.
     _frozen_kernel: Tensor | None = None
     _frozen_blocks = 0
-    # False where `frozen_kernels` has no kernel to keep.
+    # False for operators without a kernel that `frozen_kernels` could keep.
     _has_kernel = True
 
     def _kernel(self) -> Tensor:
-        """Compute the kernel in the widest type of float32 and the parameters', autocast being off."""
+        """Compute the kernel in float32, or float64 for float64 parameters; called with autocast off."""
         raise NotImplementedError(f'{type(self).__name__} must implement _kernel')
 
     def kernel(self) -> Tensor:
         """Compute the kernel, (O, I/g, kH, kW), in the type of the parameters.
 
-        It is computed in float32 at least, autocast or not, at every call.
+        It is computed at every call, in float32 at least, even under autocast.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
@@ -44,8 +44,8 @@ class GeneratedKernel:
         parameter = self._parameter()
         with full_precision(parameter.device):
             kernel = self._kernel().to(parameter.dtype)
-        # The memory layout of the kernel decides that of the output, and mmcv's compiled operators (RoIAlign) read any
-        # input as contiguous.
+        # The memory layout of the kernel determines that of the output, and mmcv's compiled operators (RoIAlign) assume
+        # that their input is contiguous.
         channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
         return kernel.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -53,7 +53,7 @@ class GeneratedKernel:
         """Convolve ``x`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
 
         Raises:
-            RuntimeError: in training with gradients inside ``frozen_kernels``, where the parameters would get none.
+            RuntimeError: in training with gradients enabled inside ``frozen_kernels``, where parameters get no gradient.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
@@ -63,11 +63,11 @@ class GeneratedKernel:
         return self._convolve(x, self._current_kernel())
 
     def _forward_kernel(self) -> Tensor:
-        """The tensor that forward uses and ``frozen_kernels`` keeps: the kernel, or its expensive factor."""
+        """Return the tensor that forward uses and ``frozen_kernels`` keeps: the kernel, or its expensive factor."""
         return self.kernel()
 
     def _current_kernel(self) -> Tensor:
-        """The kernel of the ``frozen_kernels`` block this is in, or a new one."""
+        """Return the kernel of the enclosing ``frozen_kernels`` block, or compute it."""
         if self._frozen_kernel is None:
             return self._forward_kernel()
         if self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
@@ -102,7 +102,7 @@ class GeneratedKernel:
 
 @torch.no_grad()
 def relative_change(kernel: Tensor, weight: Tensor) -> float:
-    """Return |K - W| / |W|, the relative distance of a kernel K from its basic kernel W; 0 is the plain convolution.
+    """Return |K - W| / |W|, the relative distance of a kernel K from its basic kernel W; 0 for a plain convolution.
 
     Example:
         >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0]))

@@ -1,4 +1,4 @@
-"""The floating-point types operators compute in."""
+"""Floating-point types that the operators compute in."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,7 +6,7 @@ import torch
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
-    """Return the type that kernels are computed in: float64 for parameters of that type, float32 for all others.
+    """Return the type that kernels are computed in: float64 for float64 parameters, float32 for all others.
 
     Example:
         >>> wide_type(torch.bfloat16), wide_type(torch.float64)
@@ -16,7 +16,7 @@ def wide_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """Switch autocast off, where the device has it.
+    """Switch autocast off on devices that have it.
 
     Example:
         >>> with torch.autocast('cpu', torch.bfloat16), full_precision(torch.device('cpu')):

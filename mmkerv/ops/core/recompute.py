@@ -1,4 +1,4 @@
-"""Convolution by a generated kernel that is recomputed in backward instead of being saved."""
+"""Convolution with a generated kernel that is recomputed in backward instead of being saved."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,17 +21,17 @@ def convolve_and_forget(
 ) -> Tensor:
     r"""Compute :math:`y = \mathrm{convolve}(x, \mathrm{make}())` and save the parameters instead of the kernel.
 
-    Backward computes the kernel twice more: for the gradient by x, and for those by its parameters. The gradients are
-    bit-equal to those with a saved kernel.
+    Backward computes the kernel twice more: for the gradient of x, and for the gradients of the parameters. The
+    gradients are bitwise equal to those with a saved kernel.
 
     Args:
         x: input, (N, C, H, W).
-        make: computes the kernel from ``parameters``, without randomness.
-        convolve: computes the output from input and kernel.
+        make: computes the kernel from ``parameters``, deterministically.
+        convolve: computes the output from the input and the kernel.
         parameters: tensors that ``make`` reads; they must not be changed in place between forward and backward.
 
     Raises:
-        RuntimeError: in backward, if they were.
+        RuntimeError: in backward, if ``parameters`` were changed in place.
 
     Example:
         >>> w, x = torch.ones(1, 1, 3, 3, requires_grad=True), torch.ones(1, 1, 5, 5)
@@ -40,9 +40,9 @@ def convolve_and_forget(
         18.0
     """
     kernel = checkpoint(make, use_reentrant=False, preserve_rng_state=False)
-    # Autocast would cast inside the convolution and save the copy, which cannot be recognised as the kernel.
+    # Cast here: autocast would cast inside the convolution and save a copy that `pack` cannot recognise as the kernel.
     kernel = kernel.to(autocast_type(x.device) or kernel.dtype)
-    # Numbers, not the kernel itself: what the hooks hold lives as long as the graph.
+    # Numbers, not the kernel itself: everything the hooks reference lives as long as the graph.
     identity, dtype, versions = (kernel.data_ptr(), kernel.shape), kernel.dtype, [p._version for p in parameters]
 
     def pack(tensor: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""Family "response": the answer to a patch is not linear in it, except in special cases."""
+"""Family "response": the output is a function of each patch that is linear only in special cases."""
 
 from torch import Tensor, nn
 
@@ -6,9 +6,9 @@ from mmkerv.errors import FoldError
 
 
 class Response:
-    r"""Mixin of an operator :math:`y_i = r(x_i, w) + b` whose response r to a patch :math:`x_i` may be non-linear.
+    r"""Mixin for an operator :math:`y_i = r(x_i, w) + b` whose response r to a patch :math:`x_i` may be non-linear.
 
-    x (N, C, H, W), y (N, O, H', W'). It folds exactly where r is linear in the patch.
+    x (N, C, H, W), y (N, O, H', W'). It can be folded only if r is linear in the patch.
 
     An operator derives from it and from :class:`mmkerv.ops.core.base.Conv2d`, and implements ``forward`` and
     ``_linear``.
@@ -20,11 +20,11 @@ class Response:
     """
 
     def _linear(self) -> tuple[Tensor, Tensor | None] | None:
-        """Return kernel and bias of the equal convolution, ``None`` if the response is not linear."""
+        """Return kernel and bias of the equivalent convolution, or ``None`` if the response is not linear."""
         raise NotImplementedError(f'{type(self).__name__} must implement _linear')
 
     def kernel(self) -> Tensor:
-        """Return the kernel (O, C/groups, kH, kW) of the equal convolution.
+        """Return the kernel (O, C/groups, kH, kW) of the equivalent convolution.
 
         Raises:
             FoldError: if the response is not linear in the patch.
@@ -41,7 +41,7 @@ class Response:
         return plain
 
     def _setting(self) -> str:
-        """The arguments that make it non-linear, for messages: ' with ...' or ''."""
+        """Return the arguments that make it non-linear, for messages: ' with ...' or ''."""
         return ''
 
     def _folded(self, dense: bool) -> nn.Module:

@@ -1,16 +1,17 @@
-"""State of tracing: is torch recording a graph of its operations, and for which sizes."""
+"""Checks of whether torch is recording a graph of its operations, and for which sizes."""
 
 import torch
 
-# Custom autograd functions are for eager execution; torch.compile chooses itself what to save. torch 2.1 cannot trace
-# one that takes more than tensors, and 2.11 computes wrong gradients for one that changes its result in place.
+# Custom autograd functions are for eager execution only; torch.compile decides by itself what to save. torch 2.1 cannot
+# trace one with arguments other than tensors, and 2.11 computes wrong gradients for one that changes its result in
+# place.
 is_compiling = getattr(torch.compiler, 'is_compiling', None) or torch._utils.is_compiling
 
 
 def is_recording() -> bool:
     """Return ``True`` while ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` records a graph of operations.
 
-    A saved trace cannot hold autograd functions, and the legacy ONNX exporter loses writes into a view.
+    A saved trace cannot contain autograd functions, and the legacy ONNX exporter loses writes into a view.
 
     Example:
         >>> is_recording()
@@ -20,13 +21,13 @@ def is_recording() -> bool:
 
 
 def is_traced_for_any_size() -> bool:
-    """Return ``True`` while ``torch.jit.trace`` or ``torch.export`` records a graph that may later get other sizes.
+    """Return ``True`` while ``torch.jit.trace`` or ``torch.export`` records a graph that may later run on other sizes.
 
     Example:
         >>> is_traced_for_any_size()
         False
     """
-    # Dynamo takes is_exporting() for true in torch.compile too.
+    # Dynamo treats is_exporting() as true in torch.compile too.
     return torch.jit.is_tracing() or (_is_exporting() and not _is_dynamo_compiling())
 
 

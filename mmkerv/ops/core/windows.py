@@ -1,4 +1,4 @@
-"""Kernels of several sizes around one centre: what each sees of the padded input, and all of them in one size."""
+"""Kernels of several sizes with a common centre: cropping the padded input for each, embedding each in the largest."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def padded(
     dilation: int | tuple[int, ...],
     padding_mode: str = 'zeros',
 ) -> Tensor:
-    """Pad ``x`` (N, C, *spatial) completely, so that the convolution has nothing to pad.
+    """Pad ``x`` (N, C, *spatial) completely, so that the convolution itself needs no padding.
 
     Example:
         >>> padded(torch.ones(1, 1, 4), (3,), 1, 1).shape
@@ -33,14 +33,14 @@ def padded(
 def centred(
     x: Tensor, size: Sequence[int], inner_dilation: int, kernel_size: Sequence[int], dilation: int | tuple[int, ...]
 ) -> Tensor:
-    """Crop ``x``, padded for ``kernel_size``, to what a smaller kernel of the same centre sees of it.
+    """Crop ``x``, padded for ``kernel_size``, to the region that a smaller kernel with the same centre reads.
 
     Args:
         x: input, (N, C, *spatial).
-        size: of the smaller kernel.
-        inner_dilation: distance of its taps, in taps of the larger one.
-        kernel_size: of the larger kernel.
-        dilation: of the layer.
+        size: size of the smaller kernel.
+        inner_dilation: distance between its taps, in taps of the larger kernel.
+        kernel_size: size of the larger kernel.
+        dilation: dilation of the layer.
 
     Example:
         >>> centred(torch.ones(1, 1, 9), (1,), 1, (3,), 2).shape
@@ -53,7 +53,7 @@ def centred(
 
 
 def embedded(kernel: Tensor, dilation: int, kernel_size: Sequence[int]) -> Tensor:
-    """Return ``kernel`` (O, I, *size) with ``dilation`` written out, centred in zeros: (O, I, *kernel_size).
+    """Return ``kernel`` (O, I, *size), dilated and centred among zeros: (O, I, *kernel_size).
 
     Example:
         >>> embedded(torch.ones(1, 1, 2), 2, (5,)).flatten().tolist()
@@ -61,7 +61,7 @@ def embedded(kernel: Tensor, dilation: int, kernel_size: Sequence[int]) -> Tenso
     """
     margins = _margins(kernel.shape[2:], dilation, kernel_size)
     if dilation > 1:
-        # Zeros between the taps, without writing into a tensor: torch.func could not batch that.
+        # Insert zeros between the taps without writing into a tensor, which torch.func could not batch.
         for axis in range(2, kernel.dim()):
             zeros = [torch.zeros_like(kernel)] * (dilation - 1)
             spread = torch.stack([kernel, *zeros], axis + 1).flatten(axis, axis + 1)
@@ -80,7 +80,7 @@ def _margins(size: Sequence[int], dilation: int, kernel_size: Sequence[int]) -> 
 
 
 def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
-    """Return the kernel sizes if all are odd, so that a centred kernel has a middle.
+    """Return the kernel sizes if all are odd, so that the kernel has a central tap.
 
     Raises:
         ValueError: otherwise.
@@ -96,16 +96,16 @@ def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
 
 
 def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any) -> str | tuple[int, int]:
-    """Return the padding with which a kernel of another extent gives an output of the same size.
+    """Return the padding for which a kernel of another extent gives an output of the same size.
 
     Args:
-        kernel_size: of the convolution that is replaced.
-        extent: of the new kernel, one integer or two.
-        padding: of the convolution that is replaced.
-        dilation: of both.
+        kernel_size: kernel size of the convolution to replace.
+        extent: size of the new kernel, one integer or two.
+        padding: padding of the convolution to replace.
+        dilation: dilation of both.
 
     Raises:
-        ValueError: if there is none, because the sizes differ by an odd number, or it would be negative.
+        ValueError: if no such padding exists, because the sizes differ by an odd number, or it would be negative.
 
     Example:
         >>> extended_padding(3, (7, 1), 1, 1)

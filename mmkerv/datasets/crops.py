@@ -6,7 +6,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.arguments import integers, one_of
 from mmkerv.registry import TRANSFORMS
 
-# Halves of the free rows and columns that are above and left of the crop.
+# Number of halves of the free rows above, and of the free columns left of, the crop.
 POSITIONS = {
     'top-left': (0, 0),
     'top-right': (0, 2),

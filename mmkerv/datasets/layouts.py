@@ -20,9 +20,9 @@ _JPEG_QUALITY = 90
 class CocoWriter:
     """Writer of scenes as ``{train,val}2017/*.jpg`` and ``annotations/instances_{train,val}2017.json``.
 
-    Each shape is one annotation of its visible pixels: the polygons follow their borders exactly (one polygon for each
-    part that occlusion leaves), ``area`` is their number, and ``bbox`` is the smallest box [x, y, width, height] around
-    them, in pixels.
+    Each shape has one annotation of its visible pixels: the polygons follow the pixels' borders exactly (one polygon
+    for each part that occlusion leaves), ``area`` is the number of pixels, and ``bbox`` the smallest box
+    [x, y, width, height] around them, in pixels.
     """
 
     def __init__(self, root: Path) -> None:

@@ -27,8 +27,8 @@ def trace_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """
     padded = np.pad(np.asarray(mask, dtype=bool), 1)
     inside = padded[1:-1, 1:-1]
-    # For each direction of a step: the neighbours on the other side of a border that is walked in this direction with
-    # the pixel on the right, and the corner of the pixel where the step starts.
+    # For each direction of a step: the neighbour across the border that is walked in this direction, with the pixel on
+    # the right, and the corner of the pixel where the step starts.
     neighbours = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
     corners = ((0, 0), (1, 0), (1, 1), (0, 1))
     leaving: dict[tuple[int, int], list[int]] = {}

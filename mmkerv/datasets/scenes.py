@@ -13,14 +13,14 @@ from PIL import Image
 from mmkerv.datasets.outlines import has_hole
 
 CLASSES = ('circle', 'rectangle', 'triangle')
-# Pixels; the three outlines are indistinguishable below it.
+# In pixels; the three outlines are indistinguishable below this radius.
 MIN_RADIUS = 6
-# Radii of shapes as fractions of the image: of a scene, and of a single shape.
+# Radii as fractions of the image: of the shapes of a scene, and of a single shape.
 SCENE_RADII, SINGLE_RADII = (0.09, 0.25), (0.22, 0.42)
-# Largest share of a shape that another one hides, and tries to find a position for a shape.
+# Largest share of a shape that another may hide, and number of attempts to place a shape.
 MAX_HIDDEN = 0.3
 _TRIES = 30
-# In 8-bit levels: ranges of the background's and of other colours, their distance, amplitudes of clouds and of noise.
+# In 8-bit levels: ranges of background and other colours, their least distance, amplitudes of clouds and noise.
 _GROUND, _COLOURS, _DISTANCE, _CLOUDS, _NOISE = (40, 215), (10, 245), 70, 70, 8
 
 Covers = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -49,7 +49,7 @@ def draw_scene(rng: np.random.Generator, size: int, max_shapes: int) -> Scene:
     """Draw 1 to ``max_shapes`` shapes, each with a radius of 9 to 25 % of the image and entirely inside it.
 
     Later shapes cover earlier ones. A position is rejected if the new shape would hide more than 30 % of an earlier
-    one, if more than 30 % of the new shape would cover earlier ones, or if the rest of an earlier one would have a
+    one, if more than 30 % of the new shape would cover earlier ones, or if what remains of an earlier one would have a
     hole. A shape is left out after 30 rejected positions, so a small image can have fewer shapes.
 
     Args:
@@ -121,7 +121,7 @@ def _place_shape(rng: np.random.Generator, label: int, size: int, low: float, hi
 
 
 def _coverage(covers: Covers, size: int, subpixels: int = 4) -> np.ndarray:
-    """Covered share (H, W) of each pixel, sampled at ``subpixels`` x ``subpixels`` points."""
+    """Return the covered share (H, W) of each pixel, sampled at ``subpixels`` x ``subpixels`` points."""
     points = (np.arange(size * subpixels) + 0.5) / subpixels
     inside = covers(points[None, :], points[:, None])
     return inside.reshape(size, subpixels, size, subpixels).mean(axis=(1, 3))
@@ -153,7 +153,7 @@ def _distant_colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.nd
 
 
 def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Weights (H, W) in [0, 1] of stripes, checks or coarse noise."""
+    """Draw weights (H, W) in [0, 1] of stripes, checks or coarse noise."""
     kind = int(rng.integers(3))
     if kind == 2:
         return _smooth_noise(rng, size, cells=max(4, size // 5))
@@ -172,7 +172,7 @@ def _background(rng: np.random.Generator, size: int, ground: np.ndarray) -> np.n
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Noise (H, W) in [0, 1] that varies over ``cells`` cells along each side."""
+    """Draw noise (H, W) in [0, 1] that varies over ``cells`` cells along each side."""
     coarse = Image.fromarray(rng.random((cells, cells)).astype(np.float32))
     return np.clip(np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC)), 0, 1)
 

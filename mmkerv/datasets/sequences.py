@@ -102,7 +102,7 @@ class Permute(SequenceTransform):
 
 @TRANSFORMS.register_module()
 class SubSample(SequenceTransform):
-    """Keep every n-th sample of a sequence, as data of a lower sampling rate.
+    """Keep every n-th sample of a sequence, as in data of a lower sampling rate.
 
     A network trained at the full rate is adapted by ``mmkerv.ops.set_resolution(model, 1 / step)``.
 
@@ -129,7 +129,7 @@ class SubSample(SequenceTransform):
 
 @TRANSFORMS.register_module()
 class DropSamples(SequenceTransform):
-    """Drop a random share of the samples of each sequence, as irregularly sampled data.
+    """Drop a random share of the samples of each sequence, as in irregularly sampled data.
 
     A dropped sample gets the value ``fill``, so that sequences keep their length and their times. If ``fill`` is the
     mean of the ``data_preprocessor``, dropped samples are zero after normalisation and do not contribute to a

@@ -39,13 +39,13 @@ Writer = CocoWriter | VocWriter | ImageNetWriter
 LAYOUTS: dict[str, type[Writer]] = {'coco': CocoWriter, 'voc': VocWriter, 'imagenet': ImageNetWriter}
 SETTINGS_FILE = 'shapes.json'
 _SPLITS = ('train', 'val')
-# Raised whenever the same settings would give other files.
+# Raised whenever the same settings would give different files.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """Settings of a data set; on one machine they determine its bytes.
+    """Settings of a data set, which determine its bytes on a given machine.
 
     Attributes:
         num_train: number of training scenes, 1 to 1,000,000.
@@ -103,7 +103,7 @@ def write_shapes(
         True if the data set was written, False if it existed.
 
     Raises:
-        FileExistsError: if ``out_dir`` is a file, or a folder with anything but that data set.
+        FileExistsError: if ``out_dir`` is a file, or a folder that holds anything but that data set.
         NotADirectoryError: if a parent of ``out_dir`` is a file.
 
     Example:
@@ -173,7 +173,7 @@ def _count_files(root: Path) -> int:
 
 
 def _exists(out_dir: Path, settings: ShapesSettings) -> bool:
-    """Whether ``out_dir`` contains the data set; raises FileExistsError if it contains anything else."""
+    """Return whether ``out_dir`` contains the data set; raises FileExistsError if it contains anything else."""
     advice = 'give another out_dir or remove this one'
     for parent in out_dir.parents:
         if parent.is_file():

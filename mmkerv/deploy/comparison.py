@@ -47,7 +47,7 @@ def compare(
     """Compare a trained network with the folded one, in evaluation mode, on a folder of images.
 
     Args:
-        config: config of the trained network; that of the folded one is ``folded`` with the suffix ``.py``.
+        config: config of the trained network; that of the folded one is the file ``folded`` with suffix ``.py``.
         checkpoint: trained weights.
         folded: folded weights.
         images: folder of images.
@@ -119,7 +119,7 @@ def table(before: dict[str, float], after: dict[str, float], comparison: Compari
         before: metrics of the trained network, as mmengine's test returns them.
         after: metrics of the folded one.
         comparison: result of :func:`compare`.
-        shape: height and width it was measured with.
+        shape: height and width that it was measured with.
 
     Example:
         >>> metrics = {'coco/bbox_mAP': 0.5, 'coco/bbox_mAP_50': 0.7}

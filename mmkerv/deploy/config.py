@@ -15,8 +15,8 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     """Return the config of the network after folding.
 
     Every ``conv_cfg`` of an operator is removed, or replaced by the operator's ``deploy_cfg``: an operator that folds
-    into another shape than the plain convolution's becomes a ``mmkerv.FoldedConv``. ``mmkerv.ResNet`` and its like
-    become upstream's. If the model then needs nothing of mmkerv, ``custom_imports`` and hooks of mmkerv are removed
+    into a shape other than the plain convolution's becomes a ``mmkerv.FoldedConv``. ``mmkerv.ResNet`` and its like
+    become upstream's. If the model then no longer needs mmkerv, ``custom_imports`` and hooks of mmkerv are removed
     too, and any OpenMMLab installation can use the config.
 
     Args:

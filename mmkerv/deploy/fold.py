@@ -16,7 +16,7 @@ from mmkerv.errors import FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.registry import operator_name
 
-# Height and width of the inputs that are compared, by default.
+# Default height and width of the inputs on which the networks are compared.
 CLASSIFIER_SHAPE, OTHER_SHAPE = (224, 224), (256, 256)
 
 
@@ -26,9 +26,9 @@ class FoldResult(NamedTuple):
     Args:
         report: what was replaced and kept.
         error: largest difference of any output, relative to the largest magnitude of that output.
-        associations: |K - W| / |W| of each operator that has a basic kernel W; 0 is an operator that still is the
-            identity.
-        inputs: number of inputs that were compared.
+        associations: |K - W| / |W| of each operator that has a basic kernel W; 0 means that the operator is
+            still the identity.
+        inputs: number of inputs on which the networks were compared.
 
     Example:
         >>> FoldResult(DeployReport(['conv1'], {}), 2e-7, [0.4], 1).error

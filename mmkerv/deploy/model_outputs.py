@@ -1,4 +1,4 @@
-"""Raw outputs of a model, the inputs to compute them with, and their differences: how two models are compared."""
+"""Comparison of two models: their raw outputs, inputs to compute these from, and the largest difference."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,8 @@ NUM_REGIONS = 64
 class RawOutputs(nn.Module):
     """Wrapper that maps a batch of images to a flat tuple of tensors, for exporters, tracers and counters.
 
-    A model of mmdetection, mmsegmentation or mmpretrain gives what :func:`raw_outputs` returns: preprocessing, boxes
-    and thresholds stay outside.
+    A model of mmdetection, mmsegmentation or mmpretrain yields what :func:`raw_outputs` returns: preprocessing, box
+    decoding and thresholds are left out.
 
     Args:
         model: such a model, or any network of images.
@@ -179,7 +179,7 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def _samples(model: nn.Module, shape: tuple[int, int]) -> list | None:
-    """Data samples for a detector, ``None`` for other models."""
+    """Return data samples for a detector, ``None`` for other models."""
     is_detector = (
         type(model).__module__.startswith('mmdet.') or hasattr(model, 'bbox_head') or hasattr(model, 'roi_head')
     )

@@ -42,7 +42,7 @@ def export_onnx(
         The largest difference.
 
     Raises:
-        ExportCheckError: if the file computes something else than the network.
+        ExportCheckError: if the file does not compute the same as the network.
         ValueError: for an unknown exporter.
         ImportError: without onnx or onnxruntime.
 

@@ -1,6 +1,6 @@
 """Networks, and placement of operators in them.
 
-``placement`` needs torch alone, the networks need mmengine, and the variants an upstream library.
+``placement`` needs only torch, the networks need mmengine, and the variants need an upstream library.
 """
 
 from importlib.util import find_spec

@@ -50,7 +50,7 @@ def same_padded(x: Tensor, kernel_size: Any, stride: Any, dilation: Any) -> Tens
 
 
 class AdaptivePadding:
-    """Mixin of a convolution or operator that pads as ``Conv2dAdaptivePadding`` does, and folds into one.
+    """Mixin of a convolution or operator that pads as ``Conv2dAdaptivePadding`` does, and folds into such a layer.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -128,11 +128,11 @@ def pad_adaptively(conv: nn.Module, padding: Any) -> nn.Module:
 
     Args:
         conv: operator, convolution, or the pair of convolutions that a separable kernel folds into. It shares its state
-            with the result; do not use it any more.
-        padding: attribute ``padding`` of the result: what the layer pads after the adaptive padding.
+            with the result; do not use it afterwards.
+        padding: attribute ``padding`` of the result: the padding that follows the adaptive one.
 
     Returns:
-        A layer of another class; of a pair, the pair itself with such layers, but for those of 1x1, which need no
+        A layer of another class; for a pair, the pair itself with its layers replaced, except 1x1 ones, which need no
         padding.
 
     Example:

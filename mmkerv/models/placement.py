@@ -27,7 +27,7 @@ class Where(NamedTuple):
             but the stem (necks, heads, transitions).
         kernel_sizes: ``'>1'`` every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
         depthwise: whether to select depthwise convolutions (as many groups as input channels, more than one).
-        names: regular expressions, of which one must match somewhere in the convolution's name; ``None`` is any name.
+        names: regular expressions, of which one must match somewhere in the convolution's name; ``None`` matches any.
 
     Example:
         >>> Where.of({'stages': (3, 4), 'depthwise': False})

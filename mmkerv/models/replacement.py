@@ -38,7 +38,7 @@ class Operator(NamedTuple):
 
         Raises:
             TypeError: if ``conv_cfg`` is not a dict with a ``type``.
-            ValueError: if nothing is registered under that name, or something else than a convolution is.
+            ValueError: if nothing is registered under that name, or it is not a convolution.
 
         Example:
             >>> Operator.of(dict(type=nn.Conv2d)).name
@@ -69,7 +69,7 @@ class Operator(NamedTuple):
 
     @property
     def always_plain(self) -> bool:
-        """Whether the layers are plain convolutions, so that convolutions of the same shape may be kept.
+        """Return whether the layers are plain convolutions, so that convolutions of the same shape may be kept.
 
         Example:
             >>> Operator.of(dict(type='FoldedConv')).always_plain
@@ -79,7 +79,7 @@ class Operator(NamedTuple):
 
     @property
     def advice_for_plain(self) -> str:
-        """Advice for messages: how to replace a layer that the operator leaves plain.
+        """Advice on replacing a layer that the operator leaves plain, for messages.
 
         Example:
             >>> Operator.of(dict(type='CoCConv')).advice_for_plain

@@ -26,7 +26,7 @@ FALLBACK = 'mmpretrain'
 
 
 def find_library(family: str, host: str | None = None) -> str:
-    """Return the library of a backbone.
+    """Return the library that a backbone comes from.
 
     A library without that family of backbones falls back to mmpretrain, with a warning in the log.
 
@@ -97,12 +97,12 @@ def variant(family: str, host: str) -> type[nn.Module]:
 
 @contextmanager
 def plain_convolutions(model: nn.Module) -> Iterator[None]:
-    """Make the operators of a model instances of ``nn.Conv2d`` inside the block, for initialisers that ask for them.
+    """Make the operators of a model instances of ``nn.Conv2d`` inside the block, for initialisers that look for them.
 
-    Some upstream networks initialise by ``isinstance(m, nn.Conv2d)``, which no operator passes otherwise. Operators
+    Some upstream networks initialise by ``isinstance(m, nn.Conv2d)``, which is false for operators otherwise. Operators
     without a basic kernel are left out: they have no weight that a plain initialiser could set.
 
-    Only the class of the live operator is exchanged, for a subclass of it. A stand-in convolution with the operator's
+    Only the class of the live operator is replaced, by a subclass of it. A stand-in convolution with the operator's
     parameters would not do: checkpoints are loaded inside the block too (``init_cfg=dict(type='Pretrained')``), into
     all parameters of the operator and by the operator's own rules.
 

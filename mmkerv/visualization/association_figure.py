@@ -15,13 +15,13 @@ from mmkerv.ops.coc.functional import _tile
 from mmkerv.ops.coc.module import CoCConv2d, standardized
 from mmkerv.visualization import tiles
 
-# Default numbers, still readable: association groups on a sheet; rows of groups and columns of inputs in a table.
+# Default numbers, small enough to read: association groups on a sheet; rows of groups and columns of inputs in a table.
 GROUPS, ROWS, COLUMNS = 36, 6, 6
 # Widths within a cell of width 1: a tile, the strip of super kernels left of it, and a super kernel in the strip.
 BOX, STRIP, SUPER_BOX = 0.92, 0.3, 0.24
 # Free height below the tile of a cell, for its label, and the distance of the label from the next cell.
 GAP, LABEL_GAP = 0.14, 0.03
-# Inches: a cell is as wide as fits a panel, within the bounds; the whole figure is at least this large.
+# Inches: cells share the width of a panel, within these bounds; the figure has at least these sizes.
 PANEL_WIDTH, CELL_WIDTHS = 4.6, (0.62, 1.1)
 MARGIN, MIN_WIDTH, MIN_HEIGHT = 0.8, 5.0, 1.7
 # Input channels that are drawn as the colours of one tile.
@@ -61,7 +61,7 @@ def association_arrays(operator: CoCConv2d) -> dict[str, np.ndarray]:
 def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = None) -> Figure:
     """Draw the kernels before and after association, each association group as one tile.
 
-    After association, the super kernels of a group are at the left of its tile. Three input channels are drawn as one
+    After association, the super kernels of a group are to the left of its tile. Three input channels are drawn as one
     coloured tile, as in Figure 9; more input channels have a column each.
 
     Args:
@@ -150,7 +150,7 @@ def _place_supers(axes, operator: CoCConv2d, arrays: dict, group: int, pick, lef
 
 
 def _super_kernel(weight: np.ndarray, share: str | None, group: int, pick) -> np.ndarray:
-    """The super kernel of a group and an input channel: (H, W), or (3, H, W) for three channels in colour."""
+    """Return the super kernel of a group and an input channel: (H, W), or (3, H, W) for three channels in colour."""
     if share == 'cico':
         return weight[0, 0]
     if share == 'ci':
@@ -161,5 +161,5 @@ def _super_kernel(weight: np.ndarray, share: str | None, group: int, pick) -> np
 
 
 def _filters(arrays: dict[str, np.ndarray], group: int) -> str:
-    """The numbers of the filters of a group, such as '0–3'."""
+    """Format the numbers of the filters of a group, such as '0–3'."""
     return tiles.ranges([f for f in arrays['filters'][group].flat if f >= 0])

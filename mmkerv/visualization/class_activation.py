@@ -53,7 +53,7 @@ class Activation(NamedTuple):
 
 
 def cam_method(name: str) -> type:
-    """Return the class of grad-cam with a name; upper and lower case do not matter.
+    """Return the class of grad-cam for a name, ignoring case.
 
     Raises:
         ArgumentError: for an unknown name.

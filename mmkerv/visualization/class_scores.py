@@ -1,4 +1,4 @@
-"""Scores of the categories for models of any task, which class activation maps explain."""
+"""Category scores of models of any task, to be explained by class activation maps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import forward
 from mmkerv.visualization.pictures import valid_size
 
-# Names of categories that a message lists at most.
+# Largest number of category names in a message.
 NAMES = 30
 
 
@@ -48,12 +48,12 @@ class ClassScores(nn.Module):
 
     @property
     def segments(self) -> bool:
-        """Whether the model is a segmentor."""
+        """Return whether the model is a segmentor."""
         return hasattr(self.model, 'encode_decode')
 
     @property
     def detects(self) -> bool:
-        """Whether the model is a detector."""
+        """Return whether the model is a detector."""
         return hasattr(self.model, 'bbox_head') or hasattr(self.model, 'roi_head')
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ClassScores(nn.Module):
 
     @torch.no_grad()
     def likeliest(self, inputs: Tensor, names: Sequence[str] | None = None) -> int:
-        """Return the category of the highest logit; of a segmentor, that of most pixels, the background last."""
+        """Return the category of the highest logit; for a segmentor, that of most pixels, with the background last."""
         if self.segments:
             counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
             background = names is not None and names[0].lower() == 'background'
@@ -186,7 +186,7 @@ def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool =
 
 
 def category_index(category: str, names: Sequence[str] | None, count: int, predicted: Sequence[int] = ()) -> int:
-    """Return the index of a category from its index or name as the user wrote it.
+    """Return the index of a category that a user gave by index or name.
 
     Args:
         category: index or name.

@@ -15,7 +15,7 @@ from mmkerv.visualization import tiles
 CURVES, SURFACES = 4, 4
 # Samples that are still distinguishable on a curve; of a longer kernel, the last ones are enlarged in a second panel.
 DOTS = 64
-# Points along each axis of a fine grid, by dimension: for each sample of the kernel, at least, at most.
+# Points along each axis of a fine grid, by dimension: per sample of the kernel, minimum, maximum.
 FINE = {1: (8, 801, 8001), 2: (10, 61, 121)}
 # Inches: widths of the figure without and with the enlarged end, height of a curve, width of a surface, their margins.
 WIDTH, LONG_WIDTH, CURVE_HEIGHT, CURVES_MARGIN = 7.2, 9.0, 1.15, 0.8
@@ -56,7 +56,7 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
         sampled = operator._forward_kernel().float()
         size, width = tuple(sampled.shape[2:]), sampled.shape[1]
         rows = tiles.select_kernels(sampled.cpu().numpy(), topk, CURVES if operator.dims == 1 else SURFACES)
-        # The input channel to draw of a filter: the one of the largest norm with `topk`, else the first.
+        # The input channel of each filter to draw: with `topk` the one of the largest norm, else the first.
         norms = sampled.flatten(2).norm(dim=2).cpu().numpy()
         inputs = norms[rows].argmax(1) if topk else np.zeros(len(rows), dtype=np.int64)
         flat = torch.as_tensor(rows * width + inputs, device=sampled.device)
@@ -112,7 +112,7 @@ def continuous_details(operator: ContinuousKernel) -> str:
 
 
 def _values(operator: ContinuousKernel, positions: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """Kernels of these flat channels at any positions, at the scale of the layer's samples."""
+    """Evaluate the kernels of flat channels at any positions, at the scale of the layer's samples."""
     net = operator.kernel_net
     weights = [layer.weight.float() for layer in net.layers]
     biases = [None if layer.bias is None else layer.bias.float() for layer in net.layers]
@@ -161,7 +161,7 @@ def _surfaces(operator: ContinuousKernel, arrays: dict[str, np.ndarray], title: 
     for column, (channel, values, sampled) in enumerate(zip(arrays['channels'], arrays['curve'], arrays['sampled'])):
         scale = tiles.largest(values)
         colour = {'cmap': tiles.SIGNED, 'vmin': -scale, 'vmax': scale}
-        # Sorted by depth, the samples behind a wave of the surface would be hidden.
+        # If matplotlib sorted by depth, the surface would hide the samples behind it.
         surface = figure.add_subplot(2, number, column + 1, projection='3d', computed_zorder=False)
         surface.plot_surface(x, y, values, rcount=60, ccount=60, linewidth=0, alpha=0.85, **colour)
         surface.scatter(sample_x, sample_y, sampled.ravel(), s=2.5, color='black', depthshade=False, zorder=2)

@@ -72,7 +72,7 @@ def select_maps(recorded: dict[str, list[Tensor]], names: Sequence[str], images:
     Args:
         recorded: maps from :func:`recording`.
         names: as in :func:`split_name`; a layer without an index means all its maps.
-        images: number of images; maps of another number, such as those of regions, are ignored.
+        images: number of images; maps of a different number, such as those of regions, are ignored.
 
     Raises:
         ConfigError: if a layer returned no such map.
@@ -102,7 +102,7 @@ def select_maps(recorded: dict[str, list[Tensor]], names: Sequence[str], images:
 
 
 def forward(model: nn.Module, inputs: Tensor, samples: list | None = None) -> Any:
-    """Return a model's raw outputs for inputs (N, C, H, W), with gradients; of a segmentor, logits (N, K, H, W).
+    """Return a model's raw outputs for inputs (N, C, H, W), with gradients; for a segmentor, logits (N, K, H, W).
 
     Example:
         >>> forward(model, torch.rand(1, 3, 224, 224)).shape  # doctest: +SKIP
@@ -143,9 +143,9 @@ def feature_maps(
 
 @torch.no_grad()
 def last_map(model: nn.Module, inputs: Tensor) -> str:
-    """Return the name of the backbone's last feature map: ``'backbone:-1'``, or its last layer that returns one.
+    """Return the name of the backbone's last feature map, ``'backbone:-1'``, or of its last layer that returns one.
 
-    The second is for backbones that return a vector, such as LeNet-5.
+    The latter is for backbones that return a vector, such as LeNet-5.
 
     Raises:
         ConfigError: if no layer of the backbone returns feature maps.

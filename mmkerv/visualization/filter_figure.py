@@ -1,4 +1,4 @@
-"""The filters of a layer as small tiles: the picture of kervolutions and of every layer without one of its own.
+"""Filters of a layer as small tiles: the picture of kervolutions and of every layer without a picture of its own.
 
 Kervolutional Neural Networks, CVPR 2019, Figure 1.
 """
@@ -16,13 +16,13 @@ from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.visualization import tiles
 
-# Default numbers, still readable: filters on a sheet; rows of filters and columns of inputs in a table.
+# Default numbers, small enough to read: filters on a sheet; rows of filters and columns of inputs in a table.
 FILTERS, ROWS, COLUMNS = 64, 8, 8
-# A sheet has at least this many columns if it has as many filters.
+# Least number of columns of a sheet, unless it has fewer filters.
 SHEET_COLUMNS = 6
 # Width of a tile in a cell of width 1, and the free heights below it: with a label, and without.
 BOX, LABEL, GAP = 0.92, 0.24, 0.08
-# Inches: a cell is as wide as fits the sheet, within the bounds; the whole figure is at least this large.
+# Inches: cells share the width of the sheet, within these bounds; the figure has at least these sizes.
 SHEET_WIDTH, CELL_WIDTHS = 6.0, (0.5, 1.0)
 MARGIN, MIN_WIDTH, MIN_HEIGHT = 0.5, 4.5, 1.3
 # Input channels that are drawn as the colours of one tile.
@@ -60,9 +60,9 @@ def _(operator: Kervolution) -> dict[str, np.ndarray]:
 def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None) -> Figure:
     """Draw filters as tiles, each filter on its own colour scale.
 
-    Filters of one input channel, or of three (in colour), fill a sheet; of more, each filter has a row with a column
-    for each input channel. A tile of a 1-D kernel has a row for each input channel; a 3-D kernel has a column for each
-    slice.
+    Filters of one input channel, or of three (in colour), fill a sheet; with more channels, each filter has a row with
+    a column for each of them. A tile of a 1-D kernel has a row for each input channel; a 3-D kernel has a column for
+    each slice.
 
     Args:
         operator: layer.
@@ -135,7 +135,7 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _label(arrays: dict[str, np.ndarray], output: int) -> str:
-    """The number of a filter, and its hyperparameters where each filter has learned its own."""
+    """Format the number of a filter, and its hyperparameters where each filter has learned its own."""
     learned = [
         f'{name} {values[output]:.2g}' for name, values in arrays.items() if name != 'kernel' and len(values) > 1
     ]

@@ -85,7 +85,7 @@ class KernelVisualizationHook(Hook):
 
     @master_only
     def _draw(self, runner: Runner, step: int) -> None:
-        # matplotlib is imported here, where something is drawn, and not with the hook.
+        # matplotlib is needed only when something is drawn, so it is not imported with the hook.
         from mmkerv.visualization.kernel_figures import kernel_figure
         from mmkerv.visualization.tiles import pixels
 

@@ -191,7 +191,7 @@ def draw_receptive_fields(fields: Sequence[tuple[str, ReceptiveField]], shares: 
 
 
 def _middle(weights: np.ndarray) -> int:
-    """The middle of the positive weights or, if they reach an end, the median position."""
+    """Return the middle of the positive weights or, if they reach an end, the median position."""
     responding = np.flatnonzero(weights)
     if len(responding) and responding[0] > 0 and responding[-1] < len(weights) - 1:
         return int(responding[0] + responding[-1] + 1) // 2

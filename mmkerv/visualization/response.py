@@ -1,4 +1,4 @@
-"""Response of kervolutions along a line in patch space, compared with that of other kernels to the same patches."""
+"""Responses of kervolutions along a line in patch space, beside those of other kernels to the same patches."""
 
 import math
 
@@ -133,7 +133,7 @@ def _value_of_filter(value: object, number: int) -> object:
 
 
 def _with_defaults(name: str, operator: Kervolution) -> str:
-    """A kernel of the library and its default hyperparameters, as the title of a panel."""
+    """Format a kernel of the library and its default hyperparameters, as the title of a panel."""
     values = checked_hyperparameters(find_kernel(name), operator.weight[0].numel(), {})
     return ', '.join([name, *(f'{key}={value:.3g}' for key, value in values.items())])
 

@@ -48,7 +48,7 @@ def spectrum_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, n
     Returns:
         ``filters`` (n,), the drawn filters; ``kernel`` (n, N, N), or (n, N) for sequences, their log magnitude in
         decibels, see :func:`log_magnitude`; ``kernel_mean`` (M, M) or (M,), that of the mean power of all filters,
-        M <= N; of a ``CoCConv`` also ``weight`` and ``weight_mean``, the same before association.
+        M <= N; for a ``CoCConv`` also ``weight`` and ``weight_mean``, the same before association.
 
     Raises:
         ValueError: if the kernels have three spatial axes.
@@ -78,7 +78,7 @@ def spectrum_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, n
 
 
 def spectrum_figure(operator: nn.Module, name: str = '', topk: int | None = None) -> Figure:
-    """Draw the log magnitude of a layer's kernels over frequency, of the mean of all filters and of some filters.
+    """Draw the log magnitude of a layer's kernels over frequency, for the mean of all filters and for some filters.
 
     A ``CoCConv`` has one row before and one after association. Frequency 0 is in the middle, the Nyquist frequency 0.5
     at the edges.
@@ -103,12 +103,12 @@ def spectrum_figure(operator: nn.Module, name: str = '', topk: int | None = None
 
 
 def _power_of_two(points: int, least: int) -> int:
-    """The smallest power of two from ``points`` on, at least ``least``."""
+    """Return the smallest power of two that is at least ``points`` and ``least``."""
     return max(least, 2 ** math.ceil(math.log2(points)))
 
 
 def _power(kernel: Tensor, points: int) -> Tensor:
-    """Power (O, *N) of kernels (O, I, *size), summed over the input channels."""
+    """Return the power (O, *N) of kernels (O, I, *size), summed over the input channels."""
     axes = tuple(range(2, kernel.dim()))
     power = torch.fft.fftn(kernel.float(), [points] * len(axes), axes).abs().square().sum(1)
     return torch.fft.fftshift(power, tuple(axis - 1 for axis in axes))

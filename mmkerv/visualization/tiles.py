@@ -15,12 +15,12 @@ from mmkerv.ops.core import arguments
 SIGNED = 'RdBu_r'
 MISSING = (0.88, 0.88, 0.88, 1.0)
 INK, FRAME = '#333333', '#999999'
-# Inches above a panel for the titles of figure and panel, and letters of a figure's title in an inch.
+# Inches above a panel for the titles of figure and panel, and letters per inch of a figure's title.
 HEADING, LETTERS_PER_INCH = 0.75, 13
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """Return an empty figure of a size in inches, which needs no display.
+    """Return an empty figure of a given size in inches, which needs no display.
 
     Example:
         >>> new_figure(2, 1, 'conv1').get_size_inches().tolist()
@@ -141,7 +141,7 @@ def draw_tile(
 
 
 def open_axes(axes: Axes, width: float, height: float, title: str = '') -> None:
-    """Turn an axes into a blank sheet of a size, with equal scales in both directions; y grows downwards.
+    """Turn an axes into a blank sheet of a given size, with equal scales in both directions; y grows downwards.
 
     Example:
         >>> axes = new_figure(1, 1, '').add_subplot(); open_axes(axes, 4, 2)

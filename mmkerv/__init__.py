@@ -1,4 +1,4 @@
-"""New convolutions for every mmdetection, mmsegmentation and mmpretrain model, by one line of config.
+"""New convolutions for every mmdetection, mmsegmentation and mmpretrain model, with one line of config.
 
 Importing it changes mmengine, if that is installed, in three ways and nothing else:
 
@@ -8,7 +8,7 @@ Importing it changes mmengine, if that is installed, in three ways and nothing e
   ``mmseg`` where mmsegmentation is installed as ``onedl-mmsegmentation``.
 - ``mmengine.config.Config._get_cfg_path`` resolves ``mmkerv::`` paths.
 
-It warns of versions that are not tested. ``mmkerv.ops`` needs torch alone. Changes that a training run needs beyond
+It warns of versions that are not tested. ``mmkerv.ops`` needs only torch. Changes that a training run needs beyond
 these are in :mod:`mmkerv.engine.config.patches`.
 """
 

@@ -25,7 +25,7 @@ from mmkerv.visualization.pictures import SUFFIXES
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-# By the class of the layer: picture(layer, title, topk), arrays(layer, topk), and details(layer), the end of the title.
+# Dispatched on the class of the layer; details(layer) is the end of the picture's title.
 picture = singledispatch(filter_figure)
 picture.register(CoCConv2d, association_figure)
 picture.register(ContinuousKernel, continuous_figure)
@@ -128,7 +128,7 @@ def kernel_layers(model: nn.Module, names: Sequence[str] | None = None) -> dict[
 
     Args:
         model: any module.
-        names: layers, or modules that contain operators; ``None`` is the whole model.
+        names: layers, or modules that contain operators; ``None`` selects all operators of the model.
 
     Raises:
         ConfigError: if there is no operator, or the model does not have a name.

@@ -1,6 +1,6 @@
-"""Spatial association of convolution kernels: the core of convolution of convolution.
+"""Spatial association of convolution kernels, the core of convolution of convolution.
 
-K = untile(norm(s * tile(W)) + tile(W)), with * a "same" convolution by super kernels s.
+K = untile(norm(s * tile(W)) + tile(W)), where * is a "same" convolution with super kernels s.
 Convolution of Convolution: Let Kernels Spatially Collaborate (CVPR 2022), section 3.1, steps (0) to (3), equation 1.
 """
 
@@ -18,19 +18,19 @@ from mmkerv.ops.core.tracing import is_recording
 
 SHARE_MODES = ('ci', 'co', 'cico', None)
 
-# Beyond this many taps in a tile the matrix of a super convolution outgrows what a batched product saves.
+# Beyond this many taps in a tile the matrix of a super convolution costs more than a batched product saves.
 MATRIX_TAPS_LIMIT = 256
-# With fewer input channels it is larger than the kernels: in depthwise layers, many times.
+# With fewer input channels that matrix is larger than the kernels, many times larger in depthwise layers.
 MATRIX_LEAST_INPUTS = 8
 
 LAYER_NORM_EPS = 1e-5
 
 
 def num_associations(out_channels: int, groups: int, association: int) -> int:
-    """Number G of association groups that ``out_channels`` filters form.
+    """Return the number G of association groups that ``out_channels`` filters form.
 
-    Each convolution group is padded to a multiple of ``association**2`` by itself if it holds that many filters;
-    otherwise (depthwise and nearly so) neighbouring filters are associated across convolution groups.
+    A convolution group of at least ``association**2`` filters is padded separately, to a multiple of that number. With
+    fewer filters per group (depthwise layers and similar ones) neighbouring filters are associated across groups.
 
     Example:
         >>> num_associations(18, 1, 2), num_associations(64, 32, 2), num_associations(58, 58, 2)
@@ -43,9 +43,9 @@ def num_associations(out_channels: int, groups: int, association: int) -> int:
 def super_weight_shape(
     weight_shape: Sequence[int], super_size: tuple[int, int], share: str | None, groups: int, association: int
 ) -> tuple[int, int, int, int]:
-    """Shape of a super layer's weight for a basic ``weight`` of shape (O, I/g, kH, kW).
+    """Return the shape of a super layer's weight for a basic ``weight`` of shape (O, I/g, kH, kW).
 
-    (G, 1, skH, skW) for share ``'ci'``, (I/g, 1, skH, skW) for ``'co'``, (1, 1, skH, skW) for ``'cico'`` and
+    It is (G, 1, skH, skW) for share ``'ci'``, (I/g, 1, skH, skW) for ``'co'``, (1, 1, skH, skW) for ``'cico'`` and
     (I/g, I/g, skH, skW) for ``None``.
 
     Example:
@@ -70,33 +70,33 @@ def spatial_association(
     norms: Sequence[tuple[Tensor, Tensor] | None] | None = None,
     selector: Tensor | None = None,
 ) -> Tensor:
-    r"""Let the kernels of a layer collaborate: convolve tiles of them with super kernels.
+    r"""Associate the kernels of a layer by convolving tiles of them with super kernels.
 
     :math:`X_0 = \mathrm{tile}(W)`, :math:`X_{l+1} = \mathrm{norm}_l(s_l * X_l + b_l) + X_l`,
-    :math:`K = \mathrm{untile}(X_L)`; without ``skip`` the last term is absent, without ``norms`` norm is the identity.
+    :math:`K = \mathrm{untile}(X_L)`; without ``skip`` the last term is omitted, without ``norms`` norm is the identity.
 
     Filter ``r * association + c`` of a group lies at row r, column c of its tile. Missing filters of the last group are
     zero, and are zeroed again before each super layer.
 
     Args:
         weight: basic kernels of shape (O, I/g, kH, kW).
-        super_weights: one weight for each super layer, of the shape :func:`super_weight_shape` returns; odd sizes.
-        super_biases: one bias (G,), (I/g,), (1,) or (I/g,) for each super layer, or ``None``.
+        super_weights: one weight per super layer, of the shape that :func:`super_weight_shape` returns; odd sizes.
+        super_biases: one bias per super layer, (G,), (I/g,), (1,) or (I/g,) depending on ``share``, or ``None``.
         association: filters along each side of a tile, >= 1.
-        super_dilation: distance of the super kernels' taps, along height and width.
-        groups: groups of the convolution the kernels belong to.
-        share: what shares a super kernel: ``'ci'`` the input channels, ``'co'`` the groups, ``'cico'`` both,
-            ``None`` nothing, the input channels are mixed.
+        super_dilation: distance between the super kernels' taps, along height and width.
+        groups: groups of the convolution that the kernels belong to.
+        share: what a super kernel is shared by: ``'ci'`` the input channels, ``'co'`` the association groups,
+            ``'cico'`` both; with ``None`` the super convolution mixes the input channels.
         skip: add each super layer's input to its output.
         norms: scale and shift (G, association * kH, association * kW) of each super layer's layer norm, which
             normalises over these axes for every input channel; only for share ``'ci'``.
-        selector: what :func:`tap_selector` returns for this geometry; computed if not given.
+        selector: result of :func:`tap_selector` for this geometry; computed if not given.
 
     Returns:
         The associated kernels, (O, I/g, kH, kW), in the type of ``weight``.
 
     Raises:
-        ValueError: if a super weight does not have the shape that ``weight`` and the arguments require.
+        ValueError: if a super weight does not have the shape that the other arguments require.
 
     Example:
         >>> weight = torch.randn(8, 3, 3, 3)
@@ -114,7 +114,7 @@ def spatial_association(
                 f'share={share!r}, groups={groups}, association={association}; got {tuple(super_weight.shape)}'
             )
     by_matrix = uses_matrix(weight.shape, association, share)
-    # The product that keeps no tiles is a custom autograd function: compilers and exporters need the plain one.
+    # The product that keeps no tiles is a custom autograd function; compilers and exporters need plain operations.
     if by_matrix and share == 'ci' and not norms and not is_recording():
         kernel = weight
         for super_weight, bias in zip(super_weights, biases):
@@ -136,7 +136,7 @@ def spatial_association(
 
 
 def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None) -> bool:
-    """Return ``True`` if a super convolution over kernels (O, I/g, kH, kW) is done as a matrix product.
+    """Return ``True`` if the super convolution of kernels (O, I/g, kH, kW) is computed as a matrix product.
 
     Example:
         >>> [uses_matrix((64, inputs, 3, 3), 2, share) for inputs, share in ((64, 'ci'), (1, 'ci'), (64, None))]
@@ -150,10 +150,10 @@ def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None
 def tap_selector(
     association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
 ) -> Tensor:
-    """0/1 matrix that spreads a super kernel into the matrix of its convolution over a tile.
+    """Return the 0/1 matrix that expands a super kernel into the matrix of its convolution over a tile.
 
-    A product instead of an indexed read: the gradient of the latter adds tap by tap, 30 ms for 128 super kernels on a
-    CPU, and in no fixed order on a GPU.
+    A product is used instead of indexing, whose gradient adds tap by tap: that takes 30 ms for 128 super kernels on a
+    CPU, and has no fixed order on a GPU.
 
     Returns:
         (skH * skW, T * T) with T = association**2 * kH * kW.
@@ -170,13 +170,13 @@ def tap_selector(
 def tap_table(
     association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
 ) -> Tensor:
-    """Table of the super kernel's tap that joins each pair of taps of a tile.
+    """Return a table with the tap of the super kernel that connects each pair of taps of a tile.
 
-    Taps are numbered filter by filter, (filter, row, column), T = association**2 * kH * kW of them.
+    The T = association**2 * kH * kW taps of a tile are numbered in the order (filter, row, column).
 
     Returns:
-        (T, T) integers: index of the super kernel's tap that carries column's tap into row's tap, or skH * skW, one
-        past the last, where none does.
+        (T, T) integers: entry (i, j) is the index of the super kernel's tap that multiplies input tap j in output tap
+        i, or skH * skW, one past the last index, if there is none.
 
     Example:
         >>> tap_table(1, (1, 3), (1, 3), (1, 1)).tolist()
@@ -198,12 +198,12 @@ def tap_table(
 
 
 def _blocks(out_channels: int, groups: int, association: int) -> int:
-    """Number of blocks of filters that are padded and associated by themselves."""
+    """Return the number of blocks of filters that are padded and associated separately."""
     return groups if out_channels // groups >= association**2 else 1
 
 
 def _missing_filters(filters: int, tile: int) -> int:
-    """Number of filters to add so that tiles of ``tile`` filters can be filled."""
+    """Return the number of filters to add to fill all tiles of ``tile`` filters."""
     return ceil_div(filters, tile) * tile - filters
 
 
@@ -247,7 +247,7 @@ def _associated(
     super_dilation: tuple[int, int],
     skip: bool,
 ) -> Tensor:
-    """One super layer with a super kernel for each association group, from kernels (O, I/g, kH, kW) to kernels."""
+    """Apply a super layer with one super kernel per association group to kernels (O, I/g, kH, kW)."""
     outputs, inputs, *kernel_size = weight.shape
     blocks, filters = _blocks(outputs, groups, association), association**2
     missing = _missing_filters(outputs // blocks, filters)
@@ -265,7 +265,7 @@ def _associated(
 def _super_conv_by_matrix(
     tiles: Tensor, super_weight: Tensor, bias: Tensor | None, selector: Tensor, share: str | None, residual: bool
 ) -> Tensor:
-    """Super convolution, plus its input if ``residual``, as one batched product of a (T, T) matrix and the tiles."""
+    """Compute a super convolution, plus its input if ``residual``, as a product of (T, T) matrices and the tiles."""
     groups, length, inputs = tiles.shape
     matrix = (super_weight.flatten(1) @ selector).view(-1, length, length)
     if share == 'co':
@@ -291,7 +291,7 @@ def _super_conv(
     dilation: tuple[int, int],
     share: str | None,
 ) -> Tensor:
-    """Super convolution as a convolution over the tiles laid out in the plane."""
+    """Compute a super convolution as a convolution of the tiles, laid out in the plane."""
     plane = _to_plane(tiles, association, kernel_size)
     groups, inputs, height, width = plane.shape
     x = plane.transpose(0, 1) if share == 'ci' else plane
@@ -313,7 +313,7 @@ def _layer_norm(tiles: Tensor, affine: tuple[Tensor, Tensor], association: int) 
 
 
 def _to_plane(tiles: Tensor, association: int, kernel_size: tuple[int, int]) -> Tensor:
-    """(G, association**2 * kH * kW, I/g) -> (G, I/g, association * kH, association * kW)."""
+    """Reorder (G, association**2 * kH * kW, I/g) to (G, I/g, association * kH, association * kW)."""
     a, (kh, kw) = association, kernel_size
     x = tiles.reshape(tiles.shape[0], a, a, kh, kw, tiles.shape[2]).permute(0, 5, 1, 3, 2, 4)
     return x.reshape(tiles.shape[0], tiles.shape[2], a * kh, a * kw)

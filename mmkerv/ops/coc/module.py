@@ -1,4 +1,4 @@
-"""CoCConv2d: convolution by kernels that collaborate spatially.
+"""CoCConv2d: convolution with kernels that collaborate spatially.
 
 y = conv2d(x, K(W), b), K = untile(norm(s * tile(W)) + tile(W)).
 Convolution of Convolution: Let Kernels Spatially Collaborate, CVPR 2022, sections 3.1 and 3.2.
@@ -33,13 +33,13 @@ from mmkerv.ops.core.tracing import is_recording
 
 
 class SuperLayer(nn.Module):
-    """Parameters of one super convolution; no forward of its own.
+    """Parameters of one super convolution, without a forward.
 
-    ``weight`` has the shape that :func:`mmkerv.ops.coc.functional.super_weight_shape` returns, ``bias`` one number for
-    each super kernel or is ``None``; with ``norm_shape`` there are the scale ``norm_weight`` and shift ``norm_bias`` of
-    a layer norm.
+    ``weight`` has the shape that :func:`mmkerv.ops.coc.functional.super_weight_shape` returns; ``bias`` has one number
+    per super kernel or is ``None``; with ``norm_shape`` there are the scale ``norm_weight`` and the shift ``norm_bias``
+    of a layer norm.
 
-    Neither its name nor its base is one that upstream initialisers match.
+    Upstream initialisers match neither its name nor its base class.
 
     Example:
         >>> SuperLayer((16, 1, 3, 3), bias=True).bias.shape
@@ -61,7 +61,7 @@ class SuperLayer(nn.Module):
 
     @torch.no_grad()
     def reset(self, options: CoCOptions) -> None:
-        """Start as the identity, or with the uniform Kaiming weights of ``nn.Conv2d`` and no bias.
+        """Initialise to the identity, or with the uniform Kaiming weights of ``nn.Conv2d`` and zero bias.
 
         Example:
             >>> layer = SuperLayer((4, 1, 3, 3), bias=True)
@@ -72,7 +72,7 @@ class SuperLayer(nn.Module):
         if identity and self.norm_weight is None:
             nn.init.zeros_(self.weight)
             if not options.skip:
-                # `dirac_` puts a centred delta on the diagonal; shared super kernels have one input each.
+                # `dirac_` sets a centred delta on the diagonal; shared super kernels have one input each.
                 nn.init.dirac_(self.weight, groups=1 if options.share is None else self.weight.shape[0])
         else:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -94,39 +94,41 @@ class SuperLayer(nn.Module):
 
 
 class CoCConv2d(GeneratedKernel, Conv2d):
-    r"""Convolution of convolution: ``conv2d`` by spatially associated kernels.
+    r"""Convolution of convolution: ``conv2d`` with spatially associated kernels.
 
     :math:`y = \mathrm{conv2d}(x, K, b)` with
     :math:`K = \mathrm{untile}(\mathrm{norm}(s * \mathrm{tile}(W)) + \mathrm{tile}(W))`
 
-    x (N, C, H, W), y (N, O, H', W'), W and K (O, C/groups, kH, kW). Groups of ``association**2`` filters are laid out
-    as one tile each and convolved by super kernels s, so they are learned together; the result is one plain
-    convolution, which :meth:`to_conv2d` returns.
+    x (N, C, H, W), y (N, O, H', W'), W and K (O, C/groups, kH, kW). Each group of ``association**2`` filters is
+    laid out as one tile and convolved with super kernels s, so its filters are learned together; the layer is
+    equivalent to one plain convolution, which :meth:`to_conv2d` returns.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as ``nn.Conv2d`` has them. The kernel sizes must be odd.
-        association: filters along each side of a tile (``sa`` of the paper), >= 1.
+            as in ``nn.Conv2d``. The kernel sizes must be odd.
+        association: filters along each side of a tile (``sa`` in the paper), >= 1.
         kernel_plus: how far a super kernel reaches beyond a basic one (``skp``), even, >= 0;
-            :func:`mmkerv.ops.coc.super_kernel.super_kernel` says which kernel that is.
+            see :func:`mmkerv.ops.coc.super_kernel.super_kernel`.
         num_layers: super convolutions in a row (``sl``), >= 1.
         skip: add each super layer's input to its output.
-        dilate: ``True`` the authors' dilated super kernels, ``'paper'`` none beyond ``kernel_size + kernel_plus``,
-            ``False`` undilated.
-        share: what shares a super kernel: ``'ci'`` the input channels (the paper), ``'co'`` the association groups,
-            ``'cico'`` both, ``None`` nothing, input channels are mixed.
-        super_init: ``'identity'`` starts with K = W; ``'kaiming'`` is the paper's start; ``'auto'`` is the identity
-            where one exists, else kaiming.
-        super_norm: ``'ln'`` layer norm of the super convolution's result (share ``'ci'`` only), or ``None``.
-        super_standardize: super kernels are standardised to mean 0 and standard deviation 1.
-        standardize: the result is: ``True`` standardised filter by filter, ``'ln'`` layer-normalised with a learned
-            scale and shift (C/groups, kH, kW), ``False`` left as it is.
-        super_bias: super layers have a bias. It shifts all taps of a tile at once: under SGD it may keep a network from
-            learning, and an orthogonality loss falls without orthogonal kernels. The authors' settings have none.
-        recompute: compute the kernel again in backward instead of keeping it: less memory, three associations a step.
+        dilate: ``True`` for the authors' dilated super kernels, ``'paper'`` for dilated ones that reach at most
+            ``kernel_size + kernel_plus``, ``False`` for undilated ones.
+        share: what a super kernel is shared by: ``'ci'`` the input channels (as in the paper), ``'co'`` the association
+            groups, ``'cico'`` both; with ``None`` the super convolution mixes the input channels.
+        super_init: ``'identity'`` starts with K = W; ``'kaiming'`` is the paper's initialisation; ``'auto'`` is
+            ``'identity'`` where possible, else ``'kaiming'``.
+        super_norm: ``'ln'`` for a layer norm of the super convolution's result (share ``'ci'`` only), or ``None``.
+        super_standardize: standardise the super kernels to mean 0 and standard deviation 1.
+        standardize: normalisation of the resulting kernel: ``True`` standardises each filter, ``'ln'`` is a layer norm
+            with a learned scale and shift (C/groups, kH, kW), ``False`` leaves it as it is.
+        super_bias: give super layers a bias. It shifts all taps of a tile at once: with SGD it may keep a network from
+            learning, and it can lower an orthogonality loss without making kernels orthogonal. The authors' settings
+            have none.
+        recompute: compute the kernel again in backward instead of saving it, which takes less memory but computes it
+            three times per step.
 
     Raises:
-        ValueError: if a value or a combination breaks its rule, for example an even ``kernel_size``.
+        ValueError: if a value or a combination of values is invalid, for example an even ``kernel_size``.
         TypeError: if an argument is unknown or has the wrong type.
 
     Source: Convolution of Convolution, CVPR 2022, equation 1, Figures 2 and 6.
@@ -144,10 +146,10 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     no_decay = ('super_layers',)
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Make the super layers, the norm of the result if there is one, and the matrix that spreads super kernels.
+        """Create the super layers, the norm of the result if there is one, and the matrix that expands super kernels.
 
         Raises:
-            ValueError: if the kernel size is even, or a standardisation has only one element to work on.
+            ValueError: if the kernel size is even, or a standardisation would have only one element.
 
         Example:
             >>> len(CoCConv2d(4, 8, 3, num_layers=2).super_layers)
@@ -187,10 +189,10 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         Args:
             preset: ``'standard'`` (ResNet, HRNet) or ``'light'`` (ShuffleNetV2, MobileNetV3).
             *args: as :class:`CoCConv2d`.
-            **kwargs: as :class:`CoCConv2d`; they win over the preset.
+            **kwargs: as :class:`CoCConv2d`; they override the preset.
 
         Raises:
-            ValueError: for another preset.
+            ValueError: for an unknown preset.
 
         Example:
             >>> CoCConv2d.official('light', 8, 8, 3, groups=8).options.super_norm
@@ -200,7 +202,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         return cls(*args, **{**OFFICIAL[preset], **kwargs})
 
     def reset_operator_parameters(self) -> None:
-        """Start the super layers, and the final norm if there is one, and leave ``weight`` and ``bias`` as they are.
+        """Initialise the super layers and the final norm, if any; leave ``weight`` and ``bias`` as they are.
 
         Example:
             >>> CoCConv2d(4, 4, 3).reset_operator_parameters()
@@ -223,7 +225,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
 
     @property
     def starts_as_identity(self) -> bool:
-        """``True`` if the super layers start such that the kernel is ``weight``.
+        """``True`` if the super layers are initialised such that the kernel equals ``weight``.
 
         Example:
             >>> CoCConv2d(4, 8, 3).starts_as_identity, CoCConv2d(4, 8, 3, standardize='ln').starts_as_identity
@@ -243,13 +245,13 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         """Convolve ``x`` (N, C, H, W) with the associated kernel; returns (N, O, H', W').
 
         Raises:
-            RuntimeError: in training with gradients inside ``frozen_kernels``, where the parameters would get none.
+            RuntimeError: in training inside ``frozen_kernels`` with gradients enabled, since parameters would get none.
 
         Example:
             >>> CoCConv2d(3, 8, 3, padding=1, recompute=True)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
-        # Inside torch.compile the partitioner decides what is saved.
+        # Inside torch.compile the partitioner decides what to save.
         keeps = not self.options.recompute or self._frozen_kernel is not None or is_recording()
         if keeps or not torch.is_grad_enabled():
             return super().forward(x)
@@ -279,7 +281,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         return standardized(kernel) if options.standardize else kernel
 
     def _changed_options(self) -> dict[str, Any]:
-        # How the super layers really start, whatever the option that decided it.
+        # Show the actual initialisation of the super layers, even if it follows from another option.
         return {**super()._changed_options(), 'super_init': self.options.start}
 
 
@@ -289,7 +291,7 @@ def standardized(weight: Tensor) -> Tensor:
     Weight standardisation as mmcv's ``conv_ws_2d`` computes it.
 
     Args:
-        weight: (O, I, kH, kW), at least two elements a filter.
+        weight: (O, I, kH, kW), at least two elements per filter.
 
     Example:
         >>> standardized(torch.tensor([[[[1.0, 3.0]]]])).flatten()
@@ -300,9 +302,10 @@ def standardized(weight: Tensor) -> Tensor:
 
 
 class CoCConv(PlainFor1x1):
-    """Class that configs name: builds :class:`CoCConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
+    """Class to name in configs: builds :class:`CoCConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
 
-    The paper finds that replacing 1x1 convolutions harms (section 4.1), so they stay plain unless ``replace_1x1=True``.
+    The paper finds that replacing 1x1 convolutions is harmful (section 4.1), so they stay plain unless
+    ``replace_1x1=True``.
     The operator's arguments are checked in both cases.
 
     Args:

@@ -1,4 +1,4 @@
-"""Options of convolution of convolution beyond those of a convolution, their rules, and the authors' settings."""
+"""Options of convolution of convolution beyond those of ``nn.Conv2d``, their checks, and the authors' settings."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ SUPER_INITS = ('auto', 'identity', 'kaiming')
 SUPER_NORMS = (None, 'ln')
 STANDARDIZE_MODES = (False, True, 'ln')
 
-# The authors' published settings (mmpretrain-style configs of their repository): layer norms inside the path.
+# The authors' published settings (from the mmpretrain-style configs of their repository), which use layer norms.
 OFFICIAL = {
     'standard': {'super_norm': 'ln', 'super_standardize': True, 'standardize': 'ln'},
     'light': {'super_norm': 'ln', 'super_standardize': False, 'standardize': 'ln'},
@@ -19,7 +19,7 @@ OFFICIAL = {
 
 
 class CoCOptions(NamedTuple):
-    """The arguments of :class:`CoCConv2d` beyond those of ``nn.Conv2d``; the defaults are the paper's optimum.
+    """Arguments of :class:`CoCConv2d` beyond those of ``nn.Conv2d``; the defaults are the paper's optimum.
 
     Example:
         >>> CoCOptions(association=3).checked().association
@@ -40,7 +40,7 @@ class CoCOptions(NamedTuple):
     recompute: bool = False
 
     def checked(self) -> 'CoCOptions':
-        """Return the options if every value and their combination is legal.
+        """Return the options if each value and their combination are valid.
 
         Raises:
             ValueError: naming the option, its value, the rule and what to do.
@@ -76,7 +76,7 @@ class CoCOptions(NamedTuple):
 
     @property
     def no_identity(self) -> str:
-        """The option that rules out a start at which the kernel equals ``weight``, or ``''``.
+        """Option that rules out an initial kernel equal to ``weight``, or ``''``.
 
         Example:
             >>> CoCOptions(standardize='ln').no_identity, CoCOptions().no_identity
@@ -90,7 +90,7 @@ class CoCOptions(NamedTuple):
 
     @property
     def start(self) -> str:
-        """Start of the super layers: ``'identity'`` or ``'kaiming'``.
+        """Initialisation of the super layers: ``'identity'`` or ``'kaiming'``.
 
         Example:
             >>> CoCOptions().start, CoCOptions(super_standardize=True).start

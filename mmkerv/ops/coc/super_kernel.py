@@ -1,4 +1,4 @@
-"""Size and dilation of the super kernel: how far the association of CoC reaches beyond a basic kernel.
+"""Size and dilation of super kernels, which determine how far the association reaches beyond a basic kernel.
 
 Convolution of Convolution (CVPR 2022), section 3.2 "super kernel plus" and Figure 8: a super kernel is larger than the
 basic kernel by ``kernel_plus``, and dilated so that it does not correlate every pair of taps.
@@ -38,17 +38,18 @@ class SuperKernel(NamedTuple):
 def super_kernel(kernel_size: int, kernel_plus: int = 2, dilate: bool | str = True) -> SuperKernel:
     """Choose the super kernel along one axis of a basic kernel.
 
-    Dilated super kernels come from one ladder of growing extent, (2m + 1, d) with d = m, m + 1, m + 2 for m = 1, 2,
-    ...: (3,1) (3,2) (3,3) (5,2) (5,3) (5,4) (7,3) (7,4) (7,5) (9,4) ..., extents 3 5 7 9 13 17 19 25 31 33 ...
+    Dilated super kernels (size, dilation) come from one sequence of growing extent, (2m + 1, d) with d = m, m + 1,
+    m + 2 for m = 1, 2, ...: (3,1) (3,2) (3,3) (5,2) (5,3) (5,4) (7,3) (7,4) (7,5) (9,4) ... with the extents 3 5 7 9 13
+    17 19 25 31 33 ...
 
-    * ``dilate=True``, the authors' practice: ``kernel_plus / 2`` rungs above the first rung whose extent exceeds
-      ``kernel_size`` (for 3: whose extent is 3). It reproduces their table for 3, 5 and 7 and continues it.
-    * ``dilate='paper'``: the highest rung whose extent is at most ``kernel_size + kernel_plus``.
+    * ``dilate=True``, the authors' practice: ``kernel_plus / 2`` steps after the first one whose extent exceeds
+      ``kernel_size`` (for size 3: the one of extent 3). This reproduces their table for 3, 5 and 7 and extends it.
+    * ``dilate='paper'``: the last one whose extent is at most ``kernel_size + kernel_plus``.
     * ``dilate=False``, or an axis of size 1: ``kernel_size + kernel_plus``, undilated.
 
     Args:
         kernel_size: size of the basic kernel along the axis; odd.
-        kernel_plus: how much larger the super kernel reaches; even, >= 0.
+        kernel_plus: how much further the super kernel reaches than the basic one; even, >= 0.
         dilate: ``True``, ``'paper'`` or ``False``.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Product of every tile of convolution kernels with a matrix of its own, without keeping the tiles.
+"""Product of each tile of convolution kernels with its own matrix, without keeping the tiles.
 
-Kernels lie filter by filter in memory, and a product over (filter, tap) wants these two side by side. What is reordered
-for it would be kept for backward, as much memory again as the kernels. Here it goes through a small buffer that stays
-in the cache, and backward reorders again.
+Kernels are stored filter by filter, but a product over (filter, tap) needs these two axes next to each other. Plain
+operations would save the reordered copy for backward, as much memory again as the kernels. Here it goes through a small
+buffer that stays in the cache, and backward reorders again.
 """
 
 from collections.abc import Iterator
@@ -11,24 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Elements of a buffer. 1 MiB of float32 was quickest on a CPU with 2 MiB of cache a core.
+# Elements of a buffer. 1 MiB of float32 was fastest on a CPU with 2 MiB of cache per core.
 BUFFER = 2**18
 
 
 def tile_product(kernels: Tensor, matrix: Tensor, bias: Tensor | None = None, residual: bool = False) -> Tensor:
-    r"""Multiply the tiles of ``kernels`` by a matrix each: :math:`y_{gfip} = \sum_{eq} M_{g,fp,eq} x_{geiq} + b_g`.
+    r"""Multiply each tile of ``kernels`` by its matrix: :math:`y_{gfip} = \sum_{eq} M_{g,fp,eq} x_{geiq} + b_g`.
 
-    A tile is what F filters have for an input channel i, with P taps each; T = F * P.
+    A tile consists of the P taps that each of F filters has for an input channel i; T = F * P.
 
     Args:
         kernels: x, (G, F, I, P).
         matrix: M, (G, T, T), taps numbered filter by filter.
         bias: b, (G,), or ``None``.
-        residual: add x to the result. An identity in M would do the same but where matrix products are computed in
-            less than float32 (TensorFloat-32), which would round x.
+        residual: add x to the result. Adding the identity to M is not the same: it would round x where matrix products
+            are computed in less than float32 (TensorFloat-32).
 
     Returns:
-        y, (G, F, I, P), contiguous. It can be differentiated twice.
+        y, (G, F, I, P), contiguous; twice differentiable.
 
     Example:
         >>> x, swap = torch.arange(4.0).view(1, 2, 2, 1), torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
@@ -84,9 +84,9 @@ def _gradients(
 
 
 def _buffered(kernels: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """For some groups at a time: which, and two buffers (groups, I, T)."""
+    """Yield slices of the groups, each with two buffers (groups, I, T)."""
     groups, filters, inputs, taps = kernels.shape
-    # A GPU gains nothing by the cache, and loses by many small calls.
+    # A GPU gains nothing from the cache, and loses time with many small calls.
     step = groups if kernels.is_cuda else max(1, min(groups, BUFFER // (filters * taps * inputs)))
     one, other = (kernels.new_empty(step, inputs, filters * taps) for _ in range(2))
     for first in range(0, groups, step):
@@ -101,7 +101,7 @@ def _read(tiles: Tensor, kernels: Tensor) -> None:
 
 
 def _multiply(tiles: Tensor, matrix: Tensor, residual: bool, out: Tensor) -> None:
-    """Multiply tiles (groups, I, T) by a matrix (groups, T, T) each."""
+    """Multiply tiles (groups, I, T) by one matrix (T, T) per group, adding the tiles if ``residual``."""
     if residual:
         torch.baddbmm(tiles, tiles, matrix, out=out)
     else:
@@ -109,11 +109,11 @@ def _multiply(tiles: Tensor, matrix: Tensor, residual: bool, out: Tensor) -> Non
 
 
 def _write(kernels: Tensor, tiles: Tensor) -> None:
-    """Write tiles to where kernels are."""
+    """Write tiles back in the order of ``kernels``."""
     groups, filters, inputs, taps = kernels.shape
     kernels.copy_(tiles.view(groups, inputs, filters, taps).transpose(1, 2))
 
 
 def _tiles(kernels: Tensor) -> Tensor:
-    """(G, F, I, P) -> (G, I, F * P)."""
+    """Reorder (G, F, I, P) to (G, I, F * P)."""
     return kernels.transpose(1, 2).flatten(2)

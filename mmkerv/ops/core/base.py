@@ -384,8 +384,8 @@ class Conv1d(ConvNd):
 # mmengine's initialisers match a layer by its class name and the names of its direct bases. The direct base of each
 # operator is therefore called `Conv2d`, so that a network's `init_cfg=dict(type='Kaiming', layer='Conv2d')` initialises
 # the operator's `weight` like that of a plain convolution. It does not derive from `nn.Conv2d`, because mmcv's
-# `fuse_conv_bn`, `efficient_conv_bn_eval` and FLOP counters assume that the `weight` of every `nn.Conv2d` is its kernel,
-# which would give wrong results here.
+# `fuse_conv_bn`, `efficient_conv_bn_eval` and FLOP counters use the `weight` of every `nn.Conv2d` as its kernel, which
+# would give wrong results here.
 class Conv2d(ConvNd):
     """Base class of the 2-D operators.
 

@@ -53,7 +53,7 @@ class GeneratedKernel:
         """Convolve ``x`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
 
         Raises:
-            RuntimeError: in training with gradients enabled inside ``frozen_kernels``, where parameters get no gradient.
+            RuntimeError: in training inside ``frozen_kernels`` with gradients enabled, since parameters would get none.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d

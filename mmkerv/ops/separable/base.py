@@ -1,7 +1,7 @@
-"""Base of separable convolutions: two kernels in a row, which are one kernel of low rank.
+"""Base of separable convolutions: two kernels in a row, equivalent to one kernel of low rank.
 
-y = K2 * (K1 * x) + b, with nothing non-linear between the two, so y = conv2d(x, K, b). Chazareix, "How to optimize
-Convolutional Layer with Convolution Kernel" (2022), describes both kinds, and what they save.
+y = K2 * (K1 * x) + b. There is no nonlinearity between the two, so y = conv2d(x, K, b). Chazareix, "How to optimize
+Convolutional Layer with Convolution Kernel" (2022), describes both kinds and their savings.
 """
 
 import math
@@ -15,7 +15,7 @@ from mmkerv.ops.core.precision import wide_type
 
 
 class SeparableKernel(GeneratedKernel):
-    r"""Mixin of a convolution by two kernels in a row: :math:`y = K_2 * (K_1 * x) + b`.
+    r"""Mixin for a convolution with two kernels in a row: :math:`y = K_2 * (K_1 * x) + b`.
 
     Example:
         >>> from mmkerv.ops import DepthwiseSeparableConv2d
@@ -24,11 +24,11 @@ class SeparableKernel(GeneratedKernel):
     """
 
     has_weight = False
-    # Forward convolves twice and never by the composed kernel, so `frozen_kernels` has nothing to keep.
+    # Forward convolves twice and never uses the composed kernel, so `frozen_kernels` has nothing to keep.
     _has_kernel = False
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Make the two kernels.
+        """Create the two kernels.
 
         Example:
             >>> from mmkerv.ops import DepthwiseSeparableConv2d
@@ -39,20 +39,20 @@ class SeparableKernel(GeneratedKernel):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the two kernels, in the order they are applied."""
+        """Return the names and shapes of the two kernels, in the order in which they are applied."""
         raise NotImplementedError(f'{type(self).__name__} must implement _shapes')
 
     def _compose(self, first: Tensor, second: Tensor) -> Tensor:
-        """The dense kernel (O, C/groups, kH, kW) of the two."""
+        """Return the dense kernel (O, C/groups, kH, kW) equivalent to the two."""
         raise NotImplementedError(f'{type(self).__name__} must implement _compose')
 
     def _factors(self) -> nn.Sequential:
-        """The two plain convolutions."""
+        """Return the two plain convolutions."""
         raise NotImplementedError(f'{type(self).__name__} must implement _factors')
 
     @torch.no_grad()
     def reset_operator_parameters(self) -> None:
-        """Draw both kernels uniformly with variance 1 / fan_in of each, so that the composed kernel's is 1 / fan_in.
+        """Draw each kernel uniformly with variance 1 / its fan_in, which gives the composed kernel variance 1 / fan_in.
 
         Example:
             >>> from mmkerv.ops import SpatiallySeparableConv2d

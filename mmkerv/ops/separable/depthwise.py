@@ -1,4 +1,4 @@
-r"""Depthwise-separable convolution: one kernel for each channel, then a 1x1 convolution.
+r"""Depthwise-separable convolution: one kernel per channel, then a 1x1 convolution.
 
 y = P (D * x) + b with D (C, 1, kH, kW) and P (O, C/groups, 1, 1). Chazareix, "How to optimize Convolutional Layer with
 Convolution Kernel" (2022), "Separable convolution": c k^2 + c^2 weights instead of c^2 k^2.
@@ -15,12 +15,12 @@ from mmkerv.ops.separable.base import SeparableKernel
 
 
 def depthwise_separable_kernel(depthwise: Tensor, pointwise: Tensor, groups: int = 1) -> Tensor:
-    r"""Compose the kernel of a depthwise convolution and the 1x1 one behind it: :math:`K_{oc}(p) = P_{oc} D_c(p)`.
+    r"""Compose the kernels of a depthwise and a following 1x1 convolution: :math:`K_{oc}(p) = P_{oc} D_c(p)`.
 
     Args:
         depthwise: D, (C, 1, *kernel).
-        pointwise: P, (O, C/groups, 1, ...), 1 for each axis of the kernel.
-        groups: blocks of channels that do not see each other.
+        pointwise: P, (O, C/groups, 1, ...), with a 1 for each axis of the kernel.
+        groups: number of channel groups that are convolved independently.
 
     Returns:
         K, (O, C/groups, *kernel).
@@ -40,17 +40,18 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
 
     :math:`y = P (D * x) + b`, equal to :math:`y = \mathrm{conv2d}(x, K, b)` with :math:`K_{oc} = P_{oc} D_c`
 
-    x (N, C, H, W), y (N, O, H', W'), D (C, 1, kH, kW), P (O, C/groups, 1, 1). It has C (kH kW + O/groups) weights where
-    a dense convolution has C kH kW O/groups. There is neither norm nor activation between or behind the two, so the
-    layer can replace a convolution: it is mmcv's ``DepthwiseSeparableConvModule`` with both switched off, without a
-    bias of D, and with groups. There is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
+    x (N, C, H, W), y (N, O, H', W'), D (C, 1, kH, kW), P (O, C/groups, 1, 1). It has C (kH kW + O/groups) weights,
+    compared with C kH kW O/groups for a dense convolution. Neither convolution is followed by a norm or an activation,
+    so the layer can replace a convolution: it is mmcv's ``DepthwiseSeparableConvModule`` with both switched off,
+    without a bias in D, and with groups. There is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for
+    folding.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as ``nn.Conv2d`` has them.
+            as in ``nn.Conv2d``.
 
     Raises:
-        ValueError: if a value breaks its rule.
+        ValueError: if a value is invalid.
         TypeError: if an argument is unknown or has the wrong type.
 
     Example:
@@ -109,7 +110,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
 
 
 class DepthwiseSeparableConv(ConfigFace):
-    """Class that configs name: builds :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
+    """Class to name in configs: builds :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1 convolutions and depthwise ones (whose filters see one channel each) have nothing to separate and stay plain.
 

@@ -1,4 +1,4 @@
-r"""Spatially separable convolution: k x 1, then 1 x k.
+r"""Spatially separable convolution: a k x 1 convolution, then a 1 x k one.
 
 y = H * (V * x) + b with V (M, C/groups, kH, 1) and H (O, M/groups, 1, kW). Chazareix, "How to optimize Convolutional
 Layer with Convolution Kernel" (2022), "a 3x1 kernel size followed by a 1x3 kernel size": 2 c^2 k weights instead
@@ -18,12 +18,12 @@ from mmkerv.ops.separable.base import SeparableKernel
 
 
 def spatially_separable_kernel(vertical: Tensor, horizontal: Tensor, groups: int = 1) -> Tensor:
-    r"""Compose the kernel of a k x 1 and a 1 x k convolution: :math:`K_{oc}(y, x) = \sum_m H_{om}(x) V_{mc}(y)`.
+    r"""Compose the kernels of a k x 1 and a 1 x k convolution: :math:`K_{oc}(y, x) = \sum_m H_{om}(x) V_{mc}(y)`.
 
     Args:
         vertical: V, (M, C/groups, kH, 1).
         horizontal: H, (O, M/groups, 1, kW).
-        groups: blocks of channels that do not see each other.
+        groups: number of channel groups that are convolved independently.
 
     Returns:
         K, (O, C/groups, kH, kW).
@@ -38,22 +38,22 @@ def spatially_separable_kernel(vertical: Tensor, horizontal: Tensor, groups: int
 
 
 class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
-    r"""Convolution of k x 1 followed by one of 1 x k, as one layer.
+    r"""A k x 1 convolution followed by a 1 x k convolution, as one layer.
 
     :math:`y = H * (V * x) + b`, equal to :math:`y = \mathrm{conv2d}(x, K, b)` with
     :math:`K_{oc}(y, x) = \sum_m H_{om}(x) V_{mc}(y)`
 
     x (N, C, H, W), y (N, O, H', W'), V (M, C/groups, kH, 1), H (O, M/groups, 1, kW) with M = min(C, O), so that the
-    layer never costs more than the dense one: M (kH C + kW O) / groups weights for C O kH kW / groups. V applies the
-    vertical padding, stride and dilation, H the horizontal; all padding modes are exact, because V has no bias. There
-    is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
+    layer never costs more than a dense one: it has M (kH C + kW O) / groups weights, compared with C O kH kW / groups.
+    V applies the vertical padding, stride and dilation, H the horizontal ones; all padding modes are exact, because V
+    has no bias. There is no basic kernel: ``weight`` is ``None``. See :meth:`to_conv2d` for folding.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as ``nn.Conv2d`` has them.
+            as in ``nn.Conv2d``.
 
     Raises:
-        ValueError: if a value breaks its rule.
+        ValueError: if a value is invalid.
         TypeError: if an argument is unknown or has the wrong type.
 
     Example:
@@ -120,7 +120,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
 
 
 class SpatiallySeparableConv(ConfigFace):
-    """Class that configs name: builds :class:`SpatiallySeparableConv2d`, or a plain ``nn.Conv2d``.
+    """Class to name in configs: builds :class:`SpatiallySeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1, 1 x k and k x 1 kernels have nothing to separate and stay plain.
 

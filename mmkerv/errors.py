@@ -17,7 +17,7 @@ class ArgumentTypeError(UserError, TypeError):
 
 
 class FoldError(UserError, RuntimeError):
-    """An operator has no equal plain convolution, or its parent module cannot hold the replacement."""
+    """An operator has no equal plain convolution, or has hooks that folding would lose."""
 
 
 class FoldCheckError(UserError, RuntimeError):

@@ -3,7 +3,7 @@
 from mmkerv.errors import FoldError
 from mmkerv.ops.ckconv import CKConv, CKConv1d, CKConv2d, continuous_kernel, set_resolution
 from mmkerv.ops.coc import CoCConv, CoCConv2d, spatial_association
-from mmkerv.ops.core.deploy import DeployReport, switch_to_deploy
+from mmkerv.ops.core.fold import DeployReport, switch_to_deploy
 from mmkerv.ops.core.frozen import frozen_kernels
 from mmkerv.ops.folded_conv import FoldedConv
 from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel

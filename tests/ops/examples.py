@@ -9,7 +9,7 @@ from torch import nn
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.branches import Branch, Branches
-from mmkerv.ops.core.config_face import PlainFor1x1
+from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import wide_type
@@ -51,7 +51,7 @@ class MaskedConv2d(GeneratedKernel, Conv2d):
 
 
 class MaskedConv(PlainFor1x1):
-    """Face of :class:`MaskedConv2d`."""
+    """Config class of :class:`MaskedConv2d`."""
 
     operator = MaskedConv2d
 

@@ -1,7 +1,8 @@
 """Run-time changes to other libraries: one table, applied by the tools and undone by ``with patched():``.
 
-mmkerv imports, reads, checks and builds without them; they are for a process that trains or tests. What
-``import mmkerv`` itself changes is listed in the docstring of :mod:`mmkerv`.
+They are for a process that trains or tests; mmkerv imports, reads, checks and builds without them. The tools apply the
+table and leave it in place until their process ends; in your own code, :func:`undo_patches` and ``with patched():``
+undo it. What ``import mmkerv`` itself changes, for good, is listed in the docstring of :mod:`mmkerv`.
 """
 
 import functools

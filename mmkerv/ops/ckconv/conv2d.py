@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
-from mmkerv.ops.core.config_face import PlainFor1x1
+from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.windows import extended_padding, odd
 
 

@@ -25,7 +25,7 @@ from mmkerv.ops.coc.options import OFFICIAL, CoCOptions
 from mmkerv.ops.coc.super_kernel import super_kernel
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
-from mmkerv.ops.core.config_face import PlainFor1x1
+from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import wide_type
 from mmkerv.ops.core.recompute import convolve_and_forget

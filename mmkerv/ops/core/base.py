@@ -129,12 +129,12 @@ class ConvNd(nn.Module):
         cls.__signature__ = _signature(cls.Options) if cls.__init__ is ConvNd.__init__ else None
 
     @classmethod
-    def checked_options(cls, options: dict[str, Any], face: type | None = None) -> Any:
+    def checked_options(cls, options: dict[str, Any], named: type | None = None) -> Any:
         """Return the operator's own arguments as its ``Options``.
 
         Args:
             options: the arguments by name.
-            face: the class that the user named, if it is not this one; its ``keywords`` are valid arguments too.
+            named: the class that the user named, if it is not this one; its ``keywords`` are valid arguments too.
 
         Raises:
             ValueError: if a value or a combination of values is invalid.
@@ -146,8 +146,8 @@ class ConvNd(nn.Module):
             3
         """
         fields = cls.Options._fields
-        known = (*getattr(face or cls, 'keywords', ()), *fields, *CONV2D_KEYWORDS)
-        arguments.reject_unknown((face or cls).__name__, [name for name in options if name not in fields], known)
+        known = (*getattr(named or cls, 'keywords', ()), *fields, *CONV2D_KEYWORDS)
+        arguments.reject_unknown((named or cls).__name__, [name for name in options if name not in fields], known)
         return cls.Options(**options).checked()
 
     def make_parameters(self, factory: dict[str, Any]) -> None:

@@ -94,12 +94,12 @@ class Kervolution(Response):
     largest_product: Tensor | None = None
 
     @classmethod
-    def checked_options(cls, options: dict[str, Any], face: type | None = None) -> KervOptions:
+    def checked_options(cls, options: dict[str, Any], named: type | None = None) -> KervOptions:
         """Return the checked options; names that only the kernel knows become ``hyperparameters``.
 
         Args:
             options: the arguments by name.
-            face: not used: configs name the layers themselves.
+            named: not used: configs name the layers themselves.
 
         Raises:
             ValueError: if a value or a combination breaks its rule.

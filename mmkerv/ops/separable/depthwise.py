@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkerv.ops.core.base import Conv2d
-from mmkerv.ops.core.config_face import ConfigFace
+from mmkerv.ops.core.config_class import ConfigClass
 from mmkerv.ops.separable.base import SeparableKernel
 
 
@@ -109,7 +109,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
         )
 
 
-class DepthwiseSeparableConv(ConfigFace):
+class DepthwiseSeparableConv(ConfigClass):
     """Class to name in configs: builds :class:`DepthwiseSeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1 convolutions and depthwise ones (whose filters see one channel each) have nothing to separate and stay plain.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from mmkerv.ops.core.base import Conv2d
-from mmkerv.ops.core.config_face import ConfigFace
+from mmkerv.ops.core.config_class import ConfigClass
 from mmkerv.ops.separable.base import SeparableKernel
 
 
@@ -119,7 +119,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         )
 
 
-class SpatiallySeparableConv(ConfigFace):
+class SpatiallySeparableConv(ConfigClass):
     """Class to name in configs: builds :class:`SpatiallySeparableConv2d`, or a plain ``nn.Conv2d``.
 
     1x1, 1 x k and k x 1 kernels have nothing to separate and stay plain.

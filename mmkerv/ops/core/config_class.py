@@ -8,10 +8,10 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONV2D_KEYWORDS, Conv2d
 
 
-class ConfigFace:
+class ConfigClass:
     """Base of the classes named in configs: builds ``operator``, or ``nn.Conv2d`` where ``operator`` leaves it plain.
 
-    The operator's arguments are checked in both cases. A face has the name of its operator without ``2d``.
+    The operator's arguments are checked in both cases. It has the name of its operator without ``2d``.
 
     Example:
         >>> from mmkerv.ops import DepthwiseSeparableConv
@@ -20,7 +20,7 @@ class ConfigFace:
     """
 
     operator: type[Conv2d]
-    # Arguments of the face that the operator does not have.
+    # Arguments that the operator does not have.
     keywords: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -64,8 +64,10 @@ class ConfigFace:
         return cls.operator.deploy_cfg(conv_cfg)
 
 
-class PlainFor1x1(ConfigFace):
-    """Base of a face that keeps 1x1 convolutions plain unless the config sets ``replace_1x1=True``.
+class PlainFor1x1(ConfigClass):
+    """Base of a config class with the argument ``replace_1x1``, which also replaces 1x1 convolutions.
+
+    That 1x1 convolutions otherwise stay plain is the rule of :meth:`mmkerv.ops.core.base.ConvNd.leaves_plain`.
 
     Example:
         >>> from mmkerv.ops import CoCConv

@@ -29,9 +29,10 @@ class DeployReport(NamedTuple):
 def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
     """Replace every operator of ``model`` that has an equivalent plain convolution with that convolution, in place.
 
-    A module used in several places is replaced by the same convolution in all of them. Module names, and with them the
-    keys of the state dict, stay the same; the operators' own parameters disappear. A separable operator becomes an
-    ``nn.Sequential`` of two convolutions, whose keys contain an additional index.
+    Outputs are not compared; :func:`mmkerv.deploy.fold_checkpoint` does that. A module used in several places is
+    replaced by the same convolution in all of them. Module names, and with them the keys of the state dict, stay the
+    same; the operators' own parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
+    convolutions, whose keys contain an additional index.
 
     Args:
         model: any module that contains operators; not an operator itself.

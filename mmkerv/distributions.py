@@ -63,7 +63,7 @@ class Package:
 
     @property
     def is_tested(self) -> bool:
-        """Whether this is the tested package and version, apart from a local part (`2.1.0+cu121`)."""
+        """Return ``True`` for the tested package and version, apart from a local part (`2.1.0+cu121`)."""
         return f'{self.name} {self.version.partition("+")[0]}' == self.tested
 
     def __str__(self) -> str:

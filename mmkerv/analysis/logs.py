@@ -59,7 +59,7 @@ class Log(NamedTuple):
 
     @property
     def by_epoch(self) -> bool:
-        """Whether the run counted epochs."""
+        """Return ``True`` if the run counted epochs."""
         return any('epoch' in line for line in self.train)
 
     def curve(self, key: str) -> Curve:

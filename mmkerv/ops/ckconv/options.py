@@ -31,7 +31,7 @@ class CKOptions(NamedTuple):
         """Return the options if every value and their combination is legal.
 
         Raises:
-            ValueError: naming the option, its value, the rule and the cure.
+            ValueError: naming the option, its value, the rule and what to do.
             TypeError: if an option has the wrong type.
 
         Example:

@@ -145,7 +145,7 @@ class Kervolution(Response):
 
     @property
     def starts_as_identity(self) -> bool:
-        """Whether a fresh layer computes the plain convolution: only the linear kernel does.
+        """``True`` if a fresh layer computes the plain convolution: only the linear kernel does.
 
         Example:
             >>> KervConv2d(4, 8, 3).starts_as_identity, KervConv2d(4, 8, 3, kernel='linear').starts_as_identity

@@ -1,4 +1,4 @@
-"""Folded operators in deploy configs: plain convolutions of another extent, or two in a row."""
+"""Plain convolutions that replace folded operators in deploy configs: one of another extent, or two in a row."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ from mmkerv.ops.core.windows import extended_padding, odd
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
 
-# Attributes that upstream libraries read from a convolution after they have built it.
+# Attributes that upstream libraries read from a convolution that they have built.
 UPSTREAM_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
-# Operators whose folded form is two convolutions of their own shapes.
+# Operators whose folded form is two convolutions in a row.
 SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv}
 
 
 class FoldedConv:
-    """Plain convolutions in the shape that an operator's ``to_conv2d`` returns, for a config of the folded network.
+    """Plain convolutions of the shapes that an operator's ``to_conv2d`` returns, for configs of folded networks.
 
     :math:`y = w * x + b`, or :math:`y = w_2 * (w_1 * x) + b` if ``separable``.
 
     Args:
-        in_channels, out_channels, kernel_size, *args, **kwargs: as ``nn.Conv2d``.
-        kernel_extent: kernel size instead of ``kernel_size``, with padding to match; see :class:`CKConv`.
-        separable: an ``nn.Sequential`` of two convolutions: ``True`` those of a separable :class:`CKConv`,
-            ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, ``'spatial'`` those of a
-            :class:`SpatiallySeparableConv`; the last two stay plain where there is nothing to separate.
-        replace_1x1: 1x1 kernels too; else they are plain ones.
+        in_channels, out_channels, kernel_size, *args, **kwargs: as in ``nn.Conv2d``.
+        kernel_extent: kernel size to use instead of ``kernel_size``, with matching padding; see :class:`CKConv`.
+        separable: build an ``nn.Sequential`` of two convolutions: with ``True`` those of a separable :class:`CKConv`,
+            with ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, with ``'spatial'`` those of a
+            :class:`SpatiallySeparableConv`; the last two stay one convolution where there is nothing to separate.
+        replace_1x1: apply ``kernel_extent`` and ``separable=True`` to 1x1 kernels too, which otherwise stay plain.
 
     Raises:
-        ValueError: as :class:`CKConv`.
+        ValueError: if a value is invalid, or ``kernel_extent`` has no matching padding.
         TypeError: for an unknown argument.
 
     Example:
@@ -82,7 +82,7 @@ class FoldedConv:
 
 
 def _like(layer: nn.Module, pair: nn.Sequential) -> nn.Sequential:
-    """Give two convolutions in a row the attributes of a layer that upstream libraries read."""
+    """Give two convolutions in a row those attributes of ``layer`` that upstream libraries read."""
     for name in UPSTREAM_ATTRIBUTES:
         setattr(pair, name, getattr(layer, name))
     pair.transposed, pair.output_padding = False, (0, 0)

@@ -10,24 +10,24 @@ from mmkerv.errors import ArgumentError
 
 
 def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> Tensor:
-    r"""Compute the squared distance of a convolution's rows from orthonormal ones.
+    r"""Compute the squared distance of a convolution's rows from orthonormality.
 
     :math:`L = \sum_{s} |\langle K_o, \mathrm{shift}_s K_{o'} \rangle - [o = o', s = 0]|^2`
 
-    over all pairs of filters of a group and all shifts s, multiples of the stride, at which the two overlap. For a 1x1
-    kernel that is :math:`|W W^T - I|_F^2`. Filters of different groups are always orthogonal.
+    summed over all pairs of filters of a group and all shifts s, multiples of the stride, at which they overlap. For a
+    1x1 kernel it is :math:`|W W^T - I|_F^2`. Filters of different groups are always orthogonal.
 
     Args:
-        kernel: (O, C/groups, kH, kW).
-        stride: step of the window, for each axis.
-        dilation: distance of the kernel's taps, for each axis.
+        kernel: kernel of the convolution, (O, C/groups, kH, kW).
+        stride: step of the window along each axis.
+        dilation: distance between the kernel's taps along each axis.
         groups: number of groups of channels.
 
     Returns:
-        A scalar >= 0. At 0 the convolution is an isometry on the orthogonal complement of its null space.
+        A scalar >= 0. If it is 0, the convolution is an isometry on the orthogonal complement of its null space.
 
     Raises:
-        ValueError: if ``groups`` does not divide the filters.
+        ValueError: if the number of filters is not divisible by ``groups``.
 
     Source: Orthogonal Convolutional Neural Networks, CVPR 2020.
 
@@ -43,7 +43,7 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
     shifts = list(_shifts(kernel.shape[2:], stride, dilation))
     unreachable = 0
     if filters.shape[1] > filters.shape[2] and max(stride) == 1:
-        # tr((M M^T)^2) = tr((M^T M)^2), and there are fewer columns than rows. The rows in excess cannot be orthogonal.
+        # tr((M M^T)^2) = tr((M^T M)^2), and there are fewer columns than rows. The excess rows cannot be orthogonal.
         unreachable = outputs - groups * filters.shape[2]
         filters = filters.transpose(1, 2)
     loss = filters.new_tensor(float(unreachable))
@@ -65,10 +65,10 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
 
 
 def _shifts(size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield the shifts, in taps, at which two filters overlap, 0 first; of each pair s and -s only one."""
+    """Yield the shifts, in taps, at which two filters overlap: 0 first, then one of each pair s and -s."""
     reach = [[s for s in range(k) if s * d % step == 0] for k, step, d in zip(size, stride, dilation)]
     zero = (0,) * len(reach)
     for shift in product(*([-s for s in reversed(axis) if s] + axis for axis in reach)):
-        # Tuples compare in lexicographic order, by the first axis that is not 0, so exactly one of s and -s is above 0.
+        # Tuples compare lexicographically, so the first axis that is not 0 decides: exactly one of s and -s is above 0.
         if shift >= zero:
             yield shift

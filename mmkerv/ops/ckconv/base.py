@@ -1,4 +1,4 @@
-"""Base of the continuous-kernel convolutions of one and two dimensions."""
+"""Base of the continuous-kernel convolutions in one and two dimensions."""
 
 import math
 from typing import Any
@@ -24,9 +24,9 @@ from mmkerv.ops.separable.depthwise import depthwise_separable_kernel
 
 
 class ContinuousKernel(GeneratedKernel):
-    r"""Mixin of a convolution whose kernel is a function of position, sampled on a grid.
+    r"""Mixin for a convolution whose kernel is a function of position, sampled on a grid.
 
-    :math:`y = x * K + b` with :math:`K_j = \psi(p_j) / r`, :math:`p_j` the grid of resolution r.
+    :math:`y = x * K + b` with :math:`K_j = \psi(p_j) / r`, :math:`p_j` the points of a grid of resolution r.
 
     Example:
         >>> from mmkerv.ops import CKConv2d
@@ -41,10 +41,10 @@ class ContinuousKernel(GeneratedKernel):
     causal = False
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Make the kernel net, and the 1x1 kernel if ``separable``.
+        """Create the kernel net, and the 1x1 kernel if ``separable``.
 
         Raises:
-            ValueError: if the kernel has no middle, or ``method='fft'`` has a stride.
+            ValueError: if the kernel size is even, or ``method='fft'`` is combined with a stride.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -64,7 +64,7 @@ class ContinuousKernel(GeneratedKernel):
 
     @torch.no_grad()
     def reset_operator_parameters(self) -> None:
-        """Draw the kernel net, and the 1x1 kernel if there is one, such that the kernel has variance 1 / fan_in.
+        """Initialise the kernel net, and the 1x1 kernel if there is one, so that the kernel has variance 1 / fan_in.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -87,16 +87,16 @@ class ContinuousKernel(GeneratedKernel):
         return self.kernel_size
 
     def set_resolution(self, ratio: float | tuple[float, ...]) -> None:
-        r"""Sample the same continuous kernel on a finer or coarser grid from now on.
+        r"""Sample the same continuous kernel on a finer or coarser grid from here on.
 
         The kernel becomes :math:`\psi(p_j) / r` at positions r times as dense, so that the sum over r times as many
-        samples stays the same; the padding grows accordingly. The resolution is not part of the state dict.
+        samples stays the same; the padding is scaled accordingly. The resolution is not part of the state dict.
 
         Args:
-            ratio: samples at run time for each sample in training, one number or one for each axis.
+            ratio: samples at run time per sample in training, one number or one per axis.
 
         Raises:
-            ValueError: if it is not > 0, or leaves no sample beside the current one.
+            ValueError: if it is not > 0, or leaves no sample besides the current one.
             RuntimeError: inside ``frozen_kernels``.
 
         Source: CKConv, ICLR 2022: the response scales with the ratio of the sampling rates.
@@ -123,7 +123,7 @@ class ContinuousKernel(GeneratedKernel):
         the 1x1 kernel.
 
         Args:
-            scale_factor: resolution; by default the layer's.
+            scale_factor: resolution; defaults to the layer's.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -151,7 +151,7 @@ class ContinuousKernel(GeneratedKernel):
         """Return the size of the sampled kernel.
 
         Args:
-            scale_factor: resolution; by default the layer's.
+            scale_factor: resolution; defaults to the layer's.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -165,7 +165,7 @@ class ContinuousKernel(GeneratedKernel):
         return self._values(ratio, sizes).to(self._parameter().dtype)
 
     def _values(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
-        """Return the sampled kernel in the type it is computed in."""
+        """Return the sampled kernel in the type in which it is computed."""
         parameter = self._parameter()
         sizes = sizes or tuple(taps(k, r, self.causal) for k, r in zip(self.kernel_size, ratio))
         with full_precision(parameter.device):
@@ -174,7 +174,7 @@ class ContinuousKernel(GeneratedKernel):
         return values.view(*shape, *sizes)
 
     def _positions(self, ratio: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
-        """Return the positions at which the kernel is sampled, (P, dims), in the type it is computed in."""
+        """Return the positions at which the kernel is sampled, (P, dims), in the type in which it is computed."""
         axes = [centred_positions(k, r, **self._computing()) for k, r in zip(self.kernel_size, ratio)]
         return torch.stack(torch.meshgrid(axes, indexing='ij'), -1).flatten(0, -2)
 
@@ -211,18 +211,18 @@ class ContinuousKernel(GeneratedKernel):
         return CONVOLUTIONS[self.dims](y, self.pointwise, self.bias, groups=self.groups)
 
     def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
-        """Return the input, padded unless by zeros, and the zeros that the convolution must add before and after."""
+        """Return the input, padded unless with zeros, and the zeros that the convolution must add before and after."""
         size = tuple(kernel.shape[2:])
         x, padding = pad(x, size, self._padding_at(ratio), self.dilation, self.padding_mode)
         return x, [(p, p) for p in padding]
 
     def _convolve_by(self, x: Tensor, kernel: Tensor, bias: Tensor | None, padding: list, groups: int) -> Tensor:
-        """Convolve by Fourier transforms or directly, depending on ``method``."""
+        """Convolve with Fourier transforms or directly, depending on ``method``."""
         dims = self.dims
         stride, dilation = _ntuple(dims)(self.stride), _ntuple(dims)(self.dilation)
         method = self.options.method
         arguments.fft_stride(method, stride)
-        # MKL's transforms refuse an empty batch, and a graph for any size would keep the transforms of this size.
+        # MKL's transforms reject an empty batch, and a graph for any size would keep the transform lengths of this one.
         if not is_traced_for_any_size() and x.numel():
             by_fft = method == 'fft'
             if method == 'auto':
@@ -243,7 +243,7 @@ class ContinuousKernel(GeneratedKernel):
         return nn.Sequential(depthwise, self._plain(self.pointwise, self.bias, **geometry)).train(self.training)
 
     def extra_repr(self) -> str:
-        """Return the arguments as torch's convolutions print them, and the options that differ from the default.
+        """Return the arguments as torch's convolutions print them, and the options that differ from their defaults.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -260,14 +260,14 @@ def set_resolution(model: nn.Module, ratio: float | tuple[float, ...]) -> list[s
     All layers are checked before the first is changed.
 
     Args:
-        model: any module; its operators may be at any depth, or the model itself.
-        ratio: samples (pixels) at run time for each one in training, one number, or one for each axis.
+        model: any module; it may be an operator itself, or contain operators at any depth.
+        ratio: samples (pixels) at run time per sample in training, one number or one per axis.
 
     Returns:
         The names of the layers whose resolution was set.
 
     Raises:
-        ValueError: if the model has no continuous kernel, or the ratio leaves a kernel without a sample.
+        ValueError: if the model has no continuous kernel, or the ratio is invalid for one of them.
 
     Source: CKConv, ICLR 2022.
 

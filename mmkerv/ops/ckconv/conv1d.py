@@ -1,4 +1,4 @@
-"""CKConv1d: convolution of sequences by a continuous kernel as long as the sequence.
+"""CKConv1d: convolution of sequences with a continuous kernel as long as the sequence.
 
 y_t = sum over tau of psi(tau) x_{t - tau}.
 CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
@@ -18,38 +18,38 @@ from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
 
-# Length that a lazy layer is initialised with; its parameters are rescaled once the length is known.
+# Length for which a lazy layer is initialised; its parameters are rescaled once the actual length is known.
 INITIAL_LENGTH = 256
 
 
 class CKConv1d(ContinuousKernel, Conv1d):
     r"""Continuous-kernel convolution of sequences, causal or centred.
 
-    causal: :math:`y_t = \sum_{\tau=0}^{\min(t, k - 1)} \psi(1 - 2\tau/(k-1))\, x_{t-\tau} + b`
+    Causal: :math:`y_t = \sum_{\tau=0}^{\min(t, k - 1)} \psi(1 - 2\tau/(k-1))\, x_{t-\tau} + b`
 
-    x (N, C, L), y (N, O, L'), kernel (O, C/groups, k), whose last sample, at position 1, is multiplied with the current
-    one. The kernel is as long as the sequences of the training, k = ``kernel_size``. Sequences of any other length are
-    possible: a shorter one uses the end of the kernel, in a longer one each output sees the last k samples. Fourier
-    transforms apply long kernels, in O(L log L). The layer computes one plain convolution, which :meth:`to_conv1d`
-    returns, after a padding layer if causal; on long sequences the Fourier transforms are faster than that.
+    x (N, C, L), y (N, O, L'), kernel (O, C/groups, k), whose last sample, at position 1, is multiplied by the current
+    input. The kernel is as long as the training sequences, k = ``kernel_size``. Sequences of other lengths work too: a
+    shorter one uses the end of the kernel; in a longer one each output sees the last k inputs. Long kernels are applied
+    with Fourier transforms, in O(L log L). The layer is equivalent to one plain convolution (after a padding layer if
+    causal), which :meth:`to_conv1d` returns; on long sequences Fourier transforms are faster.
 
     Args:
         in_channels, out_channels, stride, dilation, groups, bias, device, dtype: as in ``nn.Conv1d``.
         kernel_size: samples of the kernel in training, usually the length of the sequences; odd if not causal.
-            ``None``, for causal layers: a lazy layer, which takes the length of the first sequence and keeps it in its
-            state dict, see :meth:`initialize_parameters`.
-        padding, padding_mode: as in ``nn.Conv1d`` if not causal; a causal layer pads on the left by itself.
-        causal: no output depends on later inputs, and y is as long as x (divided by the stride).
+            ``None`` makes a causal layer lazy: it takes the length of the first sequence and keeps it in its state
+            dict, see :meth:`initialize_parameters`.
+        padding, padding_mode: as in ``nn.Conv1d`` if not causal; a causal layer does its own padding, on the left.
+        causal: make no output depend on later inputs; y is then as long as x (divided by the stride).
         hidden: width of the kernel net, >= 1.
-        layers: number of its linear layers, >= 2.
-        omega_0: angular frequency of its sine layers, > 0; the paper tunes it by task (31.09 for sequential MNIST).
+        layers: number of linear layers of the kernel net, >= 2.
+        omega_0: angular frequency of its sine layers, > 0; the paper tunes it per task (31.09 for sequential MNIST).
         activation: ``'sine'``, ``'relu'``, ``'swish'`` or ``'rff'`` (random Fourier features, then ReLU).
-        separable: a depthwise continuous kernel followed by a 1x1 convolution.
-        method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper one by a measured cost model. A stride needs
+        separable: use a depthwise continuous kernel followed by a 1x1 convolution.
+        method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper of the two by a measured cost model. A stride needs
             ``'direct'`` or ``'auto'``.
 
     Raises:
-        ValueError: if a value or a combination breaks its rule.
+        ValueError: if a value or a combination of values is invalid.
         TypeError: if an argument is unknown or has the wrong type.
 
     Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022.
@@ -60,7 +60,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         (torch.Size([2, 8, 784]), torch.Size([2, 8, 101]))
     """
 
-    # Arguments beyond the options, for messages.
+    # Arguments besides the options, for messages.
     keywords = ('causal',)
 
     def __init__(
@@ -78,7 +78,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         causal: bool = True,
         **options: Any,
     ):
-        # The constructor of the base class checks the geometry by it.
+        # Set first: the constructor of the base class needs it to check the geometry.
         self.causal = arguments.boolean(causal, 'causal')
         if kernel_size is None and not causal:
             raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
@@ -90,11 +90,11 @@ class CKConv1d(ContinuousKernel, Conv1d):
             self.register_buffer('length', torch.zeros((), dtype=torch.long, device=options.get('device')))
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Make the kernel net, and the 1x1 kernel if ``separable``.
+        """Create the kernel net, and the 1x1 kernel if ``separable``.
 
         Raises:
-            ValueError: if a causal layer is given padding, a centred kernel has no middle, or ``method='fft'`` has a
-                stride.
+            ValueError: if a causal layer is given padding, a centred kernel has an even size, or ``method='fft'`` is
+                combined with a stride.
 
         Example:
             >>> CKConv1d(4, 8, 50, separable=True).pointwise.shape
@@ -106,13 +106,13 @@ class CKConv1d(ContinuousKernel, Conv1d):
                 f'padding_mode={self.padding_mode!r}; leave them out, or pass causal=False'
             )
         super().make_parameters(factory)
-        # The length of a lazy layer, 0 until it is known; one with a given kernel_size has none to remember.
+        # The length of a lazy layer, 0 until it is known; a layer with a given kernel_size does not need it.
         self.register_buffer('length', None)
-        # Whether the parameters already have the scale of their final length.
+        # Whether the parameters are already scaled for their final length.
         self._scaled = False
 
     def reset_parameters(self) -> None:
-        """Draw all parameters; a lazy layer that already has its length keeps it.
+        """Initialise all parameters; a lazy layer that already has its length keeps it.
 
         Example:
             >>> CKConv1d(4, 4, 9).reset_parameters()
@@ -130,15 +130,15 @@ class CKConv1d(ContinuousKernel, Conv1d):
 
     @torch.no_grad()
     def initialize_parameters(self, length: int) -> None:
-        """Give a lazy layer, one with ``kernel_size=None``, the length of its kernel.
+        """Set the kernel length of a lazy layer, one with ``kernel_size=None``.
 
         The parameters get the scale they would have had with ``kernel_size=length``, unless they were loaded. Called by
-        the first forward, as in the lazy modules of torch. Unlike those, all parameters exist from the beginning, since
-        their shapes do not depend on the length; so optimizers, averages of the weights and distributed training can
-        be set up before.
+        the first forward, as in torch's lazy modules. Unlike there, all parameters exist from the beginning, since
+        their shapes do not depend on the length, so optimizers, weight averaging and distributed training can be set
+        up before.
 
         Args:
-            length: of the training's sequences, >= 1. A length that was loaded takes precedence.
+            length: length of the training sequences, >= 1. A loaded length takes precedence.
 
         Example:
             >>> op = CKConv1d(4, 8); op.initialize_parameters(50)
@@ -164,7 +164,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             length = int(state_dict[f'{prefix}length'])
             self.kernel_size = (length,) if length else None
         elif any(key.startswith(f'{prefix}kernel_net.') for key in state_dict):
-            # Saved from a layer with a given size: its parameters have their final scale.
+            # Saved from a layer with a given kernel_size, whose parameters have their final scale.
             self._scaled = True
 
     def _size(self) -> tuple[int, ...]:
@@ -178,21 +178,21 @@ class CKConv1d(ContinuousKernel, Conv1d):
     def forward(self, x: Tensor, times: Tensor | None = None, scale_factor: float | None = None) -> Tensor:
         r"""Convolve ``x`` (N, C, L) with the sampled kernel; returns (N, O, L').
 
-        With ``times`` the samples need not be regular:
+        With ``times`` the samples may be irregular:
         :math:`y_i = \sum_{j \le i} \psi(1 - 2 (t_i - t_j)/(k-1))\, x_j + b` over samples at most k - 1 back, at a cost
-        of O(L^2) values of the kernel net.
+        of O(L^2) evaluations of the kernel net.
 
         Args:
             x: input.
-            times: when each sample was taken, in steps of the training's sampling (0, 1, 2, ... for a regular
-                sequence), increasing; (L,), or (N, L) if they differ between sequences. Causal layers only.
-            scale_factor: resolution for this call, see :meth:`set_resolution`; by default the layer's. With ``times``
-                it divides the response, as samples of that higher rate need.
+            times: times of the samples, in sampling steps of the training (0, 1, 2, ... for a regular sequence),
+                strictly increasing; (L,), or (N, L) if they differ between sequences. Causal layers only.
+            scale_factor: resolution for this call, see :meth:`set_resolution`; defaults to the layer's. With ``times``
+                it only divides the response, to compensate for the higher sampling rate.
 
         Raises:
             ValueError: for ``times`` that do not increase or do not fit, a resolution that leaves no sample, or a
                 sequence shorter than the kernel of a strided layer.
-            RuntimeError: in training with gradients inside ``frozen_kernels``.
+            RuntimeError: in training inside ``frozen_kernels`` with gradients enabled.
 
         Example:
             >>> op, x = CKConv1d(2, 4, 50), torch.randn(1, 2, 50)
@@ -217,7 +217,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if not self.causal:
             kernel = self._current_kernel() if (ratio,) == self.resolution else self._sampled((ratio,))
             return self._apply_kernel(x, kernel, (ratio,))
-        # In a short sequence no output sees the whole kernel.
+        # In a sequence shorter than the kernel no output uses all of it.
         size = min(size, max(length - 1, 0) // dilation + 1)
         if self._frozen_kernel is not None and (ratio,) == self.resolution:
             kernel = self._current_kernel()[..., -size:]

@@ -1,7 +1,7 @@
-"""CKConv2d: convolution by a continuous kernel, a small network of the position, in two dimensions.
+"""CKConv2d: two-dimensional convolution with a continuous kernel, which a small network computes from the position.
 
 y = conv2d(x, K, b), K[o, i, j] = psi(p_j)[o, i].
-CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; two dimensions as FlexConv, ICLR 2022.
+CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; two dimensions as in FlexConv, ICLR 2022.
 """
 
 from typing import Any
@@ -16,30 +16,30 @@ from mmkerv.ops.core.windows import extended_padding, odd
 
 
 class CKConv2d(ContinuousKernel, Conv2d):
-    r"""Continuous-kernel convolution: ``conv2d`` by a kernel that a small network computes from the position.
+    r"""Continuous-kernel convolution: ``conv2d`` with a kernel that a small network computes from the position.
 
     :math:`y = \mathrm{conv2d}(x, K, b)` with :math:`K_{oi}(p) = \psi(p)_{oi}`, p on a grid over [-1, 1] x [-1, 1]
 
     x (N, C, H, W), y (N, O, H', W'), K (O, C/groups, kH, kW). The number of parameters does not depend on the kernel's
     size, and the same kernel can be sampled at another resolution (:meth:`set_resolution`). There is no basic kernel:
-    ``weight`` is ``None``. The layer computes one plain convolution, which :meth:`to_conv2d` returns; a separable layer
-    gives a depthwise and a 1x1 convolution, or one with ``dense=True``.
+    ``weight`` is ``None``. The layer is equivalent to one plain convolution, which :meth:`to_conv2d` returns; for a
+    separable layer it returns a depthwise and a 1x1 convolution, or a single one with ``dense=True``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
-            as in ``nn.Conv2d``. The kernel sizes must be odd; sizes up to that of the feature map make sense.
+            as in ``nn.Conv2d``. The kernel sizes must be odd; sizes up to that of the feature map are useful.
         hidden: width of the kernel net, >= 1.
-        layers: number of its linear layers, >= 2.
-        omega_0: angular frequency of its sine layers, > 0. Higher gives rougher kernels; beyond about
-            ``pi * (k - 1) / 2`` neighbouring samples are unrelated, and another resolution is meaningless.
+        layers: number of linear layers of the kernel net, >= 2.
+        omega_0: angular frequency of its sine layers, > 0. Higher values give rougher kernels; beyond about
+            ``pi * (k - 1) / 2`` neighbouring samples are unrelated, so changing the resolution is meaningless.
         activation: ``'sine'``, ``'relu'``, ``'swish'`` or ``'rff'`` (random Fourier features, then ReLU).
-        separable: a depthwise continuous kernel followed by a 1x1 convolution, for wide layers, where a dense kernel
-            net would have ``hidden * O * C`` weights.
-        method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper one by a measured cost model. A stride needs
+        separable: use a depthwise continuous kernel followed by a 1x1 convolution; for wide layers, where the last
+            layer of a dense kernel net would have ``hidden * O * C`` weights.
+        method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper of the two by a measured cost model. A stride needs
             ``'direct'`` or ``'auto'``.
 
     Raises:
-        ValueError: if a value or a combination breaks its rule, for example an even ``kernel_size``.
+        ValueError: if a value or a combination of values is invalid, for example an even ``kernel_size``.
         TypeError: if an argument is unknown or has the wrong type.
 
     Source: CKConv, ICLR 2022; the initial variance 1 / fan_in is that of FlexConv, ICLR 2022.
@@ -58,11 +58,11 @@ class CKConv2d(ContinuousKernel, Conv2d):
 
         Args:
             x: input.
-            scale_factor: resolution for this call, see :meth:`set_resolution`; by default the layer's.
+            scale_factor: resolution for this call, see :meth:`set_resolution`; defaults to the layer's.
 
         Raises:
-            ValueError: for a resolution that leaves the kernel no sample.
-            RuntimeError: in training with gradients inside ``frozen_kernels``.
+            ValueError: for a resolution that leaves the kernel no sample besides the current one.
+            RuntimeError: in training inside ``frozen_kernels`` with gradients enabled.
 
         Example:
             >>> import torch
@@ -76,10 +76,10 @@ class CKConv2d(ContinuousKernel, Conv2d):
 
 
 class CKConv(PlainFor1x1):
-    """Config-facing class: builds :class:`CKConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
+    """Class to name in configs: builds :class:`CKConv2d`, or a plain ``nn.Conv2d`` for a 1x1 kernel.
 
-    A continuous function of position means nothing on a 1x1 kernel, so it stays plain unless ``replace_1x1=True``. The
-    operator's arguments are checked in both cases.
+    A continuous function of the position has no use in a 1x1 kernel, so such a kernel stays plain unless
+    ``replace_1x1=True``. The operator's arguments are checked in both cases.
 
     Args:
         in_channels, out_channels, kernel_size, *args, **kwargs: as in :class:`CKConv2d`.
@@ -88,7 +88,7 @@ class CKConv(PlainFor1x1):
         replace_1x1: also replace 1x1 kernels.
 
     Raises:
-        ValueError: as :class:`CKConv2d`, and where ``kernel_extent`` has no such padding.
+        ValueError: as :class:`CKConv2d`, and if there is no such padding for ``kernel_extent``.
         TypeError: as :class:`CKConv2d`.
 
     Example:
@@ -123,14 +123,14 @@ class CKConv(PlainFor1x1):
             size = arguments.integers(kernel_size, 2, 'kernel_size', 1)
             if replace_1x1 or not CKConv2d.leaves_plain(in_channels, size, groups):
                 padding = extended_padding(kernel_size, kernel_extent, padding, dilation)
-                # An extent of 1 was asked for, so it does not stay plain.
+                # An extent of 1 was requested explicitly, so the layer does not stay plain.
                 kernel_size, replace_1x1 = kernel_extent, True
         geometry = (kernel_size, stride, padding, dilation, groups)
         return super().__new__(cls, in_channels, out_channels, *geometry, *args, replace_1x1=replace_1x1, **kwargs)
 
     @classmethod
     def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the ``conv_cfg`` of the folded layer, ``None`` for a plain convolution of the same shape.
+        """Return the ``conv_cfg`` of the folded layer, or ``None`` for a plain convolution of the same shape.
 
         Args:
             conv_cfg: the config that the layer was built with.

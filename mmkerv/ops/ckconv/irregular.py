@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.ops.core.precision import autocast_type, full_precision
 
-# Number of kernel values in memory at once.
+# Maximum number of kernel values in memory at once.
 CHUNK = 2**22
 
 
@@ -23,26 +23,26 @@ def irregular_convolution(
     dtype: torch.dtype = torch.float32,
     hidden: int = 1,
 ) -> Tensor:
-    r"""Convolve irregular samples: :math:`y_i = \sum_{j: 0 \le t_i - t_j \le m} \psi(t_i - t_j) x_j`.
+    r"""Convolve irregularly spaced samples: :math:`y_i = \sum_{j: 0 \le t_i - t_j \le m} \psi(t_i - t_j) x_j`.
 
-    Outputs are computed in chunks, which bounds the memory; in training each chunk is computed again for the gradient.
+    Outputs are computed in chunks, which bounds the memory; in training each chunk is recomputed for the gradient.
 
     Args:
         x: (N, C, L).
         times: (L,), or (N, L) if they differ between sequences; strictly increasing.
-        values: function of lags (P,) that gives the kernel there, (O * width, P).
-        memory: largest lag m that counts.
+        values: function that returns the kernel (O * width, P) at lags (P,).
+        memory: largest lag m at which the kernel is applied.
         width: input channels of each group.
         groups: number of groups of channels.
-        dtype: type that the kernel is computed in.
-        hidden: numbers that ``values`` keeps in memory for each lag, if more than the kernel's.
+        dtype: type in which the kernel is computed.
+        hidden: numbers that ``values`` keeps in memory per lag, if there are more of them than kernel values.
 
     Returns:
-        (N, O, L), in the type a convolution would give.
+        (N, O, L), in the type that a convolution would return.
 
     Raises:
         ValueError: if ``times`` have another shape, are not finite, or do not increase.
-        TypeError: if they are not a tensor.
+        TypeError: if ``times`` is not a tensor.
 
     Example:
         >>> decay = lambda lags: torch.exp(-lags)[None]
@@ -72,7 +72,7 @@ def irregular_convolution(
             return torch.cat(rows)
         times = torch.arange(x.shape[-1], dtype=torch.float64, device=x.device)
 
-    # A lag that exceeds the largest only by the rounding of its two times still counts.
+    # A lag that exceeds the largest one only by the rounding of its two times is still included.
     slack = max(1e-9, 4 * rounding * float(times.detach().abs().max()) if times.numel() else 0.0)
 
     def chunk(x: Tensor, start: int, stop: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Generator of continuous kernels: a small network that maps a position in the kernel to its values there."""
+"""Generator of continuous kernels: a small network that maps a position to the values of the kernel there."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.options import ACTIVATIONS, OMEGA_0, CKOptions
 from mmkerv.ops.core import arguments
 
-# Draws of a kernel net before a constant kernel is accepted, and the relative variance that counts as constant.
+# Attempts to draw a kernel net before a constant kernel is accepted, and the relative variance below which a kernel
+# counts as constant.
 DRAWS, CONSTANT = 100, 1e-11
 
 
@@ -25,29 +26,29 @@ def continuous_kernel(
     activation: str = 'sine',
     omega_0: float = OMEGA_0,
 ) -> Tensor:
-    r"""Evaluate a continuous kernel at some positions: :math:`\psi(p) = W_L h_{L-1}(p) + b_L`.
+    r"""Evaluate a continuous kernel at the given positions: :math:`\psi(p) = W_L h_{L-1}(p) + b_L`.
 
-    The hidden layers are, by ``activation``:
+    The hidden layers depend on ``activation``:
 
     - ``'sine'``: :math:`h_l = \sin(\omega_0 (W_l h_{l-1} + b_l))`, with :math:`h_0 = p`;
     - ``'relu'``, ``'swish'``: :math:`h_l = \sigma(W_l h_{l-1} + b_l)`;
     - ``'rff'`` (random Fourier features): :math:`h_1 = (\cos \omega_0 W_1 p, \sin \omega_0 W_1 p)`, then ReLU layers.
 
     Args:
-        positions: (P, d), each axis of a kernel running from -1 to 1.
-        weights: of each layer, (out, in); the first has d inputs, and with ``'rff'`` half the rows.
-        biases: of each layer, (out,); with ``'rff'`` the first is not used and may be ``None``.
+        positions: (P, d); each axis of a kernel extends from -1 to 1.
+        weights: weight of each layer, (out, in); the first has d inputs, and with ``'rff'`` half the number of rows.
+        biases: bias of each layer, (out,); with ``'rff'`` the first is not used and may be ``None``.
         activation: see above.
         omega_0: angular frequency, > 0, of ``'sine'`` and ``'rff'``.
 
     Returns:
-        (C, P), C outputs of the last layer.
+        (C, P), for the C outputs of the last layer.
 
     Raises:
-        ValueError: for another activation, or a different number of biases and weights.
+        ValueError: for an unknown activation, or different numbers of biases and weights.
 
-    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; sine layers are
-        SIREN's (Sitzmann et al., NeurIPS 2020), random Fourier features are Tancik et al., NeurIPS 2020.
+    Source: CKConv: Continuous Kernel Convolution For Sequential Data, ICLR 2022; sine layers
+        from SIREN (Sitzmann et al., NeurIPS 2020), random Fourier features from Tancik et al., NeurIPS 2020.
 
     Example:
         >>> p = torch.linspace(-1, 1, 5)[:, None]
@@ -59,7 +60,7 @@ def continuous_kernel(
         raise ArgumentError(
             f'biases must be as many as weights, got {len(biases)} for {len(weights)}; give one for each layer'
         )
-    # Positions are columns, so that the kernel has the memory layout of a convolution's weight.
+    # With positions as columns the kernel gets the memory layout of a convolution's weight.
     hidden = positions.t()
     last = len(weights) - 1
     for index, (weight, bias) in enumerate(zip(weights, biases)):
@@ -76,7 +77,7 @@ def continuous_kernel(
     return hidden
 
 
-# Not an nn.Linear, and its name matches no rule of upstream's initialisers: mmengine's
+# Not an nn.Linear, and with a name that no upstream initialiser matches: mmengine's
 # `init_cfg=dict(type='Normal', layer='Linear')` must leave kernel nets alone.
 class KernelNetLayer(nn.Module):
     """Layer of a kernel net: weight (out, in) and bias (out,); random Fourier features have a fixed weight.
@@ -103,9 +104,9 @@ class KernelNet(nn.Module):
     :math:`\psi(p) = W_L h_{L-1}(p) + b_L`, see :func:`continuous_kernel`.
 
     Args:
-        axes: coordinates of a position, the inputs, >= 1.
-        channels: values of the kernel at a position, the outputs, >= 1.
-        options: width, depth, activation, frequency.
+        axes: number of coordinates of a position, the inputs, >= 1.
+        channels: number of kernel values at a position, the outputs, >= 1.
+        options: width, depth, activation and frequency.
         **factory: ``device`` and ``dtype`` of the parameters.
 
     Example:
@@ -126,14 +127,14 @@ class KernelNet(nn.Module):
 
     @torch.no_grad()
     def reset(self, positions: Tensor, variance: float) -> None:
-        """Draw all layers, then :meth:`rescale`.
+        """Draw all layers, then :meth:`rescale` the last.
 
         Sine layers are initialised as in SIREN, with phases uniform over a period; the kinks of ReLU and swish are
         spread over the kernel.
 
         Args:
             positions: (P, d).
-            variance: of all values of the kernel together, > 0.
+            variance: variance over all values of the kernel together, > 0.
         """
         # If all units of a small ReLU net are dead, its kernel is constant and never learns.
         for _ in range(DRAWS):
@@ -166,23 +167,23 @@ class KernelNet(nn.Module):
 
     @torch.no_grad()
     def rescale(self, positions: Tensor, variance: float) -> bool:
-        """Scale the last layer so that the kernel on ``positions`` (P, d) has this variance.
+        """Scale the last layer so that the kernel at ``positions`` (P, d) has the given variance.
 
-        The scaling is part of the weights: nothing is scaled when a checkpoint is loaded.
+        The scaling becomes part of the weights, so loading a checkpoint involves no scaling.
 
         Args:
             positions: (P, d).
-            variance: of all values of the kernel together, > 0.
+            variance: variance over all values of the kernel together, > 0.
 
         Returns:
-            ``False`` if the kernel is constant, so that it cannot be scaled.
+            ``False`` if the kernel is constant and so cannot be scaled, else ``True``.
         """
         last = self.layers[-1]
         if last.weight.is_meta:
             return True
         kernel = self(positions)
         spread = kernel.var(unbiased=False) if kernel.numel() > 1 else kernel.square().mean()
-        # In the kernel's type: in float16 the bound would be 0, and a constant kernel would be scaled to infinity.
+        # Use the kernel's type: in float16 the bound would be 0, and a constant kernel would be scaled to infinity.
         if spread < CONSTANT * last.weight.to(kernel.dtype).square().mean():
             return False
         factor = (variance / spread).sqrt()

@@ -1,4 +1,4 @@
-"""Options of continuous-kernel convolution beyond those of a convolution, and their rules."""
+"""Options of continuous-kernel convolutions beyond those of torch's convolutions, and their checks."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from mmkerv.ops.core import arguments
 
 ACTIVATIONS = ('sine', 'relu', 'swish', 'rff')
 METHODS = ('auto', 'fft', 'direct')
-# Activations with the frequency omega_0.
+# Activations that use the frequency omega_0.
 PERIODIC = ('sine', 'rff')
 OMEGA_0 = 10.0
 
 
 class CKOptions(NamedTuple):
-    """The arguments of :class:`CKConv1d` and :class:`CKConv2d` beyond those of torch's convolutions.
+    """Arguments of :class:`CKConv1d` and :class:`CKConv2d` beyond those of torch's convolutions.
 
     Example:
         >>> CKOptions(hidden=16).checked().layers
@@ -28,7 +28,7 @@ class CKOptions(NamedTuple):
     method: str = 'auto'
 
     def checked(self) -> 'CKOptions':
-        """Return the options if every value and their combination is legal.
+        """Return the options if each value and their combination are valid.
 
         Raises:
             ValueError: naming the option, its value, the rule and what to do.

@@ -1,4 +1,4 @@
-"""Sampling grid of continuous kernels: positions from -1 to 1, at the training's or another resolution."""
+"""Sampling grid of continuous kernels: positions from -1 to 1, at the training resolution or another."""
 
 import math
 from typing import Any
@@ -9,21 +9,21 @@ from torch import Tensor
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 
-# Tolerance for rounding: a ratio such as 1 / 3 times 3 must count as 1.
+# Tolerance for rounding errors: 1 / 3 times 3 must count as 1.
 SLACK = 1e-9
 
 
 def resolution(ratio: Any, sizes: tuple[int, ...], causal: bool = False) -> tuple[float, ...]:
-    """Return a checked resolution, samples at run time for each sample in training, for each axis.
+    """Check a resolution, samples at run time per sample in training, and return it for each axis.
 
     Args:
-        ratio: 2 is twice as fine, 0.5 half as fine; one number or one for each axis.
+        ratio: 2 is twice as fine, 0.5 half as fine; one number or one per axis.
         sizes: extent of the kernel in training, for each axis.
         causal: whether the kernel covers only the current and earlier samples.
 
     Raises:
-        ValueError: if a ratio is not > 0, or leaves an axis no sample beside the current one.
-        TypeError: if one is not a number.
+        ValueError: if a ratio is not > 0, or leaves an axis no sample besides the current one.
+        TypeError: if a ratio is not a number.
 
     Example:
         >>> resolution(2, (7, 5)), resolution((0.5, 1), (7, 5))
@@ -43,7 +43,7 @@ def resolution(ratio: Any, sizes: tuple[int, ...], causal: bool = False) -> tupl
 
 
 def taps(size: int, ratio: float, causal: bool = False) -> int:
-    """Return the number of samples at resolution ``ratio`` of a kernel of ``size`` samples in training.
+    """Return the number of samples, at resolution ``ratio``, of a kernel that has ``size`` samples in training.
 
     Example:
         >>> taps(7, 2.0), taps(7, 0.5), taps(784, 0.5, causal=True)
@@ -54,7 +54,7 @@ def taps(size: int, ratio: float, causal: bool = False) -> int:
 
 
 def centred_positions(size: int, ratio: float = 1.0, **factory: Any) -> Tensor:
-    r"""Return positions of a centred kernel along one axis, :math:`p_j = 2 j / (r (k - 1))`, j from -h to h.
+    r"""Return the positions of a centred kernel along one axis, :math:`p_j = 2 j / (r (k - 1))`, j from -h to h.
 
     The centre is at 0. At ratio 1 the positions are ``linspace(-1, 1, size)``.
 
@@ -73,7 +73,7 @@ def centred_positions(size: int, ratio: float = 1.0, **factory: Any) -> Tensor:
 
 
 def causal_positions(lags: Tensor, size: int) -> Tensor:
-    r"""Return positions of a causal kernel, :math:`p(\tau) = 1 - 2 \tau / (k - 1)`; the current sample is at 1.
+    r"""Return the positions of a causal kernel, :math:`p(\tau) = 1 - 2 \tau / (k - 1)`; the current sample is at 1.
 
     Args:
         lags: distance into the past, in training samples.

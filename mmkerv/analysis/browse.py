@@ -141,7 +141,7 @@ def _inner(dataset: Any, index: int) -> tuple[Any, int]:
 
 
 def _annotated_late(dataset: Any) -> bool:
-    """Return ``True`` if annotations are loaded after other steps, as in test pipelines: they belong to the original image."""
+    """Return ``True`` if annotations are loaded after other steps, as in test pipelines: then they fit the original."""
     names = [type(step).__name__ for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ())]
     loading = next((index for index, name in enumerate(names) if 'Annotations' in name), 0)
     return any(not name.startswith('Load') for name in names[:loading])

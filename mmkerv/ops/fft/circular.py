@@ -1,4 +1,4 @@
-"""Convolution as a product of Fourier transforms, with gradients that are products of transforms too."""
+"""Convolution as a product of Fourier transforms, with gradients that are also products of transforms."""
 
 from collections.abc import Sequence
 
@@ -11,21 +11,21 @@ from mmkerv.ops.core.tracing import is_recording
 def circular_convolution(
     x: Tensor, kernel: Tensor, before: Sequence[int], sizes: Sequence[int], lengths: Sequence[int], groups: int
 ) -> Tensor:
-    r"""Convolve by circular convolutions long enough to equal linear ones: :math:`y_t = \sum_j x_{t + j - p} k_j`.
+    r"""Convolve by a circular convolution long enough to equal a linear one: :math:`y_t = \sum_j x_{t + j - p} k_j`.
 
-    torch computes the gradient of a real transform by a complex one of full length. Here the gradients use real
-    transforms of x, kernel and gradient, and no spectrum is saved for them.
+    torch computes the gradient of a real transform with a complex transform of full length. Here the gradients use real
+    transforms of x, the kernel and the output's gradient, and no spectrum is saved for them.
 
     Args:
         x: (N, C, *spatial), float32 or float64.
         kernel: (O, C/groups, *size), of the same type.
-        before: zeros p before x, for each axis, fewer than the kernel is long.
-        sizes: of the output.
-        lengths: of the transforms, see :func:`mmkerv.ops.fft.convolution.transform_lengths`.
+        before: number p of zeros before x along each axis, less than the size of the kernel.
+        sizes: size of the output along each axis.
+        lengths: length of the transforms along each axis, see :func:`mmkerv.ops.fft.convolution.transform_lengths`.
         groups: number of groups of channels.
 
     Returns:
-        (N, O, *sizes), a view of a longer tensor.
+        (N, O, *sizes), a view of a larger tensor.
 
     Example:
         >>> x, k = torch.ones(1, 1, 4), torch.tensor([[[1.0, 2.0]]])
@@ -43,7 +43,7 @@ class _Convolution(torch.autograd.Function):
         ctx.geometry = before, sizes, lengths, groups
         return _convolve(x, kernel, before, sizes, lengths, groups)
 
-    # Uses differentiable operations only, so that it can be differentiated again.
+    # Uses only differentiable operations, so it can be differentiated again.
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple:
         x, kernel = ctx.saved_tensors
@@ -61,7 +61,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, kernel: Tensor, before: list, sizes: list, lengths: list, groups: int) -> Tensor:
-    # With the kernel reversed the product needs no conjugate, which would be a copy.
+    # With the reversed kernel the product needs no conjugate, which would be a copy.
     reversed_kernel = kernel.flip(_axes(lengths))
     product = _product('output', _transform(x, lengths), _transform(reversed_kernel, lengths), groups)
     first = [k - 1 - p for k, p in zip(kernel.shape[2:], before)]
@@ -81,7 +81,7 @@ def _inverse(spectrum: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def _cut(x: Tensor, first: Sequence[int], sizes: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """Return ``sizes`` samples from ``first`` on; a negative ``first`` wraps around to the end."""
+    """Return ``sizes`` samples starting at ``first``; a negative ``first`` wraps around to the end."""
     for axis, start, size, length in zip(_axes(lengths), first, sizes, lengths):
         if start < 0:
             x = torch.cat(
@@ -96,7 +96,7 @@ def _product(kind: str, a: Tensor, b: Tensor, groups: int) -> Tensor:
     """Sum the products of two spectra over input channels ('output'), filters ('input') or images ('kernel').
 
     a and b are (N, C, *F) and (O, C/g, *F) for 'output', (N, O, *F) and (O, C/g, *F) for 'input', (N, O, *F) and
-    (N, C, *F) for 'kernel'; the result is the third of the three.
+    (N, C, *F) for 'kernel'; the result has the remaining one of these three shapes.
     """
     frequencies = a.shape[2:]
     if kind == 'kernel':
@@ -117,19 +117,19 @@ def _product(kind: str, a: Tensor, b: Tensor, groups: int) -> Tensor:
         product = torch.bmm(a.transpose(1, 2), b).unflatten(0, (-1, groups))
     else:
         product = torch.bmm(a, b.transpose(1, 2) if kind == 'output' else b).unflatten(0, (-1, groups)).transpose(1, 2)
-    # Each spectrum is as large as all of x, so it is freed as soon as possible.
+    # A spectrum can be as large as x, so free these as soon as possible.
     del a, b
     return product.flatten(1).t().contiguous().view(*shape, *frequencies)
 
 
 def _by_frequency(spectrum: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Reorder (A, B, *F) to (F, *shape), contiguous: strided complex matrix products are several times slower."""
+    """Reorder (A, B, *F) to (F, *shape), contiguous, since strided complex matrix products are several times slower."""
     spectrum = spectrum.flatten(2).flatten(0, 1).t().contiguous()
     return spectrum.unflatten(1, shape)
 
 
 def _depthwise(kind: str, a: Tensor, b: Tensor, groups: int) -> Tensor:
-    """Compute :func:`_product` where each filter has one channel, as products of numbers."""
+    """Compute :func:`_product` for filters of one channel, as elementwise products."""
     a = a.unflatten(1, (groups, -1))
     if kind == 'kernel':
         return (a * b[:, :, None]).sum(0)

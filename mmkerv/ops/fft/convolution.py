@@ -1,4 +1,4 @@
-"""Convolution by Fourier transforms, for kernels so large that it is cheaper than the direct form."""
+"""Convolution by Fourier transforms, for kernels so large that these are cheaper than the direct form."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -24,20 +24,20 @@ def fft_convolution(
 ) -> Tensor:
     r"""Convolve with stride 1 in the frequency domain: :math:`y = F^{-1}(F x \cdot F k') + b`.
 
-    k' is the reversed kernel. The result is that of ``F.conv1d`` and ``F.conv2d`` (a cross-correlation, computed in
-    float32 at least), at a cost of O(n log n) in the number n of samples. Odd and even sizes are padded to lengths that
-    transform quickly. The product over channels is one matrix product for each frequency.
+    k' is the reversed kernel. The result is that of ``F.conv1d`` and ``F.conv2d`` (a cross-correlation), computed in
+    float32 at least, at a cost of O(n log n) in the number n of samples. All sizes are padded to lengths that transform
+    quickly. The product over channels is one matrix product per frequency.
 
     Args:
         x: (N, C, *spatial).
         kernel: (O, C/groups, *size).
         bias: (O,) or ``None``.
-        padding: zeros before and after, for each axis.
-        dilation: distance of the kernel's taps, for each axis.
+        padding: zeros before and after, along each axis.
+        dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
 
     Returns:
-        (N, O, *spatial'), in the type a convolution would give.
+        (N, O, *spatial'), in the type that a convolution would return.
 
     Raises:
         ValueError: if the padded input is smaller than the kernel.
@@ -58,7 +58,7 @@ def fft_convolution(
         if kernel.shape[1] * groups != x.shape[1] or len(kernel) % groups:
             raise ArgumentError(f'x has {x.shape[1]} channels, the kernel takes {kernel.shape[1] * groups}')
         kernel = _dilated(kernel, dilation)
-        # Only the zeros beyond the kernel's reach have to be written out; the transform's own padding gives the others.
+        # Only zeros beyond the kernel's reach have to be added here; the transform's own padding provides the others.
         excess = [(max(b - k + 1, 0), max(a - k + 1, 0)) for (b, a), k in zip(padding, kernel.shape[2:])]
         if any(map(any, excess)):
             x = F.pad(x, [side for axis in reversed(excess) for side in axis])
@@ -74,12 +74,12 @@ def fft_convolution(
 
 
 def transform_lengths(sizes: Sequence[int], kernel: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[int]:
-    """Return lengths of the transforms at which the circular convolution wraps around outside the output only.
+    """Return transform lengths for which the circular convolution wraps around only outside the output.
 
     Args:
-        sizes: of the input.
-        kernel: extent of the kernel, with its dilation.
-        padding: zeros before and after, at most ``kernel - 1`` each. Both sides share the larger one's space.
+        sizes: size of the input along each axis.
+        kernel: extent of the dilated kernel along each axis.
+        padding: zeros before and after, at most ``kernel - 1`` each; both sides share the space of the larger.
 
     Example:
         >>> transform_lengths((784,), (784,), [(783, 0)])

@@ -8,15 +8,15 @@ from mmkerv.ops.fft.convolution import transform_lengths
 
 
 class Costs(NamedTuple):
-    """Counts of operations of the two forms of a convolution in forward, which the cost model weighs.
+    """Numbers of operations in forward of the two forms of a convolution, the inputs of the cost model.
 
     Args:
-        dense: products of the direct form, unless depthwise.
-        depthwise: products of the direct form if depthwise.
+        dense: products of the direct form if not depthwise, else 0.
+        depthwise: products of the direct form if depthwise, else 0.
         transform: samples to transform, times the logarithm of their number.
         product: products of complex numbers.
         taps: values of the kernel.
-        call: 1.
+        call: 1, for the constant cost of a call.
 
     Example:
         >>> costs((1, 1, 9), (1, 1, 3), [(0, 0)], (1,), 1).dense
@@ -31,8 +31,8 @@ class Costs(NamedTuple):
     call: float = 1.0
 
 
-# Nanoseconds for each count, forward and backward, on one core (Intel Xeon, torch 2.11), as fitted by
-# benchmarks/convolution_method.py. For 57 of its 60 shapes the choice is within 30 % of the quicker form.
+# Nanoseconds per count, for forward and backward, on one core (Intel Xeon, torch 2.11), as fitted by
+# benchmarks/convolution_method.py. For 57 of its 60 shapes the chosen form is within 30 % of the faster one.
 DIRECT = {'dense': 0.076, 'depthwise': 0.90, 'call': 6.8e5}
 FFT = {'transform': 0.92, 'product': 1.9, 'taps': 7.6, 'call': 1.9e5}
 
@@ -47,10 +47,10 @@ def costs(
     """Count the operations of a convolution of stride 1.
 
     Args:
-        shape: of the input, (N, C, *spatial).
+        shape: shape of the input, (N, C, *spatial).
         kernel: shape of the kernel, (O, C/groups, *size).
-        padding: zeros before and after, for each axis.
-        dilation: distance of the kernel's taps, for each axis.
+        padding: zeros before and after, along each axis.
+        dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
 
     Example:
@@ -82,16 +82,16 @@ def fft_is_cheaper(
     dilation: Sequence[int],
     groups: int,
 ) -> bool:
-    """Tell whether Fourier transforms are the cheaper form; with a stride the direct form is always taken.
+    """Return ``True`` if Fourier transforms are estimated to be cheaper; always ``False`` with a stride.
 
-    The model was measured on a CPU, see ``benchmarks/convolution_method.py``; on other devices it is an estimate.
+    The model was fitted on a CPU, see ``benchmarks/convolution_method.py``; on other devices it is less accurate.
 
     Args:
-        shape: of the input, (N, C, *spatial).
+        shape: shape of the input, (N, C, *spatial).
         kernel: shape of the kernel, (O, C/groups, *size).
-        stride: step of the window, for each axis.
-        padding: zeros before and after, for each axis.
-        dilation: distance of the kernel's taps, for each axis.
+        stride: step of the window, along each axis.
+        padding: zeros before and after, along each axis.
+        dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
 
     Example:

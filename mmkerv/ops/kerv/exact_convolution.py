@@ -21,16 +21,16 @@ def exact_convolution(
 ) -> Tensor:
     r"""Convolve in float32 (or float64), without autocast and without TensorFloat-32: :math:`y = x * w + b`.
 
-    A squared distance is a small difference of such large sums, so their rounding must be that of float32.
+    Squared distances are small differences of large sums computed here, so the rounding must be that of float32.
 
     Args:
         x: (N, C, *spatial), float32 or float64.
         weight: (O, C/groups, *kernel), of the same type.
         bias: (O,) or ``None``.
-        stride: step of the window, one integer for each axis.
-        padding: zeros on each side, likewise.
-        dilation: distance of the kernel's taps, likewise.
-        groups: blocks of channels.
+        stride: step of the window, one integer per axis.
+        padding: zeros on each side, one integer per axis.
+        dilation: distance between the kernel's taps, one integer per axis.
+        groups: number of groups of channels.
 
     Example:
         >>> exact_convolution(torch.ones(1, 1, 4), torch.ones(2, 1, 3), None, (1,), (0,), (1,), 1).shape
@@ -53,17 +53,17 @@ def exact_convolution_gradients(
     groups: int,
     mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`exact_convolution` by input, weight and bias, in the same precision.
+    """Compute the gradients of :func:`exact_convolution` for input, weight and bias, in the same precision.
 
     Args:
-        grad: gradient by the output.
+        grad: gradient of the output.
         x: (N, C, *spatial).
         weight: (O, C/groups, *kernel).
-        stride: step of the window, one integer for each axis.
-        padding: zeros on each side, likewise.
-        dilation: distance of the kernel's taps, likewise.
-        groups: blocks of channels.
-        mask: which of the three are wanted; the others are undefined.
+        stride: step of the window, one integer per axis.
+        padding: zeros on each side, one integer per axis.
+        dilation: distance between the kernel's taps, one integer per axis.
+        groups: number of groups of channels.
+        mask: for each of the three, whether it is needed; the others are undefined.
 
     Example:
         >>> x, w, grad = torch.ones(1, 1, 4), torch.ones(2, 1, 3), torch.ones(1, 2, 2)
@@ -81,7 +81,7 @@ def exact_convolution_gradients(
 def _ieee() -> Iterator[None]:
     cudnn = torch.backends.cudnn
     if hasattr(cudnn, 'conv'):
-        # torch 2.9 and later. The older name reads and sets this one too, and fails where the two were mixed.
+        # torch 2.9 and later. The older setting reads and sets this one too, and raises if both have been used.
         before = cudnn.conv.fp32_precision
         cudnn.conv.fp32_precision = 'ieee'
         try:
@@ -89,7 +89,7 @@ def _ieee() -> Iterator[None]:
         finally:
             cudnn.conv.fp32_precision = before
         return
-    # Left out, an argument would not keep its setting but take a default of its own: cuDNN off, for one.
+    # An omitted argument would not keep the current setting but take its own default, for example cuDNN off.
     settings = {name: getattr(cudnn, name) for name in ('enabled', 'benchmark', 'benchmark_limit', 'deterministic')}
     with cudnn.flags(**settings, allow_tf32=False):
         yield
@@ -154,7 +154,7 @@ class _Convolution(torch.autograd.Function):
 
 
 if hasattr(torch.library, 'custom_op'):
-    # An operator of its own is one node for torch.compile, which otherwise cannot follow a change of cuDNN's flags.
+    # A custom operator is a single node for torch.compile, which otherwise cannot trace a change of cuDNN's flags.
     without_tf32 = torch.library.custom_op('mmkerv::convolution', _convolution, mutates_args=())
     _without_tf32_backward = torch.library.custom_op(
         'mmkerv::convolution_backward', _convolution_backward, mutates_args=()

@@ -1,4 +1,4 @@
-"""Kervolution as functions: y_i = kernel(x_i, w) + b for every patch x_i and filter w."""
+"""Functional form of kervolution: y_i = kernel(x_i, w) + b for every patch x_i and filter w."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,25 +33,26 @@ def kerv1d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any
 def kerv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     r"""Kervolve an image: :math:`y_{n,o,i} = \kappa(x_{n,i}, w_o) + b_o` for every patch :math:`x_{n,i}`.
 
-    Computed by convolutions, or for ``'l1'`` and ``'manhattan'`` in chunks; a tensor (N, O, K, L) of every patch and
-    filter is never formed. Nonlinear kernels are computed in float32 (or float64) even under autocast, and their result
-    has the type of ``weight``.
+    It is computed with convolutions, or for ``'l1'`` and ``'manhattan'`` in chunks; the tensor (N, O, K, L) of all
+    patches and filters is never formed. Nonlinear kernels are computed in float32 (or float64) even under autocast, and
+    the result has the type of ``weight``.
 
     Args:
         input: (N, C, H, W).
         weight: (O, C/groups, kH, kW).
         bias: (O,) or ``None``, added after the kernel.
         *args: stride, padding, dilation and groups, as in ``torch.nn.functional.conv2d``.
-        **kwargs: the same; ``padding_mode`` as in ``nn.Conv2d``; ``kernel``, the name of a kernel, see
-            :class:`mmkerv.ops.KervConv2d`; its hyperparameters, of which the real ones may also be tensors of one value
-            or one for each filter; ``chunk_mib``, the memory bound of a chunk for ``'l1'`` and ``'manhattan'``, in MiB.
+        **kwargs: the same by name; ``padding_mode`` as in ``nn.Conv2d``; ``kernel``, the name of a kernel, see
+            :class:`mmkerv.ops.KervConv2d`; the kernel's hyperparameters (real ones may also be tensors, with one value
+            in all or one per filter); ``chunk_mib``, the memory limit of a chunk for ``'l1'`` and ``'manhattan'``, in
+            MiB.
 
     Returns:
         (N, O, H', W').
 
     Raises:
-        ValueError: for an unknown kernel or an unusable hyperparameter.
-        TypeError: for an argument the kernel does not have.
+        ValueError: for an unknown kernel or an invalid hyperparameter.
+        TypeError: for an argument that the kernel does not have.
 
     Source: Kervolutional Neural Networks, CVPR 2019, equations 2 and 9 to 11.
 
@@ -114,7 +115,7 @@ def kervolve(
     chunk_mib: float = CHUNK_MIB,
     observe: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    r"""Kervolve ``x`` of any number of axes; the arguments are already checked.
+    r"""Kervolve ``x`` with any number of spatial axes; the arguments are not checked again.
 
     :math:`y_{n,o,i} = \kappa(x_{n,i}, w_o) + b_o`
 
@@ -122,9 +123,9 @@ def kervolve(
         x: (N, C, *spatial).
         weight: (O, C/groups, *kernel).
         bias: (O,) or ``None``.
-        geometry: stride, zero padding, dilation (one integer for each axis each) and groups.
-        kernel: the kernel.
-        values: its hyperparameters.
+        geometry: stride, zero padding and dilation (each with one integer per axis), and groups.
+        kernel: kernel to apply.
+        values: hyperparameters of the kernel, by name.
         chunk_mib: see :func:`kerv2d`.
         observe: called with the inner products s, if the kernel is a nonlinear function of them.
 
@@ -161,7 +162,7 @@ def kervolve(
         y = _dot(x, weight, operands, geometry, kernel, values, observe)
     if bias is not None:
         y = y + bias.to(wide).view(with_axes)
-    # The output has the memory format of the weight, as a convolution's has.
+    # Give the output the memory format of the weight, as convolutions do.
     channels_last = dims == 2 and not weight.is_contiguous()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return y.to(weight.dtype).contiguous(memory_format=layout)
@@ -216,7 +217,7 @@ def _manhattan_distance(x: Tensor, weight: Tensor, geometry: tuple, chunk_mib: f
 
 
 def _each_filter(value: Any, weight: Tensor) -> Tensor:
-    """Expand a number, a tensor of one value or of one for each filter to (O,)."""
+    """Expand a number, or a tensor with one value in all or one per filter, to (O,)."""
     if isinstance(value, Tensor):
         return value.flatten().expand(len(weight))
     return weight.new_full((len(weight),), value)

@@ -1,4 +1,4 @@
-"""Integer powers, y = t^n, that save one tensor for the gradient."""
+"""Integer powers, y = t^n, that save only one tensor for the gradient."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from mmkerv.ops.core.tracing import is_recording
 def integer_power(t: Tensor, degree: int) -> Tensor:
     r"""Raise ``t`` to an integer power by repeated multiplication: :math:`y = t^n`.
 
-    The base may be negative. Backward, :math:`n t^{n-1}`, needs only ``t``.
+    The base may be negative. Backward computes :math:`n t^{n-1}` and needs only ``t``.
 
     Args:
         t: tensor of any shape.
@@ -50,12 +50,12 @@ class _IntegerPower(torch.autograd.Function):
 def _power(t: Tensor, degree: int, multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Raise ``t`` to a power of at least 2; ``multiply`` may write into its first argument.
 
-    A new tensor for every product would cost more than the product, because its memory is not in the cache yet.
+    Allocating a tensor for each product would cost more than the product, because new memory is not in the cache.
     """
     highest = 1
     while degree >> highest > 1:
         highest += 1
-    # Binary exponentiation: from the second highest bit of the degree down, square, and multiply where the bit is set.
+    # Binary exponentiation: square for each bit below the highest, and multiply by t if the bit is set.
     result = t * t
     for bit in range(highest - 1, -1, -1):
         if bit < highest - 1:

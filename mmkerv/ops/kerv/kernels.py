@@ -13,7 +13,7 @@ from mmkerv.ops.kerv.squared_distance import distance
 
 @register_kernel('linear', family='dot')
 def linear(s: Tensor) -> Tensor:
-    r"""Convolution, :math:`s`. Source: Kervolutional Neural Networks, CVPR 2019, equation 2.
+    r"""Inner product, :math:`s`, as in a convolution. Source: Kervolutional Neural Networks, CVPR 2019, equation 2.
 
     Example:
         >>> linear(torch.tensor([2.0]))
@@ -24,7 +24,7 @@ def linear(s: Tensor) -> Tensor:
 
 @register_kernel('polynomial', family='dot')
 def polynomial(s: Tensor, *, degree: int, balance: Tensor | float) -> Tensor:
-    r""":math:`(s + c)^n` with c ``balance`` and n ``degree``. Source: Kervolutional Neural Networks, equation 10.
+    r"""Polynomial :math:`(s + c)^n`, c ``balance``, n ``degree``. Source: Kervolutional Neural Networks, equation 10.
 
     Example:
         >>> polynomial(torch.tensor([2.0]), degree=3, balance=1.0)
@@ -36,7 +36,7 @@ def polynomial(s: Tensor, *, degree: int, balance: Tensor | float) -> Tensor:
 
 @register_kernel('sigmoid', family='dot')
 def sigmoid(s: Tensor) -> Tensor:
-    r""":math:`\tanh s`. Source: Kervolutional Neural Networks, section 4.1.
+    r"""Hyperbolic tangent, :math:`\tanh s`. Source: Kervolutional Neural Networks, section 4.1.
 
     Example:
         >>> sigmoid(torch.tensor([0.0]))
@@ -47,7 +47,7 @@ def sigmoid(s: Tensor) -> Tensor:
 
 @register_kernel('gaussian', family='radial')
 def gaussian(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
-    r""":math:`\exp(-\gamma d^2)`. Source: Kervolutional Neural Networks, equation 11.
+    r"""Gaussian kernel, :math:`\exp(-\gamma d^2)`. Source: Kervolutional Neural Networks, equation 11.
 
     Example:
         >>> gaussian(torch.tensor([0.0, 1.0]), gamma=1.0)
@@ -58,7 +58,7 @@ def gaussian(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
 
 @register_kernel('l2', family='radial')
 def l2(d2: Tensor) -> Tensor:
-    r""":math:`|x - w|_2`. Source: Kervolutional Neural Networks, equation 9b.
+    r"""Euclidean distance, :math:`|x - w|_2`. Source: Kervolutional Neural Networks, equation 9b.
 
     Example:
         >>> l2(torch.tensor([4.0]))
@@ -69,7 +69,7 @@ def l2(d2: Tensor) -> Tensor:
 
 @register_kernel('euclidean', family='radial')
 def euclidean(d2: Tensor) -> Tensor:
-    r""":math:`-|x - w|^2`, as the paper's authors compute it under this name: a similarity, not a distance.
+    r"""Similarity :math:`-|x - w|^2`, not a distance: this is what the authors' code computes under the name.
 
     Example:
         >>> euclidean(torch.tensor([4.0]))
@@ -80,7 +80,7 @@ def euclidean(d2: Tensor) -> Tensor:
 
 @register_kernel('l1', family='manhattan')
 def l1(d1: Tensor) -> Tensor:
-    r""":math:`|x - w|_1`. Source: Kervolutional Neural Networks, equation 9a.
+    r"""Manhattan distance, :math:`|x - w|_1`. Source: Kervolutional Neural Networks, equation 9a.
 
     Example:
         >>> l1(torch.tensor([4.0]))
@@ -91,7 +91,7 @@ def l1(d1: Tensor) -> Tensor:
 
 @register_kernel('manhattan', family='manhattan')
 def manhattan(d1: Tensor) -> Tensor:
-    r""":math:`-|x - w|_1`, as the paper's authors compute it under this name: a similarity, not a distance.
+    r"""Similarity :math:`-|x - w|_1`, not a distance: this is what the authors' code computes under the name.
 
     Example:
         >>> manhattan(torch.tensor([4.0]))
@@ -102,7 +102,7 @@ def manhattan(d1: Tensor) -> Tensor:
 
 @register_kernel('laplacian', family='radial')
 def laplacian(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
-    r""":math:`\exp(-\gamma |x - w|_2)`, the exponential kernel.
+    r"""Exponential kernel, :math:`\exp(-\gamma |x - w|_2)`.
 
     Source: Genton, Classes of Kernels for Machine Learning: A Statistics Perspective, JMLR 2 (2001).
 
@@ -115,7 +115,7 @@ def laplacian(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
 
 @register_kernel('cauchy', family='radial')
 def cauchy(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
-    r""":math:`1 / (1 + \gamma d^2)`.
+    r"""Cauchy kernel, :math:`1 / (1 + \gamma d^2)`.
 
     Source: Basak, A least square kernel machine with box constraints, ICPR 2008.
 
@@ -128,7 +128,7 @@ def cauchy(d2: Tensor, *, gamma: Tensor | float) -> Tensor:
 
 @register_kernel('rational quadratic', family='radial')
 def rational_quadratic(d2: Tensor, *, gamma: Tensor | float, alpha: Tensor | float = 1.0) -> Tensor:
-    r""":math:`(1 + \gamma d^2 / \alpha)^{-\alpha}`, a mixture of Gaussian kernels; Gaussian for large ``alpha``.
+    r"""Mixture of Gaussian kernels, :math:`(1 + \gamma d^2 / \alpha)^{-\alpha}`; Gaussian for large ``alpha``.
 
     Source: Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equation 4.19.
 
@@ -144,10 +144,10 @@ def arc_cosine(s: Tensor, *, x2: Tensor, w2: Tensor, order: int = 1) -> Tensor:
     r"""Kernel of an infinitely wide layer, :math:`|x|^n |w|^n J_n(\theta) / \pi` with :math:`\cos\theta = s/(|x||w|)`.
 
     :math:`J_0 = \pi - \theta` (threshold units), :math:`J_1 = \sin\theta + (\pi - \theta)\cos\theta` (ReLU),
-    :math:`J_2 = 3 \sin\theta\cos\theta + (\pi - \theta)(1 + 2\cos^2\theta)`; n is ``order``, 0, 1 or 2.
+    :math:`J_2 = 3 \sin\theta\cos\theta + (\pi - \theta)(1 + 2\cos^2\theta)`; n is ``order``: 0, 1 or 2.
 
     Raises:
-        ValueError: for another order.
+        ValueError: for any other order.
 
     Source: Cho and Saul, Kernel methods for deep learning, NIPS 2009, equations 3 to 6.
 
@@ -159,10 +159,11 @@ def arc_cosine(s: Tensor, *, x2: Tensor, w2: Tensor, order: int = 1) -> Tensor:
         raise ArgumentError(f'order of the arc-cosine kernel must be 0, 1 or 2, got {order}')
     limits = torch.finfo(s.dtype)
     squares = x2 * w2
-    # A patch or filter of zeros has no angle: it counts as orthogonal, with gradient 0.
+    # A patch or filter of zeros has no angle; it is treated as orthogonal, with gradient 0.
     defined = squares > limits.tiny
     norms = squares.masked_fill(~defined, 1.0).sqrt()
-    # For parallel vectors the derivatives of acos and sqrt are infinite, the kernel's is not: clamp just before them.
+    # For parallel vectors the derivatives of acos and sqrt are infinite, that of the kernel is not: clamp just short of
+    # parallel.
     cosine = (s / norms).masked_fill(~defined, 0.0).clamp(4 * limits.eps - 1, 1 - 4 * limits.eps)
     supplement = math.pi - torch.acos(cosine)
     if order == 0:

@@ -1,4 +1,4 @@
-"""Layers of kervolution: convolution with a kernel function in place of the inner product.
+"""Kervolution layers: convolution with a kernel function in place of the inner product.
 
 y_i = kernel(x_i, w) + b. Kervolutional Neural Networks, CVPR 2019.
 """
@@ -20,10 +20,9 @@ from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hype
 
 
 class KervOptions(NamedTuple):
-    """Arguments of the kervolutions beyond those of torch's convolutions, see :class:`KervConv2d`.
+    """Arguments of the kervolution layers beyond those of torch's convolutions, see :class:`KervConv2d`.
 
-    Kernels with hyperparameters of other names take them as keyword arguments of the layer; ``hyperparameters`` holds
-    them.
+    Hyperparameters with other names are passed as keyword arguments of the layer and kept in ``hyperparameters``.
 
     Example:
         >>> KervConv2d(3, 8, 3, kernel='rational quadratic', alpha=2.0).options.hyperparameters
@@ -40,7 +39,7 @@ class KervOptions(NamedTuple):
     hyperparameters: Mapping[str, Any] = MappingProxyType({})
 
     def checked(self) -> 'KervOptions':
-        """Return the options if every value and their combination is legal.
+        """Return the options if each value and their combination are valid.
 
         Raises:
             ValueError: naming the option, its value, the rule and what to do.
@@ -67,7 +66,7 @@ class KervOptions(NamedTuple):
         """Return the initial value of each of the kernel's hyperparameters.
 
         Args:
-            fan_in: elements of a filter; ``gamma='auto'`` is 1/fan_in.
+            fan_in: number of elements of a filter; ``gamma='auto'`` is 1/fan_in.
 
         Example:
             >>> KervOptions(kernel='gaussian').values(fan_in=4)
@@ -78,7 +77,7 @@ class KervOptions(NamedTuple):
 
 
 class Kervolution(Response):
-    """Mixin of the three layers: hyperparameters, forward, folding; see :class:`KervConv2d`.
+    """Mixin for the three layers: hyperparameters, forward and folding; see :class:`KervConv2d`.
 
     Example:
         >>> [layer.dims for layer in Kervolution.__subclasses__()][:3]
@@ -89,20 +88,20 @@ class Kervolution(Response):
     short_name = 'kerv'
     takes_1x1 = True
     no_decay = ('balance', 'gamma', 'alpha')
-    # Set by KervolutionGuardHook: keep the largest |s| of a forward pass in `largest_product`.
+    # Set by KervolutionGuardHook to keep the largest |s| of a forward pass in `largest_product`.
     watched = False
     largest_product: Tensor | None = None
 
     @classmethod
     def checked_options(cls, options: dict[str, Any], named: type | None = None) -> KervOptions:
-        """Return the checked options; names that only the kernel knows become ``hyperparameters``.
+        """Return the checked options; names that are not options become ``hyperparameters`` of the kernel.
 
         Args:
             options: the arguments by name.
             named: not used: configs name the layers themselves.
 
         Raises:
-            ValueError: if a value or a combination breaks its rule.
+            ValueError: if a value or a combination of values is invalid.
             TypeError: if an argument is unknown or has the wrong type.
 
         Example:
@@ -114,20 +113,20 @@ class Kervolution(Response):
         return KervOptions(**{**named, 'hyperparameters': {**named.get('hyperparameters', {}), **others}}).checked()
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Make a parameter of each learned hyperparameter, and an attribute of each other one.
+        """Create a parameter for each learned hyperparameter, and an attribute for each other one.
 
         Example:
             >>> KervConv2d(4, 8, 3, learnable=True, per_channel=True).balance.shape
             torch.Size([8])
         """
         options = self.options
-        # Not `self.kernel`, which is a method of every operator with a kernel.
+        # Not called `self.kernel`, which is a method of every operator with a kernel.
         self.kernel_name = options.kernel
         self.learnable, self.per_channel, self.chunk_mib = options.learnable, options.per_channel, options.chunk_mib
         kernel = find_kernel(self.kernel_name)
         self._initial = options.values(fan_in=self.weight[0].numel())
         size = self.out_channels if self.per_channel else 1
-        # Hyperparameters that the kernel does not have are None.
+        # Hyperparameters that the kernel does not have are set to None.
         for name, value in (dict.fromkeys(DEFAULTS) | self._initial).items():
             if self.learnable and name in kernel.learnable:
                 self.register_parameter(name, nn.Parameter(torch.empty(size, **factory)))
@@ -135,7 +134,7 @@ class Kervolution(Response):
                 setattr(self, name, value)
 
     def reset_operator_parameters(self) -> None:
-        """Set the learned hyperparameters to their initial values, and leave ``weight`` and ``bias`` as they are.
+        """Reset the learned hyperparameters to their initial values; leave ``weight`` and ``bias`` as they are.
 
         Example:
             >>> KervConv2d(4, 4, 3, learnable=True).reset_operator_parameters()
@@ -165,8 +164,8 @@ class Kervolution(Response):
                 # A recorded graph must not change its parameters.
                 values[name] = _straight_through_clamp(parameter, minimum)
             else:
-                # Through `data`, which autograd does not see: the graph of an earlier application of the layer stays
-                # valid. The values that graph has saved are in range already, so this does not change them.
+                # Clamp through `data`, which autograd does not track: the graph of an earlier call of the layer stays
+                # valid. The values saved in that graph are already in range, so they do not change.
                 parameter.data.clamp_(min=minimum)
         return values
 
@@ -174,7 +173,7 @@ class Kervolution(Response):
         """Kervolve ``x`` (N, C, *spatial); returns (N, O, *spatial').
 
         Learned hyperparameters are first clamped in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled layer
-        uses the clamped values, and leaves the parameters themselves to the next call that is not compiled.
+        computes with the clamped values, but the parameters themselves are clamped only by the next uncompiled call.
 
         Example:
             >>> KervConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
@@ -196,7 +195,7 @@ class Kervolution(Response):
     def _observe(self, s: Tensor) -> None:
         if s.numel():
             largest = s.abs().amax()
-            # A layer that is applied several times keeps the maximum.
+            # Keep the maximum over all calls of the layer.
             self.largest_product = largest if self.largest_product is None else self.largest_product.maximum(largest)
 
     def _linear(self) -> tuple[Tensor, Tensor | None] | None:
@@ -211,7 +210,7 @@ class Kervolution(Response):
         return f' with kernel={self.kernel_name!r}'
 
     def extra_repr(self) -> str:
-        """Return the arguments as torch's convolution prints them, then the kernel and its hyperparameters.
+        """Return the arguments as torch's convolutions print them, then the kernel and its hyperparameters.
 
         Example:
             >>> KervConv2d(3, 8, 3, kernel='gaussian', gamma=0.5).extra_repr()
@@ -225,7 +224,7 @@ class Kervolution(Response):
 
 
 def _straight_through_clamp(parameter: Tensor, minimum: float) -> Tensor:
-    """Clamp ``parameter`` at ``minimum`` in forward, with the identity as gradient (the straight-through estimator)."""
+    """Clamp ``parameter`` at ``minimum`` in forward, with the gradient of the identity (straight-through estimator)."""
     zero_with_gradient = parameter - parameter.detach()
     return parameter.clamp(min=minimum).detach() + zero_with_gradient
 
@@ -256,29 +255,29 @@ class KervConv2d(Kervolution, Conv2d):
     laplacian            :math:`\exp(-\gamma d)`                     gamma
     cauchy               :math:`1 / (1 + \gamma d^2)`                gamma
     rational quadratic   :math:`(1 + \gamma d^2/\alpha)^{-\alpha}`   gamma, alpha
-    arc-cosine           wide layers of order 0, 1, 2                order
+    arc-cosine           infinitely wide layer                       order
     ==================== =========================================== ==================
 
-    :func:`mmkerv.ops.register_kernel` adds more. Where d or :math:`\sum |x - w|` has no derivative, 0 is used.
-    ``linear`` and ``polynomial`` of degree 1 are plain convolutions, which :meth:`to_conv2d` returns; for the others it
-    raises :class:`mmkerv.ops.FoldError`.
+    :func:`mmkerv.ops.register_kernel` adds more. Where d or :math:`\sum |x - w|` is not differentiable, its gradient
+    is 0. ``linear`` and ``polynomial`` of degree 1 are plain convolutions, which :meth:`to_conv2d` returns; for the
+    others it raises :class:`mmkerv.ops.FoldError`.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             as in ``nn.Conv2d``. The bias is added after the kernel.
-        kernel: a name of the table, or one that was registered.
-        degree: integer >= 1.
-        balance: >= 0; the larger it is, the less the higher orders count.
-        gamma: > 0, or ``'auto'``: 1/(C/groups * kH * kW). With 1.0 (the paper's LeNet) the Gaussian response and its
+        kernel: a name from the table, or that of a registered kernel.
+        degree: exponent, an integer >= 1.
+        balance: constant added to s, >= 0; the larger it is, the less weight the higher orders have.
+        gamma: scale of the distance, > 0, or ``'auto'`` for 1/(C/groups * kH * kW). With 1.0 (the paper's LeNet) the Gaussian response and its
             gradient underflow to 0 from about 64 channels on.
-        learnable: make the kernel's real hyperparameters (balance, gamma, alpha) parameters, which hold the value
-            itself and are clamped to its range. Exempt them from weight decay.
-        per_channel: learn one value for each filter instead of one for the layer.
-        chunk_mib: memory bound of a chunk for ``'l1'`` and ``'manhattan'``, in MiB, > 0.
+        learnable: make the kernel's real hyperparameters (balance, gamma, alpha) parameters, which hold the values
+            themselves and are clamped to their ranges. Exempt them from weight decay.
+        per_channel: learn one value per filter instead of one for the whole layer.
+        chunk_mib: memory limit of a chunk for ``'l1'`` and ``'manhattan'``, in MiB, > 0.
         **hyperparameters: ``alpha`` > 0, ``order``, and those of registered kernels.
 
     Raises:
-        ValueError: if a value breaks its rule, or the kernel is unknown or lacks a given hyperparameter.
+        ValueError: if a value is invalid, the kernel is unknown, or it does not have a given hyperparameter.
         TypeError: if an argument is unknown or has the wrong type.
 
     Source: Kervolutional Neural Networks, CVPR 2019, equations 2, 9 to 11 and section 4.1.

@@ -1,6 +1,6 @@
-"""The kernels of kervolution by name, the decorator that adds one, and the checks of their hyperparameters.
+"""Registry of the kernels of kervolution, with the decorator that adds one and the checks of hyperparameters.
 
-y_i = f(s), f(d2) or f(d1), with s = <x_i, w>, d2 = |x_i - w|^2, d1 = sum |x_i - w|, the patch x_i and the filter w.
+y_i = f(s), f(d2) or f(d1), with s = <x_i, w>, d2 = |x_i - w|^2, d1 = sum |x_i - w| for a patch x_i and a filter w.
 """
 
 import inspect
@@ -16,14 +16,14 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 
 FAMILIES = {'dot': 's', 'radial': 'd2', 'manhattan': 'd1'}
-# The hyperparameters that are arguments of KervConv, with their defaults. Those of other names get the default that
-# their kernel's function gives them.
+# Hyperparameters that are arguments of KervConv, with their defaults. Any others have the default in the signature of
+# the kernel's function.
 DEFAULTS = {'degree': 3, 'balance': 1.0, 'gamma': 'auto'}
 NORMS = ('x2', 'w2')
-# Lower bounds of learned hyperparameters. Those not listed must stay positive, as gamma must.
+# Lower bounds of learned hyperparameters. Those not listed, such as gamma, must stay positive.
 MINIMUM = {'balance': 0.0}
 ABOVE_ZERO = 1e-8
-# Names that already mean something in KervConv.
+# Names that already have a meaning in KervConv.
 _RESERVED = {
     *('weight', 'bias', 'kernel', 'kernel_name', 'kernel_size', 'stride', 'padding', 'dilation', 'groups'),
     *('padding_mode', 'in_channels', 'out_channels', 'device', 'dtype', 'learnable', 'per_channel', 'chunk_mib'),
@@ -32,7 +32,7 @@ _RESERVED = {
 
 
 class PatchKernel(NamedTuple):
-    """A kernel: y = function(s), function(d2) or function(d1), depending on its family.
+    """Registered kernel: y = function(s), function(d2) or function(d1), depending on its family.
 
     Example:
         >>> from mmkerv.ops.kerv.registry import KERNELS
@@ -57,13 +57,13 @@ class PatchKernel(NamedTuple):
         return tuple(name for name, default in self.hyperparameters.items() if not isinstance(default, int))
 
     def probe(self, values: dict[str, Any]) -> None:
-        """Call the function on one element, so that a layer with values it refuses cannot be built.
+        """Call the function on one element, so that values it rejects raise when a layer is built.
 
         Args:
-            values: the hyperparameters.
+            values: hyperparameters, by name.
 
         Raises:
-            ValueError: if the response has another shape, or from the function itself.
+            ValueError: if the response has the wrong shape, or as raised by the function itself.
 
         Example:
             >>> KERNELS['gaussian'].probe({'gamma': 1.0})
@@ -88,20 +88,20 @@ def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]],
     :math:`d^2 = |x_i - w|^2` for ``'radial'``, :math:`y_i = f(d_1)` with :math:`d_1 = \sum |x_i - w|` for
     ``'manhattan'``.
 
-    The function is applied elementwise to a tensor (N, O, *spatial) in float32 or float64, uses differentiable
-    operations of torch, and returns a tensor of the same shape. Its further arguments are the kernel's
-    hyperparameters: ``degree`` (an integer >= 1), ``balance`` (>= 0) and ``gamma`` (> 0) have the defaults of
-    ``KervConv``; any other needs a default of its own: a float, then it is > 0 and can be learned, or an integer >= 0.
+    The function acts elementwise on a tensor (N, O, *spatial) in float32 or float64, uses differentiable operations of
+    torch, and returns a tensor of the same shape. Its other arguments are the kernel's hyperparameters: ``degree`` (an
+    integer >= 1), ``balance`` (>= 0) and ``gamma`` (> 0) have the defaults of ``KervConv``; any other must have a
+    default in the signature: a float > 0 (the hyperparameter can then be learned and must be > 0) or an integer >= 0.
     A function of s that has the arguments ``x2`` and ``w2`` also receives :math:`|x_i|^2` and :math:`|w|^2`, which
     broadcast with s.
 
     Args:
-        name: the value of ``kernel=`` that selects it.
+        name: value of ``kernel=`` that selects the kernel.
         family: ``'dot'``, ``'radial'`` or ``'manhattan'``.
 
     Raises:
-        ValueError: for another family, a name that is taken, or a function with unusable arguments.
-        TypeError: if ``name`` is not a string or the function cannot be called.
+        ValueError: for an unknown family, a name that is taken, or a function with invalid arguments.
+        TypeError: if ``name`` is not a string, or the function is not callable.
 
     Source: Kervolutional Neural Networks, CVPR 2019, equation 5 and section 3.3.
 
@@ -122,7 +122,7 @@ def register_kernel(name: str, family: str) -> Callable[[Callable[..., Tensor]],
         if not callable(function):
             raise ArgumentTypeError(f'kernel {name!r} must be a function, got {function!r}')
         taken = KERNELS.get(name)
-        # The same function twice means that its module was imported again.
+        # The same function is registered twice when its module is imported again.
         if taken is not None and _qualified_name(taken.function) != _qualified_name(function):
             raise ArgumentError(
                 f'name of a kernel must be new, got {name!r}, which is {_qualified_name(taken.function)}'
@@ -143,7 +143,7 @@ def _qualified_name(function: Callable) -> str:
 
 
 def _default(name: str, parameter: inspect.Parameter) -> Any:
-    """Return the default of a hyperparameter of the kernel ``name``, or refuse a parameter that cannot be one."""
+    """Return the default of a hyperparameter of kernel ``name``, or raise if the parameter cannot be one."""
     if parameter.name in DEFAULTS:
         return DEFAULTS[parameter.name]
     default = parameter.default
@@ -164,7 +164,7 @@ def find_kernel(name: Any) -> PatchKernel:
     """Return the kernel called ``name``.
 
     Raises:
-        ValueError: if there is none; the message lists the known ones and the nearest.
+        ValueError: if there is none; the message lists the known kernels and suggests the closest.
 
     Example:
         >>> find_kernel('l2').family
@@ -179,14 +179,14 @@ def checked_hyperparameters(
     """Return a checked value for each hyperparameter of ``kernel``: from ``values``, or its default.
 
     Args:
-        kernel: the kernel.
-        fan_in: elements of a filter; ``gamma='auto'`` is 1/fan_in.
-        values: values by name.
-        tensors: accept a tensor for a real hyperparameter without a look at its value, which would make the CPU wait
+        kernel: kernel that the values are for.
+        fan_in: number of elements of a filter; ``gamma='auto'`` is 1/fan_in.
+        values: hyperparameters, by name.
+        tensors: accept a tensor for a real hyperparameter without checking its values, which would make the CPU wait
             for the device.
 
     Raises:
-        ValueError: for a value that breaks its rule, or one for a hyperparameter that ``kernel`` lacks, unless it is
+        ValueError: for an invalid value, or for a hyperparameter that ``kernel`` does not have, unless its value is
             the default of ``KervConv``.
         TypeError: for an unknown name or a value of the wrong type.
 
@@ -221,7 +221,7 @@ def _checked(name: str, value: Any, default: Any, fan_in: int) -> Any:
         try:
             return arguments.integer(value, name, 1 if name == 'degree' else 0)
         except ArgumentTypeError as error:
-            # degree=2.5 has the type of a number; it is the value that the kernel cannot use.
+            # For degree=2.5 the type, a number, is fine; it is the value that the kernel cannot use.
             raise ArgumentError(str(error)) from None
     minimum = MINIMUM.get(name)
     return arguments.real(value, name, minimum or 0, above=minimum is None)

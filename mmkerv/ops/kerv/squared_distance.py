@@ -1,4 +1,4 @@
-"""Squared distance |x_i - w|^2 of every patch and filter by convolutions, without forming a patch."""
+"""Squared distance |x_i - w|^2 of every patch from every filter, by convolutions, without forming patches."""
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ def box_sum(
 
     Args:
         x: (N, C, *spatial).
-        kernel_size: extent of a patch, one integer for each axis.
-        stride: step of the window, for each axis.
-        padding: zeros on each side, for each axis.
-        dilation: distance of the kernel's taps, for each axis.
+        kernel_size: extent of a patch, one integer per axis.
+        stride: step of the window, along each axis.
+        padding: zeros on each side, along each axis.
+        dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
 
     Returns:
@@ -49,14 +49,14 @@ def squared_distance(
     :math:`d^2 = |x_i|^2 - 2 \langle x_i, w \rangle + |w|^2`
 
     A result that rounding makes negative is clamped to 0; the gradient ignores the clamp. Backward needs only ``x`` and
-    ``weight``, and allocates no other tensor of their size than the gradients.
+    ``weight``, and allocates no tensor of their size except the gradients.
 
     Args:
         x: (N, C, *spatial), float32 or float64.
         weight: (O, C/groups, *kernel), of the same type.
-        stride: step of the window, one integer for each axis.
-        padding: zeros on each side, for each axis.
-        dilation: distance of the kernel's taps, for each axis.
+        stride: step of the window, one integer per axis.
+        padding: zeros on each side, along each axis.
+        dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
 
     Returns:
@@ -97,7 +97,7 @@ class _SquaredDistance(torch.autograd.Function):
             gradients = iter(torch.autograd.grad(_expanded(x, weight, *geometry), inputs, grad, create_graph=True))
             return (*(next(gradients) if needed else None for needed in needs), None, None, None, None)
         # d(d^2) = 2 (x - w) dx + 2 (w - x) dw. The factor -2 of the products is applied to the smaller of weight and
-        # input: an extra pass over the larger one is measurable.
+        # input, since an extra pass over the larger one takes measurable time.
         small = weight.numel() < x.numel()
         grad_x, grad_weight, sums = exact_convolution_gradients(
             grad, x, -2 * weight if small else weight, *geometry, [*needs, needs[1]]
@@ -123,9 +123,9 @@ def _box_sum_gradient(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """Gradient of the box sums by the sums of squares: each is spread over the positions of its patch."""
+    """Compute the gradient of the box sums for the squares, by spreading each value over the positions of its patch."""
     ones = x.new_ones(groups, 1, *weight.shape[2:])
-    # Only the shape of the input matters.
+    # This gradient depends only on the shape of the input.
     shape = grad.new_empty(1).expand(len(x), groups, *x.shape[2:])
     return exact_convolution_gradients(grad, shape, ones, stride, padding, dilation, groups, [True, False, False])[0]
 
@@ -138,7 +138,7 @@ def _expanded(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """Compute the squared distance by operations that can be differentiated twice, without the clamp at 0."""
+    """Compute the squared distance with twice differentiable operations, without the clamp at 0."""
     box = box_sum(x, tuple(weight.shape[2:]), stride, padding, dilation, groups)
     norms = weight.square().flatten(1).sum(1)
     products = exact_convolution(x, -2 * weight, norms, stride, padding, dilation, groups)
@@ -146,7 +146,7 @@ def _expanded(
 
 
 def distance(d2: Tensor) -> Tensor:
-    r"""Compute the root of a squared distance, :math:`\sqrt{d^2}`, with the subgradient 0 where it is 0.
+    r"""Compute the root of a squared distance, :math:`\sqrt{d^2}`, with gradient 0 where it is 0.
 
     Args:
         d2: tensor of any shape, >= 0.
@@ -161,7 +161,7 @@ def distance(d2: Tensor) -> Tensor:
     """
     if is_recording():
         zero = d2 <= 0
-        # Not torch.where, since the ONNX exporter of torch 2.1 gets the types of its numbers wrong.
+        # Not torch.where: the ONNX exporter of torch 2.1 gets the types of its scalar arguments wrong.
         return d2.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)
     return _Root.apply(d2)
 

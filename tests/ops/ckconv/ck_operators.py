@@ -6,7 +6,7 @@ from torch import nn
 from mmkerv.ops import CKConv1d, CKConv2d
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
 
-# Settings of a causal layer that most of its tests go through.
+# Settings of a causal layer that most tests run with.
 CAUSAL = {
     'plain': {},
     'groups': {'groups': 2},
@@ -24,7 +24,7 @@ CAUSAL = {
 
 
 def random_parameters(op: nn.Module) -> nn.Module:
-    """The operator with every parameter random."""
+    """Fill every parameter with random values and return the operator."""
     with torch.no_grad():
         for p in op.parameters():
             p.normal_()
@@ -32,19 +32,19 @@ def random_parameters(op: nn.Module) -> nn.Module:
 
 
 def random_2d(*args, **kwargs) -> CKConv2d:
-    """An operator in float64 with every parameter random."""
+    """CKConv2d in float64 with random parameters."""
     torch.manual_seed(0)
     return random_parameters(CKConv2d(*args, **{'hidden': 6, 'dtype': torch.float64, **kwargs}))
 
 
 def random_1d(*args, **kwargs) -> CKConv1d:
-    """The same for sequences."""
+    """CKConv1d in float64 with random parameters."""
     torch.manual_seed(0)
     return random_parameters(CKConv1d(*args, **{'hidden': 6, 'dtype': torch.float64, **kwargs}))
 
 
 def signal(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """The same random numbers for every test."""
+    """Random input that is the same in every test."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
 

@@ -16,17 +16,17 @@ import numpy as np
 from tests.ops.kerv.kerv_oracle import pad, per_axis, to_float64
 
 Array = np.ndarray
-# From a position, one coordinate for each axis, to the kernel (O, C/groups) there.
+# Function from a position (one coordinate per axis) to the kernel values (O, C/groups) there.
 Kernel = Callable[[Sequence[float]], Array]
 
 
 def fraction(number: Any) -> Fraction:
-    """The simple fraction that a float such as 0.333... stands for."""
+    """Convert a float such as 0.333... to the simple fraction it approximates."""
     return Fraction(number).limit_denominator(10_000)
 
 
 def network_at(position: Sequence[float], weights: list, biases: list, activation: str, omega_0: float) -> Array:
-    """Values of the kernel net at one position, a number for each unit of the last layer."""
+    """Outputs of the kernel net at one position, one per unit of the last layer."""
     hidden = np.array([float(p) for p in position])
     for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         if activation == 'rff' and index == 0:  # design: random Fourier features without a phase
@@ -122,8 +122,8 @@ def causal_sum(
 ) -> Array:
     """Paper equation 1: y_t = sum over tau of psi(tau) x_{t - tau} / r + b, over lags of 0 to size - 1 samples.
 
-    ``size`` is the kernel's in training, ``ratio`` the samples now for each one then. Sample j of the kernel lies j / r
-    training samples back, and meets the input j * dilation samples back.
+    ``size`` is the kernel size in training, ``ratio`` (r) the number of samples per training sample. Sample j of the
+    kernel lies j / r training samples back and is multiplied by the input j * dilation samples back.
     """
     x, ratio = to_float64(x), fraction(ratio)
     batch, _, length = x.shape

@@ -1,4 +1,4 @@
-"""CKConv2d frozen, folded, and as configs build it; bad options are named."""
+"""CKConv2d with frozen kernels, folded, and built from a config; errors for invalid options."""
 
 import math
 
@@ -13,14 +13,14 @@ from tests.ops.contract import relative
 
 @pytest.fixture
 def computed(monkeypatch):
-    """The kernel nets that were evaluated, in order."""
+    """Record the kernel nets that are evaluated, in order."""
     calls, original = [], KernelNet.forward
     monkeypatch.setattr(KernelNet, 'forward', lambda self, positions: calls.append(self) or original(self, positions))
     return calls
 
 
 @pytest.mark.parametrize('separable', [True, False])
-def test_frozen_kernels_compute_each_kernel_once(separable, computed):
+def test_frozen_kernels_computes_each_kernel_once(separable, computed):
     torch.manual_seed(0)
     model = nn.Sequential(*(CKConv2d(4, 4, 5, padding=2, separable=separable) for _ in range(2))).eval()
     x = torch.randn(1, 4, 9, 9)
@@ -41,7 +41,7 @@ def test_frozen_kernels_compute_each_kernel_once(separable, computed):
         model.train()(x)
 
 
-def test_folds_in_a_model():
+def test_operators_in_a_model_are_folded():
     torch.manual_seed(0)
     dense, separable = CKConv2d(3, 8, 5, padding=2), CKConv2d(8, 6, (3, 7), stride=2, separable=True)
     model = nn.Sequential(dense, nn.Sequential(nn.ReLU(), separable), nn.Conv2d(6, 2, 1)).eval()
@@ -89,12 +89,12 @@ BAD_OPTIONS = [
 
 @pytest.mark.parametrize(('options', 'message'), BAD_OPTIONS, ids=str)
 @pytest.mark.parametrize('kind', [CKConv, CKConv2d])
-def test_bad_options_are_named(kind, options, message):
+def test_invalid_options_raise_an_error(kind, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         kind(**{'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, **options})
 
 
-def test_a_stride_rewritten_after_construction_is_refused_too():
+def test_a_stride_changed_after_construction_is_also_rejected():
     op = CKConv2d(3, 8, 3, method='fft')
     op.stride = (2, 2)
     with pytest.raises(ValueError, match="method='fft' needs stride 1"):
@@ -102,7 +102,7 @@ def test_a_stride_rewritten_after_construction_is_refused_too():
 
 
 @pytest.mark.parametrize('size', [1, (1, 1)])
-def test_1x1_stays_plain_and_is_checked(size):
+def test_a_1x1_convolution_stays_plain_but_its_options_are_checked(size):
     torch.manual_seed(0)
     conv = CKConv(4, 8, size, stride=2, bias=False, hidden=8, kernel_extent=7)
     torch.manual_seed(0)
@@ -117,7 +117,7 @@ def test_1x1_stays_plain_and_is_checked(size):
         CKConv(4, 8, size, omega=30.0)
 
 
-def test_the_arguments_of_a_convolution_reach_the_operator():
+def test_the_operator_receives_the_arguments_of_a_convolution():
     op = CKConv(4, 8, (3, 5), (2, 1), (1, 2), 1, 2, False, 'circular', hidden=8, omega_0=20.0, activation='rff')
     plain = nn.Conv2d(4, 8, (3, 5), (2, 1), (1, 2), 1, 2, False, 'circular')
     assert op.extra_repr() == f"{plain.extra_repr()}, hidden=8, omega_0=20.0, activation='rff'"
@@ -140,7 +140,7 @@ def test_the_arguments_of_a_convolution_reach_the_operator():
     ],
     ids=str,
 )
-def test_kernel_extent_keeps_the_size_of_the_output(host, extent, kernel_size, padding):
+def test_kernel_extent_preserves_the_output_size(host, extent, kernel_size, padding):
     op = CKConv(3, 4, **host, kernel_extent=extent, hidden=4)
     assert (op.kernel_size, op.padding) == (kernel_size, padding)
     for size in ((12, 13), (15, 16)):
@@ -162,12 +162,12 @@ def test_kernel_extent_keeps_the_size_of_the_output(host, extent, kernel_size, p
     ],
     ids=str,
 )
-def test_kernel_extents_without_a_padding_are_refused(settings, message):
+def test_kernel_extents_without_a_matching_padding_are_rejected(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         CKConv(3, 4, **settings)
 
 
 @pytest.mark.parametrize('size', [1, 3])
-def test_an_even_extent_is_called_by_its_name(size):
+def test_an_even_extent_raises_an_error_that_names_kernel_extent(size):
     with pytest.raises(ValueError, match='kernel_extent must be odd'):
         CKConv(3, 4, size, kernel_extent=4)

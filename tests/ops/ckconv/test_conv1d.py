@@ -1,4 +1,4 @@
-"""CKConv1d against the literal sum over the past, its two methods, and the contract of a layer."""
+"""CKConv1d against the direct sum over past samples, its two methods, and its behaviour as a module."""
 
 import copy
 import inspect
@@ -20,7 +20,7 @@ METHODS = ['direct', 'fft', 'auto']
 @pytest.mark.parametrize('settings', CAUSAL)
 @pytest.mark.parametrize('length', [5, 12, 13, 30])
 @pytest.mark.parametrize('method', METHODS)
-def test_causal_is_the_sum_over_the_past(settings, length, method):
+def test_a_causal_layer_computes_the_sum_over_past_samples(settings, length, method):
     op = random_1d(**{'in_channels': 4, 'out_channels': 6, 'kernel_size': 12, **CAUSAL[settings], 'method': method})
     x = signal(2, 4, length)
     y = op(x)
@@ -41,7 +41,7 @@ def test_causal_is_the_sum_over_the_past(settings, length, method):
     ids=str,
 )
 @pytest.mark.parametrize('method', METHODS)
-def test_centred_is_the_convolution_with_the_sampled_kernel(settings, method):
+def test_a_centred_layer_convolves_with_the_sampled_kernel(settings, method):
     op = random_1d(
         **{'in_channels': 4, 'out_channels': 6, 'kernel_size': 9, **settings, 'causal': False}, method=method
     )
@@ -59,7 +59,7 @@ def test_centred_is_the_convolution_with_the_sampled_kernel(settings, method):
 
 
 def pair(*args, **kwargs) -> tuple[CKConv1d, CKConv1d]:
-    """The same layer by both methods."""
+    """Build the same layer with both methods."""
     torch.manual_seed(0)
     direct = CKConv1d(*args, **{'hidden': 8, **kwargs}, method='direct')
     fourier = CKConv1d(*args, **{'hidden': 8, **kwargs}, method='fft')
@@ -69,8 +69,8 @@ def pair(*args, **kwargs) -> tuple[CKConv1d, CKConv1d]:
 
 @pytest.mark.parametrize('length', [*range(1, 71), 1021, 2048, 3001])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float32, 1e-4), (torch.float64, 1e-11)], ids=str)
-def test_fourier_equals_direct_for_every_length(length, dtype, tolerance):
-    """Odd lengths are where the authors' code is wrong."""
+def test_fft_agrees_with_direct_for_every_length(length, dtype, tolerance):
+    """Odd lengths matter most: the code of the authors is wrong there."""
     x = signal(2, 2, length, dtype=dtype)
     for size in (length, length // 2 + 1):
         direct, fourier = pair(2, 3, size, dtype=dtype)
@@ -80,7 +80,7 @@ def test_fourier_equals_direct_for_every_length(length, dtype, tolerance):
 
 
 @pytest.mark.parametrize('settings', [{}, {'groups': 2}, {'separable': True}, {'dilation': 2}], ids=str)
-def test_gradients_of_fourier_equal_those_of_direct(settings):
+def test_fft_gradients_agree_with_direct_gradients(settings):
     results = []
     for op in pair(4, 6, 33, dtype=torch.float64, **settings):
         x = signal(3, 4, 41).requires_grad_()
@@ -91,7 +91,7 @@ def test_gradients_of_fourier_equal_those_of_direct(settings):
 
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('causal', [True, False])
-def test_other_lengths_follow_on_the_same_layer(method, causal):
+def test_one_layer_takes_sequences_of_different_lengths(method, causal):
     op = random_1d(2, 3, 31, causal=causal, padding=0 if causal else 15, method=method)
     fresh = copy.deepcopy(op)
     for length in (70, 31, 64, 1, 33):
@@ -101,12 +101,12 @@ def test_other_lengths_follow_on_the_same_layer(method, causal):
 
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('settings', [{}, {'separable': True}, {'dilation': 2}, {'activation': 'rff'}], ids=str)
-def test_nothing_sees_the_future(method, settings):
+def test_outputs_do_not_depend_on_future_samples(method, settings):
     op, x = random_1d(2, 3, 20, method=method, **settings), signal(1, 2, 40).requires_grad_()
     y = op(x)
     changed = x.detach().clone()
     changed[..., 25:] += 100
-    # Fourier transforms spread the rounding of the future over all samples.
+    # Fourier transforms spread rounding errors of future samples over all samples.
     assert float((op(changed) - y)[..., :25].detach().abs().max()) < 1e-9 * float(op(changed).detach().abs().max())
     assert float((op(changed) - y)[..., 25].detach().abs().min()) > 1e-3
     (gradient,) = torch.autograd.grad(y[..., 24].sum(), x)
@@ -114,7 +114,7 @@ def test_nothing_sees_the_future(method, settings):
     assert float(gradient[..., 24].abs().min()) > 0
 
 
-def test_takes_the_arguments_of_conv1d_by_position():
+def test_the_layer_takes_the_positional_arguments_of_conv1d():
     names = list(inspect.signature(nn.Conv1d.__init__).parameters)[1:10]
     assert list(inspect.signature(CKConv1d.__init__).parameters)[1:10] == names
     op = CKConv1d(4, 8, (5,), (2,), 2, 1, 2, False, 'circular', causal=False)
@@ -129,7 +129,7 @@ def test_takes_the_arguments_of_conv1d_by_position():
 
 @pytest.mark.parametrize('method', ['direct', 'fft'])
 @pytest.mark.parametrize('settings', [{}, {'separable': True, 'groups': 2}, {'causal': False, 'padding': 2}], ids=str)
-def test_gradcheck(method, settings):
+def test_gradients_pass_gradcheck(method, settings):
     op, x = random_1d(2, 2, 5, method=method, hidden=3, **settings), signal(2, 2, 7).requires_grad_()
     assert gradients_are_right(op, x)
 
@@ -146,16 +146,16 @@ def gradients_are_right(op: CKConv1d, x: torch.Tensor, times: torch.Tensor | Non
 
 @pytest.mark.parametrize('settings', [{}, {'separable': True, 'groups': 2}, {'activation': 'swish'}], ids=str)
 @pytest.mark.parametrize('learnt', [True, False])
-def test_gradcheck_with_times(settings, learnt):
-    """By the times too, wherever no sample enters or leaves the memory."""
+def test_gradients_pass_gradcheck_with_irregular_times(settings, learnt):
+    """Includes the gradients of the times, at times where no sample enters or leaves the kernel."""
     op = random_1d(2, 2, 5, hidden=3, **settings)
     times = torch.tensor([0.0, 0.3, 1.1, 3.9, 4.7, 9.2], dtype=torch.float64, requires_grad=learnt)
     assert gradients_are_right(op, signal(2, 2, 6).requires_grad_(), times)
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_copies_and_pickles_after_a_forward(method):
-    """The authors' layers cannot be copied after one."""
+def test_the_layer_can_be_copied_pickled_and_saved_after_a_forward_pass(method):
+    """Layers of the authors cannot be copied after a forward pass."""
     op, x = random_1d(2, 3, 16, method=method), signal(2, 2, 20)
     expected = op(x)
     for copied in (copy.deepcopy(op), pickle.loads(pickle.dumps(op))):
@@ -170,7 +170,7 @@ def test_copies_and_pickles_after_a_forward(method):
     assert torch.equal(other(x), expected)
 
 
-def test_distributed_after_a_forward(tmp_path):
+def test_distributed_data_parallel_works_after_a_forward_pass(tmp_path):
     """In the authors' code the kernel is a buffer whose shape changes, which DistributedDataParallel broadcasts."""
     distributed = torch.distributed
     if not distributed.is_available():
@@ -192,7 +192,7 @@ def test_distributed_after_a_forward(tmp_path):
 
 
 @pytest.mark.parametrize('method', ['direct', 'fft'])
-def test_compiles_without_graph_breaks(method):
+def test_the_layer_compiles_without_graph_breaks(method):
     torch.manual_seed(0)
     op, x = CKConv1d(2, 3, 16, hidden=4, method=method), signal(2, 2, 20, dtype=torch.float32)
     torch._dynamo.reset()
@@ -204,7 +204,7 @@ def test_compiles_without_graph_breaks(method):
 
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('times', [True, False])
-def test_autocast(method, times):
+def test_autocast_gives_bfloat16_outputs_and_float32_gradients(method, times):
     torch.manual_seed(0)
     op, x = CKConv1d(2, 3, 16, method=method), signal(2, 2, 20, dtype=torch.float32)
     given = torch.arange(20) if times else None
@@ -228,7 +228,7 @@ def test_the_result_is_contiguous(method, bias):
 
 
 @pytest.mark.parametrize('method', METHODS)
-def test_an_empty_batch_is_an_empty_result(method):
+def test_an_empty_batch_gives_an_empty_result(method):
     for causal in (True, False):
         op = CKConv1d(2, 3, 9, method=method, causal=causal)
         y = op(torch.randn(0, 2, 20))
@@ -244,6 +244,3 @@ def test_initial_kernel_has_variance_one_over_fan_in(settings):
     op = CKConv1d(**{'in_channels': 4, 'out_channels': 8, 'kernel_size': 50, **settings})
     fan_in = 4 // op.groups * op.kernel_size[0]
     assert float(op.kernel().detach().var(unbiased=False)) * fan_in == pytest.approx(1, rel=1e-3)
-
-
-# Resolutions.

@@ -1,4 +1,4 @@
-"""CKConv1d with strides, folded, of unknown size; bad arguments; the authors' kernel."""
+"""CKConv1d with strides, folded, and with unknown kernel size; invalid arguments; published weights."""
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ from tests.ops.contract import relative
 
 @pytest.mark.parametrize('stride', [2, 3])
 @pytest.mark.parametrize('settings', ['plain', 'groups', 'separable', 'dilation'])
-def test_a_strided_layer_gives_every_so_manieth_output(stride, settings):
+def test_a_layer_with_stride_s_gives_every_s_th_output(stride, settings):
     settings = {'in_channels': 4, 'out_channels': 6, 'kernel_size': 5, **CAUSAL[settings]}
     op, every = random_1d(**settings, stride=stride), random_1d(**settings)
     for length in (13, 14, 15, 30):
@@ -34,14 +34,14 @@ def test_a_strided_layer_gives_every_so_manieth_output(stride, settings):
     ],
     ids=str,
 )
-def test_sequences_shorter_than_a_strided_layer_reaches_are_refused(settings, reach):
+def test_sequences_shorter_than_the_extent_of_a_strided_layer_are_rejected(settings, reach):
     op = CKConv1d(2, 3, **settings, stride=2)
     assert op(torch.randn(1, 2, reach)).shape[-1] >= 1
     with pytest.raises(ValueError, match=f'x must be at least as long.*got {reach - 1}; use stride=1, or a smaller'):
         op(torch.randn(1, 2, reach - 1))
 
 
-def test_a_finer_resolution_makes_a_strided_layer_reach_further():
+def test_a_finer_resolution_increases_the_extent_of_a_strided_layer():
     op = CKConv1d(2, 3, 8, stride=2)
     assert op(torch.randn(1, 2, 15), scale_factor=2).shape == (1, 3, 8)
     with pytest.raises(ValueError, match='15 samples, got 14'):
@@ -63,7 +63,7 @@ FOLDS = [
 
 @pytest.mark.parametrize('settings', FOLDS, ids=str)
 @pytest.mark.parametrize('ratio', [1, 2])
-def test_folds_exactly(settings, ratio):
+def test_the_folded_layer_gives_the_same_output(settings, ratio):
     op = random_1d(4, 8, 9, **settings)
     op.set_resolution(ratio)
     for length in (20, 37):
@@ -77,12 +77,12 @@ def test_folds_exactly(settings, ratio):
     assert len(convolutions) == 1 and torch.equal(convolutions[0].weight, op.kernel())
 
 
-def test_a_fold_serves_sequences_shorter_than_the_kernel():
+def test_the_folded_layer_takes_sequences_shorter_than_the_kernel():
     op, x = random_1d(2, 3, 9), signal(2, 2, 4)
     assert relative(op.to_conv1d()(x), op(x)) < 1e-12
 
 
-def test_folds_in_a_model():
+def test_operators_in_a_model_are_folded():
     model = nn.Sequential(random_1d(2, 4, 9, separable=True), nn.ReLU(), random_1d(4, 3, 5, causal=False, padding=2))
     x, expected = signal(2, 2, 20), model.eval()(signal(2, 2, 20))
     assert switch_to_deploy(model).replaced == ['0', '2']
@@ -90,7 +90,7 @@ def test_folds_in_a_model():
     assert relative(model(x), expected) < 1e-12
 
 
-def test_a_1d_layer_gives_no_wrong_convolution():
+def test_a_1d_layer_does_not_fold_to_a_conv2d():
     op, x = random_1d(2, 3, 9), signal(2, 2, 20)
     if hasattr(op, 'to_conv2d'):
         with pytest.raises((RuntimeError, TypeError, AttributeError, NotImplementedError), match='to_conv1d'):
@@ -102,7 +102,7 @@ def test_a_1d_layer_gives_no_wrong_convolution():
 
 @pytest.mark.parametrize('settings', ['plain', 'separable', 'relu', 'swish', 'rff', 'no_bias'])
 @pytest.mark.parametrize('length', [7, 256, 300])
-def test_an_unknown_size_is_that_of_the_first_sequence(settings, length):
+def test_an_unknown_kernel_size_becomes_the_length_of_the_first_sequence(settings, length):
     settings = {'in_channels': 4, 'out_channels': 6, 'dtype': torch.float64, **CAUSAL[settings]}
     torch.manual_seed(0)
     op = CKConv1d(**settings, kernel_size=None)
@@ -114,7 +114,7 @@ def test_an_unknown_size_is_that_of_the_first_sequence(settings, length):
     assert op.kernel_size == (length,) and relative(op.kernel(), known.kernel()) < 1e-9
 
 
-def test_the_size_found_is_kept():
+def test_the_inferred_kernel_size_is_copied_and_saved():
     op, fresh, x = CKConv1d(2, 3, None), CKConv1d(2, 3, None), signal(2, 2, 30, dtype=torch.float32)
     expected = op(x)
     for copied in (copy.deepcopy(op), pickle.loads(pickle.dumps(op))):
@@ -125,7 +125,7 @@ def test_the_size_found_is_kept():
 
 
 def test_a_loaded_kernel_is_never_rescaled():
-    """mmengine loads checkpoints without strict."""
+    """Loads with strict=False, as mmengine does."""
     known, unknown, x = CKConv1d(2, 3, 30), CKConv1d(2, 3, None), signal(2, 2, 50, dtype=torch.float32)
     unknown.load_state_dict(known.state_dict(), strict=False)
     weight = known.kernel_net.layers[-1].weight
@@ -133,8 +133,8 @@ def test_a_loaded_kernel_is_never_rescaled():
     assert torch.equal(unknown.kernel_net.layers[-1].weight, weight) and torch.equal(unknown.bias, known.bias)
 
 
-def test_parameters_and_buffers_copied_one_by_one_are_the_whole_layer():
-    """As averages of the weights do."""
+def test_copying_parameters_and_buffers_one_by_one_copies_the_layer():
+    """Weight averaging copies a model in this way."""
     op, x = CKConv1d(2, 3, None), signal(2, 2, 30, dtype=torch.float32)
     average = copy.deepcopy(op)
     op(x)
@@ -153,7 +153,7 @@ def test_parameters_and_buffers_copied_one_by_one_are_the_whole_layer():
     ],
     ids=['kernel', 'set_resolution', 'to_conv1d', 'times'],
 )
-def test_an_unknown_size_is_said(use):
+def test_using_a_layer_of_unknown_kernel_size_raises_an_error(use):
     with pytest.raises(RuntimeError, match='kernel_size=None and has seen no sequence'):
         use(CKConv1d(2, 3, None))
 
@@ -180,19 +180,19 @@ def test_an_unknown_size_is_said(use):
     ],
     ids=str,
 )
-def test_bad_arguments_are_named(settings, message):
+def test_invalid_arguments_raise_an_error(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         CKConv1d(**{'in_channels': 2, 'out_channels': 3, 'kernel_size': 9, **settings})
 
 
 @pytest.mark.parametrize('shape', [(2, 20), (20,), (1, 2, 4, 5)], ids=str)
-def test_inputs_of_another_rank_are_named(shape):
+def test_inputs_of_the_wrong_rank_raise_an_error(shape):
     with pytest.raises(ValueError, match=r'x must be \(N, C, L\), got'):
         CKConv1d(2, 3, 9)(torch.randn(shape))
 
 
-def test_the_authors_kernel(data_root):
-    """Of the first layer they published for sequential MNIST, sampled as their own code does."""
+def test_published_weights_give_the_kernel_of_the_authors_code(data_root):
+    """First layer of the network that the authors published for sequential MNIST, sampled as in their code."""
     file = data_root / 'ckconv_official' / 'mnist_perm_False_ckcnn_30.pt'
     if not file.is_file():
         pytest.skip('no published CKCNN among the real data')
@@ -210,6 +210,6 @@ def test_the_authors_kernel(data_root):
     assert float(kernel.std()) == pytest.approx(0.817348, abs=1e-4)
     assert kernel[0, 0, :4].tolist() == pytest.approx([-1.948863, -2.126651, -0.553692, 1.570415], abs=1e-3)
     assert kernel[29, 0, -3:].tolist() == pytest.approx([-1.269804, -1.117483, -1.031303], abs=1e-3)
-    # An impulse shows that the last sample of the kernel meets the current one.
+    # The impulse response shows that the last kernel sample is multiplied by the current input.
     response = op(torch.eye(784)[None, :1]) - op.bias[:, None]
     assert relative(response[0], kernel[:, 0].flip(-1)) < 1e-4

@@ -1,4 +1,4 @@
-"""CKConv1d at another resolution, and frozen."""
+"""CKConv1d at another resolution and with frozen kernels."""
 
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ from tests.ops.contract import relative
 @pytest.mark.parametrize('ratio', [2, 3, 0.5, 1.5, 1 / 3, 0.7])
 @pytest.mark.parametrize('settings', ['plain', 'groups', 'separable', 'dilation'])
 @pytest.mark.parametrize('method', ['direct', 'fft'])
-def test_another_resolution_is_the_same_sum_with_other_steps(ratio, settings, method):
+def test_another_resolution_computes_the_same_sum_with_another_step(ratio, settings, method):
     op = random_1d(**{'in_channels': 4, 'out_channels': 6, 'kernel_size': 13, **CAUSAL[settings], 'method': method})
     for length in (7, 44):
         x = signal(2, 4, length)
@@ -30,14 +30,14 @@ def test_another_resolution_is_the_same_sum_with_other_steps(ratio, settings, me
 @pytest.mark.parametrize(
     ('size', 'ratio'), [(12, Fraction(15, 11)), (14, Fraction(30, 13)), (50, Fraction(1, 49))], ids=str
 )
-def test_a_ratio_that_floats_round_down_loses_no_sample(size, ratio):
+def test_a_ratio_rounded_down_by_floating_point_loses_no_sample(size, ratio):
     assert float(ratio) * (size - 1) < ratio * (size - 1), 'or the test proves nothing'
     op, x = random_1d(2, 3, size), signal(1, 2, 60)
     assert relative(op(x, scale_factor=float(ratio)), response_1d(op, x, ratio)) < 1e-11
 
 
 @pytest.mark.parametrize('settings', [{}, {'separable': True}], ids=str)
-def test_response_to_a_finer_signal_converges_to_the_response_to_the_coarse_one(settings):
+def test_response_to_a_finer_signal_converges_to_that_of_the_coarse_one(settings):
     errors = []
     for size in (10, 20, 40, 80):
         torch.manual_seed(0)
@@ -48,7 +48,7 @@ def test_response_to_a_finer_signal_converges_to_the_response_to_the_coarse_one(
     assert errors[3] < 0.6 * errors[2] < 0.6 * 0.6 * errors[1] < 0.6**3 * errors[0] and errors[3] < 0.1
 
 
-def test_set_resolution_of_a_model():
+def test_set_resolution_changes_every_layer_of_a_model():
     model = nn.Sequential(random_1d(1, 4, 16), nn.ReLU(), random_1d(4, 2, 7, causal=False, padding=3))
     x = signal(2, 1, 30)
     hidden = model[1](model[0](x, scale_factor=2))
@@ -63,7 +63,7 @@ def test_set_resolution_of_a_model():
 
 
 @pytest.mark.parametrize('size', [2, 3, 4, 6, 11])
-def test_resolutions_without_a_sample_are_refused_and_the_suggested_one_is_accepted(size):
+def test_too_coarse_resolutions_are_rejected_and_the_suggested_one_is_accepted(size):
     op = CKConv1d(1, 1, size)
     with pytest.raises(ValueError, match='none left beside the current one') as caught:
         op(torch.randn(1, 1, 20), scale_factor=0.9 / (size - 1))
@@ -71,7 +71,7 @@ def test_resolutions_without_a_sample_are_refused_and_the_suggested_one_is_accep
     assert op.kernel().shape == (1, 1, 2)
 
 
-def test_frozen_kernels_serve_every_length():
+def test_frozen_kernels_work_for_every_length():
     op, lengths = random_1d(2, 3, 16).eval(), (1, 5, 16, 40)
     op.set_resolution(2)
     expected = [op(signal(2, 2, n)) for n in lengths]
@@ -84,6 +84,3 @@ def test_frozen_kernels_serve_every_length():
             op.set_resolution(1)
     with frozen_kernels(op), pytest.raises(RuntimeError, match='Train outside the block'):
         op.train()(signal(2, 2, 20))
-
-
-# Irregular times.

@@ -45,7 +45,7 @@ class TestSeparable(ContinuousContract):
         assert depthwise.extra_repr() == wanted.extra_repr()
         assert pointwise.extra_repr() == nn.Conv2d(4, 8, 1, groups=2).extra_repr()
 
-    def test_the_kernel_of_half_parameters_is_rounded_once(self):
+    def test_the_kernel_of_half_precision_parameters_is_rounded_once(self):
         op = self.make(dtype=torch.bfloat16)
         assert torch.equal(op.kernel(), copy.deepcopy(op).float().kernel().bfloat16())
 
@@ -75,7 +75,7 @@ class TestFourier(ContinuousContract):
     ],
     ids=str,
 )
-def test_kernel_is_the_network_of_the_position(activation, settings):
+def test_kernel_values_are_the_network_outputs_at_their_positions(activation, settings):
     omega = {'omega_0': 3.5} if activation in ('sine', 'rff') else {}
     settings = {'in_channels': 4, 'out_channels': 6, 'kernel_size': 5, **settings}
     op = random_2d(**settings, activation=activation, **omega)
@@ -83,7 +83,7 @@ def test_kernel_is_the_network_of_the_position(activation, settings):
 
 
 @pytest.mark.parametrize('activation', ACTIVATIONS)
-def test_functional_core(activation):
+def test_continuous_kernel_agrees_with_the_oracle(activation):
     generator = torch.Generator().manual_seed(0)
     sizes = [(4 if activation == 'rff' else 8, 3), (5, 8), (7, 5)]
     weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in sizes]
@@ -94,7 +94,7 @@ def test_functional_core(activation):
     assert values.shape == (7, 4) and relative(values, expected) < 1e-6
 
 
-def test_functional_core_refuses_what_does_not_fit():
+def test_continuous_kernel_rejects_inconsistent_arguments():
     weights, biases = [torch.ones(2, 1), torch.ones(3, 2)], [torch.zeros(2), torch.zeros(3)]
     with pytest.raises(ValueError, match=r"activation.*did you mean 'sine'"):
         continuous_kernel(torch.zeros(1, 1), weights, biases, activation='sin')
@@ -102,6 +102,6 @@ def test_functional_core_refuses_what_does_not_fit():
         continuous_kernel(torch.zeros(1, 1), weights, biases[:1])
 
 
-def test_parameters_do_not_grow_with_the_kernel():
+def test_parameter_shapes_do_not_depend_on_the_kernel_size():
     small, large = CKConv2d(3, 8, 3), CKConv2d(3, 8, 31)
     assert {k: v.shape for k, v in small.state_dict().items()} == {k: v.shape for k, v in large.state_dict().items()}

@@ -1,4 +1,4 @@
-"""CKConv2d by Fourier transforms: the same numbers, layouts and types as the direct form."""
+"""CKConv2d by Fourier transforms: same values, memory formats and dtypes as the direct method."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.ops.contract import relative
 
 @pytest.mark.parametrize('method', ['direct', 'fft', 'auto'])
 @pytest.mark.parametrize('settings', [{}, {'separable': True}, {'groups': 2}], ids=str)
-def test_kernel_as_large_as_the_feature_map(method, settings):
+def test_a_kernel_can_be_as_large_as_the_feature_map_or_larger(method, settings):
     op = random_2d(4, 6, (9, 7), padding=(4, 3), method=method, **settings)
     x = torch.randn(2, 4, 9, 7, dtype=torch.float64)
     y = op(x)
@@ -43,7 +43,7 @@ METHOD_SETTINGS = [
 @pytest.mark.parametrize('settings', METHOD_SETTINGS, ids=str)
 @pytest.mark.parametrize('size', [(12, 13), (11, 10)], ids=str)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
-def test_fourier_equals_direct(settings, size, dtype):
+def test_fft_and_auto_agree_with_direct(settings, size, dtype):
     settings = {'in_channels': 4, 'out_channels': 6, 'kernel_size': 5, 'hidden': 8, 'dtype': dtype, **settings}
     results = []
     for method in ('direct', 'fft', 'auto'):
@@ -56,12 +56,12 @@ def test_fourier_equals_direct(settings, size, dtype):
     tolerance = {torch.float32: 2e-5, torch.float64: 1e-11}[dtype]
     for result in results[1:]:
         for a, b in zip(result, results[0]):
-            # The gradient of a first layer at the one position 0 is 0.
+            # A 1x1 kernel has the single position 0, where the gradient of the first layer is 0.
             assert bool((a - b).abs().max() <= tolerance * b.abs().max())
 
 
 @pytest.mark.parametrize('stride', [2, (1, 3)])
-def test_auto_with_a_stride_is_direct(stride):
+def test_auto_with_a_stride_agrees_with_the_folded_convolution(stride):
     torch.manual_seed(0)
     op = CKConv2d(4, 6, 9, stride=stride, padding=4, method='auto')
     x = torch.randn(2, 4, 16, 15)
@@ -80,15 +80,15 @@ def test_auto_with_a_stride_is_direct(stride):
     ],
     ids=str,
 )
-def test_fourier_keeps_the_layout_in_memory(memory_format, bias, separable):
-    """mmcv's compiled operators read what comes in as contiguous, whatever it is."""
+def test_fft_preserves_the_memory_format(memory_format, bias, separable):
+    """Compiled operators of mmcv assume that their input is contiguous without checking it."""
     op = CKConv2d(4, 8, 3, padding=1, bias=bias, separable=separable, method='fft').to(memory_format=memory_format)
     assert op(torch.randn(2, 4, 8, 7).to(memory_format=memory_format)).is_contiguous(memory_format=memory_format)
 
 
 @pytest.mark.parametrize('method', ['direct', 'fft'])
-def test_autocast_leaves_double_precision_alone(method):
-    """As it does for torch's convolutions."""
+def test_autocast_does_not_change_float64(method):
+    """Autocast treats the convolutions of torch in the same way."""
     op, x = random_2d(4, 6, 3, method=method), torch.randn(1, 4, 6, 6, dtype=torch.float64)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         y = op(x)
@@ -96,12 +96,12 @@ def test_autocast_leaves_double_precision_alone(method):
 
 
 @pytest.mark.parametrize('method', ['direct', 'fft'])
-def test_one_image_without_a_batch(method):
+def test_an_image_without_a_batch_axis_is_accepted(method):
     op, x = random_2d(4, 6, 3, padding=1, method=method), torch.randn(4, 6, 5, dtype=torch.float64)
     assert relative(op(x), response_2d(op, x[None])[0]) < 1e-11
 
 
-def test_fourier_names_what_does_not_fit():
+def test_fft_rejects_inputs_that_do_not_fit_the_kernel():
     with pytest.raises(ValueError, match='at least as large as the dilated kernel'):
         CKConv2d(4, 8, 9, method='fft')(torch.randn(1, 4, 8, 12))
     with pytest.raises(ValueError, match='x has 3 channels, the kernel takes 4'):
@@ -109,7 +109,7 @@ def test_fourier_names_what_does_not_fit():
 
 
 class Largest(TorchDispatchMode):
-    """Remembers how many elements the largest tensor had that was made."""
+    """Record the number of elements of the largest tensor that an operation returns."""
 
     numel = 0
 
@@ -120,18 +120,18 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_fourier_makes_no_tensor_of_all_channel_pairs_of_each_image():
+def test_fft_allocates_no_tensor_of_all_channel_pairs_of_each_image():
     batch, channels, size = 16, 10, 32
     x = torch.randn(batch, channels, size, size, requires_grad=True)
     kernel = torch.randn(channels, channels, size, size, requires_grad=True)
     with Largest() as mode:
         fft_convolution(x, kernel, None, [(16, 16)] * 2, (1, 1), 1).sum().backward()
     spectrum = 64 * 33
-    # What it must make at least: the spectrum of the kernel.
+    # The spectrum of the kernel is always allocated.
     assert channels**2 * spectrum <= mode.numel < batch * channels**2 * spectrum / 2
 
 
-def test_transforms_have_lengths_without_large_prime_factors():
+def test_transform_lengths_have_no_large_prime_factors():
     def smooth(n):
         for p in (2, 3, 5, 7):
             while n % p == 0:

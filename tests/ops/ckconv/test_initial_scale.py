@@ -1,4 +1,4 @@
-"""How CKConv2d starts, and what the initialisers of the host libraries leave alone."""
+"""Initial scale of CKConv2d, and its protection from the initialisers of the upstream libraries."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_initial_kernel_has_variance_one_over_fan_in(activation, settings):
     assert float(op.kernel().detach().var(unbiased=False)) * fan_in == pytest.approx(1, rel=1e-3)
 
 
-def test_initial_separable_kernel_has_variance_one_over_fan_in_in_each_factor():
+def test_each_factor_of_an_initial_separable_kernel_has_variance_one_over_fan_in():
     torch.manual_seed(0)
     op = CKConv2d(64, 128, 7, groups=2, separable=True)
     depthwise, pointwise = (conv.weight.detach() for conv in op.to_conv2d())
@@ -42,14 +42,14 @@ def test_initial_separable_kernel_has_variance_one_over_fan_in_in_each_factor():
     ],
 )
 def test_initial_kernels_of_narrow_nets_are_finite_and_moderate(activation, hidden):
-    """A ReLU net of one unit may be 0 at every position, which no scale of its last layer repairs."""
+    """A ReLU net of one unit can be 0 at every position, which no scale of its last layer fixes."""
     for seed in range(12):
         torch.manual_seed(seed)
         op = CKConv2d(3, 8, 3, activation=activation, hidden=hidden)
         assert max(float(p.detach().abs().max()) for p in op.parameters()) < 1e3, seed
 
 
-def test_loading_never_rescales():
+def test_loading_does_not_rescale_the_kernel():
     torch.manual_seed(0)
     trained, other = CKConv2d(4, 8, 5, padding=2), CKConv2d(4, 8, 5, padding=2)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_loading_never_rescales():
     assert torch.equal(other.kernel(), trained.kernel()) and torch.equal(other(x), trained(x))
 
 
-def test_memory_made_on_the_meta_device_can_be_initialised():
+def test_a_layer_built_on_the_meta_device_can_be_initialised():
     op = CKConv2d(4, 8, 5, device='meta', activation='rff')
     assert all(t.is_meta for t in op.state_dict().values())
     op.to_empty(device='cpu')
@@ -74,7 +74,7 @@ def test_memory_made_on_the_meta_device_can_be_initialised():
     'rule', [{'type': 'Kaiming'}, {'type': 'Normal', 'std': 5.0}, {'type': 'Constant', 'val': 3.0}]
 )
 @pytest.mark.parametrize('layer', ['Conv2d', 'Linear', ['Conv2d', 'Linear', 'Conv1d', '_BatchNorm']], ids=str)
-def test_initialisers_of_the_hosts_leave_the_kernel_net_alone(separable, rule, layer):
+def test_initialisers_of_mmengine_do_not_change_the_kernel_net(separable, rule, layer):
     initialize = pytest.importorskip('mmengine.model').initialize
     torch.manual_seed(0)
     model = nn.Sequential(CKConv2d(4, 8, 3, separable=separable), nn.Conv2d(8, 8, 3), nn.Linear(8, 8))
@@ -86,7 +86,7 @@ def test_initialisers_of_the_hosts_leave_the_kernel_net_alone(separable, rule, l
     assert changed == set(names)
 
 
-def test_a_conv_module_initialises_the_bias_only():
+def test_a_conv_module_does_not_change_the_initial_kernel():
     cnn = pytest.importorskip('mmcv.cnn')
     torch.manual_seed(0)
     module = cnn.ConvModule(4, 8, 3, padding=1, conv_cfg={'type': CKConv, 'hidden': 8}, norm_cfg={'type': 'BN'})
@@ -98,7 +98,7 @@ def test_a_conv_module_initialises_the_bias_only():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_a_net_of_dead_units_is_drawn_again_in_half_precision(dtype):
+def test_a_net_of_dead_units_is_resampled_in_half_precision(dtype):
     """Two ReLUs are both dead in a quarter of the draws; the variance of a constant kernel has no reciprocal."""
     for number in range(20):
         torch.manual_seed(number)

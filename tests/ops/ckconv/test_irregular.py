@@ -1,4 +1,4 @@
-"""CKConv1d for irregular samples."""
+"""CKConv1d for irregularly sampled sequences."""
 
 import math
 from fractions import Fraction
@@ -22,7 +22,7 @@ def times_of(length: int) -> torch.Tensor:
     'settings', ['plain', 'groups', 'depthwise', 'separable', 'separable_groups', 'no_bias', 'rff']
 )
 @pytest.mark.parametrize('ratio', [1, 2])
-def test_irregular_times_are_the_sum_over_the_past(settings, ratio):
+def test_irregular_times_give_the_sum_over_past_samples(settings, ratio):
     op = random_1d(**{'in_channels': 4, 'out_channels': 6, 'kernel_size': 12, **CAUSAL[settings]})
     x, times = signal(2, 4, 20), times_of(20)
     expected = irregular_sum(x, times.tolist(), kernel_of(op), 12, op.bias, ratio=ratio, groups=op.groups)
@@ -33,7 +33,7 @@ def test_irregular_times_are_the_sum_over_the_past(settings, ratio):
 
 @pytest.mark.parametrize('settings', ['plain', 'groups', 'separable', 'one_tap', 'two_taps', 'swish'])
 @pytest.mark.parametrize('dtype', [torch.long, torch.float32, torch.float64], ids=str)
-def test_regular_times_are_the_regular_forward(settings, dtype):
+def test_regular_times_give_the_same_output_as_no_times(settings, dtype):
     op = random_1d(**{'in_channels': 4, 'out_channels': 6, 'kernel_size': 12, **CAUSAL[settings]})
     for length in (1, 8, 30):
         x = signal(2, 4, length)
@@ -54,7 +54,7 @@ def test_regular_times_are_the_regular_forward(settings, dtype):
     ],
     ids=str,
 )
-def test_regular_times_of_another_density_are_another_resolution(ratio):
+def test_denser_or_sparser_regular_times_agree_with_another_resolution(ratio):
     op, x = random_1d(2, 3, 5), signal(2, 2, 60)
     times = torch.arange(60, dtype=torch.float64) / float(ratio)
     expected = op(x, scale_factor=float(ratio))
@@ -69,8 +69,8 @@ def test_times_in_single_precision_lose_no_sample(ratio):
     assert relative(op(x, times=times, scale_factor=ratio), op(x, scale_factor=ratio)) < 1e-3
 
 
-def test_samples_may_be_missing():
-    """A sequence with holes is one whose missing samples are 0."""
+def test_missing_samples_count_as_zeros():
+    """Leaving samples out gives the same output as setting them to 0."""
     op, x = random_1d(2, 3, 9), signal(2, 2, 30)
     kept = torch.tensor([0, 1, 4, 5, 6, 13, 25, 29])
     whole = torch.zeros_like(x)
@@ -78,7 +78,7 @@ def test_samples_may_be_missing():
     assert relative(op(x[..., kept], times=kept), op(whole)[..., kept]) < 1e-11
 
 
-def test_times_of_each_sequence():
+def test_each_sequence_can_have_its_own_times():
     op, x = random_1d(2, 3, 9, separable=True), signal(3, 2, 12)
     times = torch.stack([times_of(12), torch.arange(12, dtype=torch.float64), times_of(12) * 0.3])
     y = op(x, times=times)
@@ -90,7 +90,7 @@ def test_times_of_each_sequence():
 @pytest.mark.parametrize('settings', [{}, {'groups': 2}, {'separable': True}], ids=str)
 @pytest.mark.parametrize('chunk', [1, 200, 777])
 @pytest.mark.parametrize('each', [True, False])
-def test_chunks_change_nothing(settings, chunk, each, monkeypatch):
+def test_chunk_size_does_not_change_results(settings, chunk, each, monkeypatch):
     op, times = random_1d(4, 6, 9, **settings), times_of(17).requires_grad_()
     results, shapes = [], []
     original = op.kernel_net.forward
@@ -112,7 +112,7 @@ def test_chunks_change_nothing(settings, chunk, each, monkeypatch):
 
 
 @pytest.mark.parametrize('settings', [{}, {'separable': True}], ids=str)
-def test_nothing_sees_later_times(settings):
+def test_outputs_do_not_depend_on_later_samples_or_times(settings):
     op, x, times = random_1d(2, 3, 9, **settings), signal(1, 2, 20), times_of(20)
     y = op(x, times=times)
     later, changed = times.clone(), x.clone()
@@ -139,7 +139,7 @@ def test_nothing_sees_later_times(settings):
     ],
     ids=str,
 )
-def test_bad_times_are_named(times, message):
+def test_invalid_times_raise_an_error(times, message):
     with pytest.raises((ValueError, TypeError), match=message):
         CKConv1d(2, 3, 9)(torch.randn(2, 2, 4), times=times)
 
@@ -153,9 +153,6 @@ def test_bad_times_are_named(times, message):
     ],
     ids=str,
 )
-def test_layers_that_take_no_times_say_so(settings, message):
+def test_layers_that_do_not_support_times_raise_an_error(settings, message):
     with pytest.raises(ValueError, match=message):
         CKConv1d(2, 3, 3, **settings)(torch.randn(2, 2, 8), times=torch.arange(8))
-
-
-# Strides and folding.

@@ -19,12 +19,12 @@ RATIOS = [2, 3, 0.5, 1.5, 1 / 3, (2, 0.5), (1, 3), (0.75, 1.25)]
 
 @pytest.mark.parametrize('ratio', RATIOS, ids=str)
 @pytest.mark.parametrize('settings', [{}, {'separable': True, 'groups': 2}, {'method': 'fft', 'dilation': 2}], ids=str)
-def test_another_resolution_is_the_same_function_on_another_grid(ratio, settings):
+def test_another_resolution_samples_the_same_function_on_another_grid(ratio, settings):
     op = random_2d(4, 6, (7, 9), **settings)
     ratios = ratio if isinstance(ratio, tuple) else (ratio, ratio)
     expected = torch.from_numpy(sampled(kernel_of(op), op.kernel_size, ratios))
     assert op.kernel(ratio).shape == expected.shape and relative(op.kernel(ratio), expected) < 1e-11
-    # No smaller than the kernel, here or at resolution 1.
+    # The input must be as large as the kernel at both resolutions.
     size = [d * max(now, k) + 2 for now, k, d in zip(expected.shape[2:], op.kernel_size, op.dilation)]
     x = torch.randn(2, 4, *size, dtype=torch.float64)
     wanted = response_2d(op, x, ratios)
@@ -55,7 +55,7 @@ def test_another_resolution_is_the_same_function_on_another_grid(ratio, settings
     ],
     ids=str,
 )
-def test_padding_grows_with_the_resolution(settings, ratio, padding):
+def test_padding_scales_with_the_resolution(settings, ratio, padding):
     op = random_2d(**{'in_channels': 4, 'out_channels': 6, 'kernel_size': 7, **settings})
     x = torch.randn(1, 4, 24, 25, dtype=torch.float64)
     ratios = ratio if isinstance(ratio, tuple) else (ratio, ratio)
@@ -76,8 +76,8 @@ def test_padding_grows_with_the_resolution(settings, ratio, padding):
         (1.5, 3, 5, 7),
     ],
 )
-def test_the_first_output_stays_where_it_was(ratio, size, dilation, padding):
-    """Its window is centred on the same place of the picture, to within one of the coarser samples."""
+def test_the_first_output_stays_at_the_same_position(ratio, size, dilation, padding):
+    """Its window is centred on the same point of the image, to within one sample of the coarser grid."""
     op = CKConv2d(1, 1, size, dilation=dilation, padding=padding, bias=False)
     op.set_resolution(ratio)
     conv = op.to_conv2d()
@@ -87,7 +87,7 @@ def test_the_first_output_stays_where_it_was(ratio, size, dilation, padding):
 
 
 @pytest.mark.parametrize('separable', [True, False])
-def test_response_to_a_finer_picture_converges_to_the_response_to_the_coarse_one(separable):
+def test_response_to_a_finer_image_converges_to_that_of_the_coarse_one(separable):
     """Both are Riemann sums of one integral, so they differ by about one sample of the kernel's width."""
 
     def picture(samples):
@@ -105,7 +105,7 @@ def test_response_to_a_finer_picture_converges_to_the_response_to_the_coarse_one
     assert errors[-1] < 0.1
 
 
-def test_set_resolution_of_a_model():
+def test_set_resolution_changes_every_layer_of_a_model():
     torch.manual_seed(0)
     shared = CKConv2d(4, 4, 7, padding=3)
     model = nn.Sequential(CKConv2d(3, 4, 5, padding=2), nn.Sequential(nn.ReLU(), shared), shared, nn.Conv2d(4, 2, 1))
@@ -125,14 +125,14 @@ def test_set_resolution_changes_all_layers_or_none():
     assert model[0].resolution == (1.0, 1.0)
 
 
-def test_set_resolution_of_a_half_frozen_model_changes_nothing():
+def test_set_resolution_of_a_partly_frozen_model_changes_nothing():
     model = nn.Sequential(CKConv2d(3, 4, 7), nn.Sequential(CKConv2d(4, 4, 3)))
     with frozen_kernels(model[1]), pytest.raises(RuntimeError, match='frozen_kernels'):
         set_resolution(model, 2)
     assert model[0].resolution == model[1][0].resolution == (1.0, 1.0)
 
 
-def test_set_resolution_of_a_single_operator_has_no_name_to_tell():
+def test_set_resolution_of_a_single_operator_reports_no_layer_name():
     with pytest.raises(ValueError, match=r'^at resolution 0\.1 a kernel of 3 samples'):
         set_resolution(CKConv2d(3, 4, 3), 0.1)
 
@@ -159,7 +159,7 @@ def test_set_resolution_needs_a_continuous_kernel(model):
     ],
     ids=str,
 )
-def test_bad_resolutions_are_named(ratio, message):
+def test_invalid_resolutions_raise_an_error(ratio, message):
     op = CKConv2d(3, 4, 7)
     calls = [op.set_resolution, lambda ratio: set_resolution(op, ratio)]
     if ratio is not None:
@@ -171,7 +171,7 @@ def test_bad_resolutions_are_named(ratio, message):
 
 
 @pytest.mark.parametrize('size', [3, 5, 9, 7, 19, 39])
-def test_the_ratio_that_the_refusal_suggests_is_accepted(size):
+def test_the_ratio_suggested_by_the_error_is_accepted(size):
     op = CKConv2d(1, 1, size)
     with pytest.raises(ValueError, match='at least') as caught:
         op.set_resolution(0.01)

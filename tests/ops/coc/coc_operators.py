@@ -1,4 +1,4 @@
-"""The oracle's kernel for an operator."""
+"""Kernel of the oracle for the parameters of an operator."""
 
 import torch
 
@@ -7,7 +7,7 @@ from tests.ops.coc.coc_oracle import coc_kernel, super_kernel_geometry
 
 
 def naive_kernel(op: CoCConv2d) -> torch.Tensor:
-    """The oracle's kernel for the parameters of ``op``."""
+    """Compute the kernel of the oracle for the parameters of ``op``."""
     options, layers = op.options, op.super_layers
     sizes = [super_kernel_geometry(k, options.kernel_plus, options.dilate) for k in op.kernel_size]
     final = (op.kernel_norm_weight, op.kernel_norm_bias) if options.standardize == 'ln' else None

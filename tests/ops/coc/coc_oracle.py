@@ -51,11 +51,11 @@ def super_kernel_geometry(k: int, skp: int, dilate: bool | str) -> tuple[int, in
     if dilate != 'paper':
         raise ValueError(f"dilate={dilate!r} must be True, False or 'paper'")
 
-    # design: "the nearest odd dilated kernel of extent <= k + skp". How the words are read here:
+    # design: "the nearest odd dilated kernel of extent <= k + skp". The words are read as follows:
     # - "odd": the number of taps is odd, and at least 3 (one tap associates nothing);
     # - "dilated": dilation >= 2, except that the target 3 has only the plain 3-tap kernel;
     # - "kernel": dilation <= taps, which every entry of the table obeys. Were any dilation allowed, 3 taps at dilation
-    #   (k + skp - 1) / 2 would always hit the target exactly and "nearest ... <=" would say nothing;
+    #   (k + skp - 1) / 2 would always reach the target exactly and "nearest ... <=" would be meaningless;
     # - "nearest": the largest extent;
     # - ties: the fewest taps, because the table reaches 13 by (5, 3) and not by (7, 2), and 17 by (5, 4), not (9, 2).
     target = k + skp
@@ -132,7 +132,7 @@ def cross_correlate_same(image: Array, kernel: Array, dilation: tuple[int, int])
 
 
 def super_convolution(tiles: Array, weight: Array, bias: Array | None, share: str | None, dilation) -> Array:
-    """Super-convolve ``tiles`` (G, I/g, tile_h, tile_w); design: which super kernel each tile meets, by ``share``."""
+    """Super-convolve ``tiles`` (G, I/g, tile_h, tile_w); ``share`` selects the super kernel of each tile (design)."""
     n_groups, n_inputs = tiles.shape[:2]
     lead = {'ci': (n_groups, 1), 'co': (n_inputs, 1), 'cico': (1, 1), None: (n_inputs, n_inputs)}[share]
     if weight.shape[:2] != lead or (bias is not None and bias.shape != lead[:1]):
@@ -170,7 +170,7 @@ def coc_kernel(
     standardize: bool | str = False,
     standardize_affine: Affine | None = None,
 ) -> Array:
-    """Kernel that a CoC layer convolves its input with.
+    """Compute the kernel with which a CoC layer convolves its input.
 
     Args:
         weight: Basic kernels (O, I/g, kH, kW).
@@ -186,7 +186,7 @@ def coc_kernel(
         super_norm: None or 'ln' (only with ``share='ci'``).
         norm_affine: For 'ln', one (scale, shift) of shape (G, sa * kH, sa * kW) or None per super layer.
         super_standardize: Standardise every super kernel first.
-        standardize: False, True or 'ln': what happens to the associated kernels last.
+        standardize: False, True or 'ln': final normalisation of the associated kernels.
         standardize_affine: For ``standardize='ln'``, (scale, shift) of shape (I/g, kH, kW) or None.
 
     Returns:
@@ -227,14 +227,14 @@ def coc_kernel(
             super_weight = np.stack([standardized(one) for one in super_weight])
         out = super_convolution(tiles, super_weight, super_bias, share, super_dilation)
         if super_norm == 'ln':
-            # official: one mean and variance per input channel over all association groups together, and the places
-            # of missing filters count, since they are part of what the super convolution puts out
+            # official: one mean and variance per input channel over all association groups together; positions of
+            # missing filters are included, since they are part of the output of the super convolution
             affine = norm_affine[layer] if norm_affine else None
             out = np.stack([layer_normed(out[:, i], affine) for i in range(n_inputs)], axis=1)
         tiles = out + tiles if skip else out  # official and design: skip comes after the norm
 
     kernel = np.zeros_like(weight)
-    for g, filter_index, rows, columns in slots:  # paper 3.1 step (3); what lies in missing places is dropped
+    for g, filter_index, rows, columns in slots:  # paper 3.1 step (3); values at missing filters are dropped
         if filter_index is not None:
             kernel[filter_index] = tiles[g, :, rows, columns]
 

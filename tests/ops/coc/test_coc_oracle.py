@@ -1,4 +1,4 @@
-"""Hand-computed cases that pin the CoC reference itself down, so that it can be trusted to judge the operator."""
+"""The CoC oracle against hand-computed values, so that it can serve as the reference for the operator."""
 
 import math
 
@@ -25,7 +25,7 @@ def column(*values):
 
 
 def run(weight, super_weights, super_biases=None, **options):
-    """`coc_kernel` of undilated layers that share one super kernel, without skip, unless told otherwise."""
+    """Call `coc_kernel`, by default for undilated layers that share one super kernel, without skip."""
     settings = dict(association=2, super_dilation=(1, 1), skip=False, share='cico', groups=1) | options
     super_biases = super_biases or [None] * len(super_weights)
     return coc_kernel(weight, super_weights, super_biases, super_kernel=super_weights[0].shape[2:], **settings)
@@ -71,19 +71,19 @@ def test_dilation_of_the_kernel_size_moves_whole_filters():
     right, below = delta(1, 2), delta(2, 1)
     np.testing.assert_array_equal(run(weight, [right], super_dilation=(3, 3)), [b, zero, d, zero])
     np.testing.assert_array_equal(run(weight, [below], super_dilation=(3, 3)), [c, d, zero, zero])
-    # Only the dilation of its own axis moves a tap: by 1 although the other axis is dilated by 3.
+    # Only the dilation along its own axis moves a tap: here by 1, although the other axis has dilation 3.
     np.testing.assert_array_equal(run(weight, [right], super_dilation=(3, 1)), run(weight, [right]))
     np.testing.assert_array_equal(run(weight, [below], super_dilation=(1, 3)), run(weight, [below]))
 
 
-def test_rectangular_kernels():
+def test_rectangular_kernels_shift_along_their_long_axis():
     weight = np.arange(1.0, 13.0).reshape(4, 1, 1, 3)  # the tile is 2 x 6: [1..6], [7..12] cut into threes
     right = np.zeros((1, 1, 1, 5))
     right[..., 4] = 1.0
     np.testing.assert_array_equal(run(weight, [right])[:, 0, 0], [[3, 4, 5], [6, 0, 0], [9, 10, 11], [12, 0, 0]])
 
 
-def test_three_by_three_association():
+def test_nine_filters_form_a_tile_of_three_by_three():
     filters = run(column(*range(1, 10)), [delta(2, 1)], association=3)
     np.testing.assert_array_equal(filters, column(4, 5, 6, 7, 8, 9, 0, 0, 0))
 
@@ -109,20 +109,20 @@ def test_association_1_mixes_nothing_across_filters():
         (6, 6, [[0, 1, 2, 3], [4, 5, None, None]]),
     ],
 )
-def test_association_groups(out_channels, groups, expected):
+def test_filters_are_split_into_association_groups(out_channels, groups, expected):
     assert association_groups(out_channels, groups, association=2) == expected
 
 
 @pytest.mark.parametrize(
     ('groups', 'expected'),
     [
-        # 1..5 and 6..10 apart: tiles [1 2; 3 4], [5 .; . .], [6 7; 8 9], [10 .; . .], each read from the right
+        # 1..5 and 6..10 are separate: tiles [1 2; 3 4], [5 .; . .], [6 7; 8 9], [10 .; . .], each read from the right
         (2, [2, 0, 4, 0, 0, 7, 0, 9, 0, 0]),
         # 10 depthwise filters in one run: [1 2; 3 4], [5 6; 7 8], [9 10; . .]
         (10, [2, 0, 4, 0, 6, 0, 8, 0, 10, 0]),
     ],
 )
-def test_convolution_groups(groups, expected):
+def test_filters_of_separate_convolution_groups_do_not_mix(groups, expected):
     weight = column(*range(1, 11))
     np.testing.assert_array_equal(run(weight, [delta(1, 2)], groups=groups), column(*expected))
     # 'ci' has one super kernel per association group: scale group g by g + 1.
@@ -133,20 +133,20 @@ def test_convolution_groups(groups, expected):
     np.testing.assert_array_equal(scaled, weight * column(*of_filter))
 
 
-def test_missing_filters_are_zero_again_before_the_second_layer():
+def test_missing_filters_are_reset_to_zero_before_the_second_layer():
     fives = (np.zeros((1, 1, 3, 3)), np.array([5.0]))
     sums = (np.ones((1, 1, 3, 3)), None)
     kernel = run(column(1, 2, 3), [fives[0], sums[0]], [fives[1], sums[1]])
-    np.testing.assert_array_equal(kernel, column(15, 15, 15))  # 20 if the bias stayed in the missing place
+    np.testing.assert_array_equal(kernel, column(15, 15, 15))  # 20 if the missing filter kept the bias
 
 
-def test_each_layer_skips_its_own_input():
+def test_each_skip_connection_adds_the_input_of_its_own_layer():
     kernel = run(column(1, 2, 3, 4), [delta(1, 2), delta(2, 1)], skip=True)
     # [[1, 2], [3, 4]] -> + [[2, 0], [4, 0]] = [[3, 2], [7, 4]] -> + [[7, 4], [0, 0]] = [[10, 6], [7, 4]]
     np.testing.assert_array_equal(kernel, column(10, 6, 7, 4))
 
 
-def test_share_chooses_the_super_kernel():
+def test_share_selects_the_super_kernel():
     weight = np.stack([column(1, 2, 3, 4, 5, 6, 7, 8)[:, 0], 10 * column(1, 2, 3, 4, 5, 6, 7, 8)[:, 0]], axis=1)
     first, second = weight[:, :1], weight[:, 1:]
     ci = run(weight, [np.array([2.0, 3.0]).reshape(2, 1, 1, 1)], [np.array([100.0, 200.0])], share='ci')
@@ -176,12 +176,12 @@ def test_super_norm_spans_all_groups_of_one_input_channel():
     np.testing.assert_allclose(affine, expected, rtol=1e-12)
 
 
-def test_super_norm_counts_the_places_of_missing_filters():
+def test_super_norm_includes_the_positions_of_missing_filters():
     normed = run(column(1, 2, 3), [delta(1, 1)], share='ci', super_norm='ln')
     np.testing.assert_allclose(normed, column(*[(v - 1.5) / math.sqrt(1.25 + EPS) for v in (1, 2, 3)]), rtol=1e-12)
 
 
-def test_super_standardize():
+def test_super_kernels_are_standardised_per_output_channel():
     # A 3x3 delta times 9 has mean 1, squared deviations 8 * 1 + 64 = 72 in sum, unbiased variance 9; bias stays.
     kernel = run(column(1, 2, 3, 4), [9 * delta(1, 1)], [np.array([50.0])], super_standardize=True)
     expected = [50 + (8 * v - (10 - v)) / (3 + EPS) for v in (1, 2, 3, 4)]
@@ -196,7 +196,7 @@ def test_super_standardize():
     np.testing.assert_allclose(kernel[:, 1, 0, 0], weight[:, :, 0, 0] @ expected[1], rtol=1e-12)
 
 
-def test_final_standardize():
+def test_each_filter_is_standardised_or_normalised_last():
     weight = np.array([[[[1.0, 2.0, 3.0]]], [[[0.0, 0.0, 6.0]]]])
     identity = np.ones((1, 1, 1, 1))
     kernel = run(weight, [identity], standardize=True)
@@ -212,7 +212,7 @@ def test_final_standardize():
 
 @pytest.mark.parametrize('share', SHARES)
 @pytest.mark.parametrize(('out_channels', 'groups', 'n_groups'), [(6, 1, 2), (10, 2, 4), (6, 6, 2)])
-def test_identities_and_linearity(share, out_channels, groups, n_groups):
+def test_identity_super_kernels_change_nothing_and_association_is_linear(share, out_channels, groups, n_groups):
     rng = np.random.default_rng(1)
     one, two = rng.normal(size=(2, out_channels, 2, 3, 3))
     lead = super_shape(share, n_groups, 2)
@@ -231,8 +231,8 @@ def test_identities_and_linearity(share, out_channels, groups, n_groups):
         np.testing.assert_allclose(together, apart, atol=1e-11)
 
 
-def test_figure_6_of_the_paper():
-    """Its steps 1 to 3 with torch: tiles as the channels of a grouped convolution, input channels as the batch."""
+def test_oracle_agrees_with_figure_6_of_the_paper():
+    """Steps 1 to 3 of the figure in torch: a grouped convolution with tiles as channels, input channels as batch."""
     torch.manual_seed(0)
     weight = torch.randn(8, 3, 3, 3, dtype=torch.float64)
     conv_super = torch.nn.Conv2d(2, 2, 3, padding=2, dilation=2, groups=2).double()
@@ -268,14 +268,14 @@ def test_figure_6_of_the_paper():
         (7, 6, 'paper', (5, 3)),
     ],
 )
-def test_super_kernel_geometry(k, skp, dilate, expected):
+def test_super_kernel_geometry_gives_taps_and_dilation(k, skp, dilate, expected):
     assert super_kernel_geometry(k, skp, dilate) == expected
 
 
 @pytest.mark.parametrize(
     ('k', 'skp', 'dilate'), [(4, 2, True), (3, 1, False), (3, -2, 'paper'), (9, 2, True), (3, 2, 'x')]
 )
-def test_super_kernel_geometry_refuses(k, skp, dilate):
+def test_super_kernel_geometry_rejects_invalid_arguments(k, skp, dilate):
     with pytest.raises(ValueError):
         super_kernel_geometry(k, skp, dilate)
 
@@ -291,7 +291,7 @@ def test_super_kernel_geometry_refuses(k, skp, dilate):
     ],
 )
 @pytest.mark.parametrize('bias', [False, True])
-def test_conv2d_loop_is_torch_conv2d(kernel, options, bias):
+def test_conv2d_loop_agrees_with_torch(kernel, options, bias):
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(2, 4, 6, 7, dtype=torch.float64, generator=generator)
     w = torch.randn(4, 4 // options.get('groups', 1), *kernel, dtype=torch.float64, generator=generator)

@@ -34,13 +34,13 @@ def check(op: CoCConv2d) -> None:
 @pytest.mark.parametrize('share', SHARES)
 @pytest.mark.parametrize('skip', [True, False])
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
-def test_kernel_in_every_share_mode(share, skip, num_layers):
+def test_kernel_agrees_with_the_oracle_in_every_share_mode(share, skip, num_layers):
     check(random_op(3, 10, 3, share=share, skip=skip, num_layers=num_layers))
 
 
 @pytest.mark.parametrize(('size', 'plus'), [*itertools.product((3, 5, 7), (0, 2, 4, 6))])
 @pytest.mark.parametrize('dilate', [True, 'paper', False])
-def test_kernel_for_every_size_of_the_table(size, plus, dilate):
+def test_kernel_agrees_with_the_oracle_for_every_size_of_the_table(size, plus, dilate):
     check(random_op(1, 4, size, kernel_plus=plus, dilate=dilate))
 
 
@@ -71,7 +71,7 @@ def test_kernel_for_every_size_of_the_table(size, plus, dilate):
     ],
     ids=str,
 )
-def test_kernel_with_padding_groups_and_norms(settings):
+def test_kernel_agrees_with_the_oracle_with_padding_groups_and_norms(settings):
     check(random_op(**{'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, **settings}))
 
 
@@ -81,7 +81,7 @@ def test_there_is_no_super_bias_by_default():
 
 
 @pytest.mark.parametrize('preset', ['standard', 'light'])
-def test_official_presets(preset):
+def test_official_presets_agree_with_the_oracle(preset):
     torch.manual_seed(0)
     op = CoCConv2d.official(preset, 3, 10, 3, dtype=torch.float64)
     check(op)
@@ -103,7 +103,7 @@ def test_matrix_and_convolution_forms_agree(share, monkeypatch):
     assert relative(by_matrix.kernel(), by_convolution.kernel()) < 1e-12
 
 
-def test_functional_core_is_what_the_module_computes():
+def test_spatial_association_gives_the_kernel_of_the_module():
     op = random_op(3, 10, 3, num_layers=2)
     kernel = spatial_association(
         op.weight,
@@ -114,7 +114,7 @@ def test_functional_core_is_what_the_module_computes():
     assert torch.equal(kernel, op.kernel())
 
 
-def test_functional_core_names_a_wrong_shape():
+def test_spatial_association_rejects_a_wrong_shape():
     with pytest.raises(ValueError, match=r'must have shape \(2, 1, 3, 3\)'):
         spatial_association(torch.randn(8, 3, 3, 3), [torch.randn(3, 1, 3, 3)])
 
@@ -122,7 +122,7 @@ def test_functional_core_names_a_wrong_shape():
 @pytest.mark.parametrize('share', SHARES)
 @pytest.mark.parametrize('skip', [True, False])
 @pytest.mark.parametrize('num_layers', [1, 3])
-def test_identity_start_is_the_plain_convolution(share, skip, num_layers):
+def test_identity_start_equals_the_plain_convolution(share, skip, num_layers):
     torch.manual_seed(0)
     op = CoCConv2d(5, 18, 3, padding=1, share=share, skip=skip, num_layers=num_layers, super_init='identity')
     torch.manual_seed(0)
@@ -134,7 +134,7 @@ def test_identity_start_is_the_plain_convolution(share, skip, num_layers):
     assert op.super_layers[0].weight.grad.abs().sum() > 0
 
 
-def test_identity_start_through_a_layer_norm():
+def test_identity_start_works_with_a_layer_norm():
     op = CoCConv2d(5, 18, 3, super_norm='ln', super_init='identity')
     assert relative(op.kernel(), op.weight) < 1e-6
     assert op.super_layers[0].weight.abs().sum() > 0
@@ -143,7 +143,7 @@ def test_identity_start_through_a_layer_norm():
     assert relative(op.kernel(), op.weight) > 0.01
 
 
-def test_kaiming_start_moves_the_kernel():
+def test_kaiming_start_changes_the_kernel():
     torch.manual_seed(0)
     op = CoCConv2d(16, 32, 3, super_init='kaiming')
     difference = op.kernel() - op.weight
@@ -164,7 +164,7 @@ def test_kaiming_start_moves_the_kernel():
     ],
     ids=str,
 )
-def test_the_start_that_auto_takes_is_printed(options, start):
+def test_repr_shows_the_start_that_auto_selects(options, start):
     assert f'super_init={start!r}' in repr(CoCConv2d(4, 8, 3, **options))
 
 
@@ -178,12 +178,12 @@ def test_zero_super_kernels_equal_the_plain_convolution():
 
 @pytest.mark.parametrize(('size', 'plus'), [*itertools.product((1, 3, 5, 7), (0, 2, 4, 6))])
 @pytest.mark.parametrize('dilate', [True, 'paper', False])
-def test_super_kernels_are_those_of_the_table(size, plus, dilate):
+def test_super_kernels_agree_with_the_table(size, plus, dilate):
     assert tuple(super_kernel(size, plus, dilate)) == super_kernel_geometry(size, plus, dilate)
 
 
 @pytest.mark.parametrize('size', [9, 11, 13, 31])
-def test_the_ladder_continues_the_table(size):
+def test_super_kernels_grow_beyond_the_table(size):
     extents = [super_kernel(size, plus).extent for plus in (0, 2, 4, 6, 8)]
     assert extents[0] > size and extents == sorted(set(extents))
     assert super_kernel(size, 2, 'paper').extent <= size + 2
@@ -215,7 +215,7 @@ def test_the_ladder_continues_the_table(size):
     ids=str,
 )
 @pytest.mark.parametrize('kind', [CoCConv, CoCConv2d])
-def test_bad_options_are_named(kind, options, message):
+def test_invalid_options_raise_an_error(kind, options, message):
     settings = {'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, **options}
     if kind is CoCConv:
         settings['replace_1x1'] = True
@@ -224,7 +224,7 @@ def test_bad_options_are_named(kind, options, message):
 
 
 @pytest.mark.parametrize('size', [1, (1, 1)])
-def test_1x1_stays_plain_and_is_checked(size):
+def test_a_1x1_convolution_stays_plain_but_its_options_are_checked(size):
     torch.manual_seed(0)
     conv = CoCConv(4, 8, size, stride=2, bias=False)
     torch.manual_seed(0)
@@ -237,14 +237,14 @@ def test_1x1_stays_plain_and_is_checked(size):
         CoCConv(4, 8, size, asociation=2)
 
 
-def test_super_parameters_are_negligible():
+def test_super_kernels_add_few_parameters():
     op = CoCConv2d(512, 512, 3)
     assert op.super_layers[0].weight.shape == (128, 1, 3, 3)
     assert sum(p.numel() for p in op.super_layers.parameters()) < 1e-3 * op.weight.numel()
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_super_biases_in_a_checkpoint_are_refused_by_a_layer_without_them(strict):
+def test_a_layer_without_super_biases_rejects_a_checkpoint_with_them(strict):
     state = nn.Sequential(CoCConv2d(4, 8, 3, super_bias=True)).state_dict()
     with pytest.raises(CheckpointMismatchError, match=r'0\.super_layers\.0\.bias .* super_bias=True'):
         nn.Sequential(CoCConv2d(4, 8, 3)).load_state_dict(state, strict=strict)

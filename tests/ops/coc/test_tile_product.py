@@ -31,7 +31,7 @@ def buffer(request, monkeypatch):
 @pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
 @pytest.mark.parametrize('laid_out', ['contiguous', 'strided'])
-def test_computes_its_definition(residual, bias, laid_out):
+def test_product_and_gradients_agree_with_the_definition(residual, bias, laid_out):
     x, matrix, b = given(bias=bias)
     if laid_out == 'strided':
         x = x.detach().transpose(1, 3).contiguous().transpose(1, 3).requires_grad_()
@@ -46,14 +46,14 @@ def test_computes_its_definition(residual, bias, laid_out):
 
 @pytest.mark.usefixtures('buffer')
 @pytest.mark.parametrize('residual', [False, True])
-def test_is_differentiable_twice(residual):
+def test_product_is_differentiable_twice(residual):
     x, matrix, b = given(groups=2, filters=2, inputs=2, taps=3)
     assert gradcheck(lambda *t: product(*t, residual), (x, matrix, b))
     assert gradgradcheck(lambda *t: product(*t, residual), (x, matrix, b))
 
 
 @pytest.mark.parametrize('wanted', [0, 1, 2])
-def test_only_what_needs_a_gradient_gets_one(wanted):
+def test_only_the_requested_gradient_is_computed(wanted):
     inputs = [t.detach().requires_grad_(i == wanted) for i, t in enumerate(given())]
     product(*inputs, True).sum().backward()
     expected = torch.autograd.grad(definition(*inputs, True).sum(), inputs[wanted])[0]
@@ -62,20 +62,20 @@ def test_only_what_needs_a_gradient_gets_one(wanted):
     torch.testing.assert_close(inputs[wanted].grad, expected)
 
 
-def test_keeps_no_tiles_for_backward():
+def test_no_tiles_are_saved_for_backward():
     conv, kept = CoCConv2d(64, 64, 3, bias=False), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         kernel = conv.kernel()
     own = {t.untyped_storage().data_ptr() for t in (*conv.parameters(), *conv.buffers(), kernel)}
     others = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     extra = sum(size for place, size in others.items() if place not in own)
-    # The matrices, which are 36 x 36 for each group of four filters.
+    # Only the matrices are saved: 36 x 36 for each group of four filters.
     assert extra == 64 // 4 * 36**2 * 4 < kernel.nbytes
     kernel.sum().backward()
 
 
-def test_identity_stays_exact_where_products_are_rounded(monkeypatch):
-    """As by TensorFloat-32 on a GPU, only more roughly."""
+def test_identity_start_stays_exact_with_rounded_products(monkeypatch):
+    """Simulates TensorFloat-32 on a GPU with coarser rounding."""
     exact = torch.baddbmm
 
     def rounded(y, a, b, *, out):
@@ -87,7 +87,7 @@ def test_identity_stays_exact_where_products_are_rounded(monkeypatch):
 
 
 @pytest.mark.parametrize('groups', [1, 2])
-def test_missing_filters_in_channels_last(groups):
+def test_missing_filters_are_handled_in_channels_last(groups):
     conv = CoCConv2d(18, 18, 3, groups=groups, super_init='kaiming')
     expected = conv.kernel().detach().clone()
     found = conv.to(memory_format=torch.channels_last).kernel()

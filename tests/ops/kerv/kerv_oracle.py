@@ -12,7 +12,7 @@ import numpy as np
 
 Array = np.ndarray
 
-# How numpy calls the padding modes of nn.Conv2d.
+# Names in numpy of the padding modes of nn.Conv2d.
 PAD_MODES = {'zeros': 'constant', 'reflect': 'reflect', 'replicate': 'edge', 'circular': 'wrap'}
 
 
@@ -52,7 +52,7 @@ def arc_cosine(patch: Array, filter_: Array, order: int) -> float:
 
 
 def response(kernel: str, patch: Array, filter_: Array, **values: float) -> float:
-    """The kernel of one flattened patch and one flattened filter; ``values`` are those of the filter's channel."""
+    """Response of one flattened filter to one flattened patch; ``values`` are the hyperparameters of its channel."""
     match kernel:
         case 'linear':  # paper eq. 2
             return inner_product(patch, filter_)

@@ -6,7 +6,7 @@ from mmkerv.ops.kerv.integer_power import integer_power
 
 
 @pytest.mark.parametrize('degree', [1, 2, 3, 4, 5, 7, 8, 11])
-def test_power_and_both_derivatives(degree):
+def test_power_and_its_first_two_derivatives_are_correct(degree):
     torch.manual_seed(0)
     t = torch.randn(9, dtype=torch.float64, requires_grad=True)
     before = t.detach().clone()

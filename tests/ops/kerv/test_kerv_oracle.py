@@ -1,4 +1,4 @@
-"""The oracle itself: against hand-computed numbers, torch's convolutions and the integral that defines arc-cosine."""
+"""The kervolution oracle against hand-computed values, convolutions of torch and the arc-cosine integral."""
 
 import math
 
@@ -30,13 +30,13 @@ PATCH, FILTER = [1.0, 2.0, 0.0], [3.0, -1.0, 0.5]  # s = 1, d2 = 4 + 9 + 0.25, d
     ],
     ids=str,
 )
-def test_values_computed_by_hand(kernel, values, expected):
+def test_oracle_gives_the_values_computed_by_hand(kernel, values, expected):
     assert response(kernel, PATCH, FILTER, **values) == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize('order', [0, 1, 2])
 @pytest.mark.parametrize('angle', [0.0, 0.3, math.pi / 2, 2.5, math.pi])
-def test_arc_cosine_is_the_integral_that_defines_it(order, angle):
+def test_arc_cosine_equals_its_defining_integral(order, angle):
     """Cho and Saul, eq. 1: twice the mean of (u.x)^n (u.y)^n over standard normal u with u.x > 0 and u.y > 0."""
     x, y = [2.0, 0.0], [1.5 * math.cos(angle), 1.5 * math.sin(angle)]
     steps = 200_000
@@ -48,7 +48,7 @@ def test_arc_cosine_is_the_integral_that_defines_it(order, angle):
     assert response('arc-cosine', x, y, order=order) == pytest.approx(integral, abs=2e-4)
 
 
-def test_values_per_filter():
+def test_each_filter_can_have_its_own_hyperparameter_value():
     x, weight = np.ones((1, 1, 3)), np.ones((2, 1, 1))
     y = kerv_loop(x, weight, [0.0, 10.0], kernel='polynomial', degree=2, balance=[1.0, 2.0])
     assert y.tolist() == [[[4.0] * 3, [19.0] * 3]]
@@ -68,7 +68,7 @@ def test_values_per_filter():
     ],
     ids=str,
 )
-def test_linear_is_torchs_convolution(dims, settings):
+def test_linear_kernel_equals_the_convolution_of_torch(dims, settings):
     torch.manual_seed(0)
     settings = {'kernel_size': 3, 'dtype': torch.float64, **settings}
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](4, 8, **settings)
@@ -78,15 +78,15 @@ def test_linear_is_torchs_convolution(dims, settings):
     assert np.abs(y - conv(x).detach().numpy()).max() < 1e-13
 
 
-def test_sides_of_a_window_count_by_axis():
+def test_kernel_size_stride_padding_and_dilation_can_differ_by_axis():
     x = torch.randn(1, 2, 9, 8, dtype=torch.float64)
     conv = nn.Conv2d(2, 3, (3, 2), (2, 1), (0, 2), (1, 3), dtype=torch.float64)
     y = kerv_loop(x, conv.weight, conv.bias, kernel='linear', stride=(2, 1), padding=(0, 2), dilation=(1, 3))
     assert np.abs(y - conv(x).detach().numpy()).max() < 1e-13
 
 
-def test_distances_see_the_padding():
-    """A patch in the border holds zeros, so a radial kernel counts the filter's taps there."""
+def test_distances_include_the_padding():
+    """Padding fills border patches with zeros, so a radial kernel counts the filter taps there."""
     y = kerv_loop(np.zeros((1, 1, 1, 1)), np.full((1, 1, 3, 3), 2.0), kernel='l2', padding=1)
     assert y.item() == 6.0
 

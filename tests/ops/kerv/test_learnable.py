@@ -30,7 +30,7 @@ def own(op: nn.Module) -> dict[str, nn.Parameter]:
 
 @pytest.mark.parametrize('kernel', LEARNED)
 @pytest.mark.parametrize('per_channel', [False, True])
-def test_they_are_parameters_that_hold_the_value_itself(kernel, per_channel):
+def test_learnable_hyperparameters_are_parameters_that_hold_the_value_itself(kernel, per_channel):
     op = make(kernel, per_channel=per_channel)
     assert list(own(op)) == LEARNED[kernel]
     assert set(op.state_dict()) == {'weight', 'bias', *LEARNED[kernel]}
@@ -40,20 +40,20 @@ def test_they_are_parameters_that_hold_the_value_itself(kernel, per_channel):
         assert torch.equal(p.detach(), torch.full_like(p, start[name]))
 
 
-def test_nothing_is_learned_unless_asked():
+def test_hyperparameters_are_not_learned_by_default():
     for kernel in LEARNED:
         assert not own(KervConv2d(3, 4, 3, kernel=kernel))
 
 
 @pytest.mark.parametrize('layer', [KervConv1d, KervConv3d])
-def test_in_other_dimensions(layer):
+def test_hyperparameters_are_learnable_in_1d_and_3d_layers(layer):
     op = layer(2, 4, 3, kernel='gaussian', gamma=0.5, learnable=True, per_channel=True)
     op(torch.randn(2, 2, *(4,) * op.dims)).sum().backward()
     assert op.gamma.tolist() == [0.5] * 4 and op.gamma.grad.ne(0).all()
 
 
 @pytest.mark.parametrize('kernel', LEARNED)
-def test_they_move_with_the_layer(kernel):
+def test_hyperparameters_follow_the_layer_to_another_dtype_or_device(kernel):
     op = make(kernel)
     assert all(p.dtype == torch.float64 for p in own(op.double()).values())
     assert op(torch.randn(1, 3, 4, 4, dtype=torch.float64)).dtype == torch.float64
@@ -63,7 +63,7 @@ def test_they_move_with_the_layer(kernel):
 
 
 @pytest.mark.parametrize('kernel', LEARNED)
-def test_they_are_saved_loaded_and_copied(kernel):
+def test_hyperparameters_are_saved_loaded_and_copied(kernel):
     op, other, x = make(kernel), make(kernel), torch.randn(2, 3, 5, 5)
     with torch.no_grad():
         for p in own(op).values():
@@ -83,9 +83,9 @@ def test_they_are_saved_loaded_and_copied(kernel):
 
 @pytest.mark.parametrize('kernel', LEARNED)
 @pytest.mark.parametrize('per_channel', [False, True])
-def test_one_step_goes_down_hill(kernel, per_channel):
+def test_one_optimizer_step_reduces_the_loss(kernel, per_channel):
     op, x = make(kernel, per_channel=per_channel), torch.randn(4, 3, 6, 6)
-    # What a larger hyperparameter would give: the step must raise it.
+    # The target comes from a larger hyperparameter, so the step must increase it.
     with torch.no_grad():
         target_op = copy.deepcopy(op)
         for p in own(target_op).values():
@@ -104,7 +104,7 @@ def test_one_step_goes_down_hill(kernel, per_channel):
 
 @pytest.mark.parametrize('kernel', LEARNED)
 @pytest.mark.parametrize('grad', [True, False])
-def test_they_are_projected_before_they_are_used(kernel, grad):
+def test_hyperparameters_are_projected_into_their_range_before_use(kernel, grad):
     op, x = make(kernel, bias=False), torch.randn(2, 3, 5, 5)
     with torch.no_grad():
         for p in own(op).values():
@@ -121,7 +121,7 @@ def test_they_are_projected_before_they_are_used(kernel, grad):
 
 
 @pytest.mark.parametrize('kernel', ['polynomial', 'gaussian', 'laplacian', 'cauchy'])
-def test_at_the_bound_there_is_still_a_gradient(kernel):
+def test_gradient_is_nonzero_at_the_lower_bound(kernel):
     op = make(kernel)
     with torch.no_grad():
         for p in own(op).values():
@@ -133,7 +133,7 @@ def test_at_the_bound_there_is_still_a_gradient(kernel):
 @pytest.mark.parametrize('kernel', LEARNED)
 @pytest.mark.parametrize('compiled', [False, True])
 def test_a_layer_applied_twice_can_be_trained(kernel, compiled):
-    """As a detection head is, to every level of its pyramid."""
+    """A detection head is applied to every level of its feature pyramid."""
     op, x = make(kernel), torch.randn(2, 3, 5, 5)
     torch._dynamo.reset()
     layer = torch.compile(op, fullgraph=True, backend='aot_eager') if compiled else op
@@ -145,7 +145,7 @@ def test_a_layer_applied_twice_can_be_trained(kernel, compiled):
 
 
 @pytest.mark.parametrize('kernel', LEARNED)
-def test_a_compiled_layer_takes_the_projected_values(kernel):
+def test_a_compiled_layer_uses_the_projected_values(kernel):
     op, x = make(kernel), torch.randn(2, 3, 5, 5)
     with torch.no_grad():
         for p in own(op).values():
@@ -170,7 +170,7 @@ def test_weights_of_a_plain_convolution_load_strictly():
     assert torch.equal(op.weight, plain.weight) and op.gamma.item() == pytest.approx(0.7)
 
 
-def test_resetting_starts_them_again():
+def test_reset_restores_the_initial_hyperparameters():
     op = make('polynomial', balance=0.3)
     weight = op.weight.detach().clone()
     with torch.no_grad():
@@ -183,7 +183,7 @@ def test_resetting_starts_them_again():
 
 @pytest.mark.parametrize('per_channel', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
-def test_degree_1_folds_with_its_learned_balance(per_channel, bias):
+def test_a_degree_1_polynomial_folds_with_its_learned_balance(per_channel, bias):
     op, x = (
         make('polynomial', degree=1, per_channel=per_channel, bias=bias, stride=2, padding=1),
         torch.randn(1, 3, 6, 6),
@@ -199,7 +199,7 @@ def test_degree_1_folds_with_its_learned_balance(per_channel, bias):
     assert switch_to_deploy(model).replaced == ['0'] and relative(model(x), op(x)) < 1e-6
 
 
-def test_printed():
+def test_repr_shows_the_hyperparameters():
     assert 'balance=1.0, learnable=True, per_channel=True' in repr(make('polynomial', per_channel=True))
     assert repr(make('gaussian')).endswith("kernel='gaussian', gamma=auto, learnable=True)")
     assert repr(KervConv2d(3, 4, 3, kernel='l2')).endswith("kernel='l2')")

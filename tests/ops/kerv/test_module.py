@@ -32,7 +32,7 @@ LEARNED = {'polynomial': ['balance'], 'rational quadratic': ['gamma', 'alpha']} 
 LAYERS = {1: KervConv1d, 2: KervConv2d, 3: KervConv3d}
 FUNCTIONS = {1: kerv1d, 2: kerv2d, 3: kerv3d}
 GEOMETRY = ('stride', 'padding', 'dilation', 'groups', 'padding_mode')
-# For any number of axes, beside those of the contract, which are 2-D.
+# Geometries for 1-D, 2-D and 3-D layers; those of the contract are 2-D only.
 ANY_AXES = {
     'stride': {'stride': 2, 'padding': 1},
     'even_same': {'padding': 'same', 'kernel_size': 2},
@@ -51,7 +51,7 @@ def kernel_of(case: str) -> str:
 
 
 def make(case: str, dims: int = 2, **settings) -> nn.Module:
-    """A layer whose filters are large enough to matter to every kernel."""
+    """Build a layer whose filters are large enough to change the response of every kernel."""
     torch.manual_seed(0)
     options = {'kernel_size': 3, 'kernel': kernel_of(case), **KERNELS[case], **settings}
     op = LAYERS[dims](4, 8, **options)
@@ -67,7 +67,7 @@ def oracle(op: nn.Module, x: torch.Tensor, names=('degree', 'balance', 'gamma', 
 
 
 def check(op: nn.Module, x: torch.Tensor) -> None:
-    """Compare in float32 and in float64, on numbers both can hold, the layer and the function behind it."""
+    """Compare the layer and its function with the oracle in float32 and float64, on values exact in both."""
     expected = oracle(op, x)
     assert float(expected.std()) > 1e-3, 'the responses say something'
     for dtype in (torch.float32, torch.float64):
@@ -93,7 +93,7 @@ class TestPolynomial(KervContract):
 
 
 class TestGaussian(KervContract):
-    """Learned, one gamma for each filter."""
+    """Gaussian kernel with a learned gamma per filter."""
 
     options = {'kernel': 'gaussian', 'gamma': 0.05, 'learnable': True, 'per_channel': True}
 
@@ -103,12 +103,12 @@ class TestL2(KervContract):
 
 
 class TestL1(KervContract):
-    # Chunks small enough to need several.
+    # Small enough for several chunks.
     options = {'kernel': 'l1', 'chunk_mib': 1e-2}
 
 
 class TestRationalQuadratic(KervContract):
-    """Two learned hyperparameters: the contract on incomplete state dicts applies."""
+    """Kernel with two learned hyperparameters, so the contract on incomplete state dicts applies."""
 
     options = {'kernel': 'rational quadratic', 'gamma': 0.05, 'alpha': 1.5, 'learnable': True}
 
@@ -119,18 +119,18 @@ class TestArcCosine(KervContract):
 
 @pytest.mark.parametrize('case', KERNELS)
 @pytest.mark.parametrize('geometry', GEOMETRIES)
-def test_every_kernel_in_every_geometry(case, geometry):
+def test_every_kernel_agrees_with_the_oracle_in_every_geometry(case, geometry):
     check(make(case, **GEOMETRIES[geometry]), torch.randn(1, 4, 7, 6))
 
 
 @pytest.mark.parametrize('case', KERNELS)
 @pytest.mark.parametrize('geometry', ANY_AXES)
 @pytest.mark.parametrize('dims', LAYERS)
-def test_every_kernel_over_any_number_of_axes(case, geometry, dims):
+def test_every_kernel_agrees_with_the_oracle_in_1d_2d_and_3d(case, geometry, dims):
     check(make(case, dims, **ANY_AXES[geometry]), torch.randn(1, 4, *{1: (9,), 2: (5, 6), 3: (3, 4, 4)}[dims]))
 
 
-def test_sides_of_a_window_count_by_axis():
+def test_kernel_size_stride_padding_and_dilation_can_differ_by_axis():
     settings = {'kernel_size': (2, 3, 1), 'stride': (1, 2, 1), 'padding': (1, 0, 2), 'dilation': (2, 1, 3)}
     for case in ('polynomial', 'gaussian', 'l1', 'arc-cosine 1'):
         check(make(case, 3, **settings), torch.randn(1, 4, 3, 5, 2))
@@ -138,12 +138,12 @@ def test_sides_of_a_window_count_by_axis():
 
 @pytest.mark.parametrize('degree', range(1, 8))
 @pytest.mark.parametrize('balance', [0.0, 1.0])
-def test_every_degree(degree, balance):
+def test_every_degree_agrees_with_the_oracle(degree, balance):
     check(make('polynomial', degree=degree, balance=balance, padding=1), torch.randn(2, 4, 4, 5))
 
 
 @pytest.mark.parametrize('dims', LAYERS)
-def test_auto_gamma_is_one_by_fan_in(dims):
+def test_auto_gamma_is_one_over_fan_in(dims):
     op = make('gaussian', dims, gamma='auto', groups=2)
     x = torch.randn(1, 4, *(5, 4, 3)[:dims])
     assert op.gamma == 1 / (2 * 3**dims)
@@ -152,7 +152,7 @@ def test_auto_gamma_is_one_by_fan_in(dims):
 
 
 @pytest.mark.parametrize('geometry', GEOMETRIES)
-def test_linear_is_conv2d_to_the_bit(geometry):
+def test_linear_kernel_equals_conv2d_bit_for_bit(geometry):
     torch.manual_seed(3)
     op = KervConv2d(4, 8, 3, kernel='linear', **GEOMETRIES[geometry])
     torch.manual_seed(3)
@@ -164,25 +164,25 @@ def test_linear_is_conv2d_to_the_bit(geometry):
 
 @pytest.mark.parametrize('case', [name for name in KERNELS if name not in ('l1', 'manhattan')])
 @pytest.mark.parametrize('settings', [{'padding': 1}, {'stride': 2, 'groups': 2}], ids=str)
-def test_gradcheck(case, settings):
+def test_gradients_pass_gradcheck(case, settings):
     learned = {'learnable': True, 'per_channel': 'groups' in settings} if case in LEARNED else {}
     gradcheck(make(case, dtype=torch.float64, **settings, **learned), torch.autograd.gradcheck)
 
 
 @pytest.mark.parametrize('case', ['l1', 'manhattan'])
 @pytest.mark.parametrize('dims', LAYERS)
-def test_gradcheck_of_absolute_distances(case, dims):
+def test_gradients_of_absolute_distances_pass_gradcheck(case, dims):
     gradcheck(make(case, dims, dtype=torch.float64, padding=1, groups=2), torch.autograd.gradcheck)
 
 
 @pytest.mark.parametrize('case', ['polynomial', 'gaussian', 'l2', 'cauchy', 'sigmoid'])
-def test_second_derivatives(case):
+def test_second_derivatives_pass_gradgradcheck(case):
     settings = {'learnable': case in LEARNED, 'kernel_size': 2}
     gradcheck(make(case, dtype=torch.float64, **settings), torch.autograd.gradgradcheck, (1, 4, 2, 3))
 
 
 @pytest.mark.parametrize('case', KERNELS)
-def test_gradients_with_a_graph_are_those_without(case):
+def test_create_graph_does_not_change_gradients(case):
     op, x = make(case, learnable=case in LEARNED), torch.randn(1, 4, 4, 4, requires_grad=True)
     values = (x, *op.parameters())
     with_graph = torch.autograd.grad(op(x).square().sum(), values, create_graph=True)
@@ -191,7 +191,7 @@ def test_gradients_with_a_graph_are_those_without(case):
 
 
 @pytest.mark.parametrize('degree', [1, 2, 4, 7])
-def test_gradcheck_of_every_degree(degree):
+def test_derivatives_of_every_degree_pass_gradcheck(degree):
     op = make('polynomial', dtype=torch.float64, degree=degree, learnable=True)
     gradcheck(op, torch.autograd.gradcheck)
     gradcheck(op, torch.autograd.gradgradcheck, (1, 4, 3, 3))
@@ -210,27 +210,27 @@ def one_patch(**settings) -> tuple[nn.Module, torch.Tensor]:
     return op, x
 
 
-def test_gradients_of_equation_13():
+def test_gradients_agree_with_equation_13_of_the_paper():
     op, x = one_patch()
     k = op(x)[0, :, 0, 0]
     k.sum().backward()
     difference = (x - op.weight).detach()
     k = k.detach()
-    # 13a, and its mirror image for x; 13b
+    # Equation 13a, the same with opposite sign for x, and equation 13b.
     slope = 2 * 0.03 * difference * k.view(-1, 1, 1, 1)
     assert relative(op.weight.grad, slope) < 1e-12
     assert relative(x.grad, -slope.sum(0, keepdim=True)) < 1e-12
     assert relative(op.gamma.grad, -(difference.square().sum((1, 2, 3)) * k).sum()) < 1e-12
 
 
-def test_gradient_of_13b_for_each_filter():
+def test_gradient_of_a_gamma_per_filter_agrees_with_equation_13b():
     op, x = one_patch(per_channel=True)
     k = op(x)[0, :, 0, 0]
     k.sum().backward()
     assert relative(op.gamma.grad, -(x - op.weight).square().sum((1, 2, 3)) * k) < 1e-12
 
 
-def test_gradient_of_the_balance():
+def test_gradient_of_the_balance_agrees_with_its_formula():
     op, x = make('polynomial', dtype=torch.float64, learnable=True), torch.randn(2, 4, 5, 5, dtype=torch.float64)
     op(x).sum().backward()
     s = torch.nn.functional.conv2d(x, op.weight)
@@ -238,10 +238,10 @@ def test_gradient_of_the_balance():
 
 
 @pytest.mark.parametrize('case', ['l1', 'l2', 'manhattan', 'euclidean', 'laplacian', 'gaussian', 'rational quadratic'])
-def test_slope_is_zero_where_a_patch_equals_the_filter(case):
+def test_gradient_is_zero_where_a_patch_equals_the_filter(case):
     op = make(case, dtype=torch.float64)
     with torch.no_grad():
-        # Few bits, so that the squared distance is exactly 0.
+        # Values of few bits make the squared distance exactly 0.
         op.weight.mul_(8).round_().div_(4)
         op.weight.copy_(op.weight[:1].expand_as(op.weight))
     x = op.weight.detach()[:1].clone().requires_grad_()
@@ -253,7 +253,7 @@ def test_slope_is_zero_where_a_patch_equals_the_filter(case):
 
 
 @pytest.mark.parametrize('case', KERNELS)
-def test_translation_equivariance(case):
+def test_layers_are_translation_equivariant(case):
     op, x = make(case, padding=1), torch.randn(1, 4, 12, 12)
     shifted = op(torch.roll(x, (2, 3), (2, 3)))
     assert relative(shifted[..., 4:-1, 5:-1], torch.roll(op(x), (2, 3), (2, 3))[..., 4:-1, 5:-1]) < 1e-5
@@ -262,14 +262,14 @@ def test_translation_equivariance(case):
 @pytest.mark.parametrize('dims', LAYERS)
 @pytest.mark.parametrize('case', ['polynomial', 'gaussian', 'l1', 'arc-cosine 1'])
 @pytest.mark.parametrize('channels', [1, 4])
-def test_an_image_without_a_batch_axis(case, dims, channels):
+def test_an_input_without_a_batch_axis_gives_the_same_result(case, dims, channels):
     op = LAYERS[dims](channels, 8, 3, padding=1, kernel=kernel_of(case))
     x = torch.randn(channels, *(5, 4, 4)[:dims])
     assert relative(op(x), op(x[None])[0]) < 1e-6
 
 
 class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returns."""
+    """Record the number of elements of the largest tensor that an operation returns."""
 
     largest = 0
 
@@ -282,7 +282,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('case', KERNELS)
-def test_patches_of_every_filter_are_never_formed(case):
+def test_no_tensor_of_patches_for_every_filter_is_allocated(case):
     op = make(case, groups=2, padding=1)
     x = torch.randn(2, 4, 10, 10, requires_grad=True)
     with Largest() as mode:
@@ -291,8 +291,8 @@ def test_patches_of_every_filter_are_never_formed(case):
     assert mode.largest <= max(x.numel(), y.numel(), op.weight.numel())
 
 
-def test_absolute_distances_keep_to_their_bound():
-    """Inside the operator, which the test above sees from outside."""
+def test_absolute_distances_stay_within_the_memory_bound():
+    """Check the tensors inside the operator, which the dispatch mode of the test above cannot see."""
     x, weight, arguments = torch.randn(2, 4, 12, 12), torch.randn(16, 4, 3, 3), ((1, 1), (1, 1), 1, 0.02)
     limit = max(0.02 * 2**20 / 4, 2 * 16 * 10 * 10)
     with Largest() as mode:
@@ -308,7 +308,7 @@ COMPILED = ['linear', 'sigmoid', 'gaussian', 'l1', 'l2', 'laplacian', 'cauchy', 
 @pytest.mark.parametrize(
     ('case', 'settings'), [*((name, {}) for name in COMPILED), *(('polynomial', {'degree': d}) for d in (1, 2, 3, 6))]
 )
-def test_compiled_gradients_are_those_of_eager(case, settings):
+def test_compiled_layers_give_the_gradients_of_eager_layers(case, settings):
     op = make(case, padding=1, learnable=case in LEARNED, **settings)
     x = torch.randn(2, 4, 6, 5, requires_grad=True)
     torch._dynamo.reset()
@@ -320,14 +320,14 @@ def test_compiled_gradients_are_those_of_eager(case, settings):
         assert relative(actual, expected) < 1e-5
 
 
-def test_a_1x1_kernel_is_kervolved():
+def test_a_1x1_convolution_becomes_a_kervolution():
     op = KervConv(4, 8, 1)
     assert KervConv is KervConv2d and type(op) is KervConv2d
     check(op, torch.randn(2, 4, 3, 3))
 
 
 @pytest.mark.parametrize('order', [0, 1, 2])
-def test_arc_cosine_of_a_patch_of_zeros_has_no_slope(order):
+def test_arc_cosine_of_a_zero_patch_has_zero_gradient(order):
     op = KervConv2d(2, 3, 3, kernel='arc-cosine', order=order, bias=False)
     x = torch.zeros(1, 2, 3, 3, requires_grad=True)
     y = op(x)
@@ -337,7 +337,7 @@ def test_arc_cosine_of_a_patch_of_zeros_has_no_slope(order):
 
 
 @pytest.mark.parametrize('settings', [{'kernel': 'linear'}, {'degree': 1, 'balance': 0.5, 'learnable': True}], ids=str)
-def test_the_kernel_of_a_linear_kervolution_is_that_of_its_folded_layer(settings):
+def test_the_kernel_of_a_linear_kervolution_equals_that_of_its_folded_layer(settings):
     op = KervConv2d(4, 8, 3, groups=2, **settings)
     assert torch.equal(op.kernel(), op.to_conv2d().weight)
 

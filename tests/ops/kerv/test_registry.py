@@ -1,4 +1,4 @@
-"""Kernels by name: the user's own, and every bad argument of KervConv."""
+"""Registration of user-defined kernels, and errors for invalid arguments of KervConv."""
 
 import math
 
@@ -14,12 +14,12 @@ from tests.ops.contract import relative
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch):
-    """What a test registers is gone after it."""
+    """Remove kernels that a test registers when it ends."""
     monkeypatch.setattr(registry, 'KERNELS', dict(registry.KERNELS))
 
 
 def pair(kernel: str, **settings) -> tuple[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A layer, patches that are the whole of its input, and s and the differences patch - filter."""
+    """Return a layer, inputs of one patch each, the inner products s and the differences patch - filter."""
     torch.manual_seed(0)
     op = KervConv2d(2, 4, 3, bias=False, kernel=kernel, dtype=torch.float64, **settings)
     x = torch.randn(5, 2, 3, 3, dtype=torch.float64)
@@ -27,7 +27,7 @@ def pair(kernel: str, **settings) -> tuple[nn.Module, torch.Tensor, torch.Tensor
     return op, x, x.flatten(1) @ op.weight.detach().flatten(1).T, difference
 
 
-def test_a_function_of_the_inner_product():
+def test_a_function_of_the_inner_product_can_be_registered():
     @register_kernel('softplus', family='dot')
     def softplus(s):
         return torch.nn.functional.softplus(s)
@@ -37,7 +37,7 @@ def test_a_function_of_the_inner_product():
     assert relative(op(x).flatten(1), s.exp().log1p()) < 1e-12
 
 
-def test_a_function_of_the_inner_product_and_the_norms():
+def test_a_function_of_the_inner_product_and_the_norms_can_be_registered():
     @register_kernel('cosine', family='dot')
     def cosine(s, x2, w2):
         return s / (x2 * w2).sqrt()
@@ -54,7 +54,7 @@ def test_a_function_of_the_inner_product_and_the_norms():
     assert relative(groups(x).flatten(1), torch.cat(halves, 1)) < 1e-5
 
 
-def test_a_radial_function_with_hyperparameters_of_its_own():
+def test_a_radial_function_with_its_own_hyperparameters_can_be_registered():
     @register_kernel('student', family='radial')
     def student(d2, *, gamma, nu: float = 2.5, power: int = 2):
         return (1 + gamma * d2 / nu) ** -power
@@ -71,7 +71,7 @@ def test_a_radial_function_with_hyperparameters_of_its_own():
     assert relative(kerv2d(x, op.weight, kernel='student', nu=1.5, power=3), op(x)) < 1e-12
 
 
-def test_a_function_of_the_absolute_distance():
+def test_a_function_of_the_absolute_distance_can_be_registered():
     @register_kernel('sum of exponentials', family='manhattan')
     def exponential(d1, *, gamma):
         return torch.exp(-gamma * d1)
@@ -80,7 +80,7 @@ def test_a_function_of_the_absolute_distance():
     assert relative(op(x).flatten(1), torch.exp(-0.2 * difference.abs().sum(2))) < 1e-12
 
 
-def test_hyperparameters_the_layer_has_keep_their_rules():
+def test_known_hyperparameters_are_validated_for_registered_kernels_too():
     @register_kernel('power', family='dot')
     def power(s, *, degree, balance):
         return (s + balance) ** degree
@@ -93,7 +93,7 @@ def test_hyperparameters_the_layer_has_keep_their_rules():
         pair('power', degree=0)
 
 
-def test_half_precision_and_autocast_reach_a_users_function_in_float32():
+def test_a_registered_function_receives_float32_under_half_precision_and_autocast():
     seen = []
 
     @register_kernel('spy', family='radial')
@@ -113,7 +113,7 @@ def test_half_precision_and_autocast_reach_a_users_function_in_float32():
     assert seen == [(torch.float32, None)] * 2
 
 
-def test_the_same_function_may_be_registered_again():
+def test_the_same_function_can_be_registered_twice():
     def identity(s):
         return s
 
@@ -124,7 +124,7 @@ def test_the_same_function_may_be_registered_again():
 
 
 @pytest.mark.parametrize('name', ['polynomial', 'l1', 'arc-cosine'])
-def test_names_that_are_taken(name):
+def test_built_in_names_cannot_be_registered_again(name):
     before = registry.KERNELS[name]
     with pytest.raises(ValueError, match=f"name of a kernel must be new, got '{name}'"):
         register_kernel(name, family='dot')(lambda s: s)
@@ -150,7 +150,7 @@ def test_names_that_are_taken(name):
         ('mine', 'radial', lambda s, x2, w2: s, "x2 and w2 go together, in a kernel of family 'dot'"),
     ],
 )
-def test_unusable_kernels_are_refused(name, family, function, message):
+def test_invalid_kernels_are_rejected(name, family, function, message):
     with pytest.raises((ValueError, TypeError), match=message):
         register_kernel(name, family=family)(function)
     assert 'mine' not in registry.KERNELS
@@ -164,7 +164,7 @@ def test_unusable_kernels_are_refused(name, family, function, message):
         ('dims', lambda s, *, dims=1: s * dims),
     ],
 )
-def test_attributes_every_layer_has_are_refused_as_hyperparameters(name, function):
+def test_attribute_names_of_the_layer_are_rejected_as_hyperparameters(name, function):
     with pytest.raises(ValueError, match=f"argument '{name}'.*rename it"):
         register_kernel('mine', family='dot')(function)
 
@@ -212,13 +212,13 @@ BAD = [
 
 @pytest.mark.parametrize(('arguments', 'error', 'message'), BAD, ids=[str(a) for a, _, _ in BAD])
 @pytest.mark.parametrize('layer', [KervConv1d, KervConv2d, KervConv3d])
-def test_bad_arguments_are_named(layer, arguments, error, message):
+def test_invalid_arguments_of_a_layer_raise_an_error(layer, arguments, error, message):
     with pytest.raises(error, match=message):
         layer(3, 4, 3, **arguments)
 
 
 @pytest.mark.parametrize(('arguments', 'error', 'message'), BAD, ids=[str(a) for a, _, _ in BAD])
-def test_bad_arguments_of_the_function_are_named(arguments, error, message):
+def test_invalid_arguments_of_the_function_raise_an_error(arguments, error, message):
     if {'learnable', 'per_channel'} & set(arguments) or isinstance(arguments.get('balance'), torch.Tensor):
         pytest.skip('an argument of the layer alone')
     with pytest.raises(error, match=message):
@@ -238,12 +238,12 @@ def test_bad_arguments_of_the_function_are_named(arguments, error, message):
     ],
     ids=['weight', 'stride', 'padding', 'same', 'dilation', 'groups', 'padding_mode'],
 )
-def test_bad_geometry_of_the_function_is_named(arguments, message):
+def test_invalid_geometry_of_the_function_raises_an_error(arguments, message):
     settings = {'weight': torch.randn(4, 3, 3, 3), **arguments}
     with pytest.raises((ValueError, TypeError), match=message):
         kerv2d(torch.randn(1, 3, 5, 5), **settings)
 
 
-def test_what_is_a_default_may_be_said():
+def test_default_values_can_be_passed_explicitly():
     for kernel in ('linear', 'l1', 'gaussian'):
         KervConv2d(3, 4, 3, kernel=kernel, degree=3, balance=1.0, gamma='auto')

@@ -1,4 +1,4 @@
-"""Separable convolutions: the shared contract, float64 oracles of the two convolutions in a row, folding, placement."""
+"""Separable convolutions: the shared contract, float64 oracles of the composed kernels, folding and placement."""
 
 import copy
 import math
@@ -51,7 +51,7 @@ def spatial_oracle(vertical, horizontal, groups):
 
 
 class SeparableContract(WeightlessContract):
-    """The layer convolves twice; the oracle convolves once, by a kernel that loops compose."""
+    """Compare the two convolutions of the layer with one convolution by a kernel composed in loops."""
 
     def kernel(self, op):
         raise NotImplementedError
@@ -67,25 +67,25 @@ class SeparableContract(WeightlessContract):
 
     @pytest.mark.parametrize('channels', [(4, 8), (8, 4), (6, 6)], ids=str)
     @pytest.mark.parametrize('size', [(5, 3), (2, 4), (1, 5), (7, 1)], ids=str)
-    def test_the_composed_kernel_is_that_of_loops(self, channels, size):
+    def test_the_composed_kernel_agrees_with_naive_loops(self, channels, size):
         for groups in (1, 2):
             op = self.make(*channels, size, groups=groups, dtype=torch.float64)
             assert relative(op.kernel(), self.kernel(op)) < 1e-14
 
     @pytest.mark.parametrize('size', [(5, 3), (2, 4), (1, 5), (7, 1)], ids=str)
     @pytest.mark.parametrize('mode', ['zeros', 'reflect', 'replicate', 'circular'])
-    def test_two_convolutions_are_one_in_every_padding_mode(self, size, mode):
+    def test_two_convolutions_agree_with_the_dense_one_in_every_padding_mode(self, size, mode):
         op = self.make(4, 6, size, (1, 2), tuple(k // 2 for k in size), (2, 1), padding_mode=mode, dtype=torch.float64)
         x = self.input(2, 4, 17, 9, dtype=torch.float64)
         expected = self.expected(op, x)
         for layer in (op, op.to_conv2d(), op.to_conv2d(dense=True)):
             assert relative(layer(x), expected) < 1e-12
 
-    def test_values_of_the_kernel_start_with_variance_1_over_fan_in(self):
+    def test_initial_kernel_has_variance_one_over_fan_in(self):
         kernel = self.make(64, 96, 5).kernel().detach()
         assert abs(float(kernel.var() * 64 * 5 * 5) - 1) < 0.1
 
-    def test_the_kernel_of_half_parameters_is_rounded_once(self):
+    def test_the_kernel_of_half_precision_parameters_is_rounded_once(self):
         op = self.make(dtype=torch.bfloat16)
         assert torch.equal(op.kernel(), copy.deepcopy(op).float().kernel().bfloat16())
 
@@ -113,7 +113,7 @@ class TestDepthwise(SeparableContract):
         assert depthwise.extra_repr() == wanted.extra_repr()
         assert pointwise.extra_repr() == nn.Conv2d(4, 8, 1, groups=2).extra_repr()
 
-    def test_is_the_module_of_mmcv_without_norm_and_activation(self):
+    def test_the_layer_agrees_with_the_mmcv_module_without_norm_and_activation(self):
         bricks = pytest.importorskip('mmcv.cnn')
         module = bricks.DepthwiseSeparableConvModule(4, 8, 3, 2, 1, act_cfg=None, bias=True).double()
         op = self.make(4, 8, 3, 2, 1, dtype=torch.float64)
@@ -126,12 +126,12 @@ class TestDepthwise(SeparableContract):
         x = self.input(dtype=torch.float64)
         assert relative(op(x), module(x)) < 1e-12
 
-    def test_weights_are_those_of_the_article(self):
-        """c k^2 + c^2 in the place of c^2 k^2."""
+    def test_the_number_of_weights_agrees_with_the_paper(self):
+        """c k^2 + c^2 weights instead of c^2 k^2."""
         op = DepthwiseSeparableConv2d(256, 256, 5, bias=False)
         assert sum(p.numel() for p in op.parameters()) == 256 * 25 + 256**2
 
-    def test_identity_kernels_are_the_identity(self):
+    def test_two_identity_kernels_give_the_identity(self):
         op, x = self.make(4, 4, 3, padding=1, bias=False), self.input()
         with torch.no_grad():
             nn.init.dirac_(op.depthwise, groups=4)
@@ -145,7 +145,7 @@ class TestSpatial(SeparableContract):
     def kernel(self, op):
         return spatial_oracle(op.vertical, op.horizontal, op.groups)
 
-    def test_folds_into_k_x_1_and_1_x_k(self):
+    def test_folds_into_a_vertical_and_a_horizontal_convolution(self):
         op = self.make(4, 8, (5, 3), (2, 1), (2, 0), (1, 2), groups=2, padding_mode='reflect')
         vertical, horizontal = op.to_conv2d()
         common = {'groups': 2, 'padding_mode': 'reflect'}
@@ -164,13 +164,13 @@ class TestSpatial(SeparableContract):
         assert relative(op(x), nn.functional.conv2d(x, torch.outer(rows, columns)[None, None])) < 1e-6
 
     @pytest.mark.parametrize('channels', [(3, 64), (64, 3), (16, 16)], ids=str)
-    def test_never_costs_more_than_the_dense_convolution(self, channels):
+    def test_has_fewer_weights_than_the_dense_convolution(self, channels):
         op = SpatiallySeparableConv2d(*channels, 3, bias=False)
         weights = sum(p.numel() for p in op.parameters())
         assert weights == 3 * min(channels) * sum(channels) <= 2 / 3 * math.prod(channels) * 9
 
 
-def test_functional_cores_take_groups():
+def test_kernel_functions_support_groups():
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(6, 1, 3, 5, generator=generator), torch.randn(4, 3, 1, 1, generator=generator)
     assert relative(depthwise_separable_kernel(first, second, 2), depthwise_oracle(first, second, 2)) < 1e-6
@@ -225,7 +225,7 @@ def network():
         ),
     ],
 )
-def test_placement_and_fold_of_a_model(name, operators, line, monkeypatch):
+def test_convolutions_of_a_model_are_replaced_and_folded(name, operators, line, monkeypatch):
     lines = []
     monkeypatch.setattr(placement, 'log', lambda message, *_: lines.append(message))
     model, x = mmkerv.convert(network(), {'type': name}), torch.randn(2, 3, 16, 16)
@@ -241,7 +241,7 @@ def test_placement_and_fold_of_a_model(name, operators, line, monkeypatch):
     assert deployed[0].in_channels == 3 and deployed[0].stride == (2, 2), 'hosts read these'
 
 
-def test_where_excludes_layers():
+def test_where_excludes_layers_from_replacement():
     where = {'depthwise': False}
     model = mmkerv.convert(network(), {'type': SpatiallySeparableConv}, where)
     assert isinstance(model[0], SpatiallySeparableConv2d) and type(model[2]) is nn.Conv2d

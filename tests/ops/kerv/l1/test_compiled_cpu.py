@@ -30,7 +30,7 @@ SHAPES = CASES | MORE
 
 @pytest.fixture
 def eager(monkeypatch):
-    """The loops as torch runs them without a compiler: the broadcast form, for small tensors."""
+    """Run the loops uncompiled: torch broadcasts them, which is fine for small tensors."""
     monkeypatch.setattr(compiled_cpu, 'WORTHWHILE', 0)
     monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: loop)
     monkeypatch.setattr(compiled_cpu, '_refuse_eager', lambda: None)
@@ -59,15 +59,15 @@ def compare(x, weight, geometry, **tolerance):
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=['float64', 'float32'])
 @pytest.mark.parametrize('name', SHAPES)
-def test_every_geometry(name, dtype, eager):
+def test_loops_agree_with_the_chunked_form_in_every_geometry(name, dtype, eager):
     torch.manual_seed(0)
     x, weight, *geometry = SHAPES[name]
     tolerance = 1e-12 if dtype == torch.float64 else 1e-4
     compare(halves(*x, dtype=dtype), halves(*weight, dtype=dtype), geometry, rtol=tolerance, atol=tolerance)
 
 
-def test_padding_between_rows_may_not_leak(eager):
-    """Positions that wrap around an axis are computed too; what they read must not reach a result."""
+def test_positions_that_wrap_around_an_axis_do_not_reach_the_result(eager):
+    """The loops compute positions that wrap around an axis too; their values must be dropped."""
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
     x[:, :, :, 4] = torch.inf
@@ -78,7 +78,7 @@ def test_padding_between_rows_may_not_leak(eager):
 
 
 @pytest.mark.parametrize('needs', [(True, False), (False, True)], ids=['x', 'weight'])
-def test_only_the_gradient_asked_for(needs, eager):
+def test_only_the_requested_gradient_is_computed(needs, eager):
     torch.manual_seed(0)
     x, weight, geometry = torch.randn(2, 4, 6, 6), torch.randn(4, 2, 3, 3), ((1, 2), (1, 1), 2, 64.0)
     grad = torch.randn(2, 4, 4, 2)
@@ -87,7 +87,7 @@ def test_only_the_gradient_asked_for(needs, eager):
     assert all(torch.equal(a, b) if need else not a.numel() for a, b, need in zip(one, both, needs))
 
 
-def test_small_and_empty_inputs_are_not_worth_compiling(monkeypatch):
+def test_small_and_empty_inputs_are_not_compiled(monkeypatch):
     monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: pytest.fail('compiled'))
     for n in (0, 2):
         x, weight = torch.randn(n, 4, 9, 9, requires_grad=True), torch.randn(4, 4, 3, 3, requires_grad=True)
@@ -96,14 +96,14 @@ def test_small_and_empty_inputs_are_not_worth_compiling(monkeypatch):
         assert torch.equal(y, l1_distance(x, weight, (1, 1), (1, 1)))
 
 
-def test_eager_models_stay_chunked(eager, monkeypatch):
+def test_eager_models_use_the_chunked_form(eager, monkeypatch):
     monkeypatch.setattr(compiled_cpu, '_distance', lambda *_: pytest.fail('looped'))
     l1_distance(torch.randn(1, 1, 4), torch.randn(1, 1, 2), (1,), (1,))
 
 
 @pytest.mark.parametrize('switch', ['force_eager', 'no compiler'])
-def test_what_cannot_be_compiled_is_chunked_after_one_warning(switch, compiled, monkeypatch):
-    """Uncompiled, the loops would take the memory of the broadcast form."""
+def test_failed_compilation_warns_once_and_falls_back_to_chunks(switch, compiled, monkeypatch):
+    """Without compilation the loops would need as much memory as the broadcast form."""
     x, weight, geometry = torch.randn(2, 3, 7), torch.randn(4, 3, 3), ((1,), (1,), 1, 64.0)
     if switch == 'force_eager':
         monkeypatch.setattr(compiled_cpu, '_compiled', lambda loop: loop)
@@ -132,7 +132,7 @@ assert not compiled_cpu._compilation_failed
 
 
 @pytest.mark.slow
-def test_processors_with_other_vectors_may_share_a_cache():
+def test_processors_with_other_vector_widths_can_share_a_compilation_cache():
     if torch.backends.cpu.get_cpu_capability() != 'AVX512':
         pytest.skip('a processor without AVX512')
     for capability in ('avx512', 'avx2'):
@@ -153,7 +153,7 @@ model(x).sum().backward()
 
 
 @pytest.mark.slow
-def test_a_missing_compiler_is_named(tmp_path):
+def test_a_missing_compiler_gives_one_warning(tmp_path):
     environment = {'CXX': 'no-such-compiler', 'PATH': '', 'TORCHINDUCTOR_CACHE_DIR': str(tmp_path)}
     run = subprocess.run([sys.executable, '-c', NO_COMPILER], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr
@@ -161,8 +161,8 @@ def test_a_missing_compiler_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_model(compiled):
-    """Inside a compiled model: exact, the same at every run, one compilation for every batch, no broadcast tensor."""
+def test_compiled_model_is_exact_deterministic_and_saves_memory(compiled):
+    """Exact, the same in every run, compiled once for all batch sizes, and without a broadcast tensor."""
     torch.manual_seed(0)
     weight = halves(32, 16, 3, 2).requires_grad_()
 
@@ -185,14 +185,14 @@ def test_compiled_model(compiled):
         for n in (5, 7):
             batch = halves(n, 32, 20, 18).requires_grad_()
             torch.testing.assert_close(results(model, batch), results(distance, batch), rtol=1e-12, atol=1e-12)
-        # Copies of the input take 2.4 MiB together, one tap of the terms |x - w| would take 3.1 MiB.
+        # All copies of the input take 2.4 MiB; the terms |x - w| of a single tap would take 3.1 MiB.
         peak = peak_bytes(lambda: results(model, x))
         assert peak < 3 * 2**20, peak
     assert not compiled_cpu._compilation_failed
 
 
 @pytest.mark.slow
-def test_float32_in_compiled_loops(compiled):
+def test_compiled_loops_agree_with_the_chunked_form_in_float32(compiled):
     torch.manual_seed(0)
     compare(torch.randn(2, 8, 16, 16), torch.randn(8, 8, 3, 3), ((1, 1), (1, 1), 1), rtol=1e-4, atol=1e-4)
     assert not compiled_cpu._compilation_failed

@@ -25,7 +25,7 @@ CASES = {
 
 
 def naive(x: np.ndarray, weight: np.ndarray, stride, dilation, groups) -> np.ndarray:
-    """Equation 9a as loops."""
+    """Compute equation 9a with plain loops."""
     kernel = weight.shape[2:]
     out = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation)]
     y = np.zeros((x.shape[0], weight.shape[0], *out))
@@ -47,7 +47,7 @@ def tensors(name: str, dtype: torch.dtype = torch.float64) -> tuple:
 
 
 def gradients(x, weight, geometry, **options):
-    """The distances and both gradients, for an upstream gradient that differs from element to element."""
+    """Return the distances and both gradients for a random upstream gradient."""
     y = l1_distance(x, weight, *geometry, **options)
     torch.manual_seed(1)
     return [y.detach(), *torch.autograd.grad(y, (x, weight), torch.randn_like(y))]
@@ -55,14 +55,14 @@ def gradients(x, weight, geometry, **options):
 
 @pytest.mark.parametrize('chunk_mib', [64.0, 0.0005, 1e-9])
 @pytest.mark.parametrize('name', CASES)
-def test_distances_are_those_of_naive_loops(name, chunk_mib):
+def test_distances_agree_with_naive_loops(name, chunk_mib):
     (x, weight), geometry = tensors(name)
     y = l1_distance(x, weight, *geometry, chunk_mib=chunk_mib)
     expected = torch.from_numpy(naive(x.detach().numpy(), weight.detach().numpy(), *geometry))
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_distances_in_float32():
+def test_float32_distances_agree_with_naive_loops():
     (x, weight), geometry = tensors('2d_mixed', torch.float32)
     y = l1_distance(x, weight, *geometry)
     expected = torch.from_numpy(naive(x.detach().double().numpy(), weight.detach().double().numpy(), *geometry))
@@ -71,13 +71,13 @@ def test_distances_in_float32():
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_gradcheck(name):
+def test_gradients_pass_gradcheck(name):
     inputs, geometry = tensors(name)
     assert torch.autograd.gradcheck(lambda x, w: l1_distance(x, w, *geometry), inputs)
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_gradients_off_the_cpu_are_the_same(name, monkeypatch):
+def test_gradients_without_cdist_agree_with_those_with_it(name, monkeypatch):
     inputs, geometry = tensors(name)
     inputs = [t.detach() for t in inputs]
     g = torch.randn_like(l1_distance(*inputs, *geometry))
@@ -88,7 +88,7 @@ def test_gradients_off_the_cpu_are_the_same(name, monkeypatch):
 
 
 @pytest.mark.parametrize('frugal', [('cpu',), ()], ids=['cdist', 'sign'])
-def test_subgradient_is_0_where_equal(frugal, monkeypatch):
+def test_subgradient_is_zero_where_input_equals_weight(frugal, monkeypatch):
     monkeypatch.setattr(chunked, 'FRUGAL_CDIST', frugal)
     x = torch.tensor([[[1.0, 2.0, 3.0]]], requires_grad=True)
     weight = torch.tensor([[[2.0]]], requires_grad=True)
@@ -98,7 +98,7 @@ def test_subgradient_is_0_where_equal(frugal, monkeypatch):
 
 
 @pytest.mark.parametrize('needs', [(True, False), (False, True)], ids=['x', 'weight'])
-def test_only_the_gradient_asked_for(needs):
+def test_only_the_requested_gradient_is_computed(needs):
     (x, weight), geometry = tensors('2d_mixed')
     _, grad_x, grad_weight = gradients(x, weight, geometry)
     leaves = [t.detach().requires_grad_(need) for t, need in zip((x, weight), needs)]
@@ -109,7 +109,7 @@ def test_only_the_gradient_asked_for(needs):
         assert torch.equal(leaf.grad, expected) if need else leaf.grad is None
 
 
-def test_gradient_has_no_derivative_of_its_own():
+def test_second_derivative_raises_an_error():
     (x, weight), geometry = tensors('1d')
     (grad,) = torch.autograd.grad(l1_distance(x, weight, *geometry).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
@@ -118,14 +118,14 @@ def test_gradient_has_no_derivative_of_its_own():
 
 @pytest.mark.parametrize('chunk_mib', [1e-9, 1e-3, 1e-2])
 @pytest.mark.parametrize('name', CASES)
-def test_chunks_change_nothing(name, chunk_mib):
+def test_chunk_size_does_not_change_results(name, chunk_mib):
     (x, weight), geometry = tensors(name)
     whole, in_chunks = (gradients(x, weight, geometry, chunk_mib=mib) for mib in (64.0, chunk_mib))
     assert torch.equal(whole[0], in_chunks[0])
     torch.testing.assert_close(in_chunks, whole, rtol=1e-12, atol=1e-12)
 
 
-def test_chunks_cover_every_position_once_and_respect_the_limit():
+def test_chunks_cover_every_position_once_within_the_limit():
     for limit in range(1, 70):
         seen = torch.zeros(1, 4, 3, 5)
         for block in chunked._blocks((4, 3, 5), limit):
@@ -135,7 +135,7 @@ def test_chunks_cover_every_position_once_and_respect_the_limit():
 
 
 def peak_bytes(function) -> int:
-    """Most bytes that were allocated at once by ``function`` and what it calls, inside torch's own kernels too."""
+    """Peak number of bytes that ``function`` allocates, including inside the kernels of torch."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         function()
     live = peak = allocations = 0
@@ -176,7 +176,7 @@ def test_memory_stays_below_the_bound_with_a_large_weight():
     assert peak - 4 * (x.numel() + weight.numel()) <= bound
 
 
-def test_backward_keeps_the_input_and_the_weight_alone():
+def test_backward_saves_only_the_input_and_the_weight():
     (x, weight), geometry = tensors('2d')
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
@@ -185,7 +185,7 @@ def test_backward_keeps_the_input_and_the_weight_alone():
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_empty_batch(name):
+def test_empty_batch_gives_an_empty_result_and_zero_weight_gradients(name):
     (x, weight), geometry = tensors(name)
     empty = x.detach()[:0].requires_grad_()
     y = l1_distance(empty, weight, *geometry)
@@ -195,7 +195,7 @@ def test_empty_batch(name):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_meta_gives_the_shape(name):
+def test_meta_tensors_give_the_right_shapes(name):
     (x, weight), geometry = tensors(name)
     on_meta = [t.detach().to('meta').requires_grad_() for t in (x, weight)]
     y = l1_distance(*on_meta, *geometry)
@@ -205,7 +205,7 @@ def test_meta_gives_the_shape(name):
 
 
 @pytest.mark.parametrize('layout', ['channels_last', 'expanded', 'sliced'])
-def test_memory_layouts(layout):
+def test_memory_layout_does_not_change_results(layout):
     (x, weight), geometry = tensors('2d_mixed')
     if layout == 'channels_last':
         other = [t.detach().to(memory_format=torch.channels_last) for t in (x, weight)]
@@ -236,7 +236,7 @@ def test_compiles_without_graph_breaks(name, dynamic):
         torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
-def test_inference_and_no_grad_modes():
+def test_inference_and_no_grad_modes_give_the_same_distances():
     (x, weight), geometry = tensors('2d')
     expected = l1_distance(x, weight, *geometry)
     for mode in (torch.no_grad, torch.inference_mode):
@@ -246,13 +246,13 @@ def test_inference_and_no_grad_modes():
 
 
 @pytest.mark.parametrize('chunk_mib', [0, -1.0, float('nan'), float('inf')])
-def test_bad_bound_is_named(chunk_mib):
+def test_an_invalid_chunk_size_raises_an_error(chunk_mib):
     (x, weight), geometry = tensors('1d')
     with pytest.raises(ValueError, match='chunk_mib must be finite and > 0'):
         l1_distance(x, weight, *geometry, chunk_mib=chunk_mib)
 
 
-def test_input_smaller_than_the_kernel_is_named():
+def test_an_input_smaller_than_the_kernel_raises_an_error():
     with pytest.raises(ValueError, match=r'dilated kernel \(5, 3\), got \(4, 9\)'):
         l1_distance(torch.ones(1, 1, 4, 9), torch.ones(1, 1, 3, 3), (1, 1), (2, 1))
 

@@ -1,6 +1,6 @@
 """The Triton kernels of l1_distance against its chunked form: interpreted on the CPU, compiled for a GPU, run on one.
 
-Triton decides at its import whether it interprets, so the interpreted kernels run in a process of their own: this file.
+Triton reads TRITON_INTERPRET when it is imported, so the interpreted kernels run in a separate process: this file.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
 
 ROOT = Path(__file__).resolve().parents[4]
 
-# name: x, weight, stride, dilation, groups. Tiles are 32 or 64 wide, or the next power of two of what is narrower.
+# name: x, weight, stride, dilation, groups. Tiles are 32 or 64 wide; narrower axes use their next power of two.
 CASES = {
     '1d': ((2, 3, 9), (5, 3, 3), (2,), (1,), 1),
     '1d_dilated': ((3, 2, 40), (3, 2, 4), (1,), (3,), 1),
@@ -36,7 +36,7 @@ VARIANTS = ('float32', 'float64', 'channels_last', 'expanded', 'few_parts')
 
 
 def differences(case: str, variant: str) -> list[float]:
-    """Largest differences of the distances, of the input's and of the weight's gradient, relative to the largest."""
+    """Largest errors of the distances and of the gradients of x and weight, relative to the largest value."""
     from mmkerv.ops.kerv.l1.triton_kernels import triton_distance, triton_gradients
 
     torch.manual_seed(0)
@@ -45,7 +45,7 @@ def differences(case: str, variant: str) -> list[float]:
     x, weight = torch.randn(x_shape, dtype=dtype), torch.randn(weight_shape, dtype=dtype)
     # Some elements equal their weights.
     x, weight = x.mul(4).round().div(4), weight.mul(4).round().div(4)
-    # Room for three partial sums of the weight's gradient, and for none.
+    # Memory for three partial sums of the weight's gradient, and for none.
     chunk_mib = {'few_parts': 5.5 * weight.nbytes / 2**20, 'channels_last': 1e-9}.get(variant, 64.0)
     y = chunked_distance(x, weight, *geometry, 64.0)
     grad = torch.randn_like(y)
@@ -126,7 +126,7 @@ def test_kernels_compile_for_a_gpu(needs_triton, name, integer, dtype):
     signature.update(dict.fromkeys(blocks, 'constexpr'))
     source = ASTSource(fn=kernel, signature=signature, constexprs=blocks)
     ptx = triton.compile(source, target=GPUTarget('cuda', 90, 32), options={'num_warps': l1_triton.WARPS}).asm['ptx']
-    # Sums are of the input's type, and stay in registers.
+    # Sums have the dtype of the input and stay in registers.
     assert 'add.f64' in ptx if dtype == 'fp64' else 'add' in ptx and '.f64' not in ptx
     assert '.local' not in ptx
 
@@ -135,7 +135,7 @@ def test_kernels_compile_for_a_gpu(needs_triton, name, integer, dtype):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('deterministic', [False, True], ids=['triton', 'chunked'])
 @pytest.mark.parametrize('case', CASES)
-def test_on_a_gpu_as_on_the_cpu(case, deterministic, dtype):
+def test_gpu_results_agree_with_cpu_results(case, deterministic, dtype):
     x_shape, weight_shape, *geometry = CASES[case]
     torch.manual_seed(0)
     x, weight = torch.randn(x_shape, dtype=dtype), torch.randn(weight_shape, dtype=dtype)
@@ -157,7 +157,7 @@ def test_on_a_gpu_as_on_the_cpu(case, deterministic, dtype):
 
 
 @pytest.mark.gpu
-def test_gradients_on_a_gpu_are_the_same_at_every_run():
+def test_gpu_gradients_are_the_same_in_every_run():
     torch.manual_seed(0)
     x, weight = torch.randn(8, 64, 30, 30, device='cuda'), torch.randn(64, 64, 3, 3, device='cuda')
     runs = []

@@ -30,14 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine')
     from mmkerv.engine import safe_load
-    from mmkerv.engine.checkpoint import atomic_write as atomic
-    from mmkerv.engine.checkpoint import publish
+    from mmkerv.engine.checkpoint import atomic_write, publish
 
     loaded = safe_load(args.in_file, trust=args.trust_checkpoint)
     checkpoint = publish.strip_checkpoint(loaded, args.save_keys, args.no_ema, args.in_file)
     stem = Path(args.out_file).with_suffix('') if args.out_file.endswith('.pth') else Path(args.out_file)
     staged = stem.with_name(f'{stem.name}-unnamed.pth')
-    atomic.save_checkpoint(checkpoint, staged)
+    atomic_write.save_checkpoint(checkpoint, staged)
     final = stem.with_name(f'{stem.name}-{publish.sha256(staged)[:8]}.pth')
     staged.replace(final)
     print(f'kept {", ".join(checkpoint)}; published {final}')

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmkerv.ops import CKConv1d
-from mmkerv.ops.ckconv.conv2d import irregular
+from mmkerv.ops.ckconv import irregular
 from tests.ops.ckconv.ck_operators import CAUSAL, random_1d, response_1d, signal
 from tests.ops.ckconv.ck_oracle import irregular_sum, kernel_of
 from tests.ops.contract import relative

@@ -115,9 +115,9 @@ def test_kernels_compile_for_a_gpu(needs_triton, name, integer, dtype):
 
     if tuple(int(part) for part in triton.__version__.split('.')[:2]) < (3, 6):
         pytest.skip('compiling without a GPU is written for Triton >= 3.6')
-    from mmkerv.ops.kerv.l1 import triton_kernels as l1_triton
+    from mmkerv.ops.kerv.l1 import triton_kernels
 
-    kernel = getattr(l1_triton, name)
+    kernel = getattr(triton_kernels, name)
     tensors = {'x', 'w', 'y', 'grad', 'grad_x', 'partial'}
     blocks = {arg: 32 for arg in kernel.arg_names if arg.startswith('BLOCK')}
     signature = dict.fromkeys(kernel.arg_names, integer)
@@ -125,7 +125,9 @@ def test_kernels_compile_for_a_gpu(needs_triton, name, integer, dtype):
     signature.update({arg: '*i64' for arg in signature if arg.endswith('_table')})
     signature.update(dict.fromkeys(blocks, 'constexpr'))
     source = ASTSource(fn=kernel, signature=signature, constexprs=blocks)
-    ptx = triton.compile(source, target=GPUTarget('cuda', 90, 32), options={'num_warps': l1_triton.WARPS}).asm['ptx']
+    ptx = triton.compile(source, target=GPUTarget('cuda', 90, 32), options={'num_warps': triton_kernels.WARPS}).asm[
+        'ptx'
+    ]
     # Sums have the dtype of the input and stay in registers.
     assert 'add.f64' in ptx if dtype == 'fp64' else 'add' in ptx and '.f64' not in ptx
     assert '.local' not in ptx

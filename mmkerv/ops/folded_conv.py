@@ -6,7 +6,7 @@ from torch import nn
 
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONV2D_KEYWORDS
-from mmkerv.ops.core.windows import extended_padding, odd
+from mmkerv.ops.core.geometry import extended_padding, odd
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
 

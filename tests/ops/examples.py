@@ -12,10 +12,10 @@ from mmkerv.ops.core.branches import Branch, Branches
 from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.geometry import padded
 from mmkerv.ops.core.precision import wide_type
 from mmkerv.ops.core.response import Response
 from mmkerv.ops.core.split import SplitKernel
-from mmkerv.ops.core.windows import padded
 
 
 class MaskedOptions(NamedTuple):

@@ -13,11 +13,11 @@ from mmkerv.ops.ckconv.kernel_net import KernelNet
 from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.ckconv.sampling_grid import centred_positions, resolution, taps
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONVOLUTIONS, pad
+from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.geometry import odd, pad
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.ops.core.tracing import is_traced_for_any_size
-from mmkerv.ops.core.windows import odd
 from mmkerv.ops.fft.convolution import fft_convolution
 from mmkerv.ops.fft.cost_model import fft_is_cheaper
 from mmkerv.ops.separable.depthwise import depthwise_separable_kernel

@@ -12,7 +12,7 @@ from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import PlainFor1x1
-from mmkerv.ops.core.windows import extended_padding, odd
+from mmkerv.ops.core.geometry import extended_padding, odd
 
 
 class CKConv2d(ContinuousKernel, Conv2d):

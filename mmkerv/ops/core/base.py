@@ -7,7 +7,6 @@ the rest of the package what it needs to know about the operator.
 
 import inspect
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
+from mmkerv.ops.core.geometry import pad
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -441,61 +441,3 @@ class Conv3d(ConvNd):
             'Conv3d'
         """
         return self._fold(dense)
-
-
-def pad(
-    x: Tensor,
-    kernel_size: tuple[int, ...],
-    padding: str | int | tuple[int, ...],
-    dilation: int | tuple[int, ...],
-    padding_mode: str = 'zeros',
-) -> tuple[Tensor, tuple[int, ...]]:
-    """Pad ``x`` (N, C, *spatial), unless the convolution can pad by itself.
-
-    Returns:
-        The input, and the padding left to the convolution.
-
-    Example:
-        >>> x, left = pad(torch.ones(1, 1, 4), (4,), 'same', 1)
-        >>> tuple(x.shape), left
-        ((1, 1, 7), (0,))
-    """
-    dims = len(kernel_size)
-    if padding == 'valid':
-        return x, (0,) * dims
-    if padding == 'same':
-        total = [d * (k - 1) for d, k in zip(_ntuple(dims)(dilation), kernel_size)]
-        sides = [(t // 2, t - t // 2) for t in total]
-    else:
-        sides = [(p, p) for p in _ntuple(dims)(padding)]
-    if padding_mode == 'zeros' and all(before == after for before, after in sides):
-        return x, tuple(before for before, _ in sides)
-    mode = 'constant' if padding_mode == 'zeros' else padding_mode
-    # F.pad expects the last axis first.
-    return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
-
-
-def output_shape(
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    padding: Sequence[tuple[int, int]] | None = None,
-) -> list[int]:
-    """Return the output shape (N, O, *spatial') for ``x`` (N, C, *spatial) with ``padding`` before and after.
-
-    Raises:
-        ValueError: if ``x`` is smaller than the kernel.
-
-    Example:
-        >>> output_shape(torch.empty(2, 3, 9, 9), torch.empty(8, 3, 3, 3), (2, 2), (1, 2))
-        [2, 8, 4, 3]
-    """
-    extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation)]
-    sizes = [n + sum(sides) for n, sides in zip(x.shape[2:], padding or [(0, 0)] * len(extents))]
-    if any(size < extent for size, extent in zip(sizes, extents)):
-        raise ArgumentError(
-            f'x must be at least as large as the dilated kernel {tuple(extents)}, got {tuple(sizes)} with its '
-            f'padding; pad it, or use a smaller kernel_size or dilation'
-        )
-    return [x.shape[0], weight.shape[0], *((n - e) // s + 1 for n, e, s in zip(sizes, extents, stride))]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.geometry import centred, embedded, padded
 from mmkerv.ops.core.precision import full_precision, wide_type
-from mmkerv.ops.core.windows import centred, embedded, padded
 
 
 class Branch(NamedTuple):

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.ops.core.windows import centred
+from mmkerv.ops.core.geometry import centred
 
 
 class SplitKernel(GeneratedKernel):
@@ -28,6 +28,6 @@ class SplitKernel(GeneratedKernel):
     _has_kernel = False
 
     def _convolve_part(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-        """Convolve part of the padded input (:func:`mmkerv.ops.core.windows.padded`) with a kernel of any odd size."""
+        """Convolve part of the padded input (:func:`mmkerv.ops.core.geometry.padded`) with a kernel of any odd size."""
         x = centred(x, kernel.shape[2:], 1, self.kernel_size, self.dilation)
         return CONVOLUTIONS[self.dims](x, kernel, bias, self.stride, 0, self.dilation, groups)

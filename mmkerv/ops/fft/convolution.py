@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.geometry import output_shape
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.core.tracing import is_compiling
 from mmkerv.ops.fft.circular import circular_convolution

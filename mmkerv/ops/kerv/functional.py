@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONVOLUTIONS, pad
+from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.geometry import pad
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.kerv.exact_convolution import exact_convolution
 from mmkerv.ops.kerv.l1 import l1_distance

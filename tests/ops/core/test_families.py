@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmkerv.ops.core.windows import embedded
+from mmkerv.ops.core.geometry import embedded
 from tests.ops.contract import OperatorContract
 from tests.ops.examples import EveryOtherConv2d, GatedConv2d, MaskedConv, MaskedConv2d, PowerConv2d, TwoBranchConv2d
 from tests.ops.family_contracts import BranchesContract, DynamicContract, ResponseContract, SplitContract

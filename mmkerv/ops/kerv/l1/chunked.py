@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.geometry import output_shape
 
 # Devices where the backward of cdist forms no (positions, filters, K) tensor. On CUDA it does.
 FRUGAL_CDIST = {'cpu'}

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
 from mmkerv.ops.core.arguments import ceil_div
-from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.geometry import output_shape
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.ops.core.tracing import is_compiling
 from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients

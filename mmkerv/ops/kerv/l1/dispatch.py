@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.geometry import output_shape
 from mmkerv.ops.core.tracing import is_compiling, is_traced_for_any_size
 from mmkerv.ops.kerv.l1.chunked import chunked_distance, chunked_gradients
 

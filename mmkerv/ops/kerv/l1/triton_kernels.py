@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmkerv.ops.core.base import output_shape
+from mmkerv.ops.core.geometry import output_shape
 
 # A tile's sums live in registers. Tiles are small and have one warp each: its threads share what they load by shuffles,
 # where those of several warps would load most of it again.

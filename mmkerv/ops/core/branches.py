@@ -60,7 +60,7 @@ class Branches(GeneratedKernel):
             torch.Size([2, 8, 5, 5])
         """
         branches = self.branches()
-        if not any(branch.norm is not None and branch.norm.training for branch in branches):
+        if not self._takes_batch_statistics(branches):
             return self._convolve(x, self._current_kernel(), self._folded_bias(branches))
         x = padded(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
         outputs = [self._branch_output(x, branch) for branch in branches]
@@ -68,6 +68,13 @@ class Branches(GeneratedKernel):
         for other in outputs[1:]:
             y = y + other
         return y if self.bias is None else y + self.bias.view(-1, *(1,) * self.dims)
+
+    def _takes_batch_statistics(self, branches: list[Branch]) -> bool:
+        # Loops over branches are written out: torch.compile of torch 2.1 traces no comprehension over modules.
+        taken = False
+        for _, _, norm in branches:
+            taken = taken or (norm is not None and norm.training)
+        return taken
 
     def _branch_output(self, x: Tensor, branch: Branch) -> Tensor:
         kernel, inner, norm = branch
@@ -77,18 +84,22 @@ class Branches(GeneratedKernel):
         return y if norm is None else norm(y)
 
     def _kernel(self) -> Tensor:
-        return sum(
-            (_scale_and_shift(norm)[0].view(-1, *(1,) * (kernel.dim() - 1)) if norm is not None else 1)
-            * embedded(kernel.to(wide_type(kernel.dtype)), dilation, self.kernel_size)
-            for kernel, dilation, norm in self.branches()
-        )
+        total = 0
+        for kernel, dilation, norm in self.branches():
+            part = embedded(kernel.to(wide_type(kernel.dtype)), dilation, self.kernel_size)
+            if norm is not None:
+                part = _scale_and_shift(norm)[0].view(-1, *(1,) * (kernel.dim() - 1)) * part
+            total = total + part
+        return total
 
     def _folded_bias(self, branches: list[Branch]) -> Tensor | None:
-        norms = [branch.norm for branch in branches if branch.norm is not None]
-        if not norms:
-            return self.bias
+        shift = None
         with full_precision(self._parameter().device):
-            shift = sum(_scale_and_shift(norm)[1] for norm in norms)
+            for _, _, norm in branches:
+                if norm is not None:
+                    shift = _scale_and_shift(norm)[1] if shift is None else shift + _scale_and_shift(norm)[1]
+        if shift is None:
+            return self.bias
         return shift.to(self._parameter().dtype) if self.bias is None else self.bias + shift.to(self.bias.dtype)
 
     def _folded(self, dense: bool) -> nn.Module:

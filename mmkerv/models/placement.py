@@ -11,6 +11,7 @@ from torch import nn
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.replacement import Operator, is_plain, size
 from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
+from mmkerv.ops.core.references import replace_modules
 from mmkerv.utils import log
 
 # Names of the stages of a backbone in upstream libraries; those of the second pattern count from 0.
@@ -148,10 +149,15 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
             f'no convolution was replaced by {operator.name}: the model has {_sizes(kept) or "none"}, and '
             f'where={rule._asdict()} {reason}'
         )
-    for parent in list(model.modules()):
-        for child_name, child in list(parent._modules.items()):
-            if child in replaced:
-                setattr(parent, child_name, replaced[child])
+    stuck = replace_modules(model, {conv: conv for conv in replaced})
+    if stuck:
+        names = {conv: name for name, conv in convs.items()}
+        places = '; '.join(f'{names[conv]} in {place}' for conv, place in list(stuck.items())[:3])
+        raise ArgumentError(
+            f'{len(stuck)} of the selected convolutions are also used where they cannot be replaced: {places}; there '
+            'the model would go on using the plain ones: leave them out with where.names'
+        )
+    replace_modules(model, replaced)
     line = f'mmkerv: {len(replaced)} of {len(convs)} convolutions -> {operator.name}'
     if replaced:
         line += f' ({_sizes(replaced)})'

@@ -7,6 +7,7 @@ from torch import nn
 from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.references import replace_modules
 
 
 class DeployReport(NamedTuple):
@@ -57,20 +58,24 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
             f'switch_to_deploy replaces operators inside a model, got a single {type(model).__name__}; use its '
             f'to_conv{model.dims}d()'
         )
+    operators = {}
+    for parent_name, parent in model.named_modules():
+        for child_name, child in parent._modules.items():
+            if isinstance(child, ConvNd):
+                operators[f'{parent_name}.{child_name}' if parent_name else child_name] = child
+    stuck = replace_modules(model, {operator: operator for operator in operators.values()})
     folded: dict[nn.Module, nn.Module] = {}
     report = DeployReport([], {})
-    for parent_name, parent in list(model.named_modules()):
-        for child_name, child in list(parent._modules.items()):
-            if not isinstance(child, ConvNd):
-                continue
-            name = f'{parent_name}.{child_name}' if parent_name else child_name
-            try:
-                if child not in folded:
-                    folded[child] = _fold(child, split)
-                setattr(parent, child_name, folded[child])
-                report.replaced.append(name)
-            except FoldError as error:
-                report.kept[name] = str(error)
+    for name, operator in operators.items():
+        try:
+            if operator in stuck:
+                raise FoldError(f'also used in {stuck[operator]}, where it cannot be replaced')
+            if operator not in folded:
+                folded[operator] = _fold(operator, split)
+            report.replaced.append(name)
+        except FoldError as error:
+            report.kept[name] = str(error)
+    replace_modules(model, folded)
     return report
 
 

@@ -19,6 +19,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--images', metavar='DIR', help='also compare the two networks on these images')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the inputs for the comparison')
     parser.add_argument('--tolerance', type=float, default=1e-4, help='largest relative difference; default 1e-4')
+    parser.add_argument(
+        '--upstream-deploy',
+        action='store_true',
+        help='also merge the branches of a RepVGG, MobileOne, RepMLP, RepLKNet, RIFormer or LeViT backbone',
+    )
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
@@ -48,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         shape=tuple(args.shape) if args.shape else None,
         tolerance=args.tolerance,
         trust=args.trust_checkpoint,
+        upstream_deploy=args.upstream_deploy,
     )
     print(result.report)
     # Empty if all operators are continuous: those have no basic kernel W.
     if result.associations:
         low, high = min(result.associations), max(result.associations)
         print(f'|K - W| / |W| of the folded operators: {low:.3g} to {high:.3g}')
-    print(f'largest difference of the raw outputs, relative: {result.error:.2e} on {result.inputs} inputs')
+    print(f'largest difference of the {result.compared}, relative: {result.error:.2e} on {result.inputs} inputs')
     print(f'checkpoint: {args.save_path}')
     print(f'config:     {Path(args.save_path).with_suffix(".py")}')
 

@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
+from torch import nn
 
+from mmkerv.deploy.compared_outputs import computable
 from mmkerv.deploy.config import deploy_config
-from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs, sample_inputs
+from mmkerv.deploy.model_outputs import association_strength, largest_difference, sample_inputs
 from mmkerv.deploy.trained_model import build_model
+from mmkerv.deploy.upstream_step import merge_branches, merges_branches
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.match import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.errors import FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.registry import operator_name
+from mmkerv.utils import log
 
 # Default height and width of the inputs on which the networks are compared.
 CLASSIFIER_SHAPE, OTHER_SHAPE = (224, 224), (256, 256)
@@ -29,9 +33,10 @@ class FoldResult(NamedTuple):
         associations: |K - W| / |W| of each operator that has a basic kernel W; 0 means that the operator is
             still the identity.
         inputs: number of inputs on which the networks were compared.
+        compared: what was compared, see :data:`mmkerv.deploy.compared_outputs.KINDS`.
 
     Example:
-        >>> FoldResult(DeployReport(['conv1'], {}), 2e-7, [0.4], 1).error
+        >>> FoldResult(DeployReport(['conv1'], {}), 2e-7, [0.4], 1, 'raw outputs').error
         2e-07
     """
 
@@ -39,6 +44,7 @@ class FoldResult(NamedTuple):
     error: float
     associations: list[float]
     inputs: int
+    compared: str
 
 
 def fold_checkpoint(
@@ -50,11 +56,12 @@ def fold_checkpoint(
     shape: tuple[int, int] | None = None,
     tolerance: float = 1e-4,
     trust: bool = False,
+    upstream_deploy: bool = False,
 ) -> FoldResult:
     """Fold a checkpoint, check the result, and write it as ``out`` with its deploy config, ``out`` with suffix ``.py``.
 
     The check builds the folded network from the deploy config and the folded weights, as a user will, and compares the
-    raw outputs of both networks. Nothing is written unless it passes.
+    raw outputs of both networks, or what comes next in :data:`mmkerv.deploy.compared_outputs.KINDS`. Nothing is written unless it passes.
 
     Args:
         cfg: config the checkpoint was trained with.
@@ -64,9 +71,12 @@ def fold_checkpoint(
         shape: height and width of the inputs; by default 224 x 224 for classifiers, else 256 x 256.
         tolerance: largest relative difference of the raw outputs, in float32, that passes.
         trust: as in :func:`mmkerv.engine.safe_load`.
+        upstream_deploy: whether to call the deploy step of the backbone too, which merges the branches of RepVGG,
+            MobileOne and their like.
 
     Raises:
-        FoldCheckError: if nothing can be folded, or the outputs differ by more than ``tolerance``.
+        FoldCheckError: if nothing can be folded, the outputs differ by more than ``tolerance``, the network computes
+            nothing from images alone, or there is no deploy step.
         CheckpointMismatchError: if the checkpoint does not fit the network.
 
     Example:
@@ -83,12 +93,18 @@ def fold_checkpoint(
         raise FoldCheckError(f'{checkpoint}: the network has no operator that folds; {report}')
     kept = {operator_name(type(folded.get_submodule(name))) for name in report.kept}
     plain_cfg = deploy_config(cfg, tuple(kept))
+    if upstream_deploy:
+        merge_branches(folded, plain_cfg)
+    elif merges_branches(folded):
+        log(
+            f'mmkerv: {type(folded.backbone).__name__} can merge its branches into one convolution a block; '
+            '--upstream-deploy does that too'
+        )
     plain = build_model(plain_cfg, folded.state_dict(), f'{checkpoint} (folded)').float()
-    if shape is None:
-        shape = CLASSIFIER_SHAPE if cfg.get('default_scope') == 'mmpretrain' else OTHER_SHAPE
+    kind, shape = computable(model, [shape] if shape else _shapes(cfg, model))
     error, count = 0.0, 0
     for inputs, samples in sample_inputs(model, shape, images):
-        error = max(error, largest_difference(raw_outputs(model, inputs, samples), raw_outputs(plain, inputs, samples)))
+        error = max(error, largest_difference(kind.of(model, inputs, samples), kind.of(plain, inputs, samples)))
         count += 1
     if not error <= tolerance:
         raise FoldCheckError(
@@ -101,4 +117,22 @@ def fold_checkpoint(
     with atomic_path(Path(out).with_suffix('.py')) as config:
         config.write_text(plain_cfg.pretty_text)
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
-    return FoldResult(report, error, associations, count)
+    return FoldResult(report, error, associations, count, kind.name)
+
+
+def _shapes(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
+    """Return the sizes of images to try: the default, then those that the preprocessor, network and pipeline name."""
+    sizes = [getattr(model.data_preprocessor, 'size', None)]
+    sizes += [getattr(module, 'img_size', None) for module in model.modules()]
+    loader = cfg.get('test_dataloader') or {}
+    for step in loader.get('dataset', {}).get('pipeline') or cfg.get('test_pipeline') or ():
+        scale = None if step.get('keep_ratio') else step.get('scale')
+        # Pipelines name the width first.
+        sizes += [step.get('crop_size'), scale[::-1] if isinstance(scale, tuple) else scale]
+    shapes = [CLASSIFIER_SHAPE if cfg.get('default_scope') == 'mmpretrain' else OTHER_SHAPE]
+    for size in sizes:
+        if isinstance(size, int):
+            shapes.append((size, size))
+        elif isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) for n in size):
+            shapes.append(tuple(size))
+    return list(dict.fromkeys(shapes))

@@ -67,13 +67,17 @@ def raw_outputs(model: nn.Module, inputs: Tensor, samples: list | None = None) -
         return list(tensors_of(model(inputs, samples, mode='tensor')))
     from mmengine.structures import InstanceData
 
-    # From numpy: the tracing that counts operations cannot record a generator of torch.
-    corners = torch.from_numpy(np.random.default_rng(0).random((NUM_REGIONS, 2, 2), np.float32))
-    corners = corners.to(inputs) * inputs.new_tensor(inputs.shape[:1:-1])
-    regions = InstanceData(bboxes=torch.cat([corners.amin(1), corners.amax(1)], 1))
+    regions = InstanceData(bboxes=_regions(inputs.shape[2:]).to(inputs))
     features = model.extract_feat(inputs)
     second = model.roi_head.forward(features, [regions] * len(inputs), samples)
     return list(tensors_of([features, model.rpn_head(features), second]))
+
+
+def _regions(shape: tuple[int, int]) -> Tensor:
+    """Return boxes (N, 4) as x1, y1, x2, y2 in an image of a height and width."""
+    # From numpy: the tracing that counts operations cannot record a generator of torch.
+    corners = np.random.default_rng(0).random((NUM_REGIONS, 2, 2), np.float32) * np.array(shape[::-1], np.float32)
+    return torch.from_numpy(np.concatenate([corners.min(1), corners.max(1)], 1))
 
 
 def largest_difference(first: list[Tensor], second: list[Tensor]) -> float:
@@ -144,9 +148,8 @@ def sample_inputs(
         >>> inputs.shape
         torch.Size([1, 3, 32, 48])
     """
-    channels = next(m.in_channels for m in model.modules() if hasattr(m, 'in_channels') and hasattr(m, 'kernel_size'))
     generator = torch.Generator().manual_seed(0)
-    yield torch.randn(1, channels, *shape, generator=generator), _samples(model, shape)
+    yield torch.randn(1, image_channels(model, shape), *shape, generator=generator), _samples(model, shape)
     if images is None:
         return
     import mmcv
@@ -158,6 +161,40 @@ def sample_inputs(
         data = {'inputs': tensor[None] if samples is None else [tensor], 'data_samples': samples}
         data = model.data_preprocessor(data, False)
         yield data['inputs'], data['data_samples']
+
+
+def image_channels(model: nn.Module, shape: tuple[int, int] = (64, 64)) -> int:
+    """Return the number of channels of the images that a model takes.
+
+    It is the length of the preprocessor's mean. One value may stand for all channels; then, and without a mean, it is
+    what the first convolution takes, unless something before that folds pixels into channels, as YOLOX does.
+
+    Args:
+        model: any network of images, in evaluation mode.
+        shape: height and width on which the backbone can be run.
+
+    Example:
+        >>> image_channels(nn.Sequential(nn.Conv2d(4, 8, 3)))
+        4
+    """
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    if mean is not None and mean.numel() > 1:
+        return mean.numel()
+    first = next((m.in_channels for m in model.modules() if hasattr(m, 'in_channels') and hasattr(m, 'kernel_size')), 3)
+    return first if first in (1, 3) or _takes(model, first, shape) else 3
+
+
+@torch.no_grad()
+def _takes(model: nn.Module, channels: int, shape: tuple[int, int]) -> bool:
+    """Return whether the backbone, if there is one, runs on an image with so many channels."""
+    if not hasattr(model, 'backbone'):
+        return True
+    parameter = next(model.parameters())
+    try:
+        model.backbone(parameter.new_zeros(1, channels, *shape))
+    except RuntimeError:
+        return False
+    return True
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -186,6 +223,12 @@ def _samples(model: nn.Module, shape: tuple[int, int]) -> list | None:
     if not is_detector:
         return None
     from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
 
     meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), shape)
-    return [DetDataSample(metainfo={**meta, 'scale_factor': (1.0, 1.0)})]
+    sample = DetDataSample(metainfo={**meta, 'scale_factor': (1.0, 1.0)})
+    # Several detectors unpack annotations even where they only predict.
+    sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+    if hasattr(model, 'roi_head') and not hasattr(model, 'rpn_head'):
+        sample.proposals = InstanceData(bboxes=_regions(shape))
+    return [sample]

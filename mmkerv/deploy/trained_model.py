@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mmkerv.engine.checkpoint.match import require_match, weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.read import load_config
-from mmkerv.errors import ConfigError
+from mmkerv.errors import ConfigError, UserError
+from mmkerv.utils import printable
 
 
 def load_trained(
@@ -34,7 +35,8 @@ def load_trained(
         trust: as in :func:`mmkerv.engine.safe_load`.
 
     Raises:
-        ConfigError: if torch cannot use the device, or an option does not fit.
+        ConfigError: if torch cannot use the device, an option does not fit, or a part of the network is not on this
+            machine.
         CheckpointMismatchError: if the weights do not fit the model.
         FileNotFoundError: if a file does not exist.
 
@@ -68,6 +70,7 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
 
     Raises:
         CheckpointMismatchError: if the weights do not fit.
+        ConfigError: if a part of the network is not on this machine.
 
     Example:
         >>> build_model(cfg, safe_load('epoch_12.pth')['state_dict'], 'epoch_12.pth')  # doctest: +SKIP
@@ -81,7 +84,17 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
 
 def _built(cfg: Config) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+    try:
+        return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+    except UserError:
+        raise
+    # Parts of the network that are not on this machine: language models, teachers, optional packages.
+    except (AssertionError, ImportError, NotImplementedError, OSError) as error:
+        text = ' '.join(str(error).split()) or 'no reason given'
+        raise ConfigError(
+            f'the network of the config cannot be built here: {type(error).__name__}: {printable(text, 300)}; install '
+            'or download what it names, or replace that part by --cfg-options'
+        ) from error
 
 
 def load_image(model: nn.Module, cfg: Config, file: str | Path) -> dict[str, Any]:

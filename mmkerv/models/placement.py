@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from mmkerv.errors import ArgumentError, ArgumentTypeError
+from mmkerv.models.fusing_libraries import fold_before_fusing
 from mmkerv.models.replacement import Operator, is_plain, size
 from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
 from mmkerv.ops.core.references import replace_modules
@@ -166,6 +167,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         line += f' ({_sizes(kept)})'
     if replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items()):
         line += '; the operator has no basic kernel, so the weights were dropped and its kernels are newly initialised'
+    if steps := fold_before_fusing(model):
+        line += f'; {", ".join(steps)} of this network read weights as kernels, so they fold the operators first'
     log(line)
     return model
 

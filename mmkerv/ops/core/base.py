@@ -16,6 +16,7 @@ from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
+from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
 from mmkerv.ops.core.geometry import pad
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
@@ -100,6 +101,7 @@ class ConvNd(nn.Module):
         dtype: Any = None,
         **options: Any,
     ):
+        refuse_in_deploy_step(type(self).__name__)
         checked = self.checked_options(options)
         super().__init__()
         self.options = checked

@@ -1,6 +1,6 @@
 """Fold the operators of a model into plain convolutions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -8,6 +8,7 @@ from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.references import replace_modules
+from mmkerv.utils import log
 
 
 class DeployReport(NamedTuple):
@@ -34,6 +35,9 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
     replaced by the same convolution in all of them. Module names, and with them the keys of the state dict, stay the
     same; the operators' own parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
     convolutions, whose keys contain an additional index.
+
+    Modules that store the ``conv_cfg`` of an operator, of which none is left in them, get the ``conv_cfg`` of the folded
+    layer: upstream's RepVGG, MobileOne and RepMLP build the layer that merges their branches from it.
 
     Args:
         model: any module that contains operators; not an operator itself.
@@ -76,7 +80,74 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
         except FoldError as error:
             report.kept[name] = str(error)
     replace_modules(model, folded)
+    if folded:
+        _replace_stored_configs(model, {type(operator) for operator in folded})
+    _remove_fold_first(model)
     return report
+
+
+def _replace_stored_configs(model: nn.Module, kinds: set[type[ConvNd]]) -> None:
+    """Replace the ``conv_cfg`` of operators of these classes in modules that hold none of the class any more."""
+    by_name = {kind.__name__.removesuffix('2d'): kind for kind in kinds}
+    for module in model.modules():
+        for key, value in list(vars(module).items()):
+            if not (key.endswith('conv_cfg') and isinstance(value, dict)):
+                continue
+            named = value.get('type')
+            name = named.rpartition('.')[2] if isinstance(named, str) else getattr(named, '__name__', '')
+            kind = by_name.get(name.removesuffix('2d'))
+            if kind is not None and not any(type(m) is kind for m in module.modules()):
+                setattr(module, key, kind.deploy_cfg(value))
+
+
+class FoldFirst:
+    """A deploy step of another library, such as ``fuse()``, that folds the operators before the library's own code.
+
+    Such a step reads ``weight`` as the kernel, which of an operator it is not. If an operator does not fold, the step
+    changes nothing, so the module still computes the same.
+
+    Args:
+        module: module of which an attribute ``step`` is set to this object; folding removes it again.
+        step: name of the step, a method of the module's class without required arguments.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> class Block(nn.Sequential):
+        ...     def fuse(self):
+        ...         return [type(m).__name__ for m in self]
+        >>> block = Block(CoCConv2d(3, 8, 3), nn.BatchNorm2d(8))
+        >>> block.fuse = FoldFirst(block, 'fuse')
+        >>> block.fuse()
+        ['Conv2d', 'BatchNorm2d']
+    """
+
+    def __init__(self, module: nn.Module, step: str):
+        self.module, self.step = module, step
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Fold the operators, then call the step of the module's class; return the module if that is not done.
+
+        Example:
+            >>> FoldFirst(nn.Identity(), 'eval')()
+            Identity()
+        """
+        kind = type(self.module)
+        report = switch_to_deploy(self.module)
+        if report.kept:
+            name, reason = next(iter(report.kept.items()))
+            log(
+                f'mmkerv: {kind.__name__}.{self.step}() left the layers as they are, because {len(report.kept)} of its '
+                f'operators do not fold, such as {name}: {reason}'
+            )
+            return self.module
+        return getattr(kind, self.step)(self.module, *args, **kwargs)
+
+
+def _remove_fold_first(model: nn.Module) -> None:
+    for module in model.modules():
+        if not any(isinstance(m, ConvNd) for m in module.modules()):
+            for key in [key for key, value in vars(module).items() if isinstance(value, FoldFirst)]:
+                delattr(module, key)
 
 
 def _fold(operator: ConvNd, split: str) -> nn.Module:

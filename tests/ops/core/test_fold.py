@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmkerv.errors import FoldError
-from mmkerv.ops import CoCConv2d, KervConv1d, KervConv2d, KervConv3d, switch_to_deploy
+from mmkerv.ops import CKConv2d, CoCConv, CoCConv2d, KervConv1d, KervConv2d, KervConv3d, switch_to_deploy
 from mmkerv.ops.core.base import Conv2d
 from tests.ops.contract import relative
 
@@ -156,3 +156,69 @@ def test_fuse_conv_bn_leaves_kervolutions_alone(settings, bias):
     for before, after in zip(model.modules(), fused.modules()):
         if isinstance(before, KervConv2d):
             assert torch.equal(before.weight, after.weight)
+
+
+class Rebuilding(nn.Module):
+    """Branches that are merged into a layer built from the stored config, as in upstream's RepVGG."""
+
+    def __init__(self, conv_cfg):
+        super().__init__()
+        self.conv_cfg = conv_cfg
+        self.layers = nn.ModuleList([self.build(), self.build()])
+
+    def build(self):
+        return nn.Conv2d(4, 4, 3) if self.conv_cfg is None else self.conv_cfg['type'](4, 4, 3, super_init='kaiming')
+
+    def forward(self, x):
+        return sum(layer(x) for layer in self.layers)
+
+    def switch_to_deploy(self):
+        merged = self.build()
+        for name in ('weight', 'bias'):
+            getattr(merged, name).data = sum(getattr(layer, name) for layer in self.layers).detach()
+        self.layers = nn.ModuleList([merged])
+
+
+@pytest.mark.parametrize('kind', [CoCConv, CoCConv2d])
+def test_a_step_that_builds_layers_from_the_stored_config_is_right_after_folding(kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Rebuilding({'type': kind})), torch.randn(2, 4, 6, 6)
+    expected, config = model(x), model[0].conv_cfg
+    switch_to_deploy(model)
+    assert model[0].conv_cfg is None and config == {'type': kind}, 'the dict may be shared'
+    model[0].switch_to_deploy()
+    assert len(model[0].layers) == 1 and relative(model(x), expected) < 1e-6
+
+
+def test_the_step_is_refused_before_folding():
+    model, x = Rebuilding({'type': CoCConv2d}), torch.randn(2, 4, 6, 6)
+    expected = model(x)
+    with pytest.raises(FoldError, match=r'switch_to_deploy\(\) merges branches that hold CoCConv2d .* Fold .* first'):
+        model.switch_to_deploy()
+    assert torch.equal(model(x), expected)
+
+
+def test_the_stored_config_stays_while_an_operator_is_left():
+    model = Rebuilding({'type': CoCConv2d})
+    model.layers[1].register_forward_hook(lambda *_: None)
+    assert switch_to_deploy(model).replaced == ['layers.0'] and model.conv_cfg == {'type': CoCConv2d}
+
+
+@pytest.mark.parametrize(
+    'conv_cfg, expected',
+    [
+        ({'type': 'CKConv', 'kernel_extent': 7}, {'type': 'mmkerv.FoldedConv', 'kernel_extent': 7}),
+        ({'type': 'mmkerv.CKConv'}, None),
+        ({'type': 'mmkerv.ops.CKConv2d'}, None),
+        ({'type': 'KervConv'}, {'type': 'KervConv'}),
+        ({'type': 'ConvWS'}, {'type': 'ConvWS'}),
+        ({}, {}),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_stored_configs_become_those_of_the_folded_layers(conv_cfg, expected):
+    model = nn.Sequential(CKConv2d(4, 4, 3))
+    model.inner_conv_cfg = conv_cfg
+    switch_to_deploy(model)
+    assert model.inner_conv_cfg == expected

@@ -2,8 +2,10 @@
 # aAcc 93.97). Schedule and data as configs/fcn_hr18_voc.py.
 #
 # Every convolution of the backbone but 1x1 is associated. The operators start as the identity, so any plain ImageNet
-# checkpoint is a valid start; the paper starts from configs/imagenet/hrnet18_coc.py (Table 1, row 15):
-#   --cfg-options as in configs/fcn_hr18_voc.py
+# checkpoint is a valid start, as without --cfg-options. The paper starts from Table 1, row 15:
+#   tools/dist_train.sh configs/imagenet/hrnet18_coc.py 4
+#   tools/dist_train.sh configs/fcn_hr18_coc_voc.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/hrnet18_coc/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = './fcn_hr18_voc.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

@@ -2,12 +2,13 @@
 # 84.87, aAcc 93.91). Schedule and data as configs/fcn_hr18_voc.py.
 #
 # Weight standardisation of every convolution of the backbone, by mmcv. A plain checkpoint would be a wrong start: it
-# starts from configs/imagenet/hrnet18_stnd.py. If that checkpoint is elsewhere:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
+# starts from the checkpoint of the first command; if that is elsewhere, add
+# --cfg-options model.backbone.init_cfg.checkpoint=FILE:
+#   tools/dist_train.sh configs/imagenet/hrnet18_stnd.py 4
+#   tools/dist_train.sh configs/fcn_hr18_stnd_voc.py 4
 _base_ = './fcn_hr18_voc.py'
 
 model = dict(
-    pretrained=None,
     backbone=dict(
         conv_cfg=dict(type='ConvWS'),
         init_cfg=dict(

@@ -2,11 +2,11 @@
 # 93.59). Section 4.2: 512 x 512, SGD 0.01 / 0.9 / 5e-4, poly 0.9 to 1e-4, 20,000 iterations, four images on each of
 # four GPUs.
 #
-#   tools/dist_train.sh configs/fcn_hr18_voc.py 4
-#
-# The backbone starts from upstream's ImageNet weights of HRNet18; from a classifier of our own:
-#   --cfg-options model.pretrained=None model.backbone.init_cfg.type=Pretrained
-#   model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
+# The paper starts from its own classifier (Table 1, row 14); without --cfg-options the backbone starts from upstream's
+# ImageNet weights of HRNet18:
+#   tools/dist_train.sh configs/imagenet/hrnet18.py 4
+#   tools/dist_train.sh configs/fcn_hr18_voc.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/hrnet18/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = [
     './_base_/models/fcn_hr18.py',
     './_base_/datasets/voc12aug.py',

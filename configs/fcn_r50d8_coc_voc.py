@@ -2,8 +2,10 @@
 # 92.83). Schedule and data as configs/fcn_r50d8_voc.py.
 #
 # Every convolution of the backbone but 1x1 is associated. The operators start as the identity, so any plain ImageNet
-# checkpoint is a valid start; the paper starts from configs/imagenet/resnet50_coc.py (Table 1, row 7):
-#   --cfg-options as in configs/fcn_r50d8_voc.py
+# checkpoint is a valid start, as without --cfg-options. The paper starts from Table 1, row 7:
+#   tools/dist_train.sh configs/imagenet/resnet50_coc.py 4
+#   tools/dist_train.sh configs/fcn_r50d8_coc_voc.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_coc/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = './fcn_r50d8_voc.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

@@ -2,15 +2,14 @@
 # 78.42, aAcc 92.65). Schedule and data as configs/fcn_r50d8_voc.py.
 #
 # Weight standardisation of every convolution of the backbone, by mmcv. A plain checkpoint would be a wrong start: it
-# starts from configs/imagenet/resnet50_stnd.py. If that checkpoint is elsewhere:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# That is a ResNet50 with a 7x7 stem, as in the paper's Table 1, where configs/fcn_r50d8_voc.py has three 3x3.
+# starts from the checkpoint of the first command; if that is elsewhere, add
+# --cfg-options model.backbone.init_cfg.checkpoint=FILE:
+#   tools/dist_train.sh configs/imagenet/resnet50_stnd.py 4
+#   tools/dist_train.sh configs/fcn_r50d8_stnd_voc.py 4
 _base_ = './fcn_r50d8_voc.py'
 
 model = dict(
-    pretrained=None,
     backbone=dict(
-        type='ResNet',
         conv_cfg=dict(type='ConvWS'),
         init_cfg=dict(
             type='Pretrained',

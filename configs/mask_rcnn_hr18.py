@@ -4,11 +4,11 @@
 # Section 4.2: 1333 x 800, flip only, SGD 0.01 / 0.9 / 1e-4, step at epochs 8 and 11, 12 epochs, four images on each of
 # four GPUs. With another number of images add --auto-scale-lr.
 #
-#   tools/dist_train.sh configs/mask_rcnn_hr18.py 4
-#
-# The backbone starts from upstream's ImageNet weights of HRNet18. Another checkpoint:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# and model.backbone.init_cfg.prefix=backbone. if it is a whole classifier's.
+# The paper starts from its own classifier (Table 1, row 14); without --cfg-options the backbone starts from upstream's
+# ImageNet weights of HRNet18:
+#   tools/dist_train.sh configs/imagenet/hrnet18.py 4
+#   tools/dist_train.sh configs/mask_rcnn_hr18.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/hrnet18/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = ['mmdet::hrnet/mask-rcnn_hrnetv2p-w18-1x_coco.py', './_base_/no_decay.py']
 
 train_dataloader = dict(batch_size=4, num_workers=4)

@@ -2,8 +2,10 @@
 # AP75 38.2, APs 20.3, APm 38.1, APl 47.8). Schedule and data as configs/mask_rcnn_hr18.py.
 #
 # Every convolution of the backbone but 1x1 is associated. The operators start as the identity, so any plain ImageNet
-# checkpoint is a valid start; the paper starts from configs/imagenet/hrnet18_coc.py (Table 1, row 15):
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
+# checkpoint is a valid start, as without --cfg-options. The paper starts from Table 1, row 15:
+#   tools/dist_train.sh configs/imagenet/hrnet18_coc.py 4
+#   tools/dist_train.sh configs/mask_rcnn_hr18_coc.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/hrnet18_coc/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = './mask_rcnn_hr18.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))

@@ -2,8 +2,10 @@
 # (AP50 56.0, AP75 37.4, APs 19.9, APm 37.9, APl 47.2). Schedule and data as configs/mask_rcnn_hr18.py.
 #
 # Weight standardisation of every convolution of the backbone, by mmcv. A plain checkpoint would be a wrong start: it
-# starts from configs/imagenet/hrnet18_stnd.py. If that checkpoint is elsewhere:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
+# starts from the checkpoint of the first command; if that is elsewhere, add
+# --cfg-options model.backbone.init_cfg.checkpoint=FILE:
+#   tools/dist_train.sh configs/imagenet/hrnet18_stnd.py 4
+#   tools/dist_train.sh configs/mask_rcnn_hr18_stnd.py 4
 _base_ = './mask_rcnn_hr18.py'
 
 model = dict(

@@ -4,12 +4,11 @@
 # Section 4.2: 1333 x 800, flip only, SGD 0.01 / 0.9 / 1e-4, step at epochs 8 and 11, 12 epochs, four images on each of
 # four GPUs. With another number of images add --auto-scale-lr.
 #
-#   python tools/train.py configs/retinanet_r50.py
-#   tools/dist_train.sh configs/retinanet_r50.py 4
-#
-# The backbone starts from torchvision's ImageNet weights, as in upstream's config. Another checkpoint:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
-# and model.backbone.init_cfg.prefix=backbone. if it is a whole classifier's.
+# The paper starts from its own classifier (Table 1, row 6); without --cfg-options the backbone starts from
+# torchvision's ImageNet weights, as in upstream's config:
+#   tools/dist_train.sh configs/imagenet/resnet50_nesterov.py 4
+#   tools/dist_train.sh configs/retinanet_r50.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_nesterov/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/no_decay.py']
 
 train_dataloader = dict(batch_size=4, num_workers=4)

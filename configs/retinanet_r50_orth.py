@@ -2,8 +2,11 @@
 # 56.4, AP75 40.7, APs 21.0, APm 41.9, APl 49.9). Schedule and data as configs/retinanet_r50.py. The backbone's kernels
 # are orthogonalised, with the weight that the paper of that loss gives.
 #
-# The backbone starts as retinanet_r50 does; the paper's start is that of configs/imagenet/resnet50_orth.py:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE model.backbone.init_cfg.prefix=backbone.
+# The paper starts from the classifier trained with the same loss; without --cfg-options the backbone starts as in
+# configs/retinanet_r50.py:
+#   tools/dist_train.sh configs/imagenet/resnet50_orth.py 4
+#   tools/dist_train.sh configs/retinanet_r50_orth.py 4 --cfg-options \
+#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_orth/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 _base_ = './retinanet_r50.py'
 
 custom_hooks = [

@@ -2,8 +2,10 @@
 # 56.9, AP75 40.6, APs 21.3, APm 42.1, APl 50.0). Schedule and data as configs/retinanet_r50.py.
 #
 # Weight standardisation of every convolution of the backbone, by mmcv. A plain checkpoint would be a wrong start: it
-# starts from configs/imagenet/resnet50_stnd.py. If that checkpoint is elsewhere:
-#   --cfg-options model.backbone.init_cfg.checkpoint=FILE
+# starts from the checkpoint of the first command; if that is elsewhere, add
+# --cfg-options model.backbone.init_cfg.checkpoint=FILE:
+#   tools/dist_train.sh configs/imagenet/resnet50_stnd.py 4
+#   tools/dist_train.sh configs/retinanet_r50_stnd.py 4
 _base_ = './retinanet_r50.py'
 
 model = dict(

@@ -67,16 +67,19 @@ def rows(model: dict) -> Iterator[str]:
 
 
 def command(config: str) -> str:
-    """Return the command in the head of a config, else that of the config it inherits from, else the usual one."""
+    """Return the commands in the head of a config, else those of the config it inherits from, else the usual one.
+
+    Of ``dist_train.sh`` and ``train.py`` it is the first, with the papers' number of GPUs. A row that starts from a
+    network trained by another config has the command of that one before its own.
+    """
     usual, file = f'python tools/train.py {config}', ROOT / config
     while file:
         text, name = file.read_text(), str(file.relative_to(ROOT))
-        head = [line.removeprefix('#').strip() for line in text.splitlines() if line.startswith('#')]
-        # Of several, the one with the papers' number of GPUs.
-        for start in (f'tools/dist_train.sh {name}', f'python tools/train.py {name}'):
-            for line in head:
-                if line.startswith(start):
-                    return line.replace(name, config)
+        head = '\n'.join(line.removeprefix('#').strip() for line in text.splitlines() if line.startswith('#'))
+        lines = re.sub(r' \\\n', ' ', head).splitlines()
+        for script in ('tools/dist_train.sh', 'python tools/train.py'):
+            if any(line.startswith(f'{script} {name}') for line in lines):
+                return '`, then `'.join(line.replace(name, config) for line in lines if line.startswith(script))
         base = re.search(r"^_base_ = '\./(\w+\.py)'", text, re.MULTILINE)
         file = file.parent / base[1] if base else None
     return usual

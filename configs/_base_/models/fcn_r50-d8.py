@@ -1,11 +1,11 @@
-# FCN on ResNet-50 with outputs at 1/8 of the image, as mmsegmentation's _base_/models/fcn_r50-d8.py, for 21 classes.
+# FCN on ResNet-50 with outputs at 1/8 of the image, for 21 classes, as mmsegmentation's _base_/models/fcn_r50-d8.py, but
+# with the 7x7 stem of configs/imagenet/resnet50*.py, which the paper starts from, in place of ResNetV1c's three 3x3.
 _base_ = './segmentor.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    pretrained='open-mmlab://resnet50_v1c',
     backbone=dict(
-        type='ResNetV1c',
+        type='ResNet',
         depth=50,
         num_stages=4,
         out_indices=(0, 1, 2, 3),
@@ -15,6 +15,7 @@ model = dict(
         norm_eval=False,
         style='pytorch',
         contract_dilation=True,
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
     ),
     decode_head=dict(
         type='FCNHead',

@@ -126,6 +126,9 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             have none.
         recompute: compute the kernel again in backward instead of saving it, which takes less memory but computes it
             three times per step.
+        preset: ``'standard'`` or ``'light'`` for the authors' published settings of ``super_norm``,
+            ``super_standardize`` and ``standardize`` (for ResNet and HRNet, and for ShuffleNetV2 and MobileNetV3);
+            options given beside it override it.
 
     Raises:
         ValueError: if a value or a combination of values is invalid, for example an even ``kernel_size``.
@@ -183,8 +186,19 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         self.register_buffer('selector', selector, persistent=False)
 
     @classmethod
+    def checked_options(cls, options: dict[str, Any], named: type | None = None) -> CoCOptions:
+        """Return the options, those of the preset included; see the base class.
+
+        Example:
+            >>> CoCConv2d.checked_options(dict(preset='light', standardize=False))[7:11]
+            ('ln', False, False, False)
+        """
+        settings = [values for preset, values in OFFICIAL.items() if options.get('preset') == preset]
+        return super().checked_options({**(settings[0] if settings else {}), **options}, named)
+
+    @classmethod
     def official(cls, preset: str, *args: Any, **kwargs: Any) -> 'CoCConv2d':
-        """Build the layer with the authors' published settings.
+        """Build the layer with the authors' published settings, as the argument ``preset`` does.
 
         Args:
             preset: ``'standard'`` (ResNet, HRNet) or ``'light'`` (ShuffleNetV2, MobileNetV3).
@@ -199,7 +213,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             'ln'
         """
         arguments.one_of(preset, 'preset', tuple(OFFICIAL))
-        return cls(*args, **{**OFFICIAL[preset], **kwargs})
+        return cls(*args, preset=preset, **kwargs)
 
     def reset_operator_parameters(self) -> None:
         """Initialise the super layers and the final norm, if any; leave ``weight`` and ``bias`` as they are.

@@ -38,6 +38,7 @@ class CoCOptions(NamedTuple):
     standardize: bool | str = False
     super_bias: bool = False
     recompute: bool = False
+    preset: str | None = None
 
     def checked(self) -> 'CoCOptions':
         """Return the options if each value and their combination are valid.
@@ -63,6 +64,7 @@ class CoCOptions(NamedTuple):
             ('super_init', SUPER_INITS),
             ('super_norm', SUPER_NORMS),
             ('standardize', STANDARDIZE_MODES),
+            ('preset', (None, *OFFICIAL)),
         ):
             arguments.one_of(getattr(self, name), name, choices)
         if self.super_norm == 'ln' and self.share != 'ci':

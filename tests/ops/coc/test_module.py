@@ -94,6 +94,22 @@ def test_official_presets_agree_with_the_oracle(preset):
     check(op)
 
 
+@pytest.mark.parametrize('preset', ['standard', 'light'])
+def test_a_config_reaches_the_official_presets(preset):
+    op = CoCConv(3, 10, 3, preset=preset)
+    assert op.options == CoCConv2d.official(preset, 3, 10, 3).options
+    assert op.options.super_norm == op.options.standardize == 'ln'
+    assert CoCConv(3, 10, 3, preset=preset, standardize=False).options.standardize is False
+    assert type(CoCConv(3, 10, 1, preset=preset)) is nn.Conv2d
+
+
+@pytest.mark.parametrize('kernel_size', [1, 3])
+@pytest.mark.parametrize('preset', ['heavy', ['light']])
+def test_unknown_presets_are_refused(preset, kernel_size):
+    with pytest.raises(ValueError, match="preset must be one of None, 'standard', 'light', got"):
+        CoCConv(3, 10, kernel_size, preset=preset)
+
+
 @pytest.mark.parametrize('share', ['ci', 'co', 'cico'])
 def test_matrix_and_convolution_forms_agree(share, monkeypatch):
     by_matrix = random_op(8, 10, 3, share=share, num_layers=2)

@@ -6,7 +6,8 @@
 # torchvision's ImageNet weights:
 #   tools/dist_train.sh configs/imagenet/resnet50_nesterov.py 4
 #   tools/dist_train.sh configs/fcn_r50d8_voc.py 4 --cfg-options \
-#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_nesterov/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
+#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_nesterov/epoch_100.pth \
+#     model.backbone.init_cfg.prefix=backbone.
 _base_ = [
     './_base_/models/fcn_r50-d8.py',
     './_base_/datasets/voc12aug.py',

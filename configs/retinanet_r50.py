@@ -8,7 +8,8 @@
 # torchvision's ImageNet weights, as in upstream's config:
 #   tools/dist_train.sh configs/imagenet/resnet50_nesterov.py 4
 #   tools/dist_train.sh configs/retinanet_r50.py 4 --cfg-options \
-#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_nesterov/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
+#     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_nesterov/epoch_100.pth \
+#     model.backbone.init_cfg.prefix=backbone.
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/no_decay.py']
 
 train_dataloader = dict(batch_size=4, num_workers=4)

@@ -1,7 +1,7 @@
 # Kervolution, Table 6, ResNet-18 on ImageNet: published top-1 error 30.24 % (10-crop 27.88), top-5 10.92 % (9.42).
 # Published baselines are collected from other papers. 100 epochs in batches of 4 x 64, x0.1 every 30.
-# The augmentation is upstream's, a random resized crop and a flip. The paper's is that of He et al.: a random short side
-# of 256 to 480, a random crop, a flip and changed colours.
+# The augmentation is upstream's, a random resized crop and a flip. The paper's is that of He et al.: a random short
+# side of 256 to 480, a random crop, a flip and changed colours.
 #
 #   tools/dist_train.sh configs/imagenet/resnet18.py 4
 #   python tools/test.py configs/imagenet/resnet18.py CHECKPOINT [--tta for ten crops]

@@ -1,7 +1,7 @@
 # Kervolution, Table 6, KNN-34 on ImageNet: published top-1 error 26.29 % (10-crop 24.28), top-5 8.34 % (7.08).
 # The first convolution is polynomial of degree 3 with balance 2; section 5.2 fixes it, section 5 calls it learnable.
-# The augmentation is upstream's, a random resized crop and a flip. The paper's is that of He et al.: a random short side
-# of 256 to 480, a random crop, a flip and changed colours.
+# The augmentation is upstream's, a random resized crop and a flip. The paper's is that of He et al.: a random short
+# side of 256 to 480, a random crop, a flip and changed colours.
 #
 #   tools/dist_train.sh configs/imagenet/resnet34_kerv.py 4
 #   python tools/test.py configs/imagenet/resnet34_kerv.py CHECKPOINT [--tta for ten crops]

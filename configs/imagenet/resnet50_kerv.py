@@ -1,7 +1,7 @@
 # Kervolution, Table 6, KNN-50 on ImageNet: published top-1 error 23.56 % (10-crop 22.05), top-5 6.90 % (5.97).
 # The first convolution is polynomial of degree 3 with balance 2; section 5.2 fixes it, section 5 calls it learnable.
-# The augmentation is upstream's, a random resized crop and a flip. The paper's is that of He et al.: a random short side
-# of 256 to 480, a random crop, a flip and changed colours.
+# The augmentation is upstream's, a random resized crop and a flip. The paper's is that of He et al.: a random short
+# side of 256 to 480, a random crop, a flip and changed colours.
 #
 #   tools/dist_train.sh configs/imagenet/resnet50_kerv.py 4
 #   python tools/test.py configs/imagenet/resnet50_kerv.py CHECKPOINT [--tta for ten crops]

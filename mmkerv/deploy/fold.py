@@ -61,7 +61,8 @@ def fold_checkpoint(
     """Fold a checkpoint, check the result, and write it as ``out`` with its deploy config, ``out`` with suffix ``.py``.
 
     The check builds the folded network from the deploy config and the folded weights, as a user will, and compares the
-    raw outputs of both networks, or what comes next in :data:`mmkerv.deploy.compared_outputs.KINDS`. Nothing is written unless it passes.
+    raw outputs of both networks, or what comes next in :data:`mmkerv.deploy.compared_outputs.KINDS`. Nothing is written
+    unless it passes.
 
     Args:
         cfg: config the checkpoint was trained with.

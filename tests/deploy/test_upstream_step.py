@@ -107,7 +107,7 @@ def test_the_step_alone_is_refused_or_right(cfg):
         model.backbone.switch_to_deploy()
         assert largest_difference(expected, [*model.backbone(x)]) < 1e-5
     else:
-        with pytest.raises(FoldError, match='mmkerv.ops.switch_to_deploy'):
+        with pytest.raises(FoldError, match=r'mmkerv\.ops\.switch_to_deploy'):
             model.backbone.switch_to_deploy()
         assert largest_difference(expected, [*model.backbone(x)]) == 0
 

@@ -1,5 +1,5 @@
-# FCN on ResNet-50 with outputs at 1/8 of the image, for 21 classes, as mmsegmentation's _base_/models/fcn_r50-d8.py, but
-# with the 7x7 stem of configs/imagenet/resnet50*.py, which the paper starts from, in place of ResNetV1c's three 3x3.
+# FCN on ResNet-50 with outputs at 1/8 of the image, for 21 classes, as mmsegmentation's _base_/models/fcn_r50-d8.py,
+# but with the 7x7 stem of configs/imagenet/resnet50*.py, which the paper starts from.
 _base_ = './segmentor.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)

@@ -36,8 +36,8 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
     same; the operators' own parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
     convolutions, whose keys contain an additional index.
 
-    Modules that store the ``conv_cfg`` of an operator, of which none is left in them, get the ``conv_cfg`` of the folded
-    layer: upstream's RepVGG, MobileOne and RepMLP build the layer that merges their branches from it.
+    Modules that store the ``conv_cfg`` of an operator, of which none is left in them, get the ``conv_cfg`` of the
+    folded layer: upstream's RepVGG, MobileOne and RepMLP build the layer that merges their branches from it.
 
     Args:
         model: any module that contains operators; not an operator itself.

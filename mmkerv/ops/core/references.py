@@ -13,8 +13,8 @@ def replace_modules(model: nn.Module, new: dict[nn.Module, nn.Module]) -> dict[n
     """Replace modules of ``model`` in place, everywhere the model refers to them.
 
     Some networks run layers that they keep outside their children as well: HuggingFace's MaskFormer registers the
-    layers of its FPN with ``add_module`` and runs a list of them. Children, lists, tuples, dicts and attributes, also of
-    objects that are no modules, are changed; a closure, a bound method, a ``functools.partial`` and a set are not.
+    layers of its FPN with ``add_module`` and runs a list of them. Children, lists, tuples, dicts and attributes, also
+    of objects that are no modules, are changed; a closure, a bound method, a ``functools.partial`` and a set are not.
 
     Args:
         model: any network.
@@ -42,8 +42,8 @@ def replace_modules(model: nn.Module, new: dict[nn.Module, nn.Module]) -> dict[n
     return walk.stuck
 
 
-# Objects that are not searched. A module of Python would lead to every object of the process, and a graph of torch.fx to
-# the model it was traced from, which is another one.
+# Objects that are not searched. A module of Python would lead to every object of the process, and a graph of torch.fx
+# to the model it was traced from, which is another one.
 _LEAVES = (str, bytes, int, float, complex, type(None), torch.Tensor, type, types.ModuleType, torch.fx.Graph)
 
 

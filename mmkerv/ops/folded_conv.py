@@ -49,6 +49,8 @@ class FoldedConv:
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = 'zeros',
+        device: Any = None,
+        dtype: Any = None,
         *,
         kernel_extent: Any = None,
         separable: bool | str = False,
@@ -56,15 +58,15 @@ class FoldedConv:
         **kwargs: Any,
     ) -> nn.Module:
         """Build the module."""
-        known = ('kernel_extent', 'separable', 'replace_1x1', *CONV2D_KEYWORDS)
-        arguments.reject_unknown('FoldedConv', [k for k in kwargs if k not in CONV2D_KEYWORDS], known)
+        arguments.reject_unknown('FoldedConv', kwargs, ('kernel_extent', 'separable', 'replace_1x1', *CONV2D_KEYWORDS))
         arguments.one_of(separable, 'separable', (True, False, *SEPARABLE))
         arguments.boolean(replace_1x1, 'replace_1x1')
+        factory = {'device': device, 'dtype': dtype}
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         if separable in SEPARABLE:
-            operator = SEPARABLE[separable](*geometry, **kwargs)
+            operator = SEPARABLE[separable](*geometry, **factory)
             return operator if isinstance(operator, nn.Conv2d) else _like(operator, operator.to_conv2d())
-        plain = nn.Conv2d(*geometry, **kwargs)
+        plain = nn.Conv2d(*geometry, **factory)
         if plain.kernel_size == (1, 1) and not replace_1x1:
             return plain
         if kernel_extent is not None:
@@ -73,9 +75,9 @@ class FoldedConv:
             kernel_size = kernel_extent
         rest = (kernel_size, stride, padding, dilation)
         if not separable:
-            return nn.Conv2d(in_channels, out_channels, *rest, groups, bias, padding_mode, **kwargs)
-        depthwise = nn.Conv2d(in_channels, in_channels, *rest, in_channels, False, padding_mode, **kwargs)
-        pair = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias, **kwargs))
+            return nn.Conv2d(in_channels, out_channels, *rest, groups, bias, padding_mode, **factory)
+        depthwise = nn.Conv2d(in_channels, in_channels, *rest, in_channels, False, padding_mode, **factory)
+        pair = nn.Sequential(depthwise, nn.Conv2d(in_channels, out_channels, 1, groups=groups, bias=bias, **factory))
         pair = _like(depthwise, pair)
         pair.out_channels, pair.groups = out_channels, groups
         return pair

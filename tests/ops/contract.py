@@ -82,10 +82,15 @@ class OperatorContract:
         assert self.make(**settings)(self.input()).shape == nn.Conv2d(4, 8, 3, **settings)(self.input()).shape
 
     def test_takes_the_arguments_of_conv2d_by_position(self):
-        names = list(inspect.signature(nn.Conv2d.__init__).parameters)[1:10]
-        assert list(inspect.signature(self.operator.__init__).parameters)[1:10] == names
-        op = self.operator(4, 8, (3, 5), (2, 1), (1, 2), 1, 2, False, 'circular')
+        names = list(inspect.signature(nn.Conv2d).parameters)
+        assert list(inspect.signature(self.operator).parameters)[: len(names)] == names
+        op = self.operator(4, 8, (3, 5), (2, 1), (1, 2), 1, 2, False, 'circular', 'meta', torch.float64)
         assert (op.kernel_size, op.stride, op.padding, op.groups, op.bias) == ((3, 5), (2, 1), (1, 2), 2, None)
+        assert all(p.is_meta and p.dtype == torch.float64 for p in op.parameters())
+
+    def test_the_argument_of_forward_is_called_input_as_in_conv2d(self):
+        op = self.make()
+        assert torch.equal(op(input=self.input()), op(self.input()))
 
     def test_has_the_attributes_that_upstream_reads(self):
         op, plain = self.make(padding=1), nn.Conv2d(4, 8, 3, padding=1)

@@ -88,8 +88,8 @@ class EveryOtherConv2d(SplitKernel, Conv2d):
         nn.init.normal_(self.large, std=0.2)
         nn.init.normal_(self.small, std=0.2)
 
-    def forward(self, x):
-        x = padded(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
+    def forward(self, input):
+        x = padded(input, self.kernel_size, self.padding, self.dilation, self.padding_mode)
         parts = [self._convolve_part(x, kernel, None, self.groups) for kernel in (self.large, self.small)]
         y = torch.stack(parts, 2).flatten(1, 2)
         if x.is_contiguous(memory_format=torch.channels_last):
@@ -140,8 +140,8 @@ class PowerConv2d(Response, Conv2d):
     Options = PowerOptions
     short_name = 'power'
 
-    def forward(self, x):
-        x, padding = self._pad(x)
+    def forward(self, input):
+        x, padding = self._pad(input)
         s = F.conv2d(x, self.weight, None, self.stride, padding, self.dilation, self.groups)
         y = s if self.options.power == 1 else s.pow(self.options.power)
         return y if self.bias is None else y + self.bias.view(-1, 1, 1)

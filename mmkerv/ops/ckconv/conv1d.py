@@ -74,6 +74,8 @@ class CKConv1d(ContinuousKernel, Conv1d):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = 'zeros',
+        device: Any = None,
+        dtype: Any = None,
         *,
         causal: bool = True,
         **options: Any,
@@ -83,11 +85,11 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if kernel_size is None and not causal:
             raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
         size = INITIAL_LENGTH if kernel_size is None else kernel_size
-        geometry = (size, stride, padding, dilation, groups, bias, padding_mode)
+        geometry = (size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
         super().__init__(in_channels, out_channels, *geometry, **options)
         if kernel_size is None:
             self.kernel_size = None
-            self.register_buffer('length', torch.zeros((), dtype=torch.long, device=options.get('device')))
+            self.register_buffer('length', torch.zeros((), dtype=torch.long, device=device))
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
         """Create the kernel net, and the 1x1 kernel if ``separable``.
@@ -175,15 +177,15 @@ class CKConv1d(ContinuousKernel, Conv1d):
             )
         return self.kernel_size
 
-    def forward(self, x: Tensor, times: Tensor | None = None, scale_factor: float | None = None) -> Tensor:
-        r"""Convolve ``x`` (N, C, L) with the sampled kernel; returns (N, O, L').
+    def forward(self, input: Tensor, times: Tensor | None = None, scale_factor: float | None = None) -> Tensor:
+        r"""Convolve ``input`` (N, C, L) with the sampled kernel; returns (N, O, L').
 
         With ``times`` the samples may be irregular:
         :math:`y_i = \sum_{j \le i} \psi(1 - 2 (t_i - t_j)/(k-1))\, x_j + b` over samples at most k - 1 back, at a cost
         of O(L^2) evaluations of the kernel net.
 
         Args:
-            x: input.
+            input: sequences.
             times: times of the samples, in sampling steps of the training (0, 1, 2, ... for a regular sequence),
                 strictly increasing; (L,), or (N, L) if they differ between sequences. Causal layers only.
             scale_factor: resolution for this call, see :meth:`set_resolution`; defaults to the layer's. With ``times``
@@ -200,8 +202,9 @@ class CKConv1d(ContinuousKernel, Conv1d):
             >>> op(x[..., kept.long()], times=kept).shape
             torch.Size([1, 4, 5])
         """
+        x = input
         if x.dim() != 3:
-            raise ArgumentError(f'x must be (N, C, L), got {tuple(x.shape)}')
+            raise ArgumentError(f'input must be (N, C, L), got {tuple(x.shape)}')
         if self.kernel_size is None and times is None:
             self.initialize_parameters(max(x.shape[-1], 1))
         (ratio,) = self._ratio(scale_factor)

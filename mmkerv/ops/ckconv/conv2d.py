@@ -53,11 +53,11 @@ class CKConv2d(ContinuousKernel, Conv2d):
         torch.Size([2, 32, 9, 9])
     """
 
-    def forward(self, x: Tensor, scale_factor: float | tuple[float, float] | None = None) -> Tensor:
-        """Convolve ``x`` (N, C, H, W) with the sampled kernel; returns (N, O, H', W').
+    def forward(self, input: Tensor, scale_factor: float | tuple[float, float] | None = None) -> Tensor:
+        """Convolve ``input`` (N, C, H, W) with the sampled kernel; returns (N, O, H', W').
 
         Args:
-            x: input.
+            input: image.
             scale_factor: resolution for this call, see :meth:`set_resolution`; defaults to the layer's.
 
         Raises:
@@ -72,7 +72,7 @@ class CKConv2d(ContinuousKernel, Conv2d):
         """
         ratio = self._ratio(scale_factor)
         kernel = self._current_kernel() if ratio == self.resolution else self._sampled(ratio)
-        return self._apply_kernel(x, kernel, ratio)
+        return self._apply_kernel(input, kernel, ratio)
 
 
 class CKConv(PlainFor1x1):

@@ -148,7 +148,11 @@ def uses_matrix(weight_shape: Sequence[int], association: int, share: str | None
 
 
 def tap_selector(
-    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
+    association: int,
+    kernel_size: tuple[int, int],
+    super_size: tuple[int, int],
+    super_dilation: tuple[int, int],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Return the 0/1 matrix that expands a super kernel into the matrix of its convolution over a tile.
 
@@ -163,12 +167,16 @@ def tap_selector(
         >>> matrix.view(3, 3).tolist()
         [[2.0, 4.0, 0.0], [1.0, 2.0, 4.0], [0.0, 1.0, 2.0]]
     """
-    table = tap_table(association, kernel_size, super_size, super_dilation).flatten()
+    table = tap_table(association, kernel_size, super_size, super_dilation, device).flatten()
     return torch.stack([table == tap for tap in range(super_size[0] * super_size[1])]).float()
 
 
 def tap_table(
-    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
+    association: int,
+    kernel_size: tuple[int, int],
+    super_size: tuple[int, int],
+    super_dilation: tuple[int, int],
+    device: torch.device | None = None,
 ) -> Tensor:
     """Return a table with the tap of the super kernel that connects each pair of taps of a tile.
 
@@ -184,7 +192,7 @@ def tap_table(
     """
     axes = []
     for k, s, d in zip(kernel_size, super_size, super_dilation):
-        position = torch.arange(association * k)
+        position = torch.arange(association * k, device=device)
         offset = position[None, :] - position[:, None]
         tap = torch.div(offset, d, rounding_mode='floor') + s // 2
         axes.append(torch.where((offset % d == 0) & (tap >= 0) & (tap < s), tap, -1))
@@ -234,7 +242,9 @@ def _selector(
     selector: Tensor | None, weight: Tensor, super_weight: Tensor, association: int, super_dilation: tuple[int, int]
 ) -> Tensor:
     sizes = tuple(weight.shape[2:]), tuple(super_weight.shape[2:])
-    return (tap_selector(association, *sizes, super_dilation) if selector is None else selector).to(super_weight)
+    if selector is None:
+        selector = tap_selector(association, *sizes, super_dilation, weight.device)
+    return selector.to(super_weight)
 
 
 def _associated(

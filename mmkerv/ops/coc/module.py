@@ -147,9 +147,12 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     Options = CoCOptions
     short_name = 'coc'
     no_decay = ('super_layers',)
+    # Kept between calls. Not a buffer: after construction on the meta device nothing would fill it with its values.
+    _selector: Tensor | None = None
+    _not_copied = (*GeneratedKernel._not_copied, '_selector')
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Create the super layers, the norm of the result if there is one, and the matrix that expands super kernels.
+        """Create the super layers, and the norm of the result if there is one.
 
         Raises:
             ValueError: if the kernel size is even, or a standardisation would have only one element.
@@ -180,10 +183,6 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             self.register_parameter(
                 name, nn.Parameter(torch.empty(self.weight.shape[1:], **factory)) if affine else None
             )
-        selector = None
-        if uses_matrix(self.weight.shape, association, options.share):
-            selector = tap_selector(association, kernel, self._super_size, self._super_dilation).to(self.weight)
-        self.register_buffer('selector', selector, persistent=False)
 
     @classmethod
     def checked_options(cls, options: dict[str, Any], named: type | None = None) -> CoCOptions:
@@ -255,8 +254,8 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     def _super_dilation(self) -> tuple[int, int]:
         return tuple(s.dilation for s in self.super_kernel)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (N, C, H, W) with the associated kernel; returns (N, O, H', W').
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (N, C, H, W) with the associated kernel; returns (N, O, H', W').
 
         Raises:
             RuntimeError: in training inside ``frozen_kernels`` with gradients enabled, since parameters would get none.
@@ -268,8 +267,8 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         # Inside torch.compile the partitioner decides what to save.
         keeps = not self.options.recompute or self._frozen_kernel is not None or is_recording()
         if keeps or not torch.is_grad_enabled():
-            return super().forward(x)
-        return convolve_and_forget(x, self.kernel, self._convolve, list(self.parameters()))
+            return super().forward(input)
+        return convolve_and_forget(input, self.kernel, self._convolve, list(self.parameters()))
 
     def _kernel(self) -> Tensor:
         options, layers = self.options, self.super_layers
@@ -287,12 +286,29 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             share=options.share,
             skip=options.skip,
             norms=[(n.norm_weight.to(dtype), n.norm_bias.to(dtype)) for n in layers] if options.super_norm else None,
-            selector=self.selector,
+            selector=self._current_selector(),
         )
         if options.standardize == 'ln':
             affine = (self.kernel_norm_weight.to(dtype), self.kernel_norm_bias.to(dtype))
             return F.layer_norm(kernel, kernel.shape[1:], *affine, eps=LAYER_NORM_EPS)
         return standardized(kernel) if options.standardize else kernel
+
+    def _current_selector(self) -> Tensor | None:
+        """Return the matrix that expands super kernels, or ``None`` if there is none yet, or the layer uses none."""
+        device, selector = self.weight.device, self._selector
+        if selector is not None and selector.device == device:
+            return selector
+        # While a graph is recorded, the matrix is computed as a part of it.
+        if is_recording() or not uses_matrix(self.weight.shape, self.options.association, self.options.share):
+            return None
+        # A tensor made in inference mode could not be used by autograd later.
+        with torch.inference_mode(False):
+            geometry = (self.options.association, self.kernel_size, self._super_size, self._super_dilation)
+            selector = tap_selector(*geometry, device=device)
+        # FakeTensorMode makes tensors without values.
+        if type(selector) is Tensor:
+            self._selector = selector
+        return selector
 
     def _changed_options(self) -> dict[str, Any]:
         # Show the actual initialisation of the super layers, even if it follows from another option.

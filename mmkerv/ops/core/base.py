@@ -84,6 +84,8 @@ class ConvNd(nn.Module):
     costs_more_folded = False
     # Names of its parameters and submodules that are exempt from weight decay.
     no_decay: tuple[str, ...] = ()
+    # Names of attributes that are neither pickled nor copied by `deepcopy`.
+    _not_copied: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -96,7 +98,6 @@ class ConvNd(nn.Module):
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = 'zeros',
-        *,
         device: Any = None,
         dtype: Any = None,
         **options: Any,
@@ -324,6 +325,9 @@ class ConvNd(nn.Module):
         if plain and not any(key in state_dict for key in own):
             state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._not_copied}
 
     def extra_repr(self) -> str:
         """Return the arguments as torch's convolutions print them, and the options that differ from their defaults.

@@ -48,8 +48,8 @@ class Branches(GeneratedKernel):
         """Return the branches; the extent of each differs from ``kernel_size`` by an even number."""
         raise NotImplementedError(f'{type(self).__name__} must implement branches')
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sum the branches for ``x`` (N, C, H, W), in a single convolution unless a norm uses batch statistics.
+    def forward(self, input: Tensor) -> Tensor:
+        """Sum the branches for ``input`` (N, C, H, W), in a single convolution unless a norm uses batch statistics.
 
         Example:
             >>> from mmkerv.ops.core.base import Conv2d
@@ -61,8 +61,8 @@ class Branches(GeneratedKernel):
         """
         branches = self.branches()
         if not self._takes_batch_statistics(branches):
-            return self._convolve(x, self._current_kernel(), self._folded_bias(branches))
-        x = padded(x, self.kernel_size, self.padding, self.dilation, self.padding_mode)
+            return self._convolve(input, self._current_kernel(), self._folded_bias(branches))
+        x = padded(input, self.kernel_size, self.padding, self.dilation, self.padding_mode)
         outputs = [self._branch_output(x, branch) for branch in branches]
         y = outputs[0]
         for other in outputs[1:]:

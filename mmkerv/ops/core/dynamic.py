@@ -46,8 +46,8 @@ class DynamicKernel:
         with full_precision(parameter.device):
             return self._kernel(x.to(parameter.dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each sample of ``x`` (N, C, H, W), or a single sample (C, H, W), with its own kernel.
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve each sample of ``input`` (N, C, H, W), or a single sample (C, H, W), with its own kernel.
 
         Example:
             >>> from mmkerv.ops.core.base import Conv2d
@@ -57,11 +57,11 @@ class DynamicKernel:
             >>> Same(3, 8, 3)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 3, 3])
         """
-        if x.dim() == self.dims + 1:
-            return self.forward(x[None])[0]
-        kernels = self.kernel(x)
-        samples = len(x)
-        x, padding = self._pad(x)
+        if input.dim() == self.dims + 1:
+            return self.forward(input[None])[0]
+        kernels = self.kernel(input)
+        samples = len(input)
+        x, padding = self._pad(input)
         convolve, geometry = CONVOLUTIONS[self.dims], (self.stride, padding, self.dilation)
         if not samples:
             # A convolution cannot have 0 groups. The sum over no kernels is 0, and keeps the autograd graph connected.

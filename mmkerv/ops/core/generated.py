@@ -21,9 +21,10 @@ class GeneratedKernel:
         True
     """
 
-    # The kernel inside `frozen_kernels`, and the number of open blocks; neither is pickled or copied.
+    # The kernel inside `frozen_kernels`, and the number of open blocks.
     _frozen_kernel: Tensor | None = None
     _frozen_blocks = 0
+    _not_copied = ('_frozen_kernel', '_frozen_blocks')
     # False for operators without a kernel that `frozen_kernels` could keep.
     _has_kernel = True
 
@@ -49,8 +50,8 @@ class GeneratedKernel:
         channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
         return kernel.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
 
         Raises:
             RuntimeError: in training inside ``frozen_kernels`` with gradients enabled, since parameters would get none.
@@ -60,7 +61,7 @@ class GeneratedKernel:
             >>> CoCConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
-        return self._convolve(x, self._current_kernel())
+        return self._convolve(input, self._current_kernel())
 
     def _forward_kernel(self) -> Tensor:
         """Return the tensor that forward uses and ``frozen_kernels`` keeps: the kernel, or its expensive factor."""
@@ -95,9 +96,6 @@ class GeneratedKernel:
                 f'cannot load {prefix!r} inside frozen_kernels: its kernel would be stale. Leave the block first.'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ('_frozen_kernel', '_frozen_blocks')}
 
 
 @torch.no_grad()

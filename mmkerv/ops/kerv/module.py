@@ -169,8 +169,8 @@ class Kervolution(Response):
                 parameter.data.clamp_(min=minimum)
         return values
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Kervolve ``x`` (N, C, *spatial); returns (N, O, *spatial').
+    def forward(self, input: Tensor) -> Tensor:
+        """Kervolve ``input`` (N, C, *spatial); returns (N, O, *spatial').
 
         Learned hyperparameters are first clamped in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled layer
         computes with the clamped values, but the parameters themselves are clamped only by the next uncompiled call.
@@ -179,7 +179,7 @@ class Kervolution(Response):
             >>> KervConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
-        x, padding = self._pad(x)
+        x, padding = self._pad(input)
         ints = [(a,) * self.dims if isinstance(a, int) else tuple(a) for a in (self.stride, self.dilation)]
         return kervolve(
             x,

@@ -83,15 +83,15 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
         """
         return {'type': 'mmkerv.FoldedConv', 'separable': 'depthwise'}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (N, C, H, W) twice; returns (N, O, H', W').
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (N, C, H, W) twice; returns (N, O, H', W').
 
         Example:
             >>> import torch
             >>> DepthwiseSeparableConv2d(3, 8, 3, stride=2)(torch.randn(1, 3, 9, 9)).shape
             torch.Size([1, 8, 4, 4])
         """
-        x, padding = self._pad(x)
+        x, padding = self._pad(input)
         x = F.conv2d(x, self.depthwise, None, self.stride, padding, self.dilation, self.in_channels)
         return F.conv2d(x, self.pointwise, self.bias, groups=self.groups)
 

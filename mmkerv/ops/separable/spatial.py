@@ -84,14 +84,14 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         """
         return {'type': 'mmkerv.FoldedConv', 'separable': 'spatial'}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x`` (N, C, H, W) twice; returns (N, O, H', W').
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (N, C, H, W) twice; returns (N, O, H', W').
 
         Example:
             >>> SpatiallySeparableConv2d(3, 8, 3, stride=2)(torch.randn(1, 3, 9, 9)).shape
             torch.Size([1, 8, 4, 4])
         """
-        x, (rows, columns) = self._pad(x)
+        x, (rows, columns) = self._pad(input)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
         x = F.conv2d(x, self.vertical, None, (stride[0], 1), (rows, 0), (dilation[0], 1), self.groups)
         return F.conv2d(x, self.horizontal, self.bias, (1, stride[1]), (0, columns), (1, dilation[1]), self.groups)

@@ -187,7 +187,7 @@ def test_invalid_arguments_raise_an_error(settings, message):
 
 @pytest.mark.parametrize('shape', [(2, 20), (20,), (1, 2, 4, 5)], ids=str)
 def test_inputs_of_the_wrong_rank_raise_an_error(shape):
-    with pytest.raises(ValueError, match=r'x must be \(N, C, L\), got'):
+    with pytest.raises(ValueError, match=r'input must be \(N, C, L\), got'):
         CKConv1d(2, 3, 9)(torch.randn(shape))
 
 

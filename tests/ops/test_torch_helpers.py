@@ -1,0 +1,100 @@
+"""Every operator with torch's own tools: construction without memory, copies, fusing with a batch norm, tracing."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from tests.ops.catalogue import VARIANTS, layer, sample
+from tests.ops.contract import relative
+
+
+def build(label: str, **factory) -> nn.Module:
+    kind, variant = VARIANTS[label]
+    return kind(4, 8, variant.kernel_size, padding=variant.padding, **variant.options, **factory)
+
+
+def moved(label: str) -> nn.Module:
+    """Return the layer with parameters that differ from its start."""
+    op = layer(label, 8, 8) if 'CoC' in label else layer(label)
+    with torch.no_grad():
+        for parameter in op.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))
+    return op
+
+
+def image(op: nn.Module) -> torch.Tensor:
+    x = sample(op)
+    return torch.cat([x, x], 1) if op.in_channels == 8 else x
+
+
+def without_memory(label: str) -> nn.Module:
+    with torch.device('meta'):
+        return moved(label)
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+@pytest.mark.parametrize('assign', [False, True], ids=['copied', 'assigned'])
+def test_a_layer_built_on_the_meta_device_computes_with_the_weights_it_loads(label, assign):
+    op, other = moved(label), without_memory(label)
+    x = image(op)
+    if not assign:
+        other.to_empty(device='cpu')
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.data.fill_(7)
+    other.load_state_dict(op.state_dict(), assign=assign)
+    assert torch.equal(other(x), op(x))
+    assert all(not t.is_meta for t in (*other.parameters(), *other.buffers()))
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_reset_parameters_after_to_empty_starts_a_fresh_layer(label):
+    op, other = build(label), build(label, device='meta').to_empty(device='cpu')
+    for tensor in (*other.parameters(), *other.buffers()):
+        tensor.data.fill_(float('nan') if tensor.is_floating_point() else 7)
+    for one in (op, other):
+        torch.manual_seed(3)
+        one.reset_parameters()
+    assert all(torch.equal(a, b) for a, b in zip(op.state_dict().values(), other.state_dict().values()))
+    x = sample(op)
+    assert torch.equal(other(x), op(x))
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_skip_init_builds_a_layer(label):
+    kind, variant = VARIANTS[label]
+    op = moved(label)
+    channels = op.in_channels, op.out_channels
+    other = nn.utils.skip_init(kind, *channels, variant.kernel_size, padding=variant.padding, **variant.options)
+    other.load_state_dict(op.state_dict())
+    assert torch.equal(other(image(op)), op(image(op)))
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_copies_compute_the_same_also_in_other_types(label):
+    op = moved(label)
+    x, y = image(op), op(image(op))
+    assert [name for name, _ in op.named_buffers() if name not in op.state_dict()] == []
+    for other in (copy.deepcopy(op), pickle.loads(pickle.dumps(op)), copy.deepcopy(op).to(torch.device('cpu'))):
+        assert torch.equal(other(x), y)
+    assert relative(copy.deepcopy(op).double()(x.double()), y) < 1e-4
+    assert relative(copy.deepcopy(op).bfloat16().float()(x), copy.deepcopy(op).float().bfloat16().float()(x)) == 0
+    copied = copy.deepcopy(op)
+    with torch.inference_mode():
+        assert torch.equal(copied(x), y)
+    copied(x.requires_grad_()).sum().backward()
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_takes_the_arguments_of_torchs_convolutions_under_their_names_and_positions(label):
+    op = build(label)
+    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[op.dims - 1]
+    names = list(inspect.signature(plain).parameters)
+    assert list(inspect.signature(type(op)).parameters)[: len(names)] == names
+    geometry = (4, 8, 3, 1, 0, 1, 1, False, 'zeros', 'meta', torch.float64)
+    kind = type(op)(*geometry, **VARIANTS[label][1].options)
+    assert kind.bias is None and all(p.is_meta and p.dtype == torch.float64 for p in kind.parameters())
+    assert torch.equal(op(input=sample(op)), op(sample(op)))

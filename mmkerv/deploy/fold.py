@@ -102,7 +102,7 @@ def fold_checkpoint(
             '--upstream-deploy does that too'
         )
     plain = build_model(plain_cfg, folded.state_dict(), f'{checkpoint} (folded)').float()
-    kind, shape = computable(model, [shape] if shape else _shapes(cfg, model))
+    kind, shape = computable(model, [shape] if shape else shapes_to_try(cfg, model))
     error, count = 0.0, 0
     for inputs, samples in sample_inputs(model, shape, images):
         error = max(error, largest_difference(kind.of(model, inputs, samples), kind.of(plain, inputs, samples)))
@@ -121,9 +121,14 @@ def fold_checkpoint(
     return FoldResult(report, error, associations, count, kind.name)
 
 
-def _shapes(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
-    """Return the sizes of images to try: the default, then those that the preprocessor, network and pipeline name."""
-    sizes = [getattr(model.data_preprocessor, 'size', None)]
+def shapes_to_try(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
+    """Return heights and widths of images to try: the default, then what preprocessor, network and pipeline name.
+
+    Example:
+        >>> shapes_to_try(Config({'default_scope': 'mmpretrain'}), nn.Identity())
+        [(224, 224)]
+    """
+    sizes = [getattr(getattr(model, 'data_preprocessor', None), 'size', None)]
     sizes += [getattr(module, 'img_size', None) for module in model.modules()]
     loader = cfg.get('test_dataloader') or {}
     for step in loader.get('dataset', {}).get('pipeline') or cfg.get('test_pipeline') or ():

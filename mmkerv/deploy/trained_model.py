@@ -54,7 +54,7 @@ def load_trained(
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if checkpoint is None:
-        model = _built(cfg).eval()
+        model = built(cfg).eval()
     else:
         model = build_model(cfg, weights_of(safe_load(checkpoint, trust=trust), str(checkpoint)), str(checkpoint))
     return cfg, model.to(device)
@@ -75,21 +75,29 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
     Example:
         >>> build_model(cfg, safe_load('epoch_12.pth')['state_dict'], 'epoch_12.pth')  # doctest: +SKIP
     """
-    model = _built(cfg)
+    model = built(cfg)
     state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
     require_match(model, state_dict, source)
     model.load_state_dict(state_dict)
     return model.eval()
 
 
-def _built(cfg: Config) -> nn.Module:
+def built(cfg: Config) -> nn.Module:
+    """Build the model of a config for one process, without weights.
+
+    Raises:
+        ConfigError: if a part of the network is not on this machine.
+
+    Example:
+        >>> built(load_config('configs/retinanet_r50_coc.py'))  # doctest: +SKIP
+    """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     try:
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     except UserError:
         raise
     # Parts of the network that are not on this machine: language models, teachers, optional packages.
-    except (AssertionError, ImportError, NotImplementedError, OSError) as error:
+    except (AssertionError, ImportError, OSError, RuntimeError) as error:
         text = ' '.join(str(error).split()) or 'no reason given'
         raise ConfigError(
             f'the network of the config cannot be built here: {type(error).__name__}: {printable(text, 300)}; install '

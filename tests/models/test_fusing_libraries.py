@@ -129,3 +129,18 @@ def test_the_log_of_convert_names_the_methods(network, monkeypatch):
     monkeypatch.setattr('mmkerv.models.placement.log', lines.append)
     mmkerv.convert(network, dict(type='CoCConv'))
     assert 'Block.fuse() of this network read weights as kernels, so they fold the operators first' in lines[0]
+
+
+@pytest.mark.parametrize('name', ['mobileone_s0', 'repvit_m0_9', 'fastvit_t8', 'levit_128s'])
+@torch.no_grad()
+def test_networks_of_timm_are_reparametrised_right(name):
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    model = converted(timm.create_model(name, num_classes=3).eval(), dict(type='CoCConv'))
+    x = torch.randn(1, 3, *model.default_cfg['input_size'][1:])
+    expected = model(x)
+    merged = timm.utils.reparameterize_model(model)
+    assert len(list(merged.modules())) < len(list(model.modules())) and any(
+        isinstance(m, CoCConv2d) for m in model.modules()
+    )
+    assert relative(merged(x), expected) < 1e-5

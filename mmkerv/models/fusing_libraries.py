@@ -43,9 +43,9 @@ def fold_before_fusing(model: nn.Module) -> list[str]:
 
 
 def _steps(kind: type[nn.Module]) -> dict[str, type]:
-    """Return the steps of a class, each with the class that defines it."""
+    """Return the steps of a class, each with the class that defines it; those of mmkerv's own networks fold."""
     steps = {}
     for owner in reversed(kind.__mro__):
         names = (*DEPLOY_STEPS, *FUSING_STEPS.get(owner.__module__.partition('.')[0], ()))
         steps.update({name: owner for name in names if callable(vars(owner).get(name))})
-    return steps
+    return {name: owner for name, owner in steps.items() if not owner.__module__.startswith('mmkerv.')}

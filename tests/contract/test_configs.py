@@ -280,6 +280,17 @@ def test_augmentation_pads_by_reflection(name):
     assert found <= views and len(found) > 30
 
 
+@pytest.mark.parametrize(('network', 'classifier'), [('fcn_r50d8', 'resnet50_coc'), ('fcn_hr18', 'hrnet18_coc')])
+def test_rows_of_a_segmentation_table_have_the_backbone_that_is_pretrained(network, classifier):
+    rows = [Config.fromfile(path).model.backbone for path in sorted(ROOT.glob(f'{network}*_voc.py'))]
+    family = Config.fromfile(ROOT / 'imagenet' / f'{classifier}.py').model.backbone.type.removeprefix('mmkerv.')
+    assert len(rows) >= 6 and {row.pop('type').removeprefix('mmkerv.') for row in rows} == {family}
+    for row in rows:
+        for key in ('conv_cfg', 'where', 'init_cfg'):
+            row.pop(key, None)
+    assert all(row == rows[0] for row in rows)
+
+
 def test_main_job_is_the_papers_schedule():
     cfg = Config.fromfile(ROOT / 'retinanet_r50_coc.py')
     optimizer, (warmup, steps) = cfg.optim_wrapper.optimizer, cfg.param_scheduler

@@ -144,3 +144,16 @@ def test_networks_of_timm_are_reparametrised_right(name):
         isinstance(m, CoCConv2d) for m in model.modules()
     )
     assert relative(merged(x), expected) < 1e-5
+
+
+@pytest.mark.parametrize('conv_cfg', [dict(type='CoCConv'), dict(type='KervConv')], ids=['folds', 'does not fold'])
+def test_switch_to_deploy_of_our_own_backbones_stays_theirs(conv_cfg, monkeypatch):
+    """It folds by itself, and returns the report that tools print."""
+    pytest.importorskip('mmpretrain')
+    from mmkerv.models import ResNet
+
+    lines = []
+    monkeypatch.setattr('mmkerv.models.placement.log', lines.append)
+    report = ResNet(depth=18, base_channels=8, host='mmpretrain', conv_cfg=conv_cfg).switch_to_deploy()
+    assert lines and 'switch_to_deploy' not in lines[0]
+    assert len(report.replaced if conv_cfg['type'] == 'CoCConv' else report.kept) == 17

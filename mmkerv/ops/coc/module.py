@@ -192,8 +192,10 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             >>> CoCConv2d.checked_options(dict(preset='light', standardize=False))[7:11]
             ('ln', False, False, False)
         """
-        settings = [values for preset, values in OFFICIAL.items() if options.get('preset') == preset]
-        return super().checked_options({**(settings[0] if settings else {}), **options}, named)
+        preset = options.get('preset')
+        # An unknown one is refused with the other options.
+        settings = OFFICIAL[preset] if preset in tuple(OFFICIAL) else {}
+        return super().checked_options({**settings, **options}, named)
 
     @classmethod
     def official(cls, preset: str, *args: Any, **kwargs: Any) -> 'CoCConv2d':

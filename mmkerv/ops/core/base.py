@@ -102,7 +102,7 @@ class ConvNd(nn.Module):
         dtype: Any = None,
         **options: Any,
     ):
-        refuse_in_deploy_step(type(self).__name__)
+        refuse_in_deploy_step(type(self).__name__, ConvNd)
         checked = self.checked_options(options)
         super().__init__()
         self.options = checked

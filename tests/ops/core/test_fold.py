@@ -222,3 +222,15 @@ def test_stored_configs_become_those_of_the_folded_layers(conv_cfg, expected):
     model.inner_conv_cfg = conv_cfg
     switch_to_deploy(model)
     assert model.inner_conv_cfg == expected
+
+
+def test_functions_named_like_a_deploy_step_may_build_operators():
+    def reparameterize(self):
+        return CoCConv2d(3, 8, 3)
+
+    assert isinstance(reparameterize(None), CoCConv2d)
+    network = type('Network', (nn.Module,), {'reparameterize': reparameterize})()
+    assert isinstance(network.reparameterize(), CoCConv2d)
+    network.conv = CoCConv2d(3, 8, 3)
+    with pytest.raises(FoldError, match='Fold the operators first'):
+        network.reparameterize()

@@ -33,7 +33,7 @@ class FoldResult(NamedTuple):
         associations: |K - W| / |W| of each operator that has a basic kernel W; 0 means that the operator is
             still the identity.
         inputs: number of inputs on which the networks were compared.
-        compared: what was compared, see :data:`mmkerv.deploy.compared_outputs.KINDS`.
+        compared: what was compared, see ``mmkerv.deploy.compared_outputs.KINDS``.
 
     Example:
         >>> FoldResult(DeployReport(['conv1'], {}), 2e-7, [0.4], 1, 'raw outputs').error
@@ -61,7 +61,7 @@ def fold_checkpoint(
     """Fold a checkpoint, check the result, and write it as ``out`` with its deploy config, ``out`` with suffix ``.py``.
 
     The check builds the folded network from the deploy config and the folded weights, as a user will, and compares the
-    raw outputs of both networks, or what comes next in :data:`mmkerv.deploy.compared_outputs.KINDS`. Nothing is written
+    raw outputs of both networks, or what comes next in ``mmkerv.deploy.compared_outputs.KINDS``. Nothing is written
     unless it passes.
 
     Args:

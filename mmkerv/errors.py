@@ -16,6 +16,10 @@ class ArgumentTypeError(UserError, TypeError):
     """An argument has a type that cannot be used, or is unknown."""
 
 
+class InputTypeError(UserError, RuntimeError):
+    """A layer's input has another type than its parameters; a RuntimeError, as torch's convolutions raise."""
+
+
 class FoldError(UserError, RuntimeError):
     """An operator has no equal plain convolution, or has hooks that folding would lose."""
 

@@ -1,4 +1,4 @@
-"""Every operator with torch's own tools: construction without memory, copies, fusing with a batch norm, tracing."""
+"""Every operator with torch's own tools: construction without memory, copies, fusing with a batch norm, types."""
 
 import copy
 import inspect
@@ -7,8 +7,10 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
 
-from tests.ops.catalogue import VARIANTS, layer, sample
+from mmkerv.ops import CKConv2d, FoldError
+from tests.ops.catalogue import FOLDED, VARIANTS, layer, sample
 from tests.ops.contract import relative
 
 
@@ -98,3 +100,77 @@ def test_takes_the_arguments_of_torchs_convolutions_under_their_names_and_positi
     kind = type(op)(*geometry, **VARIANTS[label][1].options)
     assert kind.bias is None and all(p.is_meta and p.dtype == torch.float64 for p in kind.parameters())
     assert torch.equal(op(input=sample(op)), op(sample(op)))
+
+
+def norm(op: nn.Module) -> nn.Module:
+    bn = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[op.dims - 1](op.out_channels).eval()
+    with torch.no_grad():
+        bn.running_mean.uniform_(-1, 1)
+        for tensor in (bn.running_var, bn.weight):
+            tensor.uniform_(0.5, 2)
+    return bn
+
+
+# A causal layer folds into a padding and a convolution.
+@pytest.mark.parametrize('label', [label for label in FOLDED if label != 'CK 1d causal'])
+def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
+    op = moved(label).eval()
+    bn, x = norm(op), image(op)
+    fused = fuse_conv_bn_eval(op, bn)
+    assert type(fused) is (nn.Conv1d, nn.Conv2d, nn.Conv3d)[op.dims - 1]
+    assert relative(fused(x), bn(op(x))) < 1e-5
+    assert type(copy.deepcopy(op)) is type(op)
+
+
+@pytest.mark.parametrize('label', [*(label for label in VARIANTS if label not in FOLDED), 'CK 1d causal'])
+def test_fuse_conv_bn_eval_refuses_what_is_no_single_convolution(label):
+    op = moved(label).eval()
+    with pytest.raises(FoldError, match=r'leave the norm|fuse the norm into the last'):
+        fuse_conv_bn_eval(op, norm(op))
+
+
+def test_fuse_conv_bn_eval_refuses_hooks():
+    op = moved('CoC').eval()
+    op.register_forward_hook(lambda *_: None)
+    with pytest.raises(FoldError, match='hooks'):
+        fuse_conv_bn_eval(op, norm(op))
+
+
+def accepts(op: nn.Module, x: torch.Tensor, mixed: bool) -> bool:
+    try:
+        with torch.autocast('cpu', torch.bfloat16, enabled=mixed):
+            op(x)
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize('mixed', [False, True], ids=['exact', 'autocast'])
+@pytest.mark.parametrize('dtype', [torch.uint8, torch.int64, torch.bool, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize('label', VARIANTS)
+def test_refuses_the_types_of_input_that_torchs_convolutions_refuse(label, dtype, mixed):
+    op = layer(label)
+    plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[op.dims - 1](4, 8, 3)
+    x = sample(op).mul(100).to(dtype)
+    assert accepts(op, x, mixed) == accepts(plain, x, mixed)
+
+
+@pytest.mark.parametrize('method', ['auto', 'direct', 'fft'])
+@pytest.mark.parametrize('side', [9, 32])
+def test_a_continuous_kernel_refuses_integers_by_every_method(method, side):
+    with pytest.raises(RuntimeError):
+        CKConv2d(4, 8, 3, padding=1, method=method)(torch.ones(1, 4, side, side, dtype=torch.uint8))
+
+
+def test_a_continuous_kernel_refuses_integers_with_times():
+    op = VARIANTS['CK 1d causal'][0](4, 8, 5)
+    with pytest.raises(RuntimeError, match=r'torch\.int64'):
+        op(torch.ones(1, 4, 3, dtype=torch.int64), times=torch.arange(3.0))
+
+
+@pytest.mark.parametrize(('method', 'spoiled'), [('fft', 9 * 9), ('direct', 3 * 3)])
+def test_a_pixel_that_is_no_number_spoils_the_image_by_fft_and_its_window_directly(method, spoiled):
+    x = torch.ones(2, 4, 9, 9)
+    x[0, 0, 4, 4] = float('nan')
+    y = CKConv2d(4, 8, 3, padding=1, method=method)(x)
+    assert int(y[0, 0].isnan().sum()) == spoiled and not y[1].isnan().any()

@@ -16,7 +16,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import odd, pad
-from mmkerv.ops.core.precision import full_precision
+from mmkerv.ops.core.precision import full_precision, require_type
 from mmkerv.ops.core.tracing import is_traced_for_any_size
 from mmkerv.ops.fft.convolution import fft_convolution
 from mmkerv.ops.fft.cost_model import fft_is_cheaper
@@ -204,6 +204,8 @@ class ContinuousKernel(GeneratedKernel):
         """Convolve with the sampled kernel, and with the 1x1 kernel if there is one."""
         if x.dim() == self.dims + 1:
             return self._apply_kernel(x[None], kernel, ratio)[0]
+        # Fourier transforms would take any type.
+        require_type(x, kernel, type(self).__name__)
         x, padding = self._padded(x, kernel, ratio)
         if self.pointwise is None:
             return self._convolve_by(x, kernel, self.bias, padding, self.groups)

@@ -17,6 +17,7 @@ from mmkerv.ops.ckconv.irregular import irregular_convolution
 from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
+from mmkerv.ops.core.precision import require_type
 
 # Length for which a lazy layer is initialised; its parameters are rescaled once the actual length is known.
 INITIAL_LENGTH = 256
@@ -46,7 +47,9 @@ class CKConv1d(ContinuousKernel, Conv1d):
         activation: ``'sine'``, ``'relu'``, ``'swish'`` or ``'rff'`` (random Fourier features, then ReLU).
         separable: use a depthwise continuous kernel followed by a 1x1 convolution.
         method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper of the two by a measured cost model. A stride needs
-            ``'direct'`` or ``'auto'``.
+            ``'direct'`` or ``'auto'``. By Fourier transforms each output depends on the whole sequence, so a NaN or an
+            infinite number makes the whole output of its sequence NaN; ``'direct'`` spoils only the outputs whose
+            window holds it.
 
     Raises:
         ValueError: if a value or a combination of values is invalid.
@@ -262,6 +265,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         for name, value in (('stride', self.stride), ('dilation', self.dilation)):
             if _single(value) != (1,):
                 raise ArgumentError(f'times needs {name} 1, got {value}; irregular samples have no {name}')
+        require_type(x, self._parameter(), type(self).__name__)
         size, width = self.kernel_size[0], 1 if self.options.separable else self.in_channels // self.groups
         groups = self.in_channels if self.options.separable else self.groups
 

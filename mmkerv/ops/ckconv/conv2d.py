@@ -36,7 +36,9 @@ class CKConv2d(ContinuousKernel, Conv2d):
         separable: use a depthwise continuous kernel followed by a 1x1 convolution; for wide layers, where the last
             layer of a dense kernel net would have ``hidden * O * C`` weights.
         method: ``'direct'``, ``'fft'``, or ``'auto'``, the cheaper of the two by a measured cost model. A stride needs
-            ``'direct'`` or ``'auto'``.
+            ``'direct'`` or ``'auto'``. By Fourier transforms each output depends on the whole image, so a NaN or an
+            infinite number makes the whole output of its image NaN; ``'direct'`` spoils only the outputs whose window
+            holds it.
 
     Raises:
         ValueError: if a value or a combination of values is invalid, for example an even ``kernel_size``.

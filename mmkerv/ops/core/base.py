@@ -18,6 +18,7 @@ from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
 from mmkerv.ops.core.geometry import pad
+from mmkerv.ops.core.norm_fusion import is_fusing_norm
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -328,6 +329,32 @@ class ConvNd(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self._not_copied}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # torch.nn.utils.fuse_conv_bn_eval copies the layer and scales `weight` of the copy, which of an operator is not
+        # the kernel: it gets the folded layer instead. Every other copy is a plain one.
+        if not is_fusing_norm():
+            return super().__reduce_ex__(protocol)
+        plain = self._plain_to_fuse()
+        return (lambda: plain), ()
+
+    def _plain_to_fuse(self) -> nn.Module:
+        """Return the single convolution that a norm can be fused into."""
+        try:
+            self._refuse_hooks()
+            plain = self._fold(dense=True)
+        except FoldError as error:
+            raise FoldError(f'fuse_conv_bn_eval: {error}; leave the norm after it as it is') from error
+        if isinstance(plain, nn.Sequential):
+            raise FoldError(
+                f'fuse_conv_bn_eval: {type(self).__name__} folds into {len(plain)} layers in a row. Fold the model '
+                'with mmkerv.ops.switch_to_deploy(model), then fuse the norm into the last of them'
+            )
+        return plain
+
+    def _refuse_hooks(self) -> None:
+        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+            raise FoldError(f'{type(self).__name__} has hooks that folding would lose; remove them first')
 
     def extra_repr(self) -> str:
         """Return the arguments as torch's convolutions print them, and the options that differ from their defaults.

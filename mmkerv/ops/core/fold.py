@@ -151,8 +151,7 @@ def _remove_fold_first(model: nn.Module) -> None:
 
 
 def _fold(operator: ConvNd, split: str) -> nn.Module:
-    if operator._forward_hooks or operator._forward_pre_hooks or operator._backward_hooks:
-        raise FoldError(f'{type(operator).__name__} has hooks that folding would lose; remove them first')
+    operator._refuse_hooks()
     if operator.costs_more_folded and split == 'keep':
         raise FoldError(f"{type(operator).__name__} costs less as it is; split='dense' folds it")
     fold = getattr(operator, f'to_conv{operator.dims}d')

@@ -3,6 +3,12 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
+
+from mmkerv.errors import InputTypeError
+
+# Types that autocast casts; it leaves float64 and integers as they are.
+_CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def wide_type(dtype: torch.dtype) -> torch.dtype:
@@ -42,3 +48,32 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
     if device.type == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def require_type(x: Tensor, parameter: Tensor, layer: str) -> None:
+    """Raise unless torch's convolutions would take ``x`` with such a parameter: of its type, or cast by autocast.
+
+    For layers that compute in another type than that of their input, so that torch would not notice.
+
+    Args:
+        x: input of the layer.
+        parameter: a parameter of the layer.
+        layer: name of the layer, for the message.
+
+    Raises:
+        InputTypeError: if the types differ and autocast does not cast both.
+
+    Example:
+        >>> require_type(torch.ones(1, dtype=torch.uint8), torch.ones(1), 'CKConv2d')
+        Traceback (most recent call last):
+        ...
+        mmkerv.errors.InputTypeError: the input of CKConv2d has type torch.uint8, its parameters torch.float32; ...
+    """
+    if x.dtype == parameter.dtype:
+        return
+    if x.dtype in _CAST and parameter.dtype in _CAST and autocast_type(x.device) is not None:
+        return
+    raise InputTypeError(
+        f'the input of {layer} has type {x.dtype}, its parameters {parameter.dtype}; cast one of them, as with '
+        f'x.to({parameter.dtype})'
+    )

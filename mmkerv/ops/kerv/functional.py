@@ -11,7 +11,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.geometry import pad
-from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.precision import autocast_type, full_precision, require_type
 from mmkerv.ops.kerv.exact_convolution import exact_convolution
 from mmkerv.ops.kerv.l1 import l1_distance
 from mmkerv.ops.kerv.registry import PatchKernel, checked_hyperparameters, find_kernel
@@ -148,9 +148,8 @@ def kervolve(
         shift = _each_filter(values['balance'], weight)
         return CONVOLUTIONS[dims](x, weight, shift if bias is None else bias + shift, *geometry)
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    # An input of another type is cast only where autocast would do so; otherwise torch refuses it.
-    cast = x.dtype == weight.dtype or autocast_type(x.device) is not None
-    operands = x.to(wide) if cast else x, weight.to(wide)
+    require_type(x, weight, 'a kervolution')
+    operands = x.to(wide), weight.to(wide)
     with_axes = (-1, *(1,) * dims)
     values = {k: v.to(wide).view(with_axes) if isinstance(v, Tensor) else v for k, v in values.items()}
     if kernel.family == 'radial':

@@ -6,6 +6,8 @@
 #   tools/dist_train.sh configs/imagenet/resnet50_coc.py 4
 #   tools/dist_train.sh configs/fcn_r50d8_coc_voc.py 4 --cfg-options \
 #     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_coc/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
+# Super kernels have weight decay like all other weights (operator_rules=False): the paper exempts nothing.
 _base_ = './fcn_r50d8_voc.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))
+optim_wrapper = dict(paramwise_cfg=dict(operator_rules=False))

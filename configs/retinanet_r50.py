@@ -10,10 +10,11 @@
 #   tools/dist_train.sh configs/retinanet_r50.py 4 --cfg-options \
 #     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_nesterov/epoch_100.pth \
 #     model.backbone.init_cfg.prefix=backbone.
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', './_base_/no_decay.py']
+_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 train_dataloader = dict(batch_size=4, num_workers=4)
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001), paramwise_cfg=_base_.no_decay
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001),
+    constructor='mmkerv.OperatorRulesConstructor',
 )
 auto_scale_lr = dict(enable=False, base_batch_size=16)

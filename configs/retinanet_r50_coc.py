@@ -9,6 +9,8 @@
 #     model.backbone.init_cfg.checkpoint=work_dirs/resnet50_coc/epoch_100.pth model.backbone.init_cfg.prefix=backbone.
 # Upstream freezes the stem and stage 1 (frozen_stages=1); their super layers then keep the checkpoint's values. From
 # scratch: configs/retinanet_r50_coc_scratch.py.
+# Super kernels have weight decay like all other weights (operator_rules=False): the paper exempts nothing.
 _base_ = './retinanet_r50.py'
 
 model = dict(backbone=dict(conv_cfg=dict(type='mmkerv.CoCConv')))
+optim_wrapper = dict(paramwise_cfg=dict(operator_rules=False))

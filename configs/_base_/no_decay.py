@@ -1,7 +1,11 @@
 # Parameters of operators without weight decay, which would pull learned hyperparameters towards 0, super layers
 # towards no association, and the frequencies of kernel nets, not their kernels, towards 0. The operators' classes list
-# the same names as `no_decay`. Networks without operators have no parameter with such a name.
-# Use: optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
+# the same names as `no_decay`.
+#
+# Not needed with tools/train.py, nor with constructor='mmkerv.OperatorRulesConstructor', which exempt the operators'
+# parameters alone. mmengine takes the longest key that fits, so these keys would cancel a shorter one such as
+# backbone=dict(lr_mult=0.1), and `gamma` also fits the layer scale of ConvNeXt. Configs that use this file keep working:
+# optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
 no_decay = dict(
     custom_keys=dict(
         balance=dict(decay_mult=0.0),

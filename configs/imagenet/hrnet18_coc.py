@@ -2,8 +2,10 @@
 # The paper's optimum: association 2, kernel_plus 2, one super layer, skip, dilate, 1x1 convolutions left plain; super
 # kernels start from kaiming, as in the paper. Schedule and data as configs/imagenet/hrnet18.py. Upstream's HRNet does
 # not pass conv_cfg on to its first stage; mmkerv.HRNet reaches it.
+# Super kernels have weight decay like all other weights (operator_rules=False): the paper exempts nothing.
 #
 #   tools/dist_train.sh configs/imagenet/hrnet18_coc.py 4
 _base_ = './hrnet18.py'
 
 model = dict(backbone=dict(type='mmkerv.HRNet', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))
+optim_wrapper = dict(paramwise_cfg=dict(operator_rules=False))

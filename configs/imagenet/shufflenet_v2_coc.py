@@ -1,8 +1,10 @@
 # Convolution of Convolution, Table 1, row 18: ShuffleNetV2-1.0x, CoC, on ImageNet. Published top-1 accuracy 70.24 % (+-
 # 0.064). The paper's optimum: association 2, kernel_plus 2, one super layer, skip, dilate, 1x1 convolutions left plain;
 # super kernels start from kaiming, as in the paper. Schedule and data as configs/imagenet/shufflenet_v2.py.
+# Super kernels have weight decay like all other weights (operator_rules=False): the paper exempts nothing.
 #
 #   tools/dist_train.sh configs/imagenet/shufflenet_v2_coc.py 4
 _base_ = './shufflenet_v2.py'
 
 model = dict(backbone=dict(type='mmkerv.ShuffleNetV2', conv_cfg=dict(type='mmkerv.CoCConv', super_init='kaiming')))
+optim_wrapper = dict(paramwise_cfg=dict(operator_rules=False))

@@ -8,7 +8,7 @@
 #   python tools/train.py configs/mnist/lenet5.py --cfg-options data_root=DIR
 #
 # DIR holds train-images-idx3-ubyte and its three companions; without data_root they are expected in data/mnist.
-_base_ = ['mmpretrain::_base_/default_runtime.py', '../_base_/no_decay.py']
+_base_ = 'mmpretrain::_base_/default_runtime.py'
 
 model = dict(
     type='ImageClassifier',
@@ -45,7 +45,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.003, momentum=0.9, weight_decay=0.0),
-    paramwise_cfg=_base_.no_decay,
+    constructor='mmkerv.OperatorRulesConstructor',
 )
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[10, 15], gamma=0.1)
 train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=1)

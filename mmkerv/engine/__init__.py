@@ -22,6 +22,7 @@ from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
 from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
+from mmkerv.engine.optim.operator_rules import OperatorRulesConstructor
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
 from mmkerv.engine.resume.exact_resume_hook import ExactResumeHook
 from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint
@@ -56,6 +57,7 @@ __all__ = [
     'LossExplosionError',
     'LossGuardHook',
     'NonFiniteWeightsError',
+    'OperatorRulesConstructor',
     'OrthogonalityHook',
     'PendingEvaluationHook',
     'ResolutionHook',

@@ -124,7 +124,7 @@ def test_the_recipe_follows_size_epochs_and_classes():
     assert [step.type for step in cfg.val_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'Resize', 'PackInputs']
     assert cfg.train_dataloader.dataset.data_root == 'tiny' and cfg.val_dataloader.num_workers == 0
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.milestones, cfg.randomness.seed) == (10, [6, 8], 3)
-    assert cfg.optim_wrapper.paramwise_cfg.custom_keys.super_layers.decay_mult == 0
+    assert cfg.optim_wrapper.constructor == 'mmkerv.OperatorRulesConstructor'
     assert cfg.optim_wrapper.optimizer.lr == 0.05 and cfg.data_preprocessor.num_classes == 20
 
 

@@ -1,6 +1,4 @@
 # 16 epochs of AdamW with a cosine from 1e-3, in batches of 8: 800 iterations on 400 scenes.
-_base_ = '../no_decay.py'
-
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=16, val_interval=16)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -12,6 +10,6 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1, norm_type=2),
-    paramwise_cfg=_base_.no_decay,
+    constructor='mmkerv.OperatorRulesConstructor',
 )
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -11,9 +11,11 @@ from mmengine.runner import Runner
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
 from mmkerv.engine.config.check import check_data, check_hooks
 from mmkerv.errors import ConfigError
+from mmkerv.registry import local_name
 from mmkerv.utils import log
 
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
+OPERATOR_RULES = 'mmkerv.OperatorRulesConstructor'
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointMatchHook')
 # Hooks of equal priority run in this order: PendingEvaluationHook must be the last of them.
 TRAINING_HOOKS = (
@@ -53,10 +55,33 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
     if 'train' in phases:
         added += [{'type': hook} for hook in TRAINING_HOOKS]
         check_pretrained_files(cfg.get('model'), 'model')
+        add_operator_rules(cfg)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(h for h in added if h['type'] not in present)]
     for phase in phases:
         check_data(cfg, phase)
     return cfg
+
+
+def add_operator_rules(cfg: Config) -> None:
+    """Put :class:`mmkerv.engine.OperatorRulesConstructor` around the optimizer constructor of the config.
+
+    Example:
+        >>> cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD'), constructor='MyConstructor')))
+        >>> add_operator_rules(cfg)
+        >>> cfg.optim_wrapper.constructor, cfg.optim_wrapper.paramwise_cfg
+        ('mmkerv.OperatorRulesConstructor', {'constructor': 'MyConstructor'})
+    """
+    wrapper = cfg.get('optim_wrapper')
+    # Without either key, the optimizer wrappers are built already or by a constructor of the runner's own.
+    if not isinstance(wrapper, dict) or not ('constructor' in wrapper or isinstance(wrapper.get('optimizer'), dict)):
+        return
+    inner = wrapper.get('constructor')
+    if local_name(inner, ('mmkerv',)) == local_name(OPERATOR_RULES, ('mmkerv',)):
+        return
+    rules = wrapper.get('paramwise_cfg')
+    if inner is not None and (rules is None or isinstance(rules, dict)):
+        wrapper.paramwise_cfg = {**(rules or {}), 'constructor': inner}
+    wrapper.constructor = OPERATOR_RULES
 
 
 def set_work_dir(cfg: Config, args: Namespace) -> None:

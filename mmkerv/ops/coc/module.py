@@ -147,6 +147,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     Options = CoCOptions
     short_name = 'coc'
     no_decay = ('super_layers',)
+    norm_parameters = ('kernel_norm_weight', 'kernel_norm_bias')
     # Kept between calls. Not a buffer: after construction on the meta device nothing would fill it with its values.
     _selector: Tensor | None = None
     _not_copied = (*GeneratedKernel._not_copied, '_selector')

@@ -85,6 +85,10 @@ class ConvNd(nn.Module):
     costs_more_folded = False
     # Names of its parameters and submodules that are exempt from weight decay.
     no_decay: tuple[str, ...] = ()
+    # Names of its parameters that scale and shift a normalised kernel: rules for norms apply to them.
+    norm_parameters: tuple[str, ...] = ()
+    # Factors on the learning rate of its parameters and submodules, by name.
+    lr_mult: dict[str, float] = {}
     # Names of attributes that are neither pickled nor copied by `deepcopy`.
     _not_copied: tuple[str, ...] = ()
 

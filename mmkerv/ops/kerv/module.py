@@ -132,6 +132,8 @@ class Kervolution(Response):
                 self.register_parameter(name, nn.Parameter(torch.empty(size, **factory)))
             else:
                 setattr(self, name, value)
+        # Registered kernels have hyperparameters of other names.
+        self.no_decay = tuple(dict.fromkeys((*self.no_decay, *self._learned())))
 
     def reset_operator_parameters(self) -> None:
         """Reset the learned hyperparameters to their initial values; leave ``weight`` and ``bias`` as they are.

@@ -1,0 +1,227 @@
+"""Weight decay and learning rates of operators' parameters, applied after whatever rules the config has.
+
+mmengine's optimizer constructors know convolutions and norms by their class and everything else by its name. The facts
+about an operator (``no_decay``, ``lr_mult``, ``norm_parameters``) are attributes of its class.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from mmengine.config import ConfigDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as UPSTREAM
+from torch import nn
+from torch.optim import Optimizer
+
+from mmkerv.errors import ConfigError
+from mmkerv.models.upstream_backbones import plain_convolutions
+from mmkerv.ops.core.base import ConvNd
+from mmkerv.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmkerv.utils import log, unwrapped
+
+DEFAULT = 'DefaultOptimWrapperConstructor'
+# Entries of a parameter group with one item for each parameter.
+LISTS = ('params', 'param_names')
+
+
+class OperatorParameter(NamedTuple):
+    """A parameter of an operator that the operator has a rule for.
+
+    Args:
+        parameter: the parameter.
+        fact: name in the operator's ``no_decay``, ``lr_mult`` or ``norm_parameters`` that covers it.
+        operator: the operator.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> operator_parameters(nn.Sequential(CoCConv2d(3, 8, 3)))['0.super_layers.0.weight'].fact
+        'super_layers'
+    """
+
+    parameter: nn.Parameter
+    fact: str
+    operator: ConvNd
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class OperatorRulesConstructor:
+    """Optimizer constructor that adds the operators' own rules to those of the config.
+
+    The config's rules are applied first, by mmengine's constructor or the one that ``paramwise_cfg`` names. To them an
+    operator is the convolution it replaces, so ``dwconv_decay_mult`` and ``dcn_offset_lr_mult`` reach it. Then:
+
+    * Parameters in ``no_decay`` of an operator's class get weight decay 0: super layers, learned balances and gammas,
+      kernel nets.
+    * ``norm_decay_mult`` applies to the parameters in ``norm_parameters`` too.
+    * The learning rate of parameters in ``lr_mult`` is multiplied by that factor.
+
+    A key of ``custom_keys`` that names such parameters and sets their factor takes precedence. One that only exempts
+    them from weight decay, as ``super_layers=dict(decay_mult=0.0)``, is not needed any more: without this constructor
+    it would cancel shorter keys such as ``backbone=dict(lr_mult=0.1)``, here it does not.
+
+    ``tools/train.py`` puts it around every config's constructor. For upstream's script, name it in the config.
+
+    Args:
+        optim_wrapper_cfg: see mmengine's ``DefaultOptimWrapperConstructor``.
+        paramwise_cfg: likewise, with two more keys. ``operator_rules=False`` leaves the rules of the config alone.
+            ``constructor`` is the constructor that applies them, by default mmengine's.
+
+    Raises:
+        ConfigError: if ``operator_rules`` is neither true nor false.
+
+    Example:
+        >>> from mmengine.optim import build_optim_wrapper
+        >>> from mmkerv.ops import CoCConv2d
+        >>> cfg = dict(constructor='mmkerv.OperatorRulesConstructor', optimizer=dict(type='SGD', lr=1, weight_decay=0.1))
+        >>> wrapper = build_optim_wrapper(nn.Sequential(CoCConv2d(3, 8, 3)), cfg)
+        >>> [(group['weight_decay'], len(group['params'])) for group in wrapper.param_groups]
+        [(0.1, 2), (0.0, 1)]
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        self.optim_wrapper_cfg = optim_wrapper_cfg
+        # Anything but a dict is refused by the constructor inside.
+        self.rules = dict(paramwise_cfg) if isinstance(paramwise_cfg, dict) else paramwise_cfg
+        extra = self.rules if isinstance(self.rules, dict) else {}
+        self.operator_rules = extra.pop('operator_rules', True)
+        self.constructor = extra.pop('constructor', DEFAULT)
+        if not isinstance(self.operator_rules, bool):
+            raise ConfigError(
+                f'optim_wrapper.paramwise_cfg.operator_rules must be True or False, got {self.operator_rules!r}'
+            )
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper for a network.
+
+        Example:
+            >>> cfg = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
+            >>> type(OperatorRulesConstructor(cfg)(nn.Linear(2, 2))).__name__
+            'OptimWrapper'
+        """
+        bare = unwrapped(model)
+        found = operator_parameters(bare) if self.operator_rules else {}
+        if not any(isinstance(module, ConvNd) for module in bare.modules()) or not self.operator_rules:
+            return self._build(self.rules or None, model)
+        rules = _without_facts(self.rules, found, bare) if isinstance(self.rules, dict) else self.rules
+        if not rules and 'ZeroRedundancyOptimizer' in str(self.optim_wrapper_cfg.get('optimizer')):
+            # The groups of this optimizer cannot be divided later; any rule gives each parameter a group of its own.
+            rules = {'operator_rules': True}
+        with plain_convolutions(bare):
+            wrapper = self._build(rules or None, model)
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        changes = self._changes(found, rules or {})
+        changed = {name for each in wrappers for name in _regroup(each.optimizer, changes)}
+        kinds = Counter(f'{found[name].fact} of {type(found[name].operator).__name__}' for name in changed)
+        if kinds:
+            listed = ', '.join(f'{kind}: {count}' for kind, count in sorted(kinds.items()))
+            log(
+                f"mmkerv: the operators' own weight decay and learning rates for {len(changed)} parameters ({listed}); "
+                'optim_wrapper.paramwise_cfg.operator_rules=False turns this off'
+            )
+        return wrapper
+
+    def _build(self, rules: Any, model: nn.Module) -> OptimWrapper:
+        cfg = dict(type=self.constructor, optim_wrapper_cfg=self.optim_wrapper_cfg, paramwise_cfg=rules)
+        return UPSTREAM.build(cfg)(model)
+
+    def _changes(
+        self, found: Mapping[str, OperatorParameter], rules: Mapping[str, Any]
+    ) -> dict[int, tuple[str, dict[str, Any]]]:
+        """Return for each parameter, by identity, its name and what its group is to have."""
+        keys = rules.get('custom_keys') or {}
+        optimizer = self.optim_wrapper_cfg.get('optimizer')
+        decay = optimizer.get('weight_decay') if isinstance(optimizer, Mapping) else None
+        changes = {}
+        for name, (parameter, fact, operator) in found.items():
+            key = _winning_key(keys, name)
+            named = dict(keys[key]) if key is not None and fact in key else {}
+            change: dict[str, Any] = {}
+            if fact in operator.no_decay and 'decay_mult' not in named:
+                change['weight_decay'] = 0.0
+            norm_decay = rules.get('norm_decay_mult')
+            if fact in operator.norm_parameters and key is None and norm_decay is not None and decay is not None:
+                change['weight_decay'] = decay * norm_decay
+            if fact in operator.lr_mult and 'lr_mult' not in named:
+                change['lr_mult'] = operator.lr_mult[fact]
+            if change:
+                changes[id(parameter)] = name, change
+        return changes
+
+
+def operator_parameters(model: nn.Module) -> dict[str, OperatorParameter]:
+    """Return the parameters of operators that their classes have rules for, by name.
+
+    Example:
+        >>> from mmkerv.ops import KervConv2d
+        >>> list(operator_parameters(nn.Sequential(KervConv2d(3, 8, 3, learnable=True))))
+        ['0.balance']
+    """
+    return {
+        f'{prefix}.{name}' if prefix else name: OperatorParameter(parameter, fact, operator)
+        for prefix, operator in model.named_modules()
+        if isinstance(operator, ConvNd)
+        for fact in dict.fromkeys((*operator.no_decay, *operator.norm_parameters, *operator.lr_mult))
+        for name, parameter in operator.named_parameters()
+        if name == fact or name.startswith(f'{fact}.')
+    }
+
+
+def _winning_key(keys: Mapping[str, Any], name: str) -> str | None:
+    """Return the key that mmengine applies to a parameter: the longest one in its name, of equal ones the first."""
+    return next((key for key in sorted(sorted(keys), key=len, reverse=True) if key in name), None)
+
+
+def _without_facts(rules: dict[str, Any], found: Mapping[str, OperatorParameter], model: nn.Module) -> dict[str, Any]:
+    """Return the rules without the keys that only repeat what the operators' classes say.
+
+    Where such a key reaches parameters of other layers too (``gamma``: those of a layer scale), these keep its rule.
+    """
+    keys = rules.get('custom_keys')
+    if not isinstance(keys, dict):
+        return rules
+    facts = {parameter.fact for parameter in found.values() if parameter.fact in parameter.operator.no_decay}
+    repeated = {key for key in facts & set(keys) if dict(keys[key]) == {'decay_mult': 0}}
+    others = {
+        name: keys[key]
+        for name, _ in model.named_parameters()
+        if name not in found and (key := _winning_key(keys, name)) in repeated
+    }
+    return {**rules, 'custom_keys': ConfigDict({k: v for k, v in keys.items() if k not in repeated} | others)}
+
+
+def _regroup(optimizer: Optimizer, changes: Mapping[int, tuple[str, dict[str, Any]]]) -> list[str]:
+    """Change the settings of parameters; a group whose parameters differ afterwards is divided.
+
+    Returns:
+        The names of the parameters whose settings have changed.
+    """
+    changed = []
+    for group in list(optimizer.param_groups):
+        parts: dict[tuple, list[int]] = {}
+        for index, parameter in enumerate(group['params']):
+            name, change = changes.get(id(parameter), ('', {}))
+            settings = _settings(group, change)
+            changed += [name] * bool(settings)
+            parts.setdefault(tuple(settings.items()), []).append(index)
+        rest = {key: copy.deepcopy(value) for key, value in group.items() if key not in LISTS}
+        lists = {
+            settings: {key: [group[key][index] for index in members] for key in LISTS if key in group}
+            for settings, members in parts.items()
+        }
+        # Unchanged parameters stay in the group.
+        for number, settings in enumerate(sorted(parts, key=bool)):
+            if number == 0:
+                group.update({**lists[settings], **dict(settings)})
+            else:
+                optimizer.add_param_group({**copy.deepcopy(rest), **lists[settings], **dict(settings)})
+    return changed
+
+
+def _settings(group: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a parameter with this change has, and its group has not."""
+    settings = {key: value for key, value in change.items() if key != 'lr_mult'}
+    if 'lr_mult' in change and group.get('lr') is not None:
+        settings['lr'] = group['lr'] * change['lr_mult']
+    return {key: value for key, value in settings.items() if key in group and group[key] != value}

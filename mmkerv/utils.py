@@ -44,3 +44,18 @@ def unwrapped(model: 'nn.Module') -> 'nn.Module':
     from mmengine.model import is_model_wrapper
 
     return model.module if is_model_wrapper(model) else model
+
+
+def bare_network(model: 'nn.Module') -> 'nn.Module':
+    """Return the network inside wrappers for distributed training and test-time augmentation.
+
+    Example:
+        >>> from torch import nn
+        >>> bare_network(nn.Linear(2, 3))
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    from mmengine.model import BaseTTAModel, is_model_wrapper
+
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

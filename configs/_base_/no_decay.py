@@ -4,8 +4,8 @@
 #
 # Not needed with tools/train.py, nor with constructor='mmkerv.OperatorRulesConstructor', which exempt the operators'
 # parameters alone. mmengine takes the longest key that fits, so these keys would cancel a shorter one such as
-# backbone=dict(lr_mult=0.1), and `gamma` also fits the layer scale of ConvNeXt. Configs that use this file keep working:
-# optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
+# backbone=dict(lr_mult=0.1), and `gamma` also fits the layer scale of ConvNeXt. Configs that use this file keep
+# working: optim_wrapper = dict(paramwise_cfg=_base_.no_decay).
 no_decay = dict(
     custom_keys=dict(
         balance=dict(decay_mult=0.0),

@@ -26,11 +26,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine')
     from mmkerv.engine import safe_load
-    from mmkerv.engine.checkpoint import atomic_write, match
+    from mmkerv.engine.checkpoint import atomic_write, layouts
     from mmkerv.engine.checkpoint.convert_ckconv import convert_ckconv
 
     loaded = safe_load(args.src, trust=args.trust_checkpoint)
-    converted, names = convert_ckconv(match.weights_of(loaded, args.src), args.src)
+    converted, names = convert_ckconv(layouts.weights_of(loaded, args.src), args.src)
     width = max(map(len, names))
     for theirs, ours in names.items():
         print(f'{theirs:<{width}}  {ours}')

@@ -12,6 +12,7 @@ from torch.utils.benchmark import Timer
 
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs, sample_inputs
 from mmkerv.deploy.trained_model import build_model
+from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.read import load_config
 
@@ -63,7 +64,7 @@ def compare(
         2.1e-07
     """
     pairs = ((load_config(config, options), checkpoint), (load_config(str(Path(folded).with_suffix('.py'))), folded))
-    trained, plain = (build_model(cfg, safe_load(file)['state_dict'], str(file)) for cfg, file in pairs)
+    trained, plain = (build_model(cfg, weights_of(safe_load(file), str(file)), str(file)) for cfg, file in pairs)
     difference = 0.0
     for inputs, samples in sample_inputs(trained, shape, images):
         outputs = (raw_outputs(model, inputs, samples) for model in (trained, plain))

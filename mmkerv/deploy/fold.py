@@ -13,7 +13,7 @@ from mmkerv.deploy.model_outputs import association_strength, largest_difference
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.deploy.upstream_step import merge_branches, merges_branches
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
-from mmkerv.engine.checkpoint.match import weights_of
+from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.errors import FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy

@@ -11,7 +11,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmkerv.engine.checkpoint.match import require_match, weights_of
+from mmkerv.engine.checkpoint.layouts import fitted_names, unwrapped_names, weights_of
+from mmkerv.engine.checkpoint.match import require_match
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.read import load_config
 from mmkerv.errors import ConfigError, UserError
@@ -65,7 +66,7 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
 
     Args:
         cfg: config.
-        state_dict: weights by name; the prefix ``module.`` of a data-parallel wrapper is ignored.
+        state_dict: weights by name; prefixes of wrappers are removed, see ``mmkerv.engine.checkpoint.layouts``.
         source: name of the weights in messages.
 
     Raises:
@@ -76,7 +77,7 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
         >>> build_model(cfg, safe_load('epoch_12.pth')['state_dict'], 'epoch_12.pth')  # doctest: +SKIP
     """
     model = built(cfg)
-    state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    state_dict = fitted_names(unwrapped_names(state_dict), model.state_dict(), source)
     require_match(model, state_dict, source)
     model.load_state_dict(state_dict)
     return model.eval()

@@ -7,6 +7,7 @@ Hooks are registered in scope ``mmkerv`` when this module is imported. Importing
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.convert_plain import convert_checkpoint
 from mmkerv.engine.checkpoint.finite import require_finite
+from mmkerv.engine.checkpoint.layout_hook import CheckpointLayoutHook
 from mmkerv.engine.checkpoint.match import CheckpointMatchHook, match_checkpoint, require_match
 from mmkerv.engine.checkpoint.pretrained import require_pretrained
 from mmkerv.engine.checkpoint.safe_load import safe_load
@@ -41,6 +42,7 @@ from mmkerv.errors import (
 
 __all__ = [
     'CheckFrozenOperatorsHook',
+    'CheckpointLayoutHook',
     'CheckpointMatchHook',
     'CheckpointMismatchError',
     'DeadKernelError',

@@ -4,6 +4,7 @@ A builder takes the place of a function that torch or numpy name in checkpoints:
 and builds one object. Types are compared by identity, because an object from a file may claim to equal anything.
 """
 
+import argparse
 import pickle
 import types
 from collections import Counter, OrderedDict
@@ -35,6 +36,8 @@ def allowed_names() -> dict[str, Any]:
     for kind in (Tensor, nn.Parameter, torch.storage.UntypedStorage, np.ndarray, HistoryBuffer, OneCycleParamScheduler):
         names[f'{kind.__module__}.{kind.__qualname__}'] = kind
     names['torch.Tensor'] = Tensor
+    # Many trainers save their command line beside the weights.
+    names['argparse.Namespace'] = argparse.Namespace
     return {**names, **{name: builder for builder, aliases in BUILDERS.items() for name in aliases}}
 
 
@@ -54,7 +57,8 @@ def check_state(instance: Any, state: Any) -> None:
     """Refuse a state that would replace a method of an object, or make numpy take bytes of the file for a pointer.
 
     Raises:
-        pickle.UnpicklingError: unless it is the state of an array, a dtype, a message history or a state dict.
+        pickle.UnpicklingError: unless it is the state of an array, a dtype, a message history, a command line or a
+            state dict.
 
     Example:
         >>> check_state(OrderedDict(), {'_metadata': {}})
@@ -70,6 +74,8 @@ def check_state(instance: Any, state: Any) -> None:
         allowed = allowed and _is_plain(state[2]) and type(state[4]) in (bytes, str) and instance.shape == (0,)
     elif type(instance) is HistoryBuffer:
         allowed = type(state) is dict and all(type(key) is str and _is_history(key, state[key]) for key in state)
+    elif type(instance) is argparse.Namespace:
+        allowed = type(state) is dict and all(type(key) is str and not key.startswith('_') for key in state)
     elif type(instance) in (OrderedDict, Counter):
         # A network's state dict holds the versions of its modules.
         allowed = type(state) is dict and list(state) in ([], ['_metadata'])

@@ -16,11 +16,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmkerv.engine.checkpoint.atomic_write import save_checkpoint
+from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
     match_checkpoint,
     require_match,
-    weights_of,
 )
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.errors import CheckpointMismatchError, ConfigError

@@ -5,17 +5,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
+from mmkerv.engine.checkpoint.layouts import surplus_prefix, weights_of
 from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log, printable
+from mmkerv.utils import bare_network, log, printable
 
 
 class CheckpointMatch(NamedTuple):
@@ -76,7 +76,7 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
         >>> match_checkpoint(nn.Linear(2, 2), {'weight': nn.Linear(2, 2).weight}).missing
         ['bias']
     """
-    model = _bare(model)
+    model = bare_network(model)
     own = model.state_dict()
     given = _given(model, state_dict)
     operator_only = [
@@ -113,6 +113,8 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
         advice = 'Give the config it was trained with (the deploy config for a folded checkpoint)'
         if options := missing_options(model, match.unexpected):
             advice = f'It was trained with {options}: add that to conv_cfg'
+        elif about := _about_names(model, state_dict):
+            advice = about
         raise CheckpointMismatchError(f'checkpoint {source!r} is not of the network of the config: {match}. {advice}')
     if match.operator_only:
         if changing := operators_changing_kernels(model, state_dict):
@@ -137,7 +139,7 @@ def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any]) -> 
         >>> operators_changing_kernels(nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming')), {'0.weight': None})
         ['0']
     """
-    bare = _bare(model)
+    bare = bare_network(model)
     return [
         name
         for name, operator in _plain_operators(bare, _given(bare, state_dict))
@@ -153,7 +155,7 @@ def missing_options(model: nn.Module, unexpected: Iterable[str]) -> str:
         >>> missing_options(nn.Sequential(CoCConv2d(3, 8, 3)), ['0.super_layers.0.bias', '1.weight'])
         'super_bias=True'
     """
-    operators = {name: module for name, module in _bare(model).named_modules() if isinstance(module, ConvNd)}
+    operators = {name: module for name, module in bare_network(model).named_modules() if isinstance(module, ConvNd)}
     options = []
     for key in unexpected:
         for dot in re.finditer(r'\.', key):
@@ -191,6 +193,7 @@ class CheckpointMatchHook(Hook):
         """Compare the weights with the network's."""
         source = str(runner._load_from or find_latest_checkpoint(runner.work_dir))
         state_dict = weights_of(checkpoint, source)
+        self._check_averaged(runner, checkpoint, source)
         missing = [key for key in ('meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
         if runner._resume and missing:
             raise CheckpointMismatchError(
@@ -202,9 +205,13 @@ class CheckpointMatchHook(Hook):
             return
         match = match_checkpoint(runner.model, state_dict)
         if not match.loaded:
+            advice = (
+                'Leave load_from out, or load a backbone by '
+                "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
+            )
             raise CheckpointMismatchError(
-                f'checkpoint {source!r} shares no parameter with the network of the config: {match}. Leave load_from '
-                "out, or load a backbone by model.backbone.init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)"
+                f'checkpoint {source!r} shares no parameter with the network of the config: {match}. '
+                f'{_about_names(runner.model, state_dict) or advice}'
             )
         if options := missing_options(runner.model, match.unexpected):
             raise CheckpointMismatchError(
@@ -214,29 +221,37 @@ class CheckpointMatchHook(Hook):
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
 
+    def _check_averaged(self, runner: Runner, checkpoint: dict, source: str) -> None:
+        """Check what mmengine's EMAHook has loaded into its averaged network, without a word about what fits."""
+        for hook in (hook for hook in runner.hooks if isinstance(hook, EMAHook)):
+            own = bare_network(runner.model).state_dict()
+            # mmpretrain's hook loads the averaged weights in a test too, and notes that it has.
+            if 'ema_state_dict' in checkpoint and getattr(hook, 'load_ema_from_ckpt', runner._resume):
+                averaged = weights_of({'state_dict': checkpoint['ema_state_dict']}, source)
+                require_match(runner.model, averaged, f'{source} (ema_state_dict)')
+            elif any(key not in own and key.removeprefix('module.') in own for key in checkpoint['state_dict']):
+                raise CheckpointMismatchError(
+                    f"checkpoint {source!r} has keys that begin with 'module.', which EMAHook does not load into the "
+                    "averaged network; add custom_hooks = [dict(type='mmkerv.CheckpointLayoutHook')]"
+                )
 
-def weights_of(checkpoint: Any, source: str) -> dict[str, Any]:
-    """Return the weights by name in a checkpoint, which is a runner's or bare weights.
 
-    Args:
-        checkpoint: content of the file.
-        source: name of the file, for messages.
-
-    Raises:
-        CheckpointMismatchError: if it holds no weights by name.
-
-    Example:
-        >>> weights_of({'meta': {}, 'state_dict': {'a': 1}}, 'a.pth'), weights_of({'a': 1}, 'a.pth')
-        ({'a': 1}, {'a': 1})
-    """
-    weights = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else checkpoint
-    invalid = [key for key in weights if not isinstance(key, str)] if isinstance(weights, dict) else [weights]
-    if invalid:
-        raise CheckpointMismatchError(
-            f'checkpoint {source!r} holds a {type(invalid[0]).__name__}, not parameters by name; give one that a '
-            'runner saved, or torch.save(model.state_dict(), FILE)'
+def _about_names(model: nn.Module, state_dict: dict[str, Any]) -> str:
+    """Return what is to be said if the weights would fit under other names, else an empty string."""
+    own = bare_network(model).state_dict()
+    given = _given(bare_network(model), state_dict)
+    held, parts = ({key.partition('.')[0] for key in keys} for keys in (given, own))
+    if held == {'backbone'} < parts:
+        return (
+            f'It holds the weights of the backbone alone, not of {", ".join(sorted(parts - held))}: train from it by '
+            "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
-    return weights
+    if prefix := surplus_prefix([key for key in given if key not in own], own):
+        return (
+            f'Its keys begin with {prefix!r}, which those of the network do not: save its weights without that, as '
+            f'{{key.removeprefix({prefix!r}): value}}'
+        )
+    return ''
 
 
 def _listed(keys: Sequence[str], label: str) -> str:
@@ -248,20 +263,13 @@ def _listed(keys: Sequence[str], label: str) -> str:
 
 
 def _require_finite_loaded(model: nn.Module, state_dict: dict[str, Any], match: CheckpointMatch, source: str) -> None:
-    own, given = _bare(model).state_dict(), _given(_bare(model), state_dict)
+    own, given = bare_network(model).state_dict(), _given(bare_network(model), state_dict)
     require_finite({key: given[key] for key in match.loaded}, source, own)
 
 
 def _shape(value: Any) -> torch.Size | None:
     # numpy arrays have a shape too, but cannot be loaded.
     return value.shape if isinstance(value, Tensor) else None
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """Return the network inside wrappers for distributed training and test-time augmentation."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
+from mmkerv.engine.checkpoint.layouts import surplus_prefix, weights_of
 from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
     match_checkpoint,
     missing_options,
     operators_changing_kernels,
-    weights_of,
 )
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.ops.core.base import ConvNd
@@ -119,8 +119,8 @@ def require_pretrained(
     ]
     if not match.loaded and not match.shapes:
         reasons.append('nothing of it fits')
-        if prefix := _surplus_prefix(match.unexpected, own):
-            advice = f'Its keys begin with {prefix!r}: add prefix={prefix + "."!r} to init_cfg'
+        if prefix := surplus_prefix(match.unexpected, own):
+            advice = f'Its keys begin with {prefix!r}: add prefix={prefix!r} to init_cfg'
     if foreign := _below_convolutions(module, match.unexpected):
         reasons.append(f'the convolutions of the network have no {", ".join(foreign[:3])}')
         advice = (
@@ -197,15 +197,6 @@ def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:
         weightless=weightless,
         unused=unused,
     )
-
-
-def _surplus_prefix(unexpected: Iterable[str], own: Mapping[str, Any]) -> str | None:
-    """Return the first part of the keys if the rest of one is a key of the network."""
-    for key in unexpected:
-        prefix, _, rest = key.partition('.')
-        if rest in own:
-            return prefix
-    return None
 
 
 def _below_convolutions(module: nn.Module, unexpected: Iterable[str]) -> list[str]:

@@ -4,8 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from mmkerv.engine.checkpoint.finite import require_finite
-from mmkerv.engine.checkpoint.match import weights_of
+from mmkerv.engine.checkpoint.layouts import container, plain_layout, weights_of
 from mmkerv.errors import ConfigError
 
 
@@ -33,12 +35,13 @@ def strip_checkpoint(
     """
     if not isinstance(checkpoint, dict):
         raise ConfigError(f'the checkpoint holds a {type(checkpoint).__name__}; give one that a runner saved')
+    checkpoint = plain_layout(checkpoint)
+    if container(checkpoint) is None and any(isinstance(value, Tensor) for value in checkpoint.values()):
+        checkpoint = {'state_dict': checkpoint}
     if no_ema:
         if 'ema_state_dict' not in checkpoint:
             raise ConfigError('--no-ema: the checkpoint has no ema_state_dict, its weights are raw; leave the flag out')
-        ema = weights_of({'state_dict': checkpoint['ema_state_dict']}, source)
-        raw = {k.removeprefix('module.'): v for k, v in ema.items() if k.startswith('module.')}
-        checkpoint = {**checkpoint, 'state_dict': raw}
+        checkpoint = {**checkpoint, 'state_dict': weights_of({'state_dict': checkpoint['ema_state_dict']}, source)}
     missing = [key for key in keys if key not in checkpoint]
     if missing:
         present = ', '.join(list(map(str, checkpoint))[:8]) or 'nothing'

@@ -1,6 +1,7 @@
 """Loading of checkpoints without running code in them.
 
 ``torch.load`` unpickles, and a pickle can run any code. mmengine's loader falls back to that silently; ours does not.
+Files of the safetensors format hold tensors alone.
 """
 
 import io
@@ -15,14 +16,19 @@ import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
 from mmengine.fileio import get as read_bytes
 
+from mmkerv.engine.checkpoint.layouts import plain_layout
 from mmkerv.engine.checkpoint.unpickler import restricted_pickle
-from mmkerv.errors import UnsafeCheckpointError
+from mmkerv.errors import InstallationError, UnsafeCheckpointError
+
+# A file of safetensors begins with the length of its header in eight bytes, and the header is JSON.
+SAFETENSORS_START, LARGEST_HEADER = b'{', 10**8
 
 
 def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bool = False) -> Any:
     """Load a checkpoint without running code in it.
 
-    It may hold tensors, numbers, strings, containers and mmengine's message history.
+    It may hold tensors, numbers, strings, containers and mmengine's message history. ``.safetensors`` files are read
+    too.
 
     Args:
         file: path of a local file, or a binary stream.
@@ -35,6 +41,7 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
     Raises:
         FileNotFoundError: if the file does not exist.
         UnsafeCheckpointError: if the file is damaged or holds anything else; nothing of it has been executed.
+        InstallationError: for a ``.safetensors`` file without the library safetensors.
 
     Example:
         >>> import io
@@ -45,6 +52,8 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
     name = getattr(file, 'name', type(file).__name__) if hasattr(file, 'read') else str(file)
     if not hasattr(file, 'read') and not Path(file).is_file():
         raise FileNotFoundError(f'checkpoint {name!r} does not exist; give the path of a .pth file')
+    if _is_safetensors(file):
+        return _load_safetensors(file, map_location, name)
     try:
         return torch.load(file, map_location, weights_only=False) if trust else _load_restricted(file, map_location)
     except OSError:
@@ -72,7 +81,7 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
     """
 
     def read(file: Path | IO[bytes], map_location: Any) -> Any:
-        checkpoint = safe_load(file, map_location or 'cpu', trust)
+        checkpoint = plain_layout(safe_load(file, map_location or 'cpu', trust))
         meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
         if not trust and isinstance(meta, dict):
             # Runner.resume executes this text, written by mmcv 1 only, as a Python config.
@@ -114,6 +123,40 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
         **dict.fromkeys(('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
         **dict.fromkeys((r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'), load_from_storage),
     }
+
+
+def _is_safetensors(file: Any) -> bool:
+    """Return whether a file is of the safetensors format, by its name or its first bytes."""
+    with torch.serialization._open_file_like(file, 'rb') as stream:
+        start = stream.tell()
+        head = stream.read(9)
+        stream.seek(start)
+    by_content = head[8:] == SAFETENSORS_START and int.from_bytes(head[:8], 'little') <= LARGEST_HEADER
+    return by_content or str(getattr(file, 'name', file)).endswith('.safetensors')
+
+
+def _load_safetensors(file: Any, map_location: Any, name: str) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError as error:
+        raise InstallationError(
+            f'checkpoint {name!r} is of the safetensors format, and the library safetensors is missing; '
+            'pip install safetensors'
+        ) from error
+    try:
+        weights = load(file.read() if hasattr(file, 'read') else Path(file).read_bytes())
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise UnsafeCheckpointError(
+            f'checkpoint {name!r} was not read: it is damaged ({error}); copy or download it again'
+        ) from error
+    if map_location in (None, 'cpu'):
+        return weights
+    if isinstance(map_location, (str, torch.device)):
+        return {key: value.to(map_location) for key, value in weights.items()}
+    # As torch.load does for a dict of names or a function.
+    restore = torch.serialization._get_restore_location(map_location)
+    return {key: value.to(restore(value.untyped_storage(), 'cpu').device) for key, value in weights.items()}
 
 
 def _reason(error: Exception) -> str:

@@ -4,6 +4,7 @@ A pickle is a program. Restricting the names it may use does not make it harmles
 functions it calls, the objects whose state it sets, and the containers it fills. All of these are checked.
 """
 
+import argparse
 import pickle
 import types
 from typing import IO, Any
@@ -87,9 +88,10 @@ class RestrictedUnpickler(pickle._Unpickler):
         super().load_reduce()
 
     def load_newobj(self) -> None:
-        """Create an empty message history."""
+        """Create an empty message history or an empty set of arguments."""
         kind, arguments = self.stack[-2:]
-        if kind is not HistoryBuffer or type(arguments) is not tuple or arguments:
+        known = kind is HistoryBuffer or kind is argparse.Namespace
+        if not known or type(arguments) is not tuple or arguments:
             refuse(f'a new {kind!r}')
         super().load_newobj()
 

@@ -16,7 +16,7 @@ from mmkerv.utils import log
 
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 OPERATOR_RULES = 'mmkerv.OperatorRulesConstructor'
-HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointMatchHook')
+HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointLayoutHook', 'mmkerv.CheckpointMatchHook')
 # Hooks of equal priority run in this order: PendingEvaluationHook must be the last of them.
 TRAINING_HOOKS = (
     'mmkerv.LabelRangeHook',
@@ -50,8 +50,10 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
     check_hooks(cfg)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args)
-    present = {hook.get('type') for hook in cfg.get('custom_hooks') or []}
-    added = [{'type': HOOKS[0]}, {'type': HOOKS[1], 'strict': strict}]
+    # In pure-Python configs, types are classes.
+    types = [hook.get('type') for hook in cfg.get('custom_hooks') or []]
+    present = {name if isinstance(name, str) else f'mmkerv.{local_name(name, ("mmkerv",))}' for name in types}
+    added = [{'type': HOOKS[0]}, {'type': HOOKS[1]}, {'type': HOOKS[2], 'strict': strict}]
     if 'train' in phases:
         added += [{'type': hook} for hook in TRAINING_HOOKS]
         check_pretrained_files(cfg.get('model'), 'model')

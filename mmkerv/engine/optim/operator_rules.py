@@ -74,7 +74,8 @@ class OperatorRulesConstructor:
     Example:
         >>> from mmengine.optim import build_optim_wrapper
         >>> from mmkerv.ops import CoCConv2d
-        >>> cfg = dict(constructor='mmkerv.OperatorRulesConstructor', optimizer=dict(type='SGD', lr=1, weight_decay=0.1))
+        >>> sgd = dict(type='SGD', lr=1, weight_decay=0.1)
+        >>> cfg = dict(constructor='mmkerv.OperatorRulesConstructor', optimizer=sgd)
         >>> wrapper = build_optim_wrapper(nn.Sequential(CoCConv2d(3, 8, 3)), cfg)
         >>> [(group['weight_decay'], len(group['params'])) for group in wrapper.param_groups]
         [(0.1, 2), (0.0, 1)]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmkerv.engine import CheckpointMatchHook
 from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
 from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
@@ -123,15 +124,17 @@ def test_prepare_adds_what_both_tools_need(tmp_path, strict):
     assert [hook['type'] for hook in cfg.custom_hooks] == [
         'EMAHook',
         'mmkerv.FrozenKernelsHook',
+        'mmkerv.CheckpointLayoutHook',
         'mmkerv.CheckpointMatchHook',
     ]
     assert cfg.custom_hooks[-1]['strict'] == strict
     assert cfg.launcher == 'pytorch' and Path(cfg.work_dir) == Path('work_dirs/net')
     args.work_dir = str(tmp_path)
-    own = dict(type='mmkerv.CheckpointMatchHook', strict=not strict)
-    cfg = prepare(Config(dict(custom_hooks=[own], work_dir='a')), args, (), strict)
-    assert cfg.work_dir == str(tmp_path)
-    assert [h for h in cfg.custom_hooks if h['type'] == own['type']] == [own], "a config's own hook wins"
+    for kind in ('mmkerv.CheckpointMatchHook', CheckpointMatchHook):
+        own = dict(type=kind, strict=not strict)
+        cfg = prepare(Config(dict(custom_hooks=[own], work_dir='a')), args, (), strict)
+        assert cfg.work_dir == str(tmp_path)
+        assert [h for h in cfg.custom_hooks if 'strict' in h] == [own], "a config's own hook wins"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.tracing import is_transformed
 
 # Maximum number of kernel values in memory at once.
 CHUNK = 2**22
@@ -90,7 +91,8 @@ def irregular_convolution(
         parts = []
         for start in range(0, length, step):
             stop = min(length, start + step)
-            if torch.is_grad_enabled() and step < length:
+            # Transforms of torch.func take no checkpoints.
+            if torch.is_grad_enabled() and step < length and not is_transformed():
                 parts.append(checkpoint(chunk, signal, start, stop, use_reentrant=False))
             else:
                 parts.append(chunk(signal, start, stop))

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.coc.tile_product import tile_product
 from mmkerv.ops.core.arguments import ceil_div
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.tracing import needs_plain_operations
 
 SHARE_MODES = ('ci', 'co', 'cico', None)
 
@@ -115,7 +115,7 @@ def spatial_association(
             )
     by_matrix = uses_matrix(weight.shape, association, share)
     # The product that keeps no tiles is a custom autograd function; compilers and exporters need plain operations.
-    if by_matrix and share == 'ci' and not norms and not is_recording():
+    if by_matrix and share == 'ci' and not norms and not needs_plain_operations():
         kernel = weight
         for super_weight, bias in zip(super_weights, biases):
             kernel = _associated(kernel, super_weight, bias, selector, groups, association, super_dilation, skip)

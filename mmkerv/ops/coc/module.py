@@ -29,7 +29,7 @@ from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import wide_type
 from mmkerv.ops.core.recompute import convolve_and_forget
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.tracing import needs_plain_operations
 
 
 class SuperLayer(nn.Module):
@@ -268,7 +268,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
             torch.Size([2, 8, 5, 5])
         """
         # Inside torch.compile the partitioner decides what to save.
-        keeps = not self.options.recompute or self._frozen_kernel is not None or is_recording()
+        keeps = not self.options.recompute or self._frozen_kernel is not None or needs_plain_operations()
         if keeps or not torch.is_grad_enabled():
             return super().forward(input)
         return convolve_and_forget(input, self.kernel, self._convolve, list(self.parameters()))
@@ -302,7 +302,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         if selector is not None and selector.device == device:
             return selector
         # While a graph is recorded, the matrix is computed as a part of it.
-        if is_recording() or not uses_matrix(self.weight.shape, self.options.association, self.options.share):
+        if needs_plain_operations() or not uses_matrix(self.weight.shape, self.options.association, self.options.share):
             return None
         # A tensor made in inference mode could not be used by autograd later.
         with torch.inference_mode(False):

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmkerv.errors import FoldError
 from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.precision import autocast_type, full_precision
 
 
@@ -70,8 +71,8 @@ class DynamicKernel:
         y = y.view(samples, self.out_channels, *y.shape[2:])
         if self.bias is not None:
             y = y + self.bias.to(autocast_type(x.device) or self.bias.dtype).view(-1, *(1,) * self.dims)
-        channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+        layout = memory_format(x)
+        return y.contiguous(memory_format=layout) if layout is torch.channels_last else y
 
     def _folded(self, dense: bool) -> nn.Module:
         raise FoldError(

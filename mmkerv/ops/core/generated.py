@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.precision import full_precision
 
 
@@ -47,8 +48,7 @@ class GeneratedKernel:
             kernel = self._kernel().to(parameter.dtype)
         # The memory layout of the kernel determines that of the output, and mmcv's compiled operators (RoIAlign) assume
         # that their input is contiguous.
-        channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
-        return kernel.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        return kernel.contiguous(memory_format=memory_format(parameter))
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').

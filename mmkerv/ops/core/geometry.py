@@ -10,6 +10,7 @@ from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
+from mmkerv.ops.core.tracing import is_transformed
 
 
 def pad(
@@ -42,6 +43,19 @@ def pad(
     mode = 'constant' if padding_mode == 'zeros' else padding_mode
     # F.pad expects the last axis first.
     return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return ``torch.channels_last`` for a tensor laid out like that and in no other way, else the contiguous format.
+
+    Example:
+        >>> memory_format(torch.ones(1, 2, 3, 3))
+        torch.contiguous_format
+    """
+    # vmap has no answer for channels_last.
+    other = x.dim() == 4 and not x.is_contiguous() and not is_transformed()
+    channels_last = other and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def output_shape(

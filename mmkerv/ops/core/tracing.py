@@ -1,6 +1,7 @@
-"""Checks of whether torch is recording a graph of its operations, and for which sizes."""
+"""Checks of whether torch records a graph of its operations, and for which sizes, or transforms them (torch.func)."""
 
 import torch
+from torch.autograd import forward_ad
 
 # Custom autograd functions are for eager execution only; torch.compile decides by itself what to save. torch 2.1 cannot
 # trace one with arguments other than tensors, and 2.11 computes wrong gradients for one that changes its result in
@@ -18,6 +19,27 @@ def is_recording() -> bool:
         False
     """
     return is_compiling() or torch.jit.is_tracing()
+
+
+def is_transformed() -> bool:
+    """Return ``True`` inside a transform of ``torch.func`` (``vmap``, ``grad``, ``jvp``, ...) or of forward-mode AD.
+
+    Example:
+        >>> torch.func.vmap(lambda x: x + is_transformed())(torch.zeros(2))
+        tensor([1., 1.])
+    """
+    # torch.compile cannot trace these two questions, and needs no answer: it is recording.
+    return not is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+
+
+def needs_plain_operations() -> bool:
+    """Return ``True`` where only torch's operations work: no autograd functions, saved-tensor hooks or changed data.
+
+    Example:
+        >>> needs_plain_operations()
+        False
+    """
+    return is_recording() or is_transformed()
 
 
 def is_traced_for_any_size() -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.tracing import needs_plain_operations
 
 
 def circular_convolution(
@@ -33,7 +33,7 @@ def circular_convolution(
         [[[2.0, 3.0, 3.0, 3.0]]]
     """
     arguments = x, kernel, list(before), list(sizes), list(lengths), groups
-    return _convolve(*arguments) if is_recording() else _Convolution.apply(*arguments)
+    return _convolve(*arguments) if needs_plain_operations() else _Convolution.apply(*arguments)
 
 
 class _Convolution(torch.autograd.Function):

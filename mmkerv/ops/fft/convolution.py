@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.core.geometry import output_shape
+from mmkerv.ops.core.geometry import memory_format, output_shape
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.core.tracing import is_compiling
 from mmkerv.ops.fft.circular import circular_convolution
@@ -51,7 +51,8 @@ def fft_convolution(
     dims = len(padding)
     # As in torch's convolutions, autocast does not change float64.
     result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
-    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    # A copy frees the transform's padding, and gives later layers the memory format they expect.
+    layout = memory_format(x)
     dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32
     with full_precision(x.device):
         x, kernel = x.to(dtype), kernel.to(dtype)
@@ -68,8 +69,6 @@ def fft_convolution(
         y = circular_convolution(x, kernel, [before for before, _ in padding], shape[2:], lengths, groups)
         if bias is not None:
             y = y + bias.to(dtype).view(-1, *(1,) * dims)
-        # A copy frees the transform's padding, and gives later layers the memory format they expect.
-        layout = torch.channels_last if channels_last else torch.contiguous_format
         return y.to(result_type).contiguous(memory_format=layout)
 
 

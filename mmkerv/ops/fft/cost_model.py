@@ -59,10 +59,10 @@ def costs(
     """
     (batch, channels, *sizes), (outputs, width, *taps) = shape, kernel
     extents = [d * (k - 1) + 1 for k, d in zip(taps, dilation)]
-    out = math.prod(max(n + sum(sides) - k + 1, 0) for n, k, sides in zip(sizes, extents, padding))
-    sums = batch * outputs * width * math.prod(taps) * out
+    outs = [max(n + before + after - k + 1, 0) for n, k, (before, after) in zip(sizes, extents, padding)]
+    sums = batch * outputs * width * _product(taps) * _product(outs)
     lengths = transform_lengths(sizes, extents, padding)
-    samples = math.prod(lengths)
+    samples = _product(lengths)
     frequencies = samples // lengths[-1] * (lengths[-1] // 2 + 1)
     transforms = batch * (channels + outputs) + outputs * width
     return Costs(
@@ -70,7 +70,7 @@ def costs(
         depthwise=sums if width == 1 and groups > 1 else 0,
         transform=transforms * samples * math.log2(samples + 1),
         product=batch * outputs * width * frequencies,
-        taps=outputs * width * math.prod(taps),
+        taps=outputs * width * _product(taps),
     )
 
 
@@ -100,11 +100,23 @@ def fft_is_cheaper(
         >>> sequence, image
         (True, False)
     """
-    if any(s != 1 for s in stride):
-        return False
+    for s in stride:
+        if s != 1:
+            return False
     count = costs(shape, kernel, padding, dilation, groups)
     return _nanoseconds(count, FFT) < _nanoseconds(count, DIRECT)
 
 
 def _nanoseconds(count: Costs, prices: dict[str, float]) -> float:
-    return sum(price * getattr(count, name) for name, price in prices.items())
+    total = 0.0
+    for name, price in prices.items():
+        total += price * getattr(count, name)
+    return total
+
+
+def _product(numbers: Sequence[int]) -> int:
+    # torch.compile does not trace math.prod.
+    product = 1
+    for number in numbers:
+        product *= number
+    return product

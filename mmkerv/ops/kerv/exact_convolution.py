@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.precision import full_precision
+from mmkerv.ops.core.tracing import is_transformed
 
 
 def exact_convolution(
@@ -39,7 +40,8 @@ def exact_convolution(
     geometry = list(stride), list(padding), list(dilation), groups
     with full_precision(x.device):
         if x.is_cuda and x.dtype == torch.float32:
-            return without_tf32(x, weight, bias, *geometry)
+            # Transforms of torch.func take no custom operator; there the gradients may be in TensorFloat-32.
+            return (_convolution if is_transformed() else without_tf32)(x, weight, bias, *geometry)
         return CONVOLUTIONS[weight.dim() - 2](x, weight, bias, *geometry)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONVOLUTIONS
-from mmkerv.ops.core.geometry import pad
+from mmkerv.ops.core.geometry import memory_format, pad
 from mmkerv.ops.core.precision import autocast_type, full_precision, require_type
 from mmkerv.ops.kerv.exact_convolution import exact_convolution
 from mmkerv.ops.kerv.l1 import l1_distance
@@ -163,9 +163,7 @@ def kervolve(
     if bias is not None:
         y = y + bias.to(wide).view(with_axes)
     # Give the output the memory format of the weight, as convolutions do.
-    channels_last = dims == 2 and not weight.is_contiguous()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return y.to(weight.dtype).contiguous(memory_format=layout)
+    return y.to(weight.dtype).contiguous(memory_format=memory_format(weight))
 
 
 def _dot(

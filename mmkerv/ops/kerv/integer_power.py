@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.tracing import needs_plain_operations
 
 
 def integer_power(t: Tensor, degree: int) -> Tensor:
@@ -25,7 +25,7 @@ def integer_power(t: Tensor, degree: int) -> Tensor:
     """
     if degree == 1:
         return t
-    return _power(t, degree, torch.mul) if is_recording() else _IntegerPower.apply(t, degree)
+    return _power(t, degree, torch.mul) if needs_plain_operations() else _IntegerPower.apply(t, degree)
 
 
 class _IntegerPower(torch.autograd.Function):

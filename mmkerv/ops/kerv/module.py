@@ -14,7 +14,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
 from mmkerv.ops.core.response import Response
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.tracing import needs_plain_operations
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
 
@@ -154,16 +154,16 @@ class Kervolution(Response):
         """
         return self.kernel_name == LINEAR
 
-    def _learned(self) -> list[str]:
-        return [name for name in self._initial if isinstance(getattr(self, name), nn.Parameter)]
+    def _learned(self) -> tuple[str, ...]:
+        return find_kernel(self.kernel_name).learnable if self.learnable else ()
 
     def _values(self) -> dict[str, Any]:
         """Return the hyperparameters, the learned ones clamped to their range."""
         values = {name: getattr(self, name) for name in self._initial}
         for name in self._learned():
             minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
-            if is_recording():
-                # A recorded graph must not change its parameters.
+            if needs_plain_operations() or not isinstance(parameter, nn.Parameter):
+                # A recorded graph must not change its parameters, and functional_call not the tensors it is given.
                 values[name] = _straight_through_clamp(parameter, minimum)
             else:
                 # Clamp through `data`, which autograd does not track: the graph of an earlier call of the layer stays
@@ -174,8 +174,9 @@ class Kervolution(Response):
     def forward(self, input: Tensor) -> Tensor:
         """Kervolve ``input`` (N, C, *spatial); returns (N, O, *spatial').
 
-        Learned hyperparameters are first clamped in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled layer
-        computes with the clamped values, but the parameters themselves are clamped only by the next uncompiled call.
+        Learned hyperparameters are first clamped in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled
+        layer, ``torch.func.functional_call`` with other tensors, and transforms of ``torch.func`` compute with the
+        clamped values but change no tensor; the next ordinary call clamps the layer's own parameters.
 
         Example:
             >>> KervConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape

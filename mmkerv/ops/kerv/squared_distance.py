@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.tracing import is_recording
+from mmkerv.ops.core.tracing import needs_plain_operations
 from mmkerv.ops.kerv.exact_convolution import exact_convolution, exact_convolution_gradients
 
 
@@ -69,7 +69,7 @@ def squared_distance(
         tensor([3., 3.])
     """
     geometry = tuple(stride), tuple(padding), tuple(dilation), groups
-    if is_recording():
+    if needs_plain_operations():
         expanded = _expanded(x, weight, *geometry)
         return expanded + (expanded.clamp(min=0) - expanded).detach()
     return _SquaredDistance.apply(x, weight, *geometry)
@@ -159,7 +159,7 @@ def distance(d2: Tensor) -> Tensor:
         >>> d2.grad
         tensor([0.0000, 0.2500])
     """
-    if is_recording():
+    if needs_plain_operations():
         zero = d2 <= 0
         # Not torch.where: the ONNX exporter of torch 2.1 gets the types of its scalar arguments wrong.
         return d2.masked_fill(zero, 1.0).sqrt().masked_fill(zero, 0.0)

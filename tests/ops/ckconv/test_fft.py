@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmkerv.ops import CKConv2d
+from mmkerv.ops import CKConv1d, CKConv2d
 from mmkerv.ops.fft.convolution import fast_length, fft_convolution
 from tests.ops.ckconv.ck_operators import random_2d, response_2d
 from tests.ops.contract import relative
@@ -142,3 +142,25 @@ def test_transform_lengths_have_no_large_prime_factors():
     for n in range(2, 2400):
         assert fast_length(n) == next(e for e in even if e >= n)
     assert fast_length(1) == 1
+
+
+# The first size is cheaper directly, the second by Fourier transforms, except for the image.
+@pytest.mark.parametrize('side', [9, 785])
+@pytest.mark.parametrize('kind', ['image', 'separable', 'causal', 'centred'])
+def test_the_choice_of_the_form_compiles_without_graph_breaks(kind, side):
+    if kind in ('image', 'separable'):
+        op, x = CKConv2d(4, 8, 5, padding=2, hidden=4, separable=kind == 'separable'), torch.randn(2, 4, 9, side)
+    else:
+        centred = {'padding': side // 2, 'causal': False} if kind == 'centred' else {}
+        op, x = CKConv1d(4, 8, side, hidden=4, **centred), torch.randn(2, 4, side)
+    torch._dynamo.reset()
+    compiled = torch.compile(op, fullgraph=True, backend='aot_eager')
+    y = compiled(x)
+    y.square().sum().backward()
+    gradients = [p.grad.clone() for p in op.parameters()]
+    op.zero_grad()
+    expected = op(x)
+    expected.square().sum().backward()
+    assert relative(y, expected) < 1e-5
+    assert all(relative(g, p.grad) < 1e-3 for g, p in zip(gradients, op.parameters()))
+    assert relative(compiled(x[..., 1:]), op(x[..., 1:])) < 1e-5

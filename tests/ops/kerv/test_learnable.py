@@ -204,3 +204,14 @@ def test_repr_shows_the_hyperparameters():
     assert repr(make('gaussian')).endswith("kernel='gaussian', gamma=auto, learnable=True)")
     assert repr(KervConv2d(3, 4, 3, kernel='l2')).endswith("kernel='l2')")
     assert repr(KervConv2d(3, 4, 3)).endswith("kernel='polynomial', degree=3, balance=1.0)")
+
+
+@pytest.mark.parametrize('wrap', [torch.clone, nn.Parameter], ids=['tensor', 'parameter'])
+def test_functional_call_projects_the_tensors_it_is_given(wrap):
+    op, x = KervConv2d(2, 3, 3, bias=False, kernel='gaussian', learnable=True), torch.randn(1, 2, 5, 5)
+    own = op.gamma.item()
+    y = torch.func.functional_call(op, {'gamma': wrap(torch.tensor([-1.0]))}, (x,))
+    assert op.gamma.item() == own
+    with torch.no_grad():
+        op.gamma.fill_(-1.0)
+    assert torch.equal(y, op(x)) and y.max().item() <= 1

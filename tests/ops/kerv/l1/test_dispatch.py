@@ -109,11 +109,22 @@ def test_only_the_requested_gradient_is_computed(needs):
         assert torch.equal(leaf.grad, expected) if need else leaf.grad is None
 
 
-def test_second_derivative_raises_an_error():
-    (x, weight), geometry = tensors('1d')
-    (grad,) = torch.autograd.grad(l1_distance(x, weight, *geometry).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        grad.sum().backward()
+@pytest.mark.parametrize('name', CASES)
+def test_the_gradient_can_be_differentiated(name):
+    (x, weight), geometry = tensors(name)
+    gradgrad = torch.autograd.gradgradcheck
+    assert gradgrad(lambda x, weight: l1_distance(x, weight, *geometry).square(), (x, weight), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_the_change_is_the_directional_derivative(name):
+    (x, weight), geometry = tensors(name)
+    dx, dw = torch.randn_like(x), torch.randn_like(weight)
+    y, change = torch.func.jvp(lambda x, weight: l1_distance(x, weight, *geometry), (x, weight), (dx, dw))
+    step = 1e-7
+    assert torch.equal(y, l1_distance(x, weight, *geometry))
+    expected = (l1_distance(x + step * dx, weight + step * dw, *geometry) - y) / step
+    torch.testing.assert_close(change, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('chunk_mib', [1e-9, 1e-3, 1e-2])

@@ -10,14 +10,12 @@ from torch import nn
 
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.fusing_libraries import fold_before_fusing
+from mmkerv.models.kept_layers import kept_by
 from mmkerv.models.replacement import Operator, is_plain, size
+from mmkerv.models.stages import find_stages
 from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
 from mmkerv.ops.core.references import replace_modules
 from mmkerv.utils import log
-
-# Names of the stages of a backbone in upstream libraries; those of the second pattern count from 0.
-_STAGE_FROM_1 = re.compile(r'(?:^|\.)(?:layer|stage)(\d+)(?:\.|$)')
-_STAGE_FROM_0 = re.compile(r'(?:^|\.)(?:layers|stages)\.(\d+)(?:\.|$)')
 
 
 class Where(NamedTuple):
@@ -26,7 +24,7 @@ class Where(NamedTuple):
     Args:
         stem: whether to select convolutions before the first stage.
         stages: numbers of the stages to select, from 1; ``None`` selects every stage and everything outside the stages
-            but the stem (necks, heads, transitions).
+            but the stem (necks, heads). What lies between two stages belongs to the later one.
         kernel_sizes: ``'>1'`` every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
         depthwise: whether to select depthwise convolutions (as many groups as input channels, more than one).
         names: regular expressions, of which one must match somewhere in the convolution's name; ``None`` matches any.
@@ -72,13 +70,15 @@ class Where(NamedTuple):
                 _check_pattern(name)
         return cls(rule.stem, stages, sizes, rule.depthwise, names)
 
-    def selects(self, name: str, conv: nn.Conv2d, stage: int | None) -> bool:
+    def selects(self, name: str, conv: nn.Conv2d, stage: int | None, holder: str | None = None) -> bool:
         """Return whether the rule selects a convolution.
 
         Args:
             name: of the convolution in the model.
             conv: the convolution.
             stage: number of its stage, 0 for the stem, ``None`` outside.
+            holder: name of the kept layer that the convolution is a part of; then it is selected only by an expression
+                in ``names`` that matches its name but not that of the layer.
 
         Example:
             >>> Where(stages=(1,)).selects('layer2.0.conv1', nn.Conv2d(8, 8, 3), 2)
@@ -93,7 +93,10 @@ class Where(NamedTuple):
         else:
             size_matches = self.kernel_sizes == 'all' or conv.kernel_size in self.kernel_sizes
         is_depthwise = conv.groups == conv.in_channels > 1
-        name_matches = self.names is None or any(re.search(pattern, name) for pattern in self.names)
+        if self.names is None:
+            name_matches = holder is None
+        else:
+            name_matches = any(_names(pattern, name, holder) for pattern in self.names)
         return stage_matches and size_matches and name_matches and (self.depthwise or not is_depthwise)
 
 
@@ -104,8 +107,10 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     that starts as the identity computes what the network computed before. An operator without a basic kernel (CKConv,
     the separable ones) starts with a new kernel, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it
     and mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads and folds accordingly; other
-    classes (deformable, weight-standardised, parametrized) and convolutions with hooks are kept. A shared module stays
-    shared. One line of the log reports what was replaced and what was kept.
+    classes (deformable, weight-standardised, parametrized) and convolutions with hooks are kept, and with a kept layer
+    the convolutions inside it (offsets of deformable layers, attention in plugins), unless ``where.names`` matches
+    their names beyond the layer's. A kernel of even size, which CoCConv and CKConv do not have, stays plain. A shared
+    module stays shared. One line of the log reports what was replaced and what was kept.
 
     Args:
         model: network of any library, including torchvision and timm.
@@ -118,7 +123,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
 
     Raises:
         ValueError: if nothing is replaced, if the model has no stages but ``where`` names some, if the type is unknown,
-            or if the operator does not exist in the shape of a selected convolution, which the message names. The
+            or if the operator does not exist in the shape of a selected convolution, which the message names; an even
+            size only if ``where.kernel_sizes`` lists it or an expression of ``where.names`` matches nothing else. The
             network is then unchanged.
         TypeError: for an unknown key of ``where`` or of ``conv_cfg``.
 
@@ -129,21 +135,58 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     """
     rule, operator = Where.of(where), Operator.of(conv_cfg)
     convs = _convolutions(model)
-    stages = _stages(convs, rule)
+    stages, holders = _stages(model, convs, rule), kept_by(model)
     replaced: dict[nn.Module, nn.Module] = {}
     left: dict[nn.Module, None] = {}
+    even: dict[nn.Module, ArgumentError] = {}
+    special = []
     for name, conv in convs.items():
-        if conv in replaced or not is_plain(conv) or not rule.selects(name, conv, stages[name]):
+        if conv in replaced or not rule.selects(name, conv, stages[name], holders.get(conv)):
             continue
-        new = operator.replacement(name, conv)
+        if not is_plain(conv):
+            special.append(conv)
+            continue
+        try:
+            new = operator.replacement(name, conv)
+        except ArgumentError as error:
+            # An even size that where lists is asked for.
+            if not isinstance(rule.kernel_sizes, str) or not operator.lacks_even_size(conv):
+                raise
+            even[conv] = error
+            continue
         if new is None:
             left[conv] = None
         else:
             replaced[conv] = new
+    for pattern in rule.names or ():
+        named = [
+            conv
+            for name, conv in convs.items()
+            if conv in replaced or conv in left or conv in even
+            if _names(pattern, name, holders.get(conv))
+        ]
+        if named and all(conv in even for conv in named):
+            raise even[named[0]]
     kept = [conv for conv in convs.values() if conv not in replaced]
     if not replaced and not (left and operator.always_plain):
+        found = []
         if left:
-            reason = f'selects only what it leaves plain ({_sizes(left)}); select others{operator.advice_for_plain}'
+            found.append(f'what it leaves plain ({_sizes(left)}); select others{operator.advice_for_plain}')
+        if even:
+            found.append(f'kernels of even size ({_sizes(even)}), which it does not have')
+        if special:
+            found.append(
+                f'classes that are not replaced ({_sizes(special)}): only exact nn.Conv2d without hooks are, because '
+                'others compute something else'
+            )
+        parts = [c for name, c in convs.items() if c in holders and rule.selects(name, c, stages[name])]
+        if parts:
+            found.append(
+                f'parts of layers that are kept ({_sizes(parts)}, such as one of {holders[parts[0]]!r}); select these '
+                'with where.names'
+            )
+        if found:
+            reason = f'selects only {"; and ".join(found)}'
         else:
             reason = 'selects none of them; relax where, or convert another part of the model'
         raise ArgumentError(
@@ -165,6 +208,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     line += f'; kept {len(kept)}'
     if kept:
         line += f' ({_sizes(kept)})'
+    if even:
+        line += f'; {len(even)} even: {", ".join(dict.fromkeys(map(size, even)))}'
     if replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items()):
         line += '; the operator has no basic kernel, so the weights were dropped and its kernels are newly initialised'
     if steps := fold_before_fusing(model):
@@ -189,15 +234,20 @@ def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> 
         ['0', '1']
     """
     convs = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
-    rule = where or Where(stem=all(_stage_number(name) is None for name in convs), kernel_sizes='all')
-    stages = _stages(convs, rule)
-    return {name: m for name, m in convs.items() if rule.selects(name, m, stages[name])}
+    rule = where or Where(stem=find_stages(model, ()) is None, kernel_sizes='all')
+    stages, holders = _stages(model, convs, rule), kept_by(model)
+    return {name: m for name, m in convs.items() if rule.selects(name, m, stages[name], holders.get(m))}
 
 
 def _sequence(value: Any, key: str) -> Iterable:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ArgumentTypeError(f'where.{key} must be a sequence, got {value!r}; write ({value!r},)')
     return value
+
+
+def _names(pattern: str, name: str, holder: str | None) -> bool:
+    """Return whether ``pattern`` matches a convolution's name, and not only by matching the kept layer around it."""
+    return bool(re.search(pattern, name)) and (holder is None or not re.search(pattern, holder))
 
 
 def _check_pattern(pattern: Any) -> None:
@@ -215,25 +265,17 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
     return {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
 
 
-def _stages(convs: dict[str, nn.Conv2d], rule: Where) -> dict[str, int | None]:
+def _stages(model: nn.Module, convs: dict[str, nn.Conv2d], rule: Where) -> dict[str, int | None]:
     """Return the stage of each convolution: its number, 0 before the first stage, ``None`` outside."""
-    numbers = {name: _stage_number(name) for name in convs}
-    first = next((i for i, n in enumerate(numbers.values()) if n is not None), None)
-    if first is None:
-        if rule.stages is not None or not rule.stem:
-            raise ArgumentError(
-                'where.stem and where.stages need a model whose stages are called layer1, stage1, layers.0 or '
-                f'stages.0; this one has convolutions such as {list(convs)[:3]}; select them with where.names'
-            )
-        return numbers
-    return {name: 0 if i < first else number for i, (name, number) in enumerate(numbers.items())}
-
-
-def _stage_number(name: str) -> int | None:
-    if match := _STAGE_FROM_1.search(name):
-        return int(match[1])
-    match = _STAGE_FROM_0.search(name)
-    return int(match[1]) + 1 if match else None
+    stages = find_stages(model, convs)
+    if stages is not None:
+        return stages
+    if rule.stages is not None or not rule.stem:
+        raise ArgumentError(
+            'where.stem and where.stages need a model whose stages have names such as layer1, stage1, layers.0, '
+            f'stages.0 or blocks.0; this one has convolutions such as {list(convs)[:3]}; select them with where.names'
+        )
+    return dict.fromkeys(convs)
 
 
 def _sizes(convs: Iterable[nn.Conv2d]) -> str:

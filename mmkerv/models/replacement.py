@@ -105,21 +105,11 @@ class Operator(NamedTuple):
             >>> print(Operator.of(dict(type='CoCConv')).replacement('conv', nn.Conv2d(3, 8, 1)))
             None
         """
-        geometry = {key: getattr(conv, key) for key in ('stride', 'padding', 'dilation', 'groups')}
-        if is_adaptive(conv):
-            # Centred, which an operator with a kernel_extent requires; replaced below.
-            geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size))
-        if conv.padding_mode != 'zeros':
-            geometry['padding_mode'] = conv.padding_mode
-        channels = conv.in_channels, conv.out_channels
         try:
-            # The constructor draws a weight that is discarded: it must not consume the caller's random numbers, which
-            # reset_operator_parameters below does. No `device=`: a registered convolution need not have it.
-            with torch.random.fork_rng(devices=[]), torch.device('cpu'):
-                new = self.build(*channels, conv.kernel_size, bias=conv.bias is not None, **geometry, **self.options)
+            new = self._built(conv, conv.kernel_size)
         except (ValueError, TypeError) as error:
             kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
-            shape = f'{size(conv)}, {channels[0]} -> {channels[1]} channels, groups={conv.groups}'
+            shape = f'{size(conv)}, {conv.in_channels} -> {conv.out_channels} channels, groups={conv.groups}'
             raise kind(f'{name} ({shape}): {error}; where can leave this layer out') from error
         if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size:
             return None
@@ -132,6 +122,36 @@ class Operator(NamedTuple):
             if getattr(getattr(new, parameter, None), 'shape', None) == getattr(getattr(conv, parameter), 'shape', 0):
                 setattr(new, parameter, getattr(conv, parameter))
         return new.train(conv.training)
+
+    def lacks_even_size(self, conv: nn.Conv2d) -> bool:
+        """Return whether the operator cannot have the shape of ``conv`` because its kernel is of even size.
+
+        Example:
+            >>> Operator.of(dict(type='CoCConv')).lacks_even_size(nn.Conv2d(3, 8, 4))
+            True
+        """
+        if all(k % 2 for k in conv.kernel_size):
+            return False
+        try:
+            self._built(conv, tuple(k if k % 2 else max(k - 1, 3) for k in conv.kernel_size))
+        except (ValueError, TypeError):
+            return False
+        return True
+
+    def _built(self, conv: nn.Conv2d, kernel_size: tuple[int, int]) -> nn.Module:
+        """Build the layer with the arguments of ``conv`` but a kernel size of its own, on the CPU."""
+        geometry = {key: getattr(conv, key) for key in ('stride', 'padding', 'dilation', 'groups')}
+        if is_adaptive(conv):
+            # Centred, which an operator with a kernel_extent requires; the caller replaces it.
+            geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, kernel_size))
+        if conv.padding_mode != 'zeros':
+            geometry['padding_mode'] = conv.padding_mode
+        # The constructor draws a weight that is discarded: it must not consume the caller's random numbers, which
+        # reset_operator_parameters does. No `device=`: a registered convolution need not have it.
+        with torch.random.fork_rng(devices=[]), torch.device('cpu'):
+            return self.build(
+                conv.in_channels, conv.out_channels, kernel_size, bias=conv.bias is not None, **geometry, **self.options
+            )
 
 
 def _operators() -> dict[str, type]:
@@ -160,11 +180,20 @@ def is_plain(conv: nn.Conv2d) -> bool:
         >>> is_plain(nn.Conv2d(3, 8, 3)), is_plain(nn.LazyConv2d(8, 3))
         (True, False)
     """
+    return _peculiarity(conv) is None
+
+
+def _peculiarity(conv: nn.Conv2d) -> str | None:
+    """Return what a convolution has that its replacement would lose, or ``None``."""
     kind = type(conv)
     wrapper = kind.__name__ == 'Conv2d' and kind.__module__ == 'mmcv.cnn.bricks.wrappers'
-    hooked = conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks
-    known = kind is nn.Conv2d or wrapper or is_adaptive(conv)
-    return known and not hooked and isinstance(conv.weight, nn.Parameter)
+    if not (kind is nn.Conv2d or wrapper or is_adaptive(conv)):
+        return kind.__name__
+    if not isinstance(conv.weight, nn.Parameter):
+        return f'{kind.__name__} with a computed weight'
+    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks:
+        return f'{kind.__name__} with hooks'
+    return None
 
 
 def size(conv: nn.Conv2d) -> str:
@@ -174,5 +203,5 @@ def size(conv: nn.Conv2d) -> str:
         >>> size(nn.Conv2d(3, 8, (1, 7)))
         '1x7'
     """
-    text = 'x'.join(map(str, conv.kernel_size))
-    return text if is_plain(conv) else f'{text} {type(conv).__name__}'
+    text, peculiarity = 'x'.join(map(str, conv.kernel_size)), _peculiarity(conv)
+    return text if peculiarity is None else f'{text} {peculiarity}'

@@ -149,7 +149,7 @@ def no_stages(folder: Path) -> str:
 def layer_refuses(folder: Path) -> str:
     import mmkerv
 
-    return message(mmkerv.convert, nn.Sequential(nn.Conv2d(3, 8, 2)), {'type': 'CoCConv'})
+    return message(mmkerv.convert, nn.Sequential(nn.Conv2d(3, 8, 2)), {'type': 'CoCConv'}, {'kernel_sizes': [2]})
 
 
 @provokes

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 import mmkerv
 from mmkerv.models import placement
@@ -280,12 +281,65 @@ def test_bad_input_is_refused_and_nothing_is_replaced(conv_cfg, where, message):
     assert replaced(model) == kervolutions(model) == []
 
 
-def test_an_even_kernel_is_refused_with_the_layers_name():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 2))
-    message = r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd.*where can leave'
+EVEN = [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 2), nn.Conv2d(4, 4, 4, stride=4)]
+
+
+def test_kernels_of_even_size_stay_plain_and_are_counted(lines):
+    model = nn.Sequential(*copy.deepcopy(EVEN))
+    assert replaced(mmkerv.convert(model, COC)) == ['0']
+    assert lines == ['mmkerv: 1 of 3 convolutions -> CoCConv (3x3: 1); kept 2 (4x4: 1, 2x2: 1); 2 even: 2x2, 4x4']
+    model = nn.Sequential(*copy.deepcopy(EVEN))
+    mmkerv.convert(model, {'type': 'CKConv', 'kernel_extent': 7})
+    assert [type(m).__name__ for m in model] == ['CKConv2d', 'Conv2d', 'Conv2d']
+    assert len(kervolutions(mmkerv.convert(nn.Sequential(*copy.deepcopy(EVEN)), KERV))) == 3
+
+
+@pytest.mark.parametrize(
+    ('where', 'message'),
+    [
+        ({'kernel_sizes': (3, 2)}, r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd.*where can leave'),
+        ({'names': ('0', '1')}, r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd'),
+        ({'names': '1|2'}, 'kernel_size must be odd'),
+    ],
+    ids=str,
+)
+def test_an_even_kernel_that_where_asks_for_is_refused(where, message):
+    model = nn.Sequential(*copy.deepcopy(EVEN))
     with pytest.raises(ValueError, match=message):
+        mmkerv.convert(model, COC, where)
+    assert replaced(model) == []
+
+
+def test_a_network_of_even_kernels_is_refused():
+    with pytest.raises(ValueError, match=r'selects only kernels of even size \(2x2: 1\)'):
+        mmkerv.convert(nn.Sequential(copy.deepcopy(EVEN[1])), COC)
+
+
+def test_a_wrong_option_is_refused_for_an_even_kernel_too():
+    with pytest.raises(ValueError, match='association'):
+        mmkerv.convert(nn.Sequential(copy.deepcopy(EVEN[1])), {**COC, 'association': 0})
+
+
+def static_same(_):
+    return pytest.importorskip('timm.layers').Conv2dSame(4, 4, 3)
+
+
+def pruned(conv):
+    return prune.l1_unstructured(conv, 'weight', 0.5)
+
+
+@pytest.mark.parametrize(
+    ('change', 'found'),
+    [
+        (static_same, '3x3 Conv2dSame: 1'),
+        (pruned, '3x3 Conv2d with a computed weight: 1'),
+        (nn.utils.parametrizations.spectral_norm, '3x3 ParametrizedConv2d: 1'),
+    ],
+)
+def test_the_class_of_what_was_selected_is_named_if_it_is_why_nothing_is_replaced(change, found):
+    model = nn.Sequential(change(nn.Conv2d(4, 4, 3)), nn.Conv2d(4, 4, 1))
+    with pytest.raises(ValueError, match=f'selects only classes that are not replaced .{found}.: only exact nn.Conv2d'):
         mmkerv.convert(model, COC)
-    assert replaced(mmkerv.convert(model, COC, {'kernel_sizes': (3,)})) == ['0']
 
 
 def test_where_stages_needs_a_model_with_stages():

@@ -52,7 +52,7 @@ def weights_of(checkpoint: Any, source: str) -> dict[str, Any]:
             'runner saved, or torch.save(model.state_dict(), FILE)'
         )
     if entry is None and weights and not any(isinstance(value, Tensor) for value in weights.values()):
-        nested = [key for key, value in weights.items() if isinstance(value, Mapping)]
+        nested = [key for key, value in weights.items() if _holds_tensors(value)]
         if nested:
             raise CheckpointMismatchError(
                 f'checkpoint {source!r} holds no weights under a name that is known ({", ".join(CONTAINERS)}); its '

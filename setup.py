@@ -1,4 +1,4 @@
-"""Build commands that give the package its ``.mim`` folder; everything else is declared in pyproject.toml.
+"""Build commands that give the package its ``.mim`` folder; all but the licence is declared in pyproject.toml.
 
 OpenMMLab configs (``_base_ = 'mmkerv::...'``) and the ``mim`` command look for ``tools/``, ``configs/`` and
 ``model-index.yml`` in ``mmkerv/.mim``. An editable install links them, so that edits take effect at once; wheels and
@@ -92,4 +92,7 @@ class Sdist(sdist):
         copy_payload(Path(base_dir, 'mmkerv', '.mim'))
 
 
-setup(cmdclass={'build': Build, 'build_py': BuildPy, 'editable_wheel': EditableWheel, 'sdist': Sdist})
+setup(
+    license='Apache-2.0',
+    cmdclass={'build': Build, 'build_py': BuildPy, 'editable_wheel': EditableWheel, 'sdist': Sdist},
+)

@@ -16,7 +16,7 @@ PAYLOAD = ('tools', 'configs', 'model-index.yml')
 
 @pytest.fixture
 def checkout(tmp_path):
-    pytest.importorskip('setuptools', minversion='77', reason='setuptools < 77 cannot build the package')
+    pytest.importorskip('setuptools', minversion='64', reason='setuptools < 64 cannot build the package')
     copy = tmp_path / 'checkout'
     copy.mkdir()
     for name in ('mmkerv', 'tools', 'configs'):
@@ -71,6 +71,13 @@ def test_wheel_holds_mim_and_nothing_stale(checkout):
     wheel = build(checkout, 'wheel')
     assert wheel_mim(wheel) == {name: run for name, run in first.items() if name != 'configs/deleted.py'}
     assert 'mmkerv/deleted.py' not in zipfile.ZipFile(wheel).namelist()
+
+
+def test_wheel_has_its_licence(checkout):
+    with zipfile.ZipFile(build(checkout, 'wheel')) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith('.dist-info/METADATA')]
+        assert 'License: Apache-2.0' in archive.read(metadata).decode()
+        assert any(name.endswith('LICENSE') and '.dist-info/' in name for name in archive.namelist())
 
 
 def test_sdist_holds_mim_and_builds_the_same_wheel(checkout):

@@ -1,5 +1,6 @@
 """Causal convolution of irregularly sampled sequences."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -58,8 +59,14 @@ def irregular_convolution(
             f'times must be (L,) or (N, L) for x (N, C, L), got {tuple(times.shape)} for {tuple(x.shape)}'
         )
     rounding = torch.finfo(times.dtype).eps if times.is_floating_point() else 0.0
-    times = times.to(x.device, torch.float64)
+    given_type, times = times.dtype, times.to(x.device, torch.float64)
     if not bool(torch.isfinite(times).all()) or not bool((times.diff(dim=-1) > 0).all()):
+        if rounding and (spacing := _rounded_together(times, rounding)):
+            raise ArgumentError(
+                f'times must be finite and strictly increasing, got {given_type} near {float(times.abs().max()):.4g}, '
+                f'where that type holds multiples of {spacing:g} only: samples that are closer have equal times. '
+                'Subtract the first time in float64 (or as integers), or pass times as float64'
+            )
         raise ArgumentError(
             'times must be finite and strictly increasing; sort the samples by time, and merge those of equal time'
         )
@@ -98,3 +105,14 @@ def irregular_convolution(
                 parts.append(chunk(signal, start, stop))
         y = torch.cat(parts, -1) if parts else signal.new_zeros(len(x), channels // width, 0)
     return y.to(result_type)
+
+
+def _rounded_together(times: Tensor, rounding: float) -> float | None:
+    """Return the distance of neighbouring numbers at the largest time if that made times equal, else ``None``."""
+    steps = times.diff(dim=-1)
+    if not bool(torch.isfinite(times).all()) or bool((steps < 0).any()):
+        return None
+    spacing = rounding * 2.0 ** math.floor(math.log2(max(float(times.abs().max()), 1e-300)))
+    # Steps that are left are multiples of the distance; where samples truly are at one time, steps are much larger.
+    smallest = float(steps[steps > 0].min()) if bool((steps > 0).any()) else 1.0
+    return spacing if 4 * spacing > smallest else None

@@ -127,6 +127,19 @@ def test_outputs_do_not_depend_on_later_samples_or_times(settings):
         (torch.tensor([0.0, 2.0, 1.0, 3.0]), 'times must be finite and strictly increasing'),
         (torch.tensor([0.0, 1.0, 1.0, 3.0]), 'strictly increasing'),
         (torch.tensor([3, 2, 1, 0]), 'strictly increasing'),
+        # Seconds since 1970, a minute apart.
+        (
+            torch.tensor([1.7e9 + 60 * i for i in range(4)]),
+            r'float32 near 1\.7e\+09, .* multiples of 128 only.*float64',
+        ),
+        (torch.full((4,), 1.7e9), r'multiples of 128 only'),
+        (
+            torch.tensor([2000.0, 2000.5, 2001.0, 2001.5], dtype=torch.float16),
+            r'float16 near 2002, .*multiples of 1 only',
+        ),
+        (torch.tensor([1.7e9] * 4, dtype=torch.float64), r'increasing; sort'),
+        (torch.tensor([5, 5, 6, 7]), r'increasing; sort'),
+        (torch.tensor([1e5, 1e5, 1e5 + 1, 1e5 + 2]), r'increasing; sort'),
         (torch.tensor([0.0, 1.0, math.nan, 3.0]), 'finite'),
         (torch.tensor([0.0, 1.0, 2.0, math.inf]), 'finite'),
         (torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 3.0, 2.0]]), 'strictly increasing'),

@@ -14,10 +14,9 @@ these are in :mod:`mmkerv.engine.config.patches`.
 
 import warnings
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mmkerv.distributions import warn_untested
+from mmkerv.distributions import importable, warn_untested
 from mmkerv.version import __version__
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ SUBPACKAGES = ('analysis', 'datasets', 'deploy', 'engine', 'env', 'errors', 'mod
 
 warn_untested()
 
-if find_spec('mmengine') is not None:
+if importable('mmengine'):
     try:
         import mmkerv.registry
     except ImportError as error:

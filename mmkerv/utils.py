@@ -1,8 +1,9 @@
 """Small helpers for every part of the package: logging, printable names, unwrapping a model."""
 
 import logging
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from mmkerv.distributions import importable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +15,7 @@ def log(message: str, level: int = logging.INFO) -> None:
     Example:
         >>> log('mmkerv: 17 of 53 convolutions -> CoCConv', logging.DEBUG)
     """
-    if find_spec('mmengine') is None:
+    if not importable('mmengine'):
         logging.getLogger('mmkerv').log(level, message)
         return
     from mmengine.logging import print_log

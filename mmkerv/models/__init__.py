@@ -3,13 +3,12 @@
 ``placement`` needs only torch, the networks need mmengine, and the variants need an upstream library.
 """
 
-from importlib.util import find_spec
-
+from mmkerv.distributions import importable
 from mmkerv.models.placement import Where, convert
 
 __all__ = ['Where', 'convert']
 
-if find_spec('mmengine') is not None:
+if importable('mmengine'):
     from mmkerv.models.converted import Converted
     from mmkerv.models.variants import HRNet, MobileNetV2, MobileNetV3, ResNet, ResNetV1c, ResNetV1d, ShuffleNetV2
     from mmkerv.models.zoo.ckcnn import CKCNN
@@ -19,7 +18,7 @@ if find_spec('mmengine') is not None:
     __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'HRNet', 'MobileNetV2', 'MobileNetV3', 'ResNet', 'ResNetCifar']
     __all__ += ['ResNetV1c', 'ResNetV1d', 'ShuffleNetV2']
 
-    if find_spec('mmcv') is not None:
+    if importable('mmcv'):
         from mmkerv.models.zoo.googlenet_cifar import GoogLeNetCifar
         from mmkerv.models.zoo.lenet import LeNet5Kerv
 

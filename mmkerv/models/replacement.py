@@ -4,13 +4,13 @@ import copy
 import inspect
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from mmkerv import ops
+from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
 
@@ -162,9 +162,9 @@ def _operators() -> dict[str, type]:
 
 def _registered(kind: str) -> Any:
     """Look a name up as mmcv's ``build_conv_layer`` does; ``None`` if it is unknown."""
-    if find_spec('mmengine') is None:
+    if not importable('mmengine'):
         return None
-    if find_spec('mmcv') is not None:
+    if importable('mmcv'):
         # The import registers mmcv's convolutions.
         import_module('mmcv.cnn')
     from mmengine.registry import MODELS

@@ -1,6 +1,7 @@
 """Folded networks and unfolded layers in ONNX and TorchScript; folded networks quantised."""
 
 import copy
+import io
 import warnings
 
 import pytest
@@ -23,6 +24,7 @@ from mmkerv.ops import (
     switch_to_deploy,
 )
 from tests.engine.small_networks import NETWORKS, SIZE, associated
+from tests.ops.catalogue import VARIANTS, layer, sample
 
 TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 EXPORTERS = ['legacy', pytest.param('dynamo', marks=pytest.mark.skipif(TORCH < DYNAMO_SINCE, reason='torch < 2.6'))]
@@ -94,6 +96,23 @@ def unfolded(name: str) -> nn.Module:
 @pytest.mark.parametrize('name', LAYERS)
 def test_a_layer_that_is_not_folded_runs_in_onnxruntime(name, exporter, tmp_path):
     assert export_onnx(unfolded(name), tmp_path / 'net.onnx', (1, 3, 16, 20), exporter=exporter) < 1e-4
+
+
+# mmdeploy's default is opset 11.
+@pytest.mark.parametrize('opset', [11, 12])
+@pytest.mark.parametrize('label', VARIANTS)
+def test_every_layer_is_exported_in_old_opsets(label, opset):
+    import onnxruntime
+
+    model = nn.Sequential(layer(label), nn.Tanh()).eval()
+    x, file = sample(model[0]), io.BytesIO()
+    axes = {0: 'batch', **{axis: f'side{axis}' for axis in range(2, x.dim())}}
+    settings = {'dynamo': False} if TORCH >= (2, 5) else {}
+    torch.onnx.export(model, (x,), file, input_names=['x'], opset_version=opset, dynamic_axes={'x': axes}, **settings)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
+    for batch, side in ((2, 7), (3, 9)):
+        x = sample(model[0], batch, side)
+        assert relative(torch.from_numpy(session.run(None, {'x': x.numpy()})[0]), model(x)) < 1e-4
 
 
 def test_a_wrong_file_is_refused_and_removed(tmp_path, monkeypatch):
@@ -179,3 +198,12 @@ def test_a_folded_network_quantises_like_a_plain_one(quantise):
     assert torch.equal(results[0](x), results[1](x)), 'to the bit'
     # Each layer has eight bits for its range.
     assert relative(results[0](x), expected) < 0.05
+
+
+def test_a_layer_that_is_not_folded_stays_as_it_is_in_a_network_quantised_by_fx():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), layer('CoC'), nn.ReLU(), layer('Kerv gaussian', 8)).eval()
+    x = torch.randn(2, 4, 9, 9)
+    quantised = by_fx(model, x)
+    assert type(quantised.get_submodule('1')) is type(model[1]) and type(quantised.get_submodule('3')) is type(model[3])
+    assert relative(quantised(x), model(x)) < 0.1

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -345,3 +347,32 @@ def test_the_class_of_what_was_selected_is_named_if_it_is_why_nothing_is_replace
 def test_where_stages_needs_a_model_with_stages():
     with pytest.raises(ValueError, match=r'where\.names'):
         mmkerv.convert(nn.Sequential(nn.Conv2d(3, 4, 3)), COC, {'stages': (1,)})
+
+
+FOLDER = '''
+import sys
+from importlib.machinery import ModuleSpec
+
+class Folder:
+    """Finds mmengine as a folder without Python files, and nothing in it."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == 'mmengine':
+            return ModuleSpec(name, None, is_package=True)
+        if name.startswith('mmengine.'):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Folder())
+from torch import nn
+from mmkerv import convert
+from mmkerv.ops import CoCConv2d, switch_to_deploy
+
+model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+convert(model, dict(type='CoCConv'))
+assert isinstance(model[0], CoCConv2d) and switch_to_deploy(model).replaced == ['0']
+'''
+
+
+def test_a_folder_called_mmengine_is_not_mmengine():
+    done = subprocess.run([sys.executable, '-c', FOLDER], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -6,10 +6,11 @@ import pickle
 
 import pytest
 import torch
+import torch.fx.experimental.optimization
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from mmkerv.ops import CKConv2d, FoldError
+from mmkerv.ops import CKConv2d, CoCConv2d, FoldError, KervConv2d, switch_to_deploy
 from tests.ops.catalogue import FOLDED, VARIANTS, layer, sample
 from tests.ops.contract import relative
 
@@ -119,6 +120,8 @@ def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
     fused = fuse_conv_bn_eval(op, bn)
     assert type(fused) is (nn.Conv1d, nn.Conv2d, nn.Conv3d)[op.dims - 1]
     assert relative(fused(x), bn(op(x))) < 1e-5
+    model = nn.Sequential(op, bn)
+    assert torch.equal(torch.fx.experimental.optimization.fuse(model)(x), model(x))
     assert type(copy.deepcopy(op)) is type(op)
 
 
@@ -174,3 +177,61 @@ def test_a_pixel_that_is_no_number_spoils_the_image_by_fft_and_its_window_direct
     x[0, 0, 4, 4] = float('nan')
     y = CKConv2d(4, 8, 3, padding=1, method=method)(x)
     assert int(y[0, 0].isnan().sum()) == spoiled and not y[1].isnan().any()
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_a_symbolic_trace_holds_the_layer_as_one_call(label):
+    model = nn.Sequential(layer(label), nn.Tanh()).eval()
+    traced = torch.fx.symbolic_trace(model)
+    assert [(node.op, node.target) for node in traced.graph.nodes][1:3] == [('call_module', '0'), ('call_module', '1')]
+    x = sample(model[0])
+    assert torch.equal(traced(x), model(x))
+    if label in FOLDED:
+        assert switch_to_deploy(traced).replaced == ['0']
+        assert relative(traced(x), model(x)) < 1e-5
+
+
+def test_a_symbolic_trace_keeps_the_further_arguments_of_a_call():
+    class Sampled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = VARIANTS['CK 1d causal'][0](4, 8, 9)
+
+        def forward(self, x, times):
+            return self.conv(x, times=times)
+
+    model, x, times = Sampled(), torch.randn(2, 4, 5), torch.arange(5.0) * 0.5
+    assert torch.equal(torch.fx.symbolic_trace(model)(x, times), model(x, times))
+
+
+def test_efficient_conv_bn_eval_is_told_to_fold_what_folds():
+    for options, advice in (({'kernel': 'linear'}, 'Fold'), ({'degree': 1}, 'Fold'), ({}, 'no convolution')):
+        op = KervConv2d(4, 8, 3, **options)
+        with pytest.raises(RuntimeError, match=advice):
+            op._conv_forward(torch.ones(1, 4, 5, 5), op.weight, op.bias)
+
+
+class Derived(CoCConv2d):
+    """A user's subclass of an operator."""
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_initialisers_by_class_name_find_subclasses_and_parametrised_layers(label):
+    op = layer(label)
+    name = f'Conv{op.dims}d'
+    parametrised = nn.utils.parametrizations.weight_norm(copy.deepcopy(op), 'bias', dim=0)
+    subclass = type('Sub', (type('Mixed', (type(op),), {}),), {})
+    for kind in (type(op), type(parametrised), subclass):
+        assert [base.__name__ for base in kind.__bases__].count(name) == 1
+    assert torch.equal(copy.deepcopy(parametrised)(sample(op)), parametrised(sample(op)))
+    assert relative(parametrised(sample(op)), op(sample(op))) < 1e-5
+
+
+def test_init_cfg_initialises_a_subclass_like_a_plain_convolution():
+    initialize = pytest.importorskip('mmengine.model').initialize
+    layers = [nn.Conv2d(8, 8, 3), Derived(8, 8, 3)]
+    for one in layers:
+        torch.manual_seed(0)
+        initialize(nn.Sequential(one), dict(type='Kaiming', layer='Conv2d'))
+    assert torch.equal(layers[0].weight, layers[1].weight) and not layers[1].bias.any()
+    assert torch.equal(pickle.loads(pickle.dumps(layers[1])).weight, layers[1].weight)

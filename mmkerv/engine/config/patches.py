@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from mmengine.fileio.handlers import PickleHandler
 
+from mmkerv.distributions import importable
 from mmkerv.engine.checkpoint.atomic_write import AtomicLocalBackend
 from mmkerv.engine.checkpoint.pretrained import reported_load
 from mmkerv.engine.checkpoint.safe_load import checkpoint_loaders
@@ -157,7 +157,7 @@ def apply_patches(scope: str | None = None, trust: bool = False, only: Collectio
         >>> undo_patches()
     """
     for patch in PATCHES:
-        wanted = patch.scope is None or (patch.scope == scope and find_spec(scope))
+        wanted = patch.scope is None or (patch.scope == scope and importable(scope))
         if wanted and (only is None or patch.place in only):
             owner, key = _locate(patch.place)
             if patch.place not in _replaced:

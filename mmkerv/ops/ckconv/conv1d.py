@@ -18,6 +18,7 @@ from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
 from mmkerv.ops.core.precision import require_type
+from mmkerv.ops.core.tracing import fx_leaf
 
 # Length for which a lazy layer is initialised; its parameters are rescaled once the actual length is known.
 INITIAL_LENGTH = 256
@@ -180,6 +181,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             )
         return self.kernel_size
 
+    @fx_leaf
     def forward(self, input: Tensor, times: Tensor | None = None, scale_factor: float | None = None) -> Tensor:
         r"""Convolve ``input`` (N, C, L) with the sampled kernel; returns (N, O, L').
 

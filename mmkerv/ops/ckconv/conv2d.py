@@ -13,6 +13,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.geometry import extended_padding, odd
+from mmkerv.ops.core.tracing import fx_leaf
 
 
 class CKConv2d(ContinuousKernel, Conv2d):
@@ -55,6 +56,7 @@ class CKConv2d(ContinuousKernel, Conv2d):
         torch.Size([2, 32, 9, 9])
     """
 
+    @fx_leaf
     def forward(self, input: Tensor, scale_factor: float | tuple[float, float] | None = None) -> Tensor:
         """Convolve ``input`` (N, C, H, W) with the sampled kernel; returns (N, O, H', W').
 

@@ -29,7 +29,7 @@ from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import wide_type
 from mmkerv.ops.core.recompute import convolve_and_forget
-from mmkerv.ops.core.tracing import needs_plain_operations
+from mmkerv.ops.core.tracing import fx_leaf, needs_plain_operations
 
 
 class SuperLayer(nn.Module):
@@ -257,6 +257,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
     def _super_dilation(self) -> tuple[int, int]:
         return tuple(s.dilation for s in self.super_kernel)
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, C, H, W) with the associated kernel; returns (N, O, H', W').
 

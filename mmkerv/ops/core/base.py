@@ -135,6 +135,11 @@ class ConvNd(nn.Module):
         super().__init_subclass__(**kwargs)
         # Makes help() and inspect.signature list the options by name; a class with its own constructor keeps its own.
         cls.__signature__ = _signature(cls.Options) if cls.__init__ is ConvNd.__init__ else None
+        # mmengine's initialisers look no further than the direct bases, see `Conv2d`: subclasses of an operator, those
+        # that `torch.nn.utils.parametrizations` makes included, need the base there too.
+        for base in cls.__mro__[1:]:
+            if base.__name__ in ('Conv1d', 'Conv2d', 'Conv3d') and base not in cls.__bases__:
+                cls.__bases__ = (*cls.__bases__, base)
 
     @classmethod
     def checked_options(cls, options: dict[str, Any], named: type | None = None) -> Any:

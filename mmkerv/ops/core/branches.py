@@ -10,6 +10,7 @@ from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import centred, embedded, padded
 from mmkerv.ops.core.precision import full_precision, wide_type
+from mmkerv.ops.core.tracing import fx_leaf
 
 
 class Branch(NamedTuple):
@@ -48,6 +49,7 @@ class Branches(GeneratedKernel):
         """Return the branches; the extent of each differs from ``kernel_size`` by an even number."""
         raise NotImplementedError(f'{type(self).__name__} must implement branches')
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Sum the branches for ``input`` (N, C, H, W), in a single convolution unless a norm uses batch statistics.
 

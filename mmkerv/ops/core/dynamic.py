@@ -7,6 +7,7 @@ from mmkerv.errors import FoldError
 from mmkerv.ops.core.base import CONVOLUTIONS
 from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.tracing import fx_leaf
 
 
 class DynamicKernel:
@@ -47,6 +48,7 @@ class DynamicKernel:
         with full_precision(parameter.device):
             return self._kernel(x.to(parameter.dtype))
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Convolve each sample of ``input`` (N, C, H, W), or a single sample (C, H, W), with its own kernel.
 

@@ -17,7 +17,8 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
     """Compute each generated kernel of ``model`` once, on entry, and use it in every forward inside the block.
 
     Inference with an unfolded network then costs as much as with a plain network. Parameters must not change inside the
-    block. Blocks may be nested and may be open in several threads; the kernels are dropped when the last one closes.
+    block. Under ``fully_shard`` every process must enter it, because the kernels are computed from gathered parameters.
+    Blocks may be nested and may be open in several threads; the kernels are dropped when the last one closes.
     They carry no gradient, and are neither copied by ``deepcopy`` nor pickled.
 
     Args:
@@ -55,5 +56,23 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
 
 def _detached_kernel(operator: GeneratedKernel) -> torch.Tensor:
     # A kernel computed in inference mode could not be used by autograd later in the block.
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), _gathered(operator):
         return operator._forward_kernel()
+
+
+@contextmanager
+def _gathered(operator: nn.Module) -> Iterator[None]:
+    """Put whole tensors in place of the shards (``DTensor``) that FSDP's ``fully_shard`` leaves outside forward."""
+    shards = [
+        (module, name, parameter)
+        for module in operator.modules()
+        for name, parameter in module._parameters.items()
+        if hasattr(parameter, 'full_tensor')
+    ]
+    try:
+        for module, name, parameter in shards:
+            module._parameters[name] = nn.Parameter(parameter.full_tensor(), requires_grad=parameter.requires_grad)
+        yield
+    finally:
+        for module, name, parameter in shards:
+            module._parameters[name] = parameter

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.precision import full_precision
+from mmkerv.ops.core.tracing import fx_leaf
 
 
 class GeneratedKernel:
@@ -50,6 +51,7 @@ class GeneratedKernel:
         # that their input is contiguous.
         return kernel.contiguous(memory_format=memory_format(parameter))
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, C, H, W) with the generated kernel; returns (N, O, H', W').
 
@@ -76,7 +78,8 @@ class GeneratedKernel:
                 f'{type(self).__name__} was trained inside frozen_kernels, where its parameters get no gradient. '
                 'Train outside the block, or call model.eval() or torch.no_grad() in it.'
             )
-        return self._frozen_kernel
+        # FSDP may compute in another type than that of its sharded parameters.
+        return self._frozen_kernel.to(self._parameter().dtype)
 
     def _folded(self, dense: bool) -> nn.Module:
         return self._plain(self.kernel(), self.bias)

@@ -45,6 +45,17 @@ def pad(
     return F.pad(x, [side for axis in reversed(sides) for side in axis], mode=mode), (0,) * dims
 
 
+def grouped(x: Tensor, axis: int, groups: int) -> Tensor:
+    """View axis ``axis`` of ``x``, of size n, as two axes of sizes (groups, n / groups).
+
+    Example:
+        >>> grouped(torch.ones(2, 6, 5), 1, 3).shape
+        torch.Size([2, 3, 2, 5])
+    """
+    # Not `unflatten`, which ONNX has from opset 13 on; mmdeploy's default is 11.
+    return x.reshape(*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
+
+
 def memory_format(x: Tensor) -> torch.memory_format:
     """Return ``torch.channels_last`` for a tensor laid out like that and in no other way, else the contiguous format.
 

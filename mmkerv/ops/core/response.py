@@ -48,6 +48,8 @@ class Response:
         return self._plain(*self._linear_or_raise())
 
     def _instead_of_conv_forward(self) -> str:
+        if self._linear() is not None:
+            return 'Fold the operators first with mmkerv.ops.switch_to_deploy(model), or leave it off.'
         return (
             'Its response is not linear in `weight`, and switch_to_deploy makes it no convolution. Leave '
             'efficient_conv_bn_eval off.'

@@ -1,6 +1,11 @@
 """Checks of whether torch records a graph of its operations, and for which sizes, or transforms them (torch.func)."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.fx
 from torch.autograd import forward_ad
 
 # Custom autograd functions are for eager execution only; torch.compile decides by itself what to save. torch 2.1 cannot
@@ -60,3 +65,26 @@ def _never() -> bool:
 # torch 2.7 and later.
 _is_exporting = getattr(torch.compiler, 'is_exporting', _never)
 _is_dynamo_compiling = getattr(torch.compiler, 'is_dynamo_compiling', _never)
+
+
+def fx_leaf(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``torch.fx.symbolic_trace`` record a module as one call, by decorating its ``forward``.
+
+    What an operator computes depends on the sizes and the type of its input, which a symbolic trace does not have. Fold
+    first where the graph is to show the convolution.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> graph = torch.fx.symbolic_trace(torch.nn.Sequential(CoCConv2d(3, 8, 3))).graph
+        >>> [node.op for node in graph.nodes]
+        ['placeholder', 'call_module', 'output']
+    """
+
+    @functools.wraps(forward)
+    def wrapped(self: torch.nn.Module, input: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(input, torch.fx.Proxy):
+            tracer = input.tracer
+            return tracer.create_proxy('call_module', tracer.path_of_module(self), (input, *args), kwargs)
+        return forward(self, input, *args, **kwargs)
+
+    return wrapped

@@ -14,7 +14,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
 from mmkerv.ops.core.response import Response
-from mmkerv.ops.core.tracing import needs_plain_operations
+from mmkerv.ops.core.tracing import fx_leaf, needs_plain_operations
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
 
@@ -171,6 +171,7 @@ class Kervolution(Response):
                 parameter.data.clamp_(min=minimum)
         return values
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Kervolve ``input`` (N, C, *spatial); returns (N, O, *spatial').
 

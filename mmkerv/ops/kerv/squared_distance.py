@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmkerv.ops.core.geometry import grouped
 from mmkerv.ops.core.tracing import needs_plain_operations
 from mmkerv.ops.kerv.exact_convolution import exact_convolution, exact_convolution_gradients
 
@@ -32,7 +33,7 @@ def box_sum(
         >>> box_sum(torch.ones(1, 4, 3, 3), (3, 3), (1, 1), (0, 0), (1, 1), 2).flatten()
         tensor([18., 18.])
     """
-    squares = (x * x).unflatten(1, (groups, -1)).sum(2)
+    squares = grouped(x * x, 1, groups).sum(2)
     return exact_convolution(squares, x.new_ones(groups, 1, *kernel_size), None, stride, padding, dilation, groups)
 
 
@@ -142,7 +143,7 @@ def _expanded(
     box = box_sum(x, tuple(weight.shape[2:]), stride, padding, dilation, groups)
     norms = weight.square().flatten(1).sum(1)
     products = exact_convolution(x, -2 * weight, norms, stride, padding, dilation, groups)
-    return (products.unflatten(1, (groups, -1)) + box.unsqueeze(2)).flatten(1, 2)
+    return (grouped(products, 1, groups) + box.unsqueeze(2)).flatten(1, 2)
 
 
 def distance(d2: Tensor) -> Tensor:

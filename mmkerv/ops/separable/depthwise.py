@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.tracing import fx_leaf
 from mmkerv.ops.separable.base import SeparableKernel
 
 
@@ -83,6 +84,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
         """
         return {'type': 'mmkerv.FoldedConv', 'separable': 'depthwise'}
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, C, H, W) twice; returns (N, O, H', W').
 

@@ -14,6 +14,7 @@ from torch.nn.modules.utils import _pair
 
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.tracing import fx_leaf
 from mmkerv.ops.separable.base import SeparableKernel
 
 
@@ -84,6 +85,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         """
         return {'type': 'mmkerv.FoldedConv', 'separable': 'spatial'}
 
+    @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, C, H, W) twice; returns (N, O, H', W').
 

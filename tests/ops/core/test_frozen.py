@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+import torch.distributed.fsdp
 from torch import nn
 
 from mmkerv.ops import CoCConv2d, frozen_kernels
@@ -136,3 +137,27 @@ def test_compiles_inside_the_block(model):
             assert torch.allclose(compiled(x), expected, atol=1e-6)
         model[0].weight.mul_(2)
         assert torch.allclose(compiled(x), model(x), atol=1e-6)
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    """A process group of this process alone, on the CPU."""
+    distributed = torch.distributed
+    distributed.init_process_group('gloo', init_method=f'file://{tmp_path / "store"}', rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh('cpu', (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, 'fully_shard'), reason='this torch has no fully_shard')
+@pytest.mark.parametrize('dtype', [None, torch.bfloat16], ids=['float32', 'bfloat16'])
+def test_kernels_of_a_sharded_model_are_computed_from_whole_parameters(model, computed, one_process, dtype):
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    x = torch.randn(1, 4, 6, 6)
+    expected = model(x)
+    policy = MixedPrecisionPolicy(param_dtype=dtype)
+    fully_shard(model, mesh=one_process, mp_policy=policy, reshard_after_forward=True)
+    computed.clear()
+    with frozen_kernels(model), torch.no_grad():
+        assert (model(x) - expected).abs().max() <= (0 if dtype is None else 0.05) * expected.abs().max()
+    assert len(computed) == 2 and all(hasattr(p, 'full_tensor') for p in model.parameters())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from mmkerv.ops.core.geometry import output_shape
+from mmkerv.ops.core.geometry import grouped, output_shape
 
 
 def distance_by_taps(
@@ -73,7 +73,7 @@ def _elements(
     x: Tensor, weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int, sizes: Sequence[int]
 ) -> Iterator[Tensor]:
     """Yield the elements of all patches at one tap of the kernel after the other, (N, groups, 1, C/groups, *out)."""
-    x = x.unflatten(1, (groups, 1, -1))
+    x = grouped(x, 1, groups).unsqueeze(2)
     for tap in _taps(weight):
         # In two steps: torch.export cannot derive the length of a slice with a step and an end.
         strided = x[(..., *(slice(t * d, None, s) for t, d, s in zip(tap, dilation, stride)))]
@@ -82,7 +82,7 @@ def _elements(
 
 def _values(weight: Tensor, groups: int) -> Iterator[Tensor]:
     """Yield the weights of all filters at one tap after the other, (groups, O/groups, C/groups, 1, ...)."""
-    filters = weight.unflatten(0, (groups, -1))
+    filters = grouped(weight, 0, groups)
     for tap in _taps(weight):
         yield filters[(..., *tap)].reshape(*filters.shape[:3], *(1,) * len(tap))
 

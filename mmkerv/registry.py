@@ -4,6 +4,7 @@ Three ways lead to an operator: ``type='mmkerv.CoCConv'`` needs no import; ``typ
 mmkerv is imported, because the operators are also registered in mmengine's root; the class itself works anywhere.
 """
 
+import functools
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
@@ -85,7 +86,7 @@ def operator_name(kind: Any) -> str | None:
     """Return the registered name of the mmkerv operator that a config's ``type`` refers to, or ``None``.
 
     Args:
-        kind: the ``type`` of a config: a name or a class.
+        kind: the ``type`` of a config: a name, a class, or a ``functools.partial`` of one.
 
     Example:
         >>> operator_name('mmkerv.CoCConv'), operator_name('ConvWS')
@@ -99,13 +100,15 @@ def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
     """Return the last part of a config's ``type`` if it belongs to one of ``packages``, else ``None``.
 
     Args:
-        kind: the ``type`` of a config: a dotted name or a class.
+        kind: the ``type`` of a config: a dotted name, a class, or a ``functools.partial`` of one.
         packages: top-level packages or scopes; ``''`` is a name without a scope.
 
     Example:
         >>> local_name('mmkerv.ResNet', ('mmkerv',)), local_name('mmdet.ResNet', ('mmkerv',))
         ('ResNet', None)
     """
+    while isinstance(kind, functools.partial):
+        kind = kind.func
     path = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__name__", "")}'
     package, _, name = path.rpartition('.')
     return name if package.partition('.')[0] in packages else None

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.registry import VISUALIZERS, init_default_scope
+from mmengine.registry import VISUALIZERS
 
-from mmkerv.analysis.speed import data_set
+from mmkerv.analysis.speed import data_sets
+from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError
 from mmkerv.ops.core.arguments import ceil_div
 
@@ -80,9 +82,10 @@ def pictures(
     """
     if mode not in MODES:
         raise ConfigError(f'--mode must be one of {", ".join(MODES)}, got {mode!r}')
-    dataset, visualizer = data_set(cfg, phase), _visualizer(cfg)
-    visualizer.dataset_meta = dataset.metainfo
-    for index in range(len(dataset) if number is None else min(number, len(dataset))):
+    sets, visualizer = data_sets(cfg, phase), _visualizer(cfg)
+    places = ((dataset, index) for dataset in sets for index in range(len(dataset)))
+    for dataset, index in islice(places, number):
+        visualizer.dataset_meta = dataset.metainfo
         steps = stages(dataset, index) if mode != 'transformed' else [_last('', dataset[index])]
         sample = steps[-1].sample
         if _annotated_late(_inner(dataset, index)[0]):
@@ -215,7 +218,7 @@ def _side_by_side(images: list[np.ndarray]) -> np.ndarray:
 
 
 def _visualizer(cfg: Config) -> Any:
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     settings = dict(cfg.get('visualizer') or {'type': 'UniversalVisualizer'})
     # Without backends, which would write to the folder of a run.
     settings |= {'vis_backends': None, 'name': 'browse'}

@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from statistics import fmean, pstdev
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkerv.engine.config.check import check_data
+from mmkerv.engine.config.check import check_data, loaders
 from mmkerv.engine.config.prepare import set_loader_defaults
+from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError
 from mmkerv.ops import frozen_kernels
 from mmkerv.ops.core.base import ConvNd
@@ -149,9 +151,9 @@ def inference_speed(cfg: Config, model: nn.Module, phase: str = 'test', **settin
         >>> inference_speed(cfg, model, most=50)  # doctest: +SKIP
         Speed(seconds=[0.021])
     """
-    loader = data_loader(cfg, phase, batch_size=1)
+    built = data_loaders(cfg, phase, batch_size=1)
     with torch.no_grad(), frozen_kernels(model):
-        return measured(lambda: loader, model.test_step, **settings)
+        return measured(lambda: chain.from_iterable(built), model.test_step, **settings)
 
 
 def loading_speed(cfg: Config, task: str, phase: str = 'test', **settings: Any) -> Speed:
@@ -171,45 +173,46 @@ def loading_speed(cfg: Config, task: str, phase: str = 'test', **settings: Any) 
         Speed(seconds=[0.004])
     """
     if task == 'dataloader':
-        loader = data_loader(cfg, phase)
-        return measured(lambda: loader, **settings)
-    dataset = data_set(cfg, phase)
-    return measured(lambda: _samples(dataset), **settings)
+        built = data_loaders(cfg, phase)
+        return measured(lambda: chain.from_iterable(built), **settings)
+    sets = data_sets(cfg, phase)
+    return measured(lambda: _samples(sets), **settings)
 
 
-def _samples(dataset: Any) -> Iterator:
-    return (dataset[index] for index in range(len(dataset)))
+def _samples(sets: list[Any]) -> Iterator:
+    return (dataset[index] for dataset in sets for index in range(len(dataset)))
 
 
-def data_loader(cfg: Config, phase: str, **changes: Any) -> Any:
-    """Build a phase's data loader, with changes to its config.
+def data_loaders(cfg: Config, phase: str, **changes: Any) -> list[Any]:
+    """Build a phase's data loaders, with changes to their configs; most configs have one.
 
     Raises:
         ConfigError: if the config has none, or its data does not exist.
 
     Example:
-        >>> data_loader(cfg, 'test', batch_size=1)  # doctest: +SKIP
+        >>> data_loaders(cfg, 'test', batch_size=1)  # doctest: +SKIP
     """
     _check(cfg, phase)
     set_loader_defaults(cfg)
-    return Runner.build_dataloader({**cfg[f'{phase}_dataloader'], **changes}, seed=0)
+    return [Runner.build_dataloader({**loader, **changes}, seed=0) for _, loader in loaders(cfg, phase)]
 
 
-def data_set(cfg: Config, phase: str) -> Any:
-    """Build a phase's data set.
+def data_sets(cfg: Config, phase: str) -> list[Any]:
+    """Build the data sets of a phase's data loaders; most configs have one.
 
     Raises:
         ConfigError: if the config has none, or its data does not exist.
 
     Example:
-        >>> len(data_set(cfg, 'train'))  # doctest: +SKIP
-        256
+        >>> [len(dataset) for dataset in data_sets(cfg, 'train')]  # doctest: +SKIP
+        [256]
     """
     _check(cfg, phase)
-    dataset = DATASETS.build(cfg[f'{phase}_dataloader'].dataset)
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    return dataset
+    sets = [DATASETS.build(loader['dataset']) for _, loader in loaders(cfg, phase)]
+    for dataset in sets:
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+    return sets
 
 
 def image_shapes(cfg: Config, model: nn.Module, number: int) -> list[tuple[int, int]]:
@@ -227,9 +230,9 @@ def image_shapes(cfg: Config, model: nn.Module, number: int) -> list[tuple[int, 
         >>> image_shapes(cfg, model, 2)  # doctest: +SKIP
         [(800, 1216), (800, 1088)]
     """
-    dataset, shapes = data_set(cfg, 'test'), []
-    for index in range(min(number, len(dataset))):
-        inputs = model.data_preprocessor(pseudo_collate([dataset[index]]), False)['inputs']
+    shapes = []
+    for sample in islice(_samples(data_sets(cfg, 'test')), number):
+        inputs = model.data_preprocessor(pseudo_collate([sample]), False)['inputs']
         shapes.append(tuple(inputs[0].shape[-2:]))
     return shapes
 
@@ -238,4 +241,4 @@ def _check(cfg: Config, phase: str) -> None:
     if not cfg.get(f'{phase}_dataloader'):
         raise ConfigError(f'the config has no {phase}_dataloader; choose another phase, or another config')
     check_data(cfg, phase)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)

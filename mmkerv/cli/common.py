@@ -14,19 +14,66 @@ from mmkerv.errors import InstallationError, UserError
 END = '<!-- end -->'
 # Longest message, in characters: the names in a file may be endless.
 MESSAGE_LENGTH = 2000
+# Stands for a blank inside a value of --cfg-options.
+BLANK = '\0'
+BRACKETS = ('[]', '()')
 
 
 class LazyDictAction(argparse.Action):
-    """mmengine's ``DictAction``, imported when the flag is used."""
+    """mmengine's ``DictAction``, imported when the flag is used; it would also remove the blanks inside a value."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None):
-        """Parse ``key=value`` pairs as mmengine does."""
+        """Parse ``key=value`` pairs as mmengine does, but for blanks."""
         from mmengine.config import DictAction
 
+        pairs = []
         for value in values:
-            if '=' not in value:
+            key, equals, text = value.partition('=')
+            if not equals:
                 parser.error(f'--cfg-options takes key=value pairs, got {value!r}')
-        DictAction(self.option_strings, self.dest)(parser, namespace, values, option)
+            if any(text.count(left) != text.count(right) for left, right in BRACKETS) and is_sequence(text):
+                parser.error(f'--cfg-options {value}: its brackets are not in pairs')
+            pairs.append(f'{key}={protected(text)}')
+        DictAction(self.option_strings, self.dest)(parser, namespace, pairs, option)
+        setattr(namespace, self.dest, restored(getattr(namespace, self.dest)))
+
+
+def is_sequence(text: str) -> bool:
+    """Tell whether mmengine takes the text of a value for a list or tuple.
+
+    Example:
+        >>> is_sequence('[1]'), is_sequence('1, 2'), is_sequence('my data (2)')
+        (True, True, False)
+    """
+    text = text.strip(' \'"')
+    return ',' in text or (text[:1] in '[(' and text[-1:] in '])')
+
+
+def protected(text: str) -> str:
+    r"""Replace the blanks that belong to a value by characters that mmengine leaves alone.
+
+    Example:
+        >>> protected('my data'), protected('[1, a b]')
+        ('my\x00data', '[1,a\x00b]')
+    """
+    text = text.strip().strip('\'"')
+    if is_sequence(text):
+        text = re.sub(r'\s*([,()\[\]])\s*', r'\1', text)
+    return text.replace(' ', BLANK)
+
+
+def restored(value: Any) -> Any:
+    r"""Put the blanks back.
+
+    Example:
+        >>> restored({'data_root': 'my\x00data', 'scale': (1, 2)})
+        {'data_root': 'my data', 'scale': (1, 2)}
+    """
+    if isinstance(value, dict):
+        return {key: restored(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(restored, value))
+    return value.replace(BLANK, ' ') if isinstance(value, str) else value
 
 
 def runner_arguments(description: str) -> argparse.ArgumentParser:

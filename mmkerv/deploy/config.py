@@ -6,6 +6,8 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkerv import ops
+from mmkerv.engine.config.write import by_name
+from mmkerv.engine.scope import library_of
 from mmkerv.errors import ArgumentError
 from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
@@ -34,8 +36,8 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
         >>> deploy_config(cfg).model.backbone
         {'type': 'ResNet', 'conv_cfg': None}
     """
-    result = copy.deepcopy(cfg)
-    result.model = _plain(result.model, kept, cfg.get('default_scope'))
+    result = by_name(copy.deepcopy(cfg))
+    result.model = _plain(result.model, kept, library_of(cfg))
     if _mentions_mmkerv(result.model):
         return result
     imports = result.get('custom_imports')
@@ -51,11 +53,12 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
 def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     """Return a part of the model's config without the operators; a dict is changed in place."""
     if isinstance(node, dict):
-        for key, value in node.items():
+        # mmengine's own access turns the imports of a pure-Python config into classes.
+        for key, value in list(dict.items(node)):
             is_conv_cfg = key.endswith('conv_cfg') and isinstance(value, dict)
             operator = operator_name(value.get('type')) if is_conv_cfg else None
             if operator is None or operator in kept:
-                node[key] = _plain(value, kept, scope)
+                dict.__setitem__(node, key, _plain(value, kept, scope))
             else:
                 node[key] = getattr(ops, operator).deploy_cfg(value)
         family = local_name(node.get('type'), ('mmkerv',))
@@ -77,8 +80,8 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
 
 
 def _mentions_mmkerv(node: Any) -> bool:
-    if isinstance(node, str):
-        return node.startswith('mmkerv.')
+    if isinstance(node, (str, type)):
+        return local_name(node, ('mmkerv',)) is not None
     if isinstance(node, dict):
         return operator_name(node.get('type')) is not None or any(map(_mentions_mmkerv, node.values()))
     return isinstance(node, (list, tuple)) and any(map(_mentions_mmkerv, node))

@@ -15,6 +15,7 @@ from mmkerv.deploy.upstream_step import merge_branches, merges_branches
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.scope import library_of
 from mmkerv.errors import FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.registry import operator_name
@@ -135,7 +136,7 @@ def shapes_to_try(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
         scale = None if step.get('keep_ratio') else step.get('scale')
         # Pipelines name the width first.
         sizes += [step.get('crop_size'), scale[::-1] if isinstance(scale, tuple) else scale]
-    shapes = [CLASSIFIER_SHAPE if cfg.get('default_scope') == 'mmpretrain' else OTHER_SHAPE]
+    shapes = [CLASSIFIER_SHAPE if library_of(cfg) == 'mmpretrain' else OTHER_SHAPE]
     for size in sizes:
         if isinstance(size, int):
             shapes.append((size, size))

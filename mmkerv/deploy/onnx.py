@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmkerv.deploy.model_outputs import RawOutputs, largest_difference
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
-from mmkerv.errors import ExportCheckError
+from mmkerv.errors import ArgumentError, ExportCheckError
 
 EXPORTERS = ('auto', 'dynamo', 'legacy')
 # First torch whose dynamo exporter handles dynamic shapes well.
@@ -43,7 +43,7 @@ def export_onnx(
 
     Raises:
         ExportCheckError: if the file does not compute the same as the network.
-        ValueError: for an unknown exporter.
+        ValueError: for an unknown exporter, a network in training mode, or one that is not in float32.
         ImportError: without onnx or onnxruntime.
 
     Example:
@@ -55,6 +55,7 @@ def export_onnx(
 
     if exporter not in EXPORTERS:
         raise ValueError(f'exporter must be one of {", ".join(map(repr, EXPORTERS))}, got {exporter!r}')
+    _require_deployable(model)
     if exporter == 'auto':
         exporter = 'dynamo' if _version() >= DYNAMO_SINCE else 'legacy'
     network = RawOutputs(model)
@@ -73,6 +74,23 @@ def export_onnx(
                 "nothing was written. Try the other exporter ('dynamo' or 'legacy'), or fold the network first"
             )
     return error
+
+
+def _require_deployable(model: nn.Module) -> None:
+    """Refuse a network whose outputs would differ from those of the file, or that takes no float32 images."""
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        raise ArgumentError(
+            f'export_onnx needs a network in evaluation mode, and {len(training)} modules are in training mode, such '
+            f'as {training[0]}; call model.eval() first'
+        )
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if kinds:
+        raise ArgumentError(
+            f'export_onnx compares a float32 network with the file, and this one has parameters in '
+            f'{", ".join(sorted(map(str, kinds)))}; call model.float() first, and convert the file to half precision '
+            'afterwards if you need that'
+        )
 
 
 def _settings(exporter: str, dynamic: bool) -> dict[str, Any]:

@@ -8,15 +8,20 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.layouts import fitted_names, unwrapped_names, weights_of
 from mmkerv.engine.checkpoint.match import require_match
 from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.config.check import datasets
 from mmkerv.engine.config.read import load_config
+from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError, UserError
 from mmkerv.utils import printable
+
+# Words in the names of transforms that change an image's size or cut it.
+GEOMETRY = ('Resize', 'Crop', 'Pad', 'Flip')
 
 
 def load_trained(
@@ -92,7 +97,7 @@ def built(cfg: Config) -> nn.Module:
     Example:
         >>> built(load_config('configs/retinanet_r50_coc.py'))  # doctest: +SKIP
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     try:
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     except UserError:
@@ -106,13 +111,17 @@ def built(cfg: Config) -> nn.Module:
         ) from error
 
 
-def load_image(model: nn.Module, cfg: Config, file: str | Path) -> dict[str, Any]:
+def load_image(
+    model: nn.Module, cfg: Config, file: str | Path, canvas: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Read an image through the config's test pipeline and the model's preprocessor.
 
     Args:
         model: model whose preprocessor is applied.
         cfg: its config.
         file: image file.
+        canvas: width and height. Instead of by the pipeline's own steps, the image is resized, with its aspect ratio,
+            to the largest size that fits in them, and after the preprocessor padded with zeros on the right or below.
 
     Returns:
         ``inputs`` (1, C, H, W) on the model's device, and ``data_samples`` as its library needs them.
@@ -133,13 +142,36 @@ def load_image(model: nn.Module, cfg: Config, file: str | Path) -> dict[str, Any
     image = mmcv.imread(str(file), backend='pillow') if _is_image(file) else None
     if image is None:
         raise ConfigError(f'{str(file)!r} cannot be read as an image; give a file that an image viewer opens')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     steps = [step for step in _test_pipeline(cfg) if 'LoadAnnotations' not in str(step['type'])]
     if not any('Load' in str(step['type']) for step in steps):
         gray = next(m.in_channels for m in model.modules() if hasattr(m, 'kernel_size')) == 1
         steps.insert(0, {'type': 'LoadImageFromFile', 'color_type': 'grayscale' if gray else 'color'})
+    if canvas:
+        steps = _fitted(steps, image.shape[:2], canvas)
     data = Compose(steps)({'img_path': str(file), 'img_id': 0})
-    return model.data_preprocessor(pseudo_collate([data]), False)
+    data = model.data_preprocessor(pseudo_collate([data]), False)
+    return _padded(data, canvas) if canvas else data
+
+
+def _fitted(steps: list[dict], shape: tuple[int, int], canvas: tuple[int, int]) -> list[dict]:
+    """Resize to the largest size that fits, in place of the steps that change the image's geometry."""
+    factor = min(canvas[0] / shape[1], canvas[1] / shape[0])
+    scale = tuple(max(1, round(side * factor)) for side in shape[::-1])
+    steps = [step for step in steps if not any(word in str(step['type']).rpartition('.')[2] for word in GEOMETRY)]
+    read = max(i for i, step in enumerate(steps) if 'Load' in str(step['type']))
+    return [*steps[: read + 1], {'type': 'Resize', 'scale': scale, 'keep_ratio': False}, *steps[read + 1 :]]
+
+
+def _padded(data: dict[str, Any], canvas: tuple[int, int]) -> dict[str, Any]:
+    width, height = canvas
+    inputs = data['inputs']
+    # The preprocessor may have padded beyond the canvas, to a multiple of 32.
+    right, below = max(0, width - inputs.shape[3]), max(0, height - inputs.shape[2])
+    inputs = nn.functional.pad(inputs, (0, right, 0, below))
+    for sample in data['data_samples']:
+        sample.set_metainfo({'img_shape': (height, width), 'batch_input_shape': tuple(inputs.shape[2:])})
+    return {**data, 'inputs': inputs}
 
 
 def _is_image(file: str | Path) -> bool:
@@ -154,11 +186,9 @@ def _is_image(file: str | Path) -> bool:
 
 
 def _test_pipeline(cfg: Config) -> list[dict]:
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    dataset = (loader or {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    pipeline = dataset.get('pipeline') or cfg.get('test_pipeline')
+    found = (dataset for phase in ('test', 'val') for dataset in datasets(cfg.get(f'{phase}_dataloader'), phase))
+    pipelines = (dataset['pipeline'] for _, dataset in found if dataset.get('pipeline'))
+    pipeline = next(pipelines, None) or cfg.get('test_pipeline')
     if not pipeline:
         raise ConfigError('the config has no test_dataloader.dataset.pipeline to read an image with; add one')
     return list(pipeline)

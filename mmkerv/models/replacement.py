@@ -1,8 +1,10 @@
 """Look up the operator of a ``conv_cfg``, and build the layer that replaces one plain convolution."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -34,7 +36,7 @@ class Operator(NamedTuple):
 
     @classmethod
     def of(cls, conv_cfg: dict) -> 'Operator':
-        """Look up the ``type`` of ``conv_cfg``: a class, an operator of mmkerv, or a registered convolution.
+        """Look up the ``type`` of ``conv_cfg``: a class or partial, an operator of mmkerv, or a registered one.
 
         Raises:
             TypeError: if ``conv_cfg`` is not a dict with a ``type``.
@@ -51,9 +53,11 @@ class Operator(NamedTuple):
         options = copy.deepcopy(dict(conv_cfg))
         kind = options.pop('type')
         if not isinstance(kind, str):
-            return cls(kind, options, kind.__name__)
-        name, operators = kind.removeprefix('mmkerv.'), _operators()
-        if name in operators:
+            named = kind.func if isinstance(kind, functools.partial) else kind
+            return cls(kind, options, getattr(named, '__name__', str(named)))
+        name, operators = kind.rpartition('.')[2], _operators()
+        # 'CoCConv', 'mmkerv.CoCConv', or 'mmkerv.ops.CoCConv', as mmengine writes a class.
+        if name in operators and kind.partition('.')[0] in (name, 'mmkerv'):
             return cls(operators[name], options, name)
         registered = _registered(kind)
         if inspect.isclass(registered) and issubclass(registered, nn.Conv2d):
@@ -61,7 +65,7 @@ class Operator(NamedTuple):
         if registered is None:
             reason = 'not registered with mmengine'
         else:
-            reason = 'registered with mmengine as something else than an nn.Conv2d'
+            reason = f'registered with mmengine as {getattr(registered, "__name__", registered)}, which is no nn.Conv2d'
         raise ArgumentError(
             f'conv_cfg type {kind!r} is not an operator of mmkerv and {reason}; use one of {", ".join(operators)}, a '
             "registered convolution such as mmcv's ConvWS, or pass the class"
@@ -165,8 +169,10 @@ def _registered(kind: str) -> Any:
     if not importable('mmengine'):
         return None
     if importable('mmcv'):
-        # The import registers mmcv's convolutions.
+        # The imports register mmcv's convolutions; the second one, of the compiled ones such as DCN, may be missing.
         import_module('mmcv.cnn')
+        with suppress(ImportError):
+            import_module('mmcv.ops')
     from mmengine.registry import MODELS
 
     with MODELS.switch_scope_and_registry(None) as registry:

@@ -58,7 +58,9 @@ def association_arrays(operator: CoCConv2d) -> dict[str, np.ndarray]:
     }
 
 
-def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = None) -> Figure:
+def association_figure(
+    operator: CoCConv2d, title: str = '', topk: int | None = None, colours: str = 'signed'
+) -> Figure:
     """Draw the kernels before and after association, each association group as one tile.
 
     After association, the super kernels of a group are to the left of its tile. Three input channels are drawn as one
@@ -68,6 +70,7 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
         operator: layer.
         title: title of the picture.
         topk: number of groups (and of inputs) to draw, those of the largest norm; by default the first ones.
+        colours: as in :func:`mmkerv.visualization.kernel_figure`.
 
     Source: Convolution of Convolution, CVPR 2022, Figure 9.
 
@@ -101,11 +104,11 @@ def association_figure(operator: CoCConv2d, title: str = '', topk: int | None = 
         for index, (group, pick) in enumerate(product(groups, [slice(None)] if colour else inputs)):
             row, column = divmod(index, columns)
             left = edges[column] + strips[column] * corner
-            scale = tiles.largest(before[group], after[group])
+            scale = None if colours == 'range' else tiles.largest(before[group], after[group])
             cuts = (operator.options.association,) * 2
             tiles.draw_tile(axes, kernels[group, pick], scale, left, row * height, BOX, cuts)
             if corner and strips[column]:
-                _place_supers(axes, operator, arrays, group, pick, edges[column], row * height)
+                _place_supers(axes, operator, arrays, group, pick, edges[column], row * height, colours)
             if sheet:
                 axes.text(left + BOX / 2, (row + 1) * height - LABEL_GAP, _filters(arrays, group), **_SMALL)
         if not sheet:
@@ -143,10 +146,13 @@ def association_details(operator: CoCConv2d) -> str:
     return text if dilations == [1] else f'{text} dilated by {"×".join(map(str, dilations))}'
 
 
-def _place_supers(axes, operator: CoCConv2d, arrays: dict, group: int, pick, left: float, top: float) -> None:
+def _place_supers(
+    axes, operator: CoCConv2d, arrays: dict, group: int, pick, left: float, top: float, colours: str
+) -> None:
     for layer in range(len(operator.super_layers)):
         values = _super_kernel(arrays[f'super_kernel_{layer}'], operator.options.share, group, pick)
-        tiles.draw_tile(axes, values, tiles.largest(values), left, top + layer * STRIP, SUPER_BOX)
+        scale = None if colours == 'range' else tiles.largest(values)
+        tiles.draw_tile(axes, values, scale, left, top + layer * STRIP, SUPER_BOX)
 
 
 def _super_kernel(weight: np.ndarray, share: str | None, group: int, pick) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Class activation maps of models of the three libraries, computed by the package grad-cam."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ METHODS = {
     'EigenGradCAM': 'EigenGradCAM',
     'ScoreCAM': 'ScoreCAM',
 }
+# Default number of logits that a detector's score sums, and of categories whose maps are fused.
+BEST = 10
 
 
 class Activation(NamedTuple):
@@ -83,7 +85,7 @@ def class_activation(
     category: int,
     layers: Sequence[str],
     method: str = 'GradCAM',
-    topk: int = 10,
+    topk: int = BEST,
     eigen_smooth: bool = False,
     aug_smooth: bool = False,
 ) -> Activation:
@@ -214,6 +216,8 @@ def explain_image(
     categories: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
     method: str | None = None,
+    fuse: bool = False,
+    canvas: tuple[int, int] | None = None,
     **options: Any,
 ) -> Explained:
     """Return the class activation maps of an image file.
@@ -227,6 +231,10 @@ def explain_image(
         layers: by default all maps of a detector's neck, else the last map of the backbone.
         method: by default ``'LayerCAM'`` for detectors, whose scores depend on few positions, so that means over all
             positions are of little use; else ``'GradCAM'``.
+        fuse: return one map, the maximum over the categories at each pixel; the categories are by default the ``topk``
+            (10) of the highest scores, of a segmentor those of them that it predicts somewhere.
+        canvas: width and height that the image is resized and padded to, see
+            :func:`mmkerv.deploy.trained_model.load_image`.
         **options: ``topk``, ``eigen_smooth``, ``aug_smooth`` of :func:`class_activation`.
 
     Raises:
@@ -236,21 +244,42 @@ def explain_image(
     Example:
         >>> explain_image(model, cfg, 'sheep.jpg', names, ['sheep']).activations  # doctest: +SKIP
     """
-    data = load_image(model, cfg, img)
+    data = load_image(model, cfg, img, canvas)
     inputs, samples = data['inputs'], data['data_samples']
-    scores = ClassScores(model, samples, options.get('topk', 10))
+    number = options.pop('topk', BEST) if fuse else 1
+    scores = ClassScores(model, samples, options.get('topk', BEST))
     with torch.no_grad():
-        count = scores(inputs).shape[1]
+        found = scores(inputs)[0]
+    predicted = scores.predicted(inputs) if scores.segments else ()
     if categories:
-        predicted = scores.predicted(inputs) if scores.segments else ()
-        indices = [category_index(category, names, count, predicted) for category in categories]
+        indices = [category_index(category, names, len(found), predicted) for category in categories]
+    elif fuse:
+        ranked = found.argsort(descending=True, stable=True).tolist()
+        indices = [k for k in ranked if not predicted or k in predicted][:number]
     else:
         indices = [scores.likeliest(inputs, names)]
     method = method or ('LayerCAM' if scores.detects else 'GradCAM')
     if not layers:
         layers = ['neck'] if scores.detects and hasattr(model, 'neck') else [last_map(model, inputs)]
     maps = {label(k, names): class_activation(model, inputs, samples, k, layers, method, **options) for k in indices}
-    return Explained(input_picture(model, inputs, scores.sample), maps)
+    return Explained(input_picture(model, inputs, scores.sample), fused(maps) if fuse else maps)
+
+
+def fused(maps: Mapping[str, Activation]) -> dict[str, Activation]:
+    """Return the maximum of class activation maps at each pixel as one map, with the score of the first.
+
+    Source: Figure 10 of the CoC paper, CVPR 2022, which fuses the maps of the ten best classes.
+
+    Example:
+        >>> maps = {name: Activation(np.eye(2) * k, ['neck'], k, 1.0 / k) for k, name in enumerate('ab', 1)}
+        >>> {name: a.heat.tolist() for name, a in fused(maps).items()}
+        {'maximum of 2 categories': [[2.0, 0.0], [0.0, 2.0]]}
+    """
+    first = next(iter(maps.values()))
+    heat = np.max([activation.heat for activation in maps.values()], axis=0)
+    layers = list(dict.fromkeys(layer for activation in maps.values() for layer in activation.layers))
+    noun = 'category' if len(maps) == 1 else 'categories'
+    return {f'maximum of {len(maps)} {noun}': Activation(heat, layers, first.category, first.score)}
 
 
 def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.config.check import datasets
+from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import forward
 from mmkerv.visualization.pictures import valid_size
@@ -175,10 +177,9 @@ def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool =
         classes = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}.get('classes')
         if classes:
             return list(classes)
-    dataset = (cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    found = (part for phase in ('test', 'val') for part in datasets(cfg.get(f'{phase}_dataloader'), phase))
+    _, dataset = next(found, ('', {}))
+    enter_scope(cfg)
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     known = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
     classes = {key.lower(): value for key, value in known.items()}.get('classes')

@@ -77,19 +77,30 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
     }
 
 
-def continuous_figure(operator: ContinuousKernel, title: str = '', topk: int | None = None) -> Figure:
+def continuous_figure(
+    operator: ContinuousKernel, title: str = '', topk: int | None = None, colours: str = 'signed'
+) -> Figure:
     """Draw continuous kernels: 1-D kernels as curves, 2-D kernels as surfaces above maps, samples as dots.
 
     Args:
         operator: layer.
         title: title of the picture.
         topk: as in :func:`continuous_arrays`.
+        colours: ``'signed'``.
+
+    Raises:
+        ValueError: for other colours: a curve or surface has its values on an axis.
 
     Example:
         >>> from mmkerv.ops import CKConv1d
         >>> len(continuous_figure(CKConv1d(2, 4, 9), topk=3).axes)
         3
     """
+    if colours != 'signed':
+        raise ArgumentError(
+            f'colours={colours!r} is for layers that are drawn as filters; {type(operator).__name__} is drawn as '
+            "curves or surfaces: leave it out, or use colours='signed'"
+        )
     arrays = continuous_arrays(operator, topk)
     return _curves(operator, arrays, title) if operator.dims == 1 else _surfaces(operator, arrays, title)
 

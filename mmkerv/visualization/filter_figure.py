@@ -57,7 +57,7 @@ def _(operator: Kervolution) -> dict[str, np.ndarray]:
     return {'kernel': _array(operator.weight), **learned}
 
 
-def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None) -> Figure:
+def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None, colours: str = 'signed') -> Figure:
     """Draw filters as tiles, each filter on its own colour scale.
 
     Filters of one input channel, or of three (in colour), fill a sheet; with more channels, each filter has a row with
@@ -68,6 +68,7 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None)
         operator: layer.
         title: title of the picture.
         topk: number of filters (and of inputs) to draw, those of the largest norm; by default the first ones.
+        colours: as in :func:`mmkerv.visualization.kernel_figure`.
 
     Source: Kervolutional Neural Networks, CVPR 2019, Figure 1.
 
@@ -101,7 +102,8 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None)
     for index, (output, pick) in enumerate(product(outputs, [slice(None)] if colour else inputs)):
         row, column = divmod(index, columns)
         left = column + (1 - BOX) / 2
-        tiles.draw_tile(axes, kernel[output, pick], tiles.largest(kernel[output]), left, row * height, BOX)
+        scale = None if colours == 'range' else tiles.largest(kernel[output])
+        tiles.draw_tile(axes, kernel[output, pick], scale, left, row * height, BOX)
         if sheet:
             text = _label(arrays, output)
             axes.text(column + 0.5, (row + 1) * height, text, ha='center', va='bottom', fontsize=6, color=tiles.INK)

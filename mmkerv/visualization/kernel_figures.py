@@ -16,12 +16,14 @@ from mmkerv.errors import ArgumentTypeError, ConfigError
 from mmkerv.models.layers import find_layers, find_operators
 from mmkerv.ops.ckconv import ContinuousKernel
 from mmkerv.ops.coc.module import CoCConv2d
+from mmkerv.ops.core.arguments import one_of
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.visualization.association_figure import association_arrays, association_details, association_figure
 from mmkerv.visualization.continuous_figure import continuous_arrays, continuous_details, continuous_figure
 from mmkerv.visualization.filter_figure import filter_arrays, filter_figure, hyperparameters
 from mmkerv.visualization.pictures import SUFFIXES
+from mmkerv.visualization.tiles import COLOURS
 
 PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -40,7 +42,7 @@ details.register(ContinuousKernel, continuous_details)
 details.register(Kervolution, hyperparameters)
 
 
-def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None) -> Figure:
+def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None, colours: str = 'signed') -> Figure:
     """Draw the kernels of a layer.
 
     - ``CoCConv``: before and after association, in association groups, with the super kernels in the corner;
@@ -52,19 +54,21 @@ def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None) 
         name: name of the layer, for the title.
         topk: number of association groups of a ``CoCConv``, of filters of others (and of inputs), to draw: those of the
             largest norm. By default the first ones, as many as are readable.
+        colours: ``'signed'``, one scale for an association group or filter with zero in the middle; or ``'range'``,
+            each kernel from its own minimum to its own maximum, as Figure 9 of the CoC paper draws them.
 
     Returns:
         A figure that needs no display; ``figure.savefig('kernels.png')`` writes it.
 
     Raises:
-        ValueError: if ``topk`` is below 1.
+        ValueError: if ``topk`` is below 1, or for unknown ``colours``, or ``'range'`` for a continuous kernel.
         TypeError: if ``operator`` is not a convolution.
 
     Example:
         >>> kernel_figure(CoCConv2d(3, 8, 3), 'conv1').get_suptitle()
         'conv1: CoCConv2d 3 → 8, 3×3, super kernel 3×3 dilated by 2'
     """
-    return picture(operator, title_of(operator, name), topk)
+    return picture(operator, title_of(operator, name), topk, one_of(colours, 'colours', COLOURS))
 
 
 def kernel_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, np.ndarray]:

@@ -13,6 +13,10 @@ from mmkerv.ops.core import arguments
 
 # Positive values are red, negative ones blue, zero is white.
 SIGNED = 'RdBu_r'
+# Without a zero, from black to white.
+UNSIGNED = 'gray'
+# Scales of colours: zero in the middle, or each kernel from its own minimum to its own maximum.
+COLOURS = ('signed', 'range')
 MISSING = (0.88, 0.88, 0.88, 1.0)
 INK, FRAME = '#333333', '#999999'
 # Inches above a panel for the titles of figure and panel, and letters per inch of a figure's title.
@@ -79,20 +83,48 @@ def largest(*values: np.ndarray) -> float:
     return magnitude if np.isfinite(magnitude) and magnitude > 0 else 1.0
 
 
-def coloured(values: np.ndarray, scale: float) -> np.ndarray:
+def stretched(values: np.ndarray, rows: int = 1, columns: int = 1) -> np.ndarray:
+    """Return values on a scale from 0, the minimum, to 1, the maximum; equal values are 0.5, NaN stays.
+
+    Args:
+        values: (..., H, W).
+        rows: number of blocks of rows; each block has its own minimum and maximum.
+        columns: number of blocks of columns.
+
+    Example:
+        >>> stretched(np.array([[1.0, 3.0, 7.0, 7.0]]), columns=2).tolist()
+        [[0.0, 1.0, 0.5, 0.5]]
+    """
+    *channels, height, width = values.shape
+    blocks = values.reshape(*channels, rows, height // rows, columns, width // columns)
+    axes = (*range(len(channels)), -3, -1)
+    filled = np.isfinite(blocks)
+    low = blocks.min(axes, keepdims=True, initial=np.inf, where=filled)
+    spread = blocks.max(axes, keepdims=True, initial=-np.inf, where=filled) - low
+    varied = filled & (spread > 0)
+    unit = np.divide(blocks - low, spread, out=np.where(filled, 0.5, np.nan), where=varied)
+    return unit.reshape(values.shape)
+
+
+def coloured(values: np.ndarray, scale: float | None, cuts: tuple[int, int] | None = None) -> np.ndarray:
     """Return the colours (H, W, 4) of values from -scale to scale; missing values (NaN) are grey.
 
     Args:
         values: (H, W), drawn from blue to red; or (3, H, W), drawn as red, green and blue with zero as mid-grey.
-        scale: > 0.
+        scale: > 0; ``None`` draws each block from its own minimum to its own maximum, values (H, W) from black to
+            white.
+        cuts: numbers of rows and columns of blocks for ``None``; by default one block.
 
     Example:
         >>> coloured(np.zeros((3, 1, 1)), 1.0)[0, 0].tolist()
         [0.5, 0.5, 0.5, 1.0]
     """
-    unit = np.clip(0.5 + 0.5 * values / scale, 0, 1)
+    if scale is None:
+        unit, palette = stretched(values, *(cuts or (1, 1))), UNSIGNED
+    else:
+        unit, palette = np.clip(0.5 + 0.5 * values / scale, 0, 1), SIGNED
     if values.ndim == 2:
-        colours = colormaps[SIGNED](np.nan_to_num(unit, nan=0.5))
+        colours = colormaps[palette](np.nan_to_num(unit, nan=0.5))
         missing = np.isnan(values)
     else:
         colours = np.concatenate([np.moveaxis(np.nan_to_num(unit), 0, -1), np.ones((*values.shape[1:], 1))], -1)
@@ -104,7 +136,7 @@ def coloured(values: np.ndarray, scale: float) -> np.ndarray:
 def draw_tile(
     axes: Axes,
     values: np.ndarray,
-    scale: float,
+    scale: float | None,
     left: float,
     top: float,
     box: float,
@@ -129,7 +161,7 @@ def draw_tile(
     height, width = values.shape[-2:]
     unit = box / max(height, width)
     right, bottom = left + unit * width, top + unit * height
-    axes.imshow(coloured(values, scale), extent=(left, right, bottom, top), interpolation='nearest', zorder=1)
+    axes.imshow(coloured(values, scale, cuts), extent=(left, right, bottom, top), interpolation='nearest', zorder=1)
     cut = {'color': 'white' if values.ndim == 3 else INK, 'linewidth': 0.8, 'zorder': 2}
     rows, columns = cuts or (1, 1)
     for y in np.linspace(top, bottom, rows + 1)[1:-1]:

@@ -1,5 +1,6 @@
 """The parts that the commands share: which errors end in a message, and how the message is written."""
 
+import argparse
 import inspect
 
 import pytest
@@ -38,6 +39,42 @@ def test_a_defect_keeps_its_traceback(kind):
 
     with pytest.raises(kind, match='defect'):
         common.run(main)
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('a b', 'a b'),
+        ('/my data/coco (2)/', '/my data/coco (2)/'),
+        ("'a  b'", 'a  b'),
+        (' 3', 3),
+        ('(1, 2)', (1, 2)),
+        ('[(1, 2), (3, 4)]', [(1, 2), (3, 4)]),
+        ('[a b, c]', ['a b', 'c']),
+        ('1, 2', [1, 2]),
+        ('"[a,b]"', ['a', 'b']),
+        ('None', None),
+        ('', ''),
+        ('a=b c', 'a=b c'),
+    ],
+)
+def test_blanks_in_the_value_of_an_option_are_kept(text, value):
+    """mmengine's own parser removes them: data_root="a b" would be the folder ab."""
+    pytest.importorskip('mmengine')
+    parser = argparse.ArgumentParser()
+    common.add_cfg_options(parser)
+    options = parser.parse_args(['--cfg-options', f'key={text}', 'n=1']).cfg_options
+    assert options == {'key': value, 'n': 1} and type(options['key']) is type(value)
+
+
+@pytest.mark.parametrize('text', ['[1, 2', '(1, [2)', 'a, b)'])
+def test_brackets_without_their_pair_are_refused(text, capsys):
+    pytest.importorskip('mmengine')
+    parser = argparse.ArgumentParser()
+    common.add_cfg_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(['--cfg-options', f'key={text}'])
+    assert f'--cfg-options key={text}: its brackets are not in pairs' in capsys.readouterr().err
 
 
 def test_arguments_reach_the_command():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.errors import ExportCheckError
+from mmkerv.errors import ArgumentError, ExportCheckError
 from tests.ops.contract import relative
 
 pytest.importorskip('mmengine')
@@ -66,6 +66,22 @@ def folded():
 def test_a_folded_network_runs_in_onnxruntime_at_any_batch_and_size(folded, name, exporter, tmp_path):
     assert export_onnx(folded(name), tmp_path / 'net.onnx', (1, 3, *SIZE), exporter=exporter) < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ['net.onnx']
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda net: net.half(), r'parameters in torch\.float16; call model\.float\(\) first'),
+        (lambda net: net.double(), r'parameters in torch\.float64; call model\.float\(\) first'),
+        (lambda net: net.train(), r'modules are in training mode, such as Sequential; call model\.eval\(\) first'),
+    ],
+    ids=['half', 'double', 'training'],
+)
+def test_networks_that_cannot_be_compared_are_refused(change, message, tmp_path):
+    net = change(nn.Sequential(CoCConv2d(3, 6, 3)).eval())
+    with pytest.raises(ArgumentError, match=message):
+        export_onnx(net, tmp_path / 'net.onnx', (1, 3, 8, 8))
+    assert not list(tmp_path.iterdir())
 
 
 LAYERS = {

@@ -19,6 +19,11 @@ KINDS = pytest.mark.parametrize(
 )
 
 
+def named(kind: str | type) -> str:
+    """How a written config names a type."""
+    return kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__qualname__}'
+
+
 def deployed(model: dict, kept: tuple[str, ...] = (), **cfg) -> Config:
     return deploy_config(Config({'default_scope': 'mmdet', **cfg, 'model': model}), kept)
 
@@ -40,7 +45,10 @@ def test_operators_are_removed_from_every_part_of_the_model(kind):
         type='Cascade',
         backbone=dict(type='ResNet', conv_cfg=None, dcn=dict(type='DCNv2', deform_groups=1)),
         neck=[dict(type='FPN', conv_cfg=None), dict(type='BFP', refine_conv_cfg=None)],
-        roi_head=dict(bbox_head=[dict(conv_cfg=None, num_convs=2), dict(conv_cfg=dict(type='ConvWS'))], deep=([coc],)),
+        roi_head=dict(
+            bbox_head=[dict(conv_cfg=None, num_convs=2), dict(conv_cfg=dict(type='ConvWS'))],
+            deep=([dict(coc, type=named(kind))],),
+        ),
         auxiliary_head=(dict(conv_cfg=None), dict(conv_cfg=None)),
     )
     assert cfg._cfg_dict.to_dict() == before, 'the argument is unchanged'
@@ -114,6 +122,7 @@ def test_an_operator_that_was_not_folded_stays_with_imports_and_hooks(kind):
         neck=[dict(conv_cfg=dict(type='ConvWS'))],
     )
     result = deployed(model, kept=('CoCConv',), **cfg)
+    model['backbone']['conv_cfg'] = dict(type=named(kind))
     assert result.model.to_dict() == model
     assert result.custom_imports.imports == ['mmkerv'] and len(result.custom_hooks) == 1
 

@@ -169,8 +169,16 @@ def test_a_convolution_of_the_current_scope_replaces_too():
         mmkerv.convert(resnet(), {'type': 'Plain2d'})
     with registry.DefaultScope.overwrite_default_scope('mmkerv_test'):
         assert type(mmkerv.convert(resnet(), {'type': 'Plain2d'}).conv1).__name__ == 'Plain2d'
-        with pytest.raises(ValueError, match=r'something else than an nn\.Conv2d.*pass the class'):
+        with pytest.raises(
+            ValueError, match=r'registered .* as ConvTranspose2d, which is no nn\.Conv2d.*pass the class'
+        ):
             mmkerv.convert(resnet(), {'type': 'Deconv'})
+
+
+def test_a_compiled_convolution_of_mmcv_is_not_called_unknown():
+    pytest.importorskip('mmcv.ops')
+    with pytest.raises(ValueError, match=r"'DCN' is not an operator .* as DeformConv2dPack, which is no nn\.Conv2d"):
+        mmkerv.convert(resnet(), {'type': 'DCN'})
 
 
 def test_a_convolution_that_cannot_take_a_layer_is_named_with_its_shape():

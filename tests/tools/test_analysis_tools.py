@@ -170,11 +170,11 @@ def test_samples_are_drawn(name, mode, shapes, tmp_path):
 def test_annotations_are_drawn_in_the_right_place(name, mode, shapes):
     """Test pipelines load annotations after the resize, in the size of the original image."""
     from mmkerv.analysis.browse import pictures, stages
-    from mmkerv.analysis.speed import data_set
+    from mmkerv.analysis.speed import data_sets
     from mmkerv.engine.config.read import load_config
 
     cfg = load_config(DEMO[name], {'data_root': f'{shapes / FOLDERS.get(name, "")}/'})
-    first = stages(data_set(cfg, 'val'), 0)[0]
+    first = stages(data_sets(cfg, 'val')[0], 0)[0]
     picture = next(pictures(cfg, 'val', mode)).image
     assert picture.shape == first.image.shape == (64, 64, 3)
     changed = np.abs(picture.astype(int) - first.image).sum(2) > 60
@@ -203,6 +203,23 @@ def test_without_a_display_pictures_are_written_to_files(shapes, tmp_path, monke
     assert len(list(folder.iterdir())) == 1
     assert run('analysis_tools/browse_dataset.py', ROOT / DEMO['fcn'], '--not-show', *data(shapes, 'fcn')) is None
     assert '6 samples of the train data\n' in capsys.readouterr().out and len(list(folder.iterdir())) == 1
+
+
+def test_lists_of_loaders_are_drawn_and_timed(shapes, tmp_path, capsys):
+    config = tmp_path / 'two.py'
+    config.write_text(
+        f'_base_ = {str(ROOT / DEMO["fcn"])!r}\n'
+        'second = _base_.val_dataloader\n'
+        "second['dataset']['ann_file'] = 'ImageSets/Segmentation/train.txt'\n"
+        'val_dataloader = [_base_.test_dataloader, second]\n'
+    )
+    flags = ('-p', 'val', '-n', 8, '-o', tmp_path / 'out', *data(shapes, 'fcn'))
+    assert run('analysis_tools/browse_dataset.py', config, *flags) is None
+    assert len(list((tmp_path / 'out').iterdir())) == 8, '6 of the first loader and 2 of the second'
+    for task in ('dataset', 'dataloader'):
+        flags = ('--task', task, '--dataset-type', 'val', '--max-iter', 9, '--num-warmup', 1)
+        assert run('analysis_tools/benchmark.py', config, *flags, *data(shapes, 'fcn')) is None
+    assert 'dataloader: ' in capsys.readouterr().out
 
 
 def test_missing_data_is_refused(tmp_path):

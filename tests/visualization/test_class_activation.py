@@ -1,5 +1,7 @@
 """Class activation maps of synthetic and real networks."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -266,6 +268,39 @@ def test_the_tool_writes_the_picture(files, tmp_path):
     assert heats['0_circle'].shape == (64, 64)
     np.testing.assert_array_equal(heats['0_circle'], heats['1_circle'])
     assert not np.array_equal(heats['0_circle'], heats['0_triangle'])
+
+
+def test_the_maps_of_the_best_classes_are_fused_on_a_canvas(files, tmp_path):
+    """Figure 10 of the CoC paper: the maximum over the best classes, of an image that is padded to a size."""
+    flags = ('--pad', '96x64', '--method', 'LayerCAM')
+    maps = {}
+    for name, more in (('fused', ('--fuse', 'max', '--topk', 2)), ('single', ('--target-category', 0, 1, 2))):
+        done = run_tool(TOOL, *files, *flags, *more, '--save-path', tmp_path / f'{name}.png')
+        assert done.status == 0, done.err
+        maps[name] = np.load(tmp_path / f'{name}.npz')
+        scores = {k: float(s) for k, s in re.findall(r': (.+), score ([-+.e\d]+),', done.out)}
+    best = sorted(scores, key=scores.get)[-2:]
+    expected = np.maximum(*(maps['single'][f'0_{name}'] for name in best))
+    np.testing.assert_allclose(maps['fused']['0_maximum of 2 categories'], expected)
+    assert expected.shape == (64, 96), 'with the padding'
+
+
+def test_an_image_is_resized_to_fit_and_padded(files):
+    from mmkerv.deploy.trained_model import load_image, load_trained
+    from mmkerv.visualization.pictures import input_picture
+
+    cfg, model = load_trained(*files[1:])
+    data = load_image(model, cfg, files[0], (96, 40))
+    # 64 x 80 pixels become 32 x 40.
+    assert data['inputs'].shape == (1, 3, 40, 96) and data['data_samples'][0].img_shape == (40, 96)
+    assert (data['inputs'][..., 32:] == 0).all() and (data['inputs'][..., :32] != 0).all()
+    picture = input_picture(model, data['inputs'], data['data_samples'][0])
+    assert picture.shape == (40, 96, 3) and picture[0, -1].tolist() == [124, 116, 104]
+
+
+@pytest.mark.parametrize('size', ['1024', '0x8', '8x-1', 'axb'])
+def test_a_canvas_is_two_numbers(size):
+    assert 'must be WIDTHxHEIGHT' in run_tool(TOOL, 'a.png', 'a.py', 'a.pth', '--pad', size).err
 
 
 @pytest.mark.parametrize(

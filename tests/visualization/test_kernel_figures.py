@@ -9,12 +9,13 @@ from torch import nn
 
 pytest.importorskip('matplotlib')
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv1d, KervConv2d, KervConv3d
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
 from mmkerv.visualization.spectra import log_magnitude
-from mmkerv.visualization.tiles import coloured, pixels, select_kernels
+from mmkerv.visualization.tiles import MISSING, coloured, pixels, select_kernels
 
 
 def trained_coc(*args, **options) -> CoCConv2d:
@@ -76,6 +77,29 @@ def test_a_super_kernel_is_left_of_the_tile_of_its_group():
         assert np.allclose(drawn(after)[2 * group + 1], coloured(super_kernel, np.abs(super_kernel).max()))
         (left, right, *_), (corner, end, *_) = (after.images[2 * group + i].get_extent() for i in (0, 1))
         assert corner < end < left < right and end < left
+
+
+def test_each_kernel_may_have_its_own_range():
+    """The colours of Figure 9 of the CoC paper."""
+    conv = trained_coc(3, 6, 3)
+    (before, after), arrays = kernel_figure(conv, colours='range').axes, kernel_arrays(conv)
+    for axes, key, step in ((before, 'weight', 1), (after, 'kernel', 2)):
+        images = drawn(axes)[::step]
+        for number, kernel in enumerate(arrays[key]):
+            group, (row, column) = number // 4, divmod(number % 4, 2)
+            block = images[group][3 * row : 3 * row + 3, 3 * column : 3 * column + 3, :3]
+            expected = (kernel - kernel.min()) / (kernel.max() - kernel.min())
+            np.testing.assert_allclose(block, expected.transpose(1, 2, 0), atol=1e-6)
+        assert (images[1][3:] == MISSING).all(), 'the group lacks two filters'
+    super_kernel = arrays['super_kernel_0'][0, 0]
+    assert drawn(after)[1][..., 0].min() == 0 and drawn(after)[1][..., 0].max() == 1 and super_kernel.min() < 0
+    constant = nn.Conv2d(3, 1, 3)
+    nn.init.constant_(constant.weight, 0.2)
+    assert (drawn(kernel_figure(constant, colours='range').axes[0])[0][..., :3] == 0.5).all()
+    with pytest.raises(ArgumentError, match="colours='range' is for layers that are drawn as filters; CKConv2d"):
+        kernel_figure(CKConv2d(3, 4, 5), colours='range')
+    with pytest.raises(ArgumentError, match="colours must be one of 'signed', 'range', got 'rnge'"):
+        kernel_figure(conv, colours='rnge')
 
 
 def test_topk_selects_the_largest_groups_of_a_wide_layer():

@@ -7,6 +7,19 @@ from pathlib import Path
 from mmkerv.cli import common
 
 
+def canvas(text: str) -> tuple[int, int]:
+    """Read a width and a height.
+
+    Example:
+        >>> canvas('1024x768')
+        (1024, 768)
+    """
+    width, _, height = text.partition('x')
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f'must be WIDTHxHEIGHT, such as 1024x768, got {text!r}')
+    return int(width), int(height)
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are mmpretrain's."""
     parser = argparse.ArgumentParser(
@@ -37,7 +50,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='numbers or names, one row of the picture each; default: the one with the highest score',
     )
     parser.add_argument(
-        '--topk', type=int, default=10, help='detectors: number of highest scores to explain (%(default)s)'
+        '--topk',
+        type=int,
+        default=10,
+        help='with --fuse the number of best categories; else, for detectors, the number of highest scores to explain '
+        '(%(default)s)',
+    )
+    parser.add_argument(
+        '--fuse',
+        choices=['max'],
+        help='draw one map, the maximum over the --topk best categories (or those of --target-category), as Figure 10 '
+        'of the CoC paper does',
+    )
+    parser.add_argument(
+        '--pad',
+        type=canvas,
+        metavar='WxH',
+        help='resize the image to fit in this width and height and pad it, instead of what the test pipeline does; '
+        'the paper has 1024x768',
     )
     parser.add_argument('--eigen-smooth', action='store_true', help='first principal component of the weighted maps')
     parser.add_argument('--aug-smooth', action='store_true', help='average over mirrored and dimmed images')
@@ -79,12 +109,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             categories=categories,
             layers=args.target_layers,
             method=args.method,
+            fuse=args.fuse is not None,
+            canvas=args.pad,
             topk=args.topk,
             eigen_smooth=args.eigen_smooth,
             aug_smooth=args.aug_smooth,
         )
-        # The second network explains the categories that the first one found.
-        categories = categories or [str(activation.category) for activation in explained.activations.values()]
+        # The second network explains the categories that the first one found, but fuses its own best ones.
+        if not args.fuse:
+            categories = categories or [str(activation.category) for activation in explained.activations.values()]
         networks.append((Path(config).stem, explained))
         for name, activation in explained.activations.items():
             print(f'{Path(config).stem}: {name}, score {activation.score:.4g}, layers {", ".join(activation.layers)}')

@@ -28,6 +28,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--what', choices=['kernels', 'spectra'], default='kernels', help='what to draw (%(default)s)')
     parser.add_argument(
+        '--colours',
+        choices=['signed', 'range'],
+        default='signed',
+        help='one scale for each group or filter with zero in the middle, or each kernel from its own minimum to its '
+        'own maximum, as in Figure 9 of the CoC paper (%(default)s)',
+    )
+    parser.add_argument(
         '--save-path',
         metavar='DIR_OR_FILE',
         help='folder for a picture of each layer, or the file of a single one; '
@@ -43,6 +50,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.topk is not None and args.topk < 1:
         parser.error(f'--topk must be >= 1, got {args.topk}')
+    if args.what == 'spectra' and args.colours != 'signed':
+        parser.error('--colours is for --what kernels: leave it out')
     return args
 
 
@@ -67,11 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
     kernels = args.what == 'kernels'
     files = kernel_figures.picture_files(out, layers, args.format, '' if kernels else '_spectra')
+    options = {'colours': args.colours} if kernels else {}
     draw = visualization.kernel_figure if kernels else visualization.spectrum_figure
     measure = visualization.kernel_arrays if kernels else visualization.spectrum_arrays
     arrays = {}
     for name, layer in layers.items():
-        pictures.save_figure(draw(layer, name, args.topk), files[name])
+        pictures.save_figure(draw(layer, name, args.topk, **options), files[name])
         print(f'wrote {files[name]}', flush=True)
         if args.arrays:
             arrays |= {f'{name}/{key}': values for key, values in measure(layer, args.topk).items()}

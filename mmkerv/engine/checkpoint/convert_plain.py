@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import PretrainedInit
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmkerv.engine.checkpoint.atomic_write import save_checkpoint
@@ -22,10 +21,13 @@ from mmkerv.engine.checkpoint.match import (
     match_checkpoint,
     require_match,
 )
+from mmkerv.engine.checkpoint.pretrained import PRETRAINED
 from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import CheckpointMismatchError, ConfigError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.registry import local_name
 
 BACKBONE = 'backbone.'
 BATCH_COUNTER = '.num_batches_tracked'
@@ -255,7 +257,7 @@ def names_by_layer_order(given: Mapping[str, tuple], wanted: Mapping[str, tuple]
 def _build(cfg: Config) -> nn.Module:
     if not cfg.get('model'):
         raise ConfigError("the config has no model; give one with model=dict(type=...), such as a training run's")
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    enter_scope(cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return MODELS.build(copy.deepcopy(cfg.model))
@@ -266,7 +268,7 @@ def _initialise(network: nn.Module) -> None:
     for module in network.modules():
         init_cfgs = getattr(module, 'init_cfg', None) or []
         init_cfgs = [init_cfgs] if isinstance(init_cfgs, dict) else init_cfgs
-        kept = [cfg for cfg in init_cfgs if cfg.get('type') not in ('Pretrained', PretrainedInit)]
+        kept = [cfg for cfg in init_cfgs if local_name(cfg.get('type'), ('', 'mmengine')) not in PRETRAINED]
         if len(kept) < len(init_cfgs):
             # Networks test whether init_cfg is None, not whether it is empty.
             module.init_cfg = kept or None

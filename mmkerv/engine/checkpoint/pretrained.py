@@ -22,8 +22,11 @@ from mmkerv.engine.checkpoint.match import (
 )
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.registry import local_name
 from mmkerv.utils import log
 
+# Names of mmengine's initialiser that loads a checkpoint: registered, and of its class.
+PRETRAINED = ('Pretrained', 'PretrainedInit')
 # Share of keys, of kinds that checkpoint and network both have, that only one of them may have. SSD adds 13 % to the
 # VGG it starts from, and 33 % of ResNet-152 are not in ResNet-101.
 DEPTH_TOLERANCE = 0.2
@@ -162,7 +165,7 @@ def check_pretrained_files(node: Any, path: str) -> None:
         node = dict(enumerate(node))
     if not isinstance(node, dict):
         return
-    is_init_cfg = node.get('type') in ('Pretrained', PretrainedInit)
+    is_init_cfg = local_name(node.get('type'), ('', 'mmengine')) in PRETRAINED
     key = f'{path}.checkpoint' if is_init_cfg else f'{path}.pretrained'
     file = node.get(key.rpartition('.')[2])
     if isinstance(file, str) and '://' not in file and not Path(file).expanduser().is_file():

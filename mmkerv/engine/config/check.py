@@ -67,20 +67,21 @@ def check_hooks(cfg: Config) -> None:
 
 
 def check_data(cfg: Config, phase: str) -> None:
-    """Check that the folders and annotation files of a phase's data sets exist if they are local.
+    """Check that the folders and files of a phase's data sets exist if they are local, and that classes are names.
 
     Args:
         cfg: config.
         phase: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ConfigError: naming the phase, the path and the option that changes it.
+        ConfigError: naming the phase, the path and the option that changes it; or a string in place of the classes.
 
     Example:
         >>> check_data(Config(dict(val_dataloader=None)), 'val')
     """
     loader = cfg.get(f'{phase}_dataloader')
-    for place, dataset in _datasets(loader, f'{phase}_dataloader'):
+    for place, dataset in datasets(loader, f'{phase}_dataloader'):
+        _check_classes(dataset, place)
         root, annotations = dataset.get('data_root') or '', dataset.get('ann_file') or ''
         if dataset.get('backend_args') or '://' in f'{root}{annotations}':
             continue
@@ -96,14 +97,52 @@ def check_data(cfg: Config, phase: str) -> None:
                 )
 
 
-def _datasets(node: Any, place: str) -> Iterator[tuple[str, dict]]:
-    """Yield the innermost data sets, looking through wrappers such as RepeatDataset and ConcatDataset."""
+def _check_classes(dataset: dict, place: str) -> None:
+    """Refuse a string as classes, unless it is a file of their names: ``('circle')`` is no tuple."""
+    for key, classes in {**(dataset.get('metainfo') or {}), 'classes=': dataset.get('classes')}.items():
+        if key.lower().rstrip('=') == 'classes' and isinstance(classes, str) and not Path(classes).is_file():
+            argument = 'classes' if key.endswith('=') else f'metainfo.{key}'
+            raise ConfigError(
+                f'{place}.{argument} must be a sequence of names or the file of a list of names, got the string '
+                f'{classes!r}; write ({classes!r},), with the comma'
+            )
+
+
+def loaders(cfg: Config, phase: str) -> list[tuple[str, dict]]:
+    """Return the data loaders of a phase with their dotted keys; a config may have a list of them.
+
+    Args:
+        cfg: config.
+        phase: ``'train'``, ``'val'`` or ``'test'``.
+
+    Example:
+        >>> [key for key, _ in loaders(Config(dict(val_dataloader=[dict(batch_size=1)])), 'val')]
+        ['val_dataloader.0']
+    """
+    key = f'{phase}_dataloader'
+    loader = cfg.get(key)
+    if isinstance(loader, (list, tuple)):
+        return [(f'{key}.{i}', each) for i, each in enumerate(loader)]
+    return [(key, loader)] if loader else []
+
+
+def datasets(node: Any, place: str) -> Iterator[tuple[str, dict]]:
+    """Yield the innermost data sets, looking through wrappers such as RepeatDataset and ConcatDataset.
+
+    Args:
+        node: part of a config.
+        place: its dotted key.
+
+    Example:
+        >>> list(datasets(dict(type='RepeatDataset', dataset=dict(type='A')), 'train_dataloader'))
+        [('train_dataloader.dataset', {'type': 'A'})]
+    """
     if isinstance(node, dict):
         inner = [key for key in ('dataset', 'datasets') if key in node]
         for key in inner:
-            yield from _datasets(node[key], f'{place}.{key}')
-        if not inner and 'type' in node:
+            yield from datasets(node[key], f'{place}.{key}')
+        if not inner and ('type' in node or '.dataset' in place):
             yield place, node
     elif isinstance(node, (list, tuple)):
         for i, item in enumerate(node):
-            yield from _datasets(item, f'{place}.{i}')
+            yield from datasets(item, f'{place}.{i}')

@@ -7,33 +7,43 @@ import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
+from mmkerv.engine.config.check import datasets
 from mmkerv.engine.config.prepare import build_runner
+from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
+from mmkerv.registry import local_name
 
 
 def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int = 1) -> None:
     """Switch on the visualization hook of the config's library.
 
     Raises:
-        ConfigError: if the config has no visualization hook.
+        ConfigError: if the config has no visualization hook or no visualizer.
 
     Example:
         >>> hooks = dict(visualization=dict(type='DetVisualizationHook'))
-        >>> cfg = Config(dict(default_scope='mmdet', default_hooks=hooks))
+        >>> cfg = Config(dict(default_scope='mmdet', default_hooks=hooks, visualizer={}))
         >>> paint_predictions(cfg, False, 'out', 2); cfg.default_hooks.visualization.test_out_dir
         'out'
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ConfigError('--show and --show-dir need default_hooks=dict(visualization=...) in the config, it has none')
+    if cfg.get('visualizer') is None:
+        # mmengine's default visualizer draws no predictions, without a word.
+        raise ConfigError('--show and --show-dir need a visualizer of the library in the config, it has none')
     hook.update(show=show, wait_time=wait_time)
-    scope = cfg.get('default_scope')
+    scope = library_of(cfg)
     if scope == 'mmpretrain':
         hook.update(enable=True, out_dir=show_dir, interval=interval)
     elif scope == 'mmseg':
         hook.draw = True
         if show_dir:
             cfg.visualizer.save_dir = show_dir
+            backends = list(cfg.visualizer.get('vis_backends') or [])
+            # Pictures are files only through this backend.
+            if not any(local_name(b.get('type'), ('', 'mmengine')) == 'LocalVisBackend' for b in backends):
+                cfg.visualizer.vis_backends = [*backends, {'type': 'LocalVisBackend'}]
     else:
         hook.update(draw=True, test_out_dir=show_dir)
 
@@ -47,10 +57,7 @@ def augment_test(cfg: Config) -> None:
     Example:
         >>> augment_test(cfg)  # doctest: +SKIP
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    scope = cfg.get('default_scope')
+    scope = library_of(cfg)
     defaults = {
         'mmdet': {'type': 'DetTTAModel', 'tta_cfg': {'nms': {'type': 'nms', 'iou_threshold': 0.5}, 'max_per_img': 100}},
         'mmpretrain': {'type': 'mmpretrain.AverageClsScoreTTA'},
@@ -58,17 +65,20 @@ def augment_test(cfg: Config) -> None:
     tta_model = cfg.get('tta_model') or defaults.get(scope)
     if tta_model is None:
         raise ConfigError(f'--tta needs tta_model and tta_pipeline in a config of {scope}, it has none')
-    pipeline = cfg.get('tta_pipeline')
-    if pipeline is None:
-        last = deepcopy(dataset.pipeline[-1])
-        if scope == 'mmdet':
-            last['meta_keys'] = (
-                'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'
-            )  # fmt: skip
-        flips = [{'type': 'RandomFlip', 'prob': p} for p in (1.0, 0.0)]
-        pipeline = [*dataset.pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [last]]}]
+    for _, dataset in datasets(cfg.test_dataloader, 'test_dataloader'):
+        dataset.pipeline = deepcopy(cfg.get('tta_pipeline')) or _flipped(dataset.pipeline, scope)
     cfg.model = ConfigDict(**{**tta_model, 'module': cfg.model})
-    dataset.pipeline = pipeline
+
+
+def _flipped(pipeline: list[dict], scope: str | None) -> list[dict]:
+    """Return a pipeline that ends in the image and its mirror image."""
+    last = deepcopy(pipeline[-1])
+    if scope == 'mmdet':
+        last['meta_keys'] = (
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'
+        )  # fmt: skip
+    flips = [{'type': 'RandomFlip', 'prob': p} for p in (1.0, 0.0)]
+    return [*pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [last]]}]
 
 
 def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dict[str, Any]:
@@ -88,10 +98,14 @@ def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dic
     Example:
         >>> evaluate(cfg)['coco/bbox_mAP']  # doctest: +SKIP
     """
-    scope = cfg.get('default_scope')
+    scope = library_of(cfg)
     predictions = out if out_item == 'pred' else None
     if predictions and scope == 'mmseg':
-        cfg.test_evaluator.update(output_dir=predictions, keep_results=True)
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        for evaluator in evaluators:
+            # Other metrics of a list write no pictures.
+            if len(evaluators) == 1 or local_name(evaluator.get('type'), ('', 'mmseg')) == 'IoUMetric':
+                evaluator.update(output_dir=predictions, keep_results=True)
     elif out and not out.endswith(('.pkl', '.pickle') if predictions else ('.json', '.yaml', '.yml', '.pkl')):
         wanted = '.pkl' if predictions else '.json, .yaml or .pkl'
         raise ConfigError(f'--out must end in {wanted} for {out_item}, got {out!r}')

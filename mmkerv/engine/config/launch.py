@@ -9,6 +9,7 @@ import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 
 from mmkerv.errors import ConfigError
+from mmkerv.registry import local_name
 from mmkerv.utils import log
 
 
@@ -63,7 +64,7 @@ def revert_sync_bn(node: Any) -> int:
         (1, {'backbone': {'norm_cfg': {'type': 'BN', 'requires_grad': True}}})
     """
     if isinstance(node, dict):
-        is_sync = node.get('type') == 'SyncBN'
+        is_sync = local_name(node.get('type'), ('', 'torch')) in ('SyncBN', 'SyncBatchNorm')
         if is_sync:
             node['type'] = 'BN'
         return is_sync + sum(map(revert_sync_bn, node.values()))

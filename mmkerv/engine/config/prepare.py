@@ -9,7 +9,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
-from mmkerv.engine.config.check import check_data, check_hooks
+from mmkerv.engine.config.check import check_data, check_hooks, loaders
+from mmkerv.engine.config.write import by_name
+from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
 from mmkerv.registry import local_name
 from mmkerv.utils import log
@@ -50,18 +52,20 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
     check_hooks(cfg)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args)
-    # In pure-Python configs, types are classes.
-    types = [hook.get('type') for hook in cfg.get('custom_hooks') or []]
-    present = {name if isinstance(name, str) else f'mmkerv.{local_name(name, ("mmkerv",))}' for name in types}
+    present = {local_name(hook.get('type'), ('mmkerv',)) for hook in cfg.get('custom_hooks') or []}
     added = [{'type': HOOKS[0]}, {'type': HOOKS[1]}, {'type': HOOKS[2], 'strict': strict}]
     if 'train' in phases:
         added += [{'type': hook} for hook in TRAINING_HOOKS]
         check_pretrained_files(cfg.get('model'), 'model')
         add_operator_rules(cfg)
-    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *(h for h in added if h['type'] not in present)]
+    cfg.custom_hooks = [
+        *(cfg.get('custom_hooks') or []),
+        *(h for h in added if local_name(h['type'], ('mmkerv',)) not in present),
+    ]
     for phase in phases:
         check_data(cfg, phase)
-    return cfg
+    # The runner writes the config to its working directory.
+    return by_name(cfg)
 
 
 def add_operator_rules(cfg: Config) -> None:
@@ -118,11 +122,8 @@ def set_loader_defaults(cfg: Config, pin_memory: bool = True, persistent_workers
         >>> cfg.test_dataloader.collate_fn.type
         'default_collate'
     """
-    classification = cfg.get('default_scope') == 'mmpretrain'
-    for phase in ('train', 'val', 'test'):
-        loader = cfg.get(f'{phase}_dataloader')
-        if loader is None:
-            continue
+    classification = library_of(cfg) == 'mmpretrain'
+    for _, loader in (part for phase in ('train', 'val', 'test') for part in loaders(cfg, phase)):
         if classification:
             loader.setdefault('pin_memory', True)
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
@@ -145,10 +146,12 @@ def use_amp(cfg: Config) -> None:
         'AmpOptimWrapper'
     """
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if wrapper in ('AmpOptimWrapper', CPU_AMP):
+    name = local_name(wrapper, ('', 'mmengine', 'mmkerv'))
+    if name in ('AmpOptimWrapper', local_name(CPU_AMP, ('mmkerv',))):
         log('mmkerv: mixed precision is already on in the config')
         return
-    if wrapper != 'OptimWrapper':
+    if name != 'OptimWrapper':
+        wrapper = wrapper if isinstance(wrapper, str) else getattr(wrapper, '__name__', wrapper)
         raise ConfigError(
             f"--amp needs optim_wrapper.type='OptimWrapper', got {wrapper!r}; set the precision in the config"
         )

@@ -7,7 +7,10 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkerv.engine.config.check import check_hooks, check_operators
+from mmkerv.engine.config.imports import check_imports
 from mmkerv.engine.config.patches import DATA_FILES, patched
+from mmkerv.engine.config.write import by_name
+from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -17,7 +20,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     """Read a config and apply ``--cfg-options``.
 
     A new ``data_root`` also replaces the old one at the start of every path of the data sets and evaluators, because a
-    config's variables have already been used when options are applied. Nothing outside the returned config changes.
+    config's variables have already been used when options are applied. A pure-Python config, whose ``default_scope`` is
+    ``None``, gets that of its model's library. Nothing outside the returned config changes.
 
     Args:
         path: config file.
@@ -25,8 +29,8 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ConfigError: if it cannot be read, an option does not fit it, an operator does not take its arguments, or a hook
-            has been renamed.
+        ConfigError: if it cannot be read, an option does not fit it, an import fails, an operator does not take its
+            arguments, or a hook has been renamed.
 
     Example:
         >>> load_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP
@@ -43,6 +47,11 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
             f'--cfg-options {settings} does not fit {path!r}: {reason}. Change the keys, or write the change into a '
             'config that inherits from this one'
         ) from error
+    check_imports(cfg, path)
+    by_name(cfg)
+    library = library_of(cfg)
+    if library:
+        cfg.default_scope = library
     check_operators(cfg.get('model'), 'model')
     check_hooks(cfg)
     if old and 'data_root' in options:
@@ -120,8 +129,9 @@ def _replace_root(node: Any, old: str, new: str) -> Any:
     if isinstance(node, str):
         return new + node[len(old) :] if node == old or node.startswith(f'{old}/') else node
     if isinstance(node, dict):
-        for key in node:
-            node[key] = _replace_root(node[key], old, new)
+        # Not through mmengine's own access, which turns the imports of a pure-Python config into classes.
+        for key, value in list(dict.items(node)):
+            dict.__setitem__(node, key, _replace_root(value, old, new))
         return node
     if isinstance(node, (list, tuple)):
         return type(node)(_replace_root(item, old, new) for item in node)

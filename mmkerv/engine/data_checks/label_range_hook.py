@@ -1,5 +1,7 @@
 """Hook that refuses labels outside the classes of the head before they reach the loss."""
 
+import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from mmkerv.errors import DataError
 from mmkerv.registry import HOOKS
-from mmkerv.utils import unwrapped
+from mmkerv.utils import log, unwrapped
 
 # Attributes of a data sample that hold labels, and the attribute of those that is the tensor, in the three libraries.
 LABELS = (('gt_sem_seg', 'data'), ('gt_instances', 'labels'), ('gt_label', None))
@@ -20,6 +22,7 @@ HEADS = ('decode_head', 'bbox_head', 'head', 'roi_head.bbox_head')
 class LabelRangeHook(Hook):
     """Refuse data without images, and batches with labels outside ``0 .. num_classes - 1`` or masks of another size.
 
+    Before training, one warning names the heads whose number of classes is not that of the data set.
     Such a label leads to an index error on a CPU, to a device-side assert that names nothing on a GPU, and in detection
     it counts as background. The labels are checked on the CPU, before the batch is moved.
 
@@ -33,13 +36,15 @@ class LabelRangeHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse an empty data set."""
+        """Refuse an empty data set, and compare its number of classes with the heads'."""
         loader = runner.train_loop.dataloader
         if not len(getattr(loader, 'dataset', (1,))):
             raise DataError(
                 f'{type(loader.dataset).__name__} of train_dataloader has no image to train with: all were left out by '
                 'filter_cfg, or none has an annotation of its classes. Check metainfo.classes, filter_cfg and ann_file'
             )
+        for note in other_class_numbers(runner.model, getattr(loader, 'dataset', None)):
+            log(f'mmkerv: {note}', logging.WARNING)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Check the labels of a batch."""
@@ -70,6 +75,35 @@ def class_numbers(model: nn.Module) -> tuple[int | None, int | None]:
         if isinstance(classes, int) and not isinstance(classes, bool):
             return classes, getattr(first, 'ignore_index', None)
     return None, None
+
+
+def other_class_numbers(model: nn.Module, dataset: Any) -> list[str]:
+    """Describe the heads that have another number of classes than the data set; class-agnostic ones are left out.
+
+    Args:
+        model: any network.
+        dataset: its training data; nothing is compared without ``metainfo['classes']``.
+
+    Example:
+        >>> other_class_numbers(nn.Linear(1, 1), None)
+        []
+    """
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    classes = {key.lower(): value for key, value in metainfo.items()}.get('classes')
+    if not isinstance(classes, (list, tuple)) or not classes:
+        return []
+    numbers: dict[int, list[str]] = {}
+    for name, module in unwrapped(model).named_modules():
+        number = getattr(module, 'num_classes', None)
+        is_head = re.fullmatch(r'(roi_head\.)?(bbox|mask|decode|auxiliary)_head(\.\d+)?|head', name)
+        if is_head and type(number) is int and number != len(classes) and not getattr(module, 'class_agnostic', False):
+            numbers.setdefault(number, []).append(name)
+    listed = ', '.join([*map(str, classes[:5]), *(['...'] if len(classes) > 5 else [])])
+    return [
+        f'{", ".join(names)}: num_classes={number}, but {type(dataset).__name__} has {len(classes)} classes '
+        f'({listed}); set num_classes={len(classes)} in the head, or metainfo.classes in the data, unless this is meant'
+        for number, names in numbers.items()
+    ]
 
 
 def check_sample(sample: Any, classes: int | None, ignored: int | None = None, image: Tensor | None = None) -> None:

@@ -167,6 +167,28 @@ def test_loaders_of_mmpretrain_get_their_defaults(scope, workers):
     assert (cfg.train_dataloader.pin_memory, cfg.train_dataloader.persistent_workers) == (False, False)
 
 
+def test_lists_of_loaders_are_completed_and_checked(tmp_path):
+    loaders = [dict(num_workers=0, dataset=dict(type='A', data_root=str(tmp_path))) for _ in range(2)]
+    cfg = Config(dict(default_scope='mmpretrain', val_dataloader=loaders))
+    set_loader_defaults(cfg)
+    assert all(loader.collate_fn.type == 'default_collate' for loader in cfg.val_dataloader)
+    check_data(cfg, 'val')
+    cfg.val_dataloader[1].dataset.data_root = 'absent'
+    with pytest.raises(ConfigError, match=r"val_dataloader\.1\.dataset\.data_root: 'absent' does not exist"):
+        check_data(cfg, 'val')
+
+
+@pytest.mark.parametrize('change', [dict(metainfo=dict(classes=('circle'))), dict(classes=('circle'))])
+def test_a_string_for_the_classes_is_refused(tmp_path, change):
+    place = 'metainfo.classes' if 'metainfo' in change else 'classes'
+    message = rf"dataset\.{place} must be a sequence .*, got the string 'circle'; write \('circle',\)"
+    with pytest.raises(ConfigError, match=message):
+        check_data(Config(dict(val_dataloader=dict(dataset=dict(type='A', **change)))), 'val')
+    (tmp_path / 'names.txt').write_text('circle')
+    cfg = dict(val_dataloader=dict(dataset=dict(type='A', classes=str(tmp_path / 'names.txt'))))
+    check_data(Config(cfg), 'val')
+
+
 @pytest.mark.parametrize(
     'scope, expected',
     [
@@ -180,6 +202,10 @@ def test_painting_switches_on_the_hook_of_the_library(scope, expected):
     paint_predictions(cfg, True, 'out', 1, 3)
     assert cfg.default_hooks.visualization.to_dict() == dict(type='Hook', **expected)
     assert cfg.visualizer.get('save_dir') == ('out' if scope == 'mmseg' else None)
+    # mmseg writes no file without this backend.
+    assert cfg.visualizer.get('vis_backends') == ([dict(type='LocalVisBackend')] if scope == 'mmseg' else None)
+    with pytest.raises(ConfigError, match='--show and --show-dir need a visualizer'):
+        paint_predictions(Config(dict(default_scope=scope, default_hooks=dict(visualization={}))), True, None, 1)
     with pytest.raises(ConfigError, match='--show and --show-dir need default_hooks'):
         paint_predictions(Config(dict(default_scope=scope)), True, None, 1)
 

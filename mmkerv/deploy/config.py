@@ -69,7 +69,7 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
                 'mmkerv.ops.frozen_kernels its kernels are computed once'
             )
         if family == 'Converted' and node.get('conv_cfg') is None:
-            return node['backbone']
+            return node.get('model') or node['backbone']
         if family in FAMILIES and node.get('conv_cfg') is None:
             node['type'] = f'{find_library(family, node.pop("host", None) or scope)}.{family}'
             for key in ('conv_cfg', 'where'):

@@ -1,16 +1,26 @@
 """``mmkerv.Converted``: any network of an OpenMMLab library with its convolutions replaced by an operator."""
 
+import difflib
+from typing import Any
+
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkerv.errors import ArgumentTypeError
 from mmkerv.models.placement import Where, convert
+from mmkerv.ops.core.arguments import reject_unknown
 from mmkerv.registry import MODELS
+
+# Keys that a model of the libraries adds to the config of its parts when it builds them; they belong to the network.
+INJECTED = frozenset({
+    'as_two_stage', 'data_preprocessor', 'init_cfg', 'num_classes', 'num_pred_layer', 'patch_size', 'pretrained',
+    'share_pred_layer', 'test_cfg', 'train_cfg',
+})  # fmt: skip
 
 
 @MODELS.register_module()
 class Converted:
-    """Backbone (or neck, or head) of the current default scope, converted to the operator ``conv_cfg``.
+    """Backbone, neck, head or whole model of the current default scope, converted to the operator ``conv_cfg``.
 
     For networks that have no argument ``conv_cfg`` of their own, such as mmpretrain's DenseNet.
 
@@ -18,9 +28,14 @@ class Converted:
         backbone: config of the network, with a ``type`` of the default scope.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
         where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        model: another name of ``backbone``, for necks, heads and whole models.
+        **injected: what the model around it adds to the config of this part: ``train_cfg`` and ``test_cfg`` of a
+            detector's heads, ``num_classes`` of its RPN, ``pretrained`` of a segmentor's backbone. They go into the
+            config of the network.
 
     Raises:
-        TypeError: if ``backbone`` is not the config of a network.
+        TypeError: if ``backbone`` is not the config of a network, or for any other key; those of a base config are
+            inherited unless the config has ``_delete_=True``.
         ValueError: if ``where`` selects nothing.
 
     Returns the network that ``backbone`` builds, so the keys of its state dict are upstream's.
@@ -30,13 +45,41 @@ class Converted:
         >>> net = Converted(densenet, conv_cfg=dict(type='KervConv'), where=first)  # doctest: +SKIP
     """
 
-    def __new__(cls, backbone: dict, conv_cfg: dict | None = None, where: Where | dict | None = None) -> nn.Module:
+    def __new__(
+        cls,
+        backbone: dict | None = None,
+        conv_cfg: dict | None = None,
+        where: Where | dict | None = None,
+        *,
+        model: dict | None = None,
+        **injected: Any,
+    ) -> nn.Module:
         """Build the network and convert it."""
-        if not isinstance(backbone, dict) or 'type' not in backbone:
+        network = backbone if model is None else model
+        if unknown := [key for key in injected if key not in INJECTED]:
+            _refuse(unknown, network)
+        if backbone is not None and model is not None:
+            raise ArgumentTypeError('mmkerv.Converted takes backbone or model, which mean the same, got both')
+        if not isinstance(network, dict) or 'type' not in network:
             raise ArgumentTypeError(
-                f"backbone must be a dict with a 'type', such as dict(type='DenseNet', arch='121'), got {backbone!r}"
+                "backbone must be a dict with a 'type', such as dict(type='DenseNet', arch='121'), got "
+                f'{network!r}; model=dict(...) is another name of it, for heads and whole models'
             )
-        return apply_conv_cfg(ROOT_MODELS.build(backbone), conv_cfg, where)
+        # The config of the caller stays as it is.
+        return apply_conv_cfg(ROOT_MODELS.build({**network, **injected}), conv_cfg, where)
+
+
+def _refuse(unknown: list[str], network: Any) -> None:
+    """Raise for keys that are neither arguments of ``Converted`` nor added by the model around it."""
+    arguments = ('backbone', 'model', 'conv_cfg', 'where')
+    if difflib.get_close_matches(unknown[0], arguments, n=1, cutoff=0.7):
+        reject_unknown('mmkerv.Converted', unknown, arguments)
+    kind = network.get('type') if isinstance(network, dict) else None
+    raise ArgumentTypeError(
+        f'mmkerv.Converted has no argument {", ".join(map(repr, unknown))}: if they are inherited from a base config, '
+        f'write _delete_=True beside type; if they belong to {kind or "the network"}, write them into its own dict: '
+        "dict(_delete_=True, type='mmkerv.Converted', backbone=dict(type=..., ...), conv_cfg=dict(type=...))"
+    )
 
 
 def apply_conv_cfg(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -> nn.Module:

@@ -53,6 +53,8 @@ class Operator(NamedTuple):
         options = copy.deepcopy(dict(conv_cfg))
         kind = options.pop('type')
         if not isinstance(kind, str):
+            if not callable(kind):
+                raise ArgumentTypeError(f'conv_cfg type must be a name, a class or a function, got {kind!r}')
             named = kind.func if isinstance(kind, functools.partial) else kind
             return cls(kind, options, getattr(named, '__name__', str(named)))
         name, operators = kind.rpartition('.')[2], _operators()

@@ -154,3 +154,16 @@ def test_the_written_config_can_be_read(tmp_path):
 def test_separable_operators_become_a_folded_conv(prefix, name, form):
     result = deployed(dict(backbone=dict(type='ResNet', conv_cfg=dict(type=f'{prefix}{name}'))))
     assert result.model.backbone.conv_cfg.to_dict() == dict(type='mmkerv.FoldedConv', separable=form)
+
+
+@pytest.mark.parametrize('key', ['backbone', 'model'])
+def test_a_converted_network_becomes_the_network_itself(key):
+    network = dict(type='DenseNet', arch='121')
+    outer = {
+        'type': 'mmkerv.Converted',
+        key: network,
+        'conv_cfg': dict(type='mmkerv.CoCConv'),
+        'where': dict(stages=()),
+    }
+    nested = dict(type='mmkerv.Converted', backbone=outer, conv_cfg=dict(type='mmkerv.CoCConv'))
+    assert deployed(dict(backbone=nested)).model.backbone.to_dict() == network

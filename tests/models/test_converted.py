@@ -110,8 +110,83 @@ def test_mobilenet_converts_to_coc_and_folds():
             'selects none',
         ),
         ({'backbone': DENSENET, 'where': {'stage': (1,)}}, TypeError, "did you mean 'stages'"),
+        ({'backbone': DENSENET, 'conv_cgf': LINEAR}, TypeError, "no argument 'conv_cgf'; did you mean 'conv_cfg'"),
+        ({'backbone': DENSENET, 'depth': 50, 'style': 'pytorch'}, TypeError, "'depth', 'style': if .*_delete_=True"),
+        ({'backbone': DENSENET, 'model': DENSENET}, TypeError, 'got both'),
+        ({'conv_cfg': LINEAR}, TypeError, "backbone must be a dict with a 'type'.*got None"),
     ],
 )
 def test_bad_input_is_refused(cfg, error, message):
     with pytest.raises(error, match=message):
         MODELS.build({'type': 'mmkerv.Converted', **cfg})
+
+
+def test_a_whole_model_is_converted():
+    model = {'type': 'ImageClassifier', 'backbone': DENSENET, 'neck': {'type': 'GlobalAveragePooling'}}
+    net = build({'type': 'mmkerv.Converted', 'model': model, 'conv_cfg': LINEAR, 'where': {'stages': ()}})
+    assert operators(net) == ['backbone.stem.0'] and model['backbone'] is DENSENET
+
+
+KERV = {'type': 'mmkerv.KervConv', 'kernel': 'linear'}
+
+
+def converted_part(cfg, **where):
+    return {'type': 'mmkerv.Converted', 'backbone': cfg, 'conv_cfg': KERV, 'where': {'kernel_sizes': 'all', **where}}
+
+
+@pytest.mark.parametrize(
+    ('config', 'parts'),
+    [
+        ('retinanet/retinanet_r18_fpn_1x_coco.py', ['neck', 'bbox_head']),
+        ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', ['rpn_head', 'neck']),
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', ['rpn_head', 'roi_head', 'roi_head.mask_head']),
+        ('rpn/rpn_r50_fpn_1x_coco.py', ['rpn_head']),
+        ('solo/solo_r50_fpn_1x_coco.py', ['mask_head']),
+    ],
+)
+def test_heads_of_detectors_are_converted(config, parts):
+    pytest.importorskip('mmdet.models')
+    from mmengine.hub import get_config
+
+    model = get_config(f'mmdet::{config}').model
+    model.backbone.init_cfg = None
+    init_default_scope('mmdet')
+    plain = MODELS.build(copy.deepcopy(model))
+    for part in parts:
+        changed = copy.deepcopy(model)
+        *outer, name = part.split('.')
+        holder = changed
+        for key in outer:
+            holder = holder[key]
+        if part == 'roi_head':
+            holder[name] = converted_part(holder[name], names='mask_head')
+        else:
+            holder[name] = converted_part(holder[name])
+        net = MODELS.build(changed)
+        assert set(net.state_dict()) == set(plain.state_dict())
+        # RPN calls its head bbox_head once it is built.
+        place = part if hasattr(net, outer[0] if outer else part) else 'bbox_head'
+        assert operators(net) and all(name.startswith(place) for name in operators(net))
+        expected, found = plain.get_submodule(place), net.get_submodule(place)
+        assert getattr(found, 'test_cfg', None) == getattr(expected, 'test_cfg', None)
+
+
+def test_heads_and_backbones_of_segmentors_are_converted():
+    pytest.importorskip('mmseg.models')
+    from mmengine.hub import get_config
+
+    path = 'fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+    try:
+        model = get_config(f'mmseg::{path}').model
+    except Exception as error:
+        pytest.skip(f'no upstream config: {error}')
+    init_default_scope('mmseg')
+    model.backbone.depth, model.backbone.norm_cfg = 18, {'type': 'BN'}
+    for key in ('backbone', 'decode_head', 'auxiliary_head'):
+        model[key] = converted_part(model[key], kernel_sizes=(3,))
+    # `pretrained` is handed on to the backbone.
+    model.pretrained = 'torchvision://resnet18'
+    net = MODELS.build(model)
+    parts = {name.split('.')[0] for name in operators(net)}
+    assert parts == {'backbone', 'decode_head', 'auxiliary_head'}
+    assert net.backbone.init_cfg['checkpoint'] == 'torchvision://resnet18'

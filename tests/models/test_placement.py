@@ -1,6 +1,7 @@
 """`mmkerv.convert` and the rule `where`. Needs torch and torchvision alone."""
 
 import copy
+import functools
 import logging
 import subprocess
 import sys
@@ -133,6 +134,13 @@ def test_learned_hyperparameters_start_at_their_values(per_channel):
 @pytest.mark.parametrize('kind', ['CoCConv', 'mmkerv.CoCConv', CoCConv, CoCConv2d], ids=str)
 def test_the_type_may_be_a_name_or_a_class(kind):
     assert len(replaced(mmkerv.convert(resnet(), {'type': kind}))) == 17
+
+
+def test_the_type_may_be_a_partial():
+    model = mmkerv.convert(resnet(), {'type': functools.partial(CoCConv, association=3)})
+    assert model.conv1.options.association == 3
+    with pytest.raises(TypeError, match='type must be a name, a class or a function, got 3'):
+        mmkerv.convert(resnet(), {'type': 3})
 
 
 def test_options_reach_the_operator():

@@ -22,10 +22,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.deploy.config import deploy_config
+from mmkerv.engine.config.check import check_data
 from mmkerv.engine.config.prepare import OPERATOR_RULES
 from mmkerv.engine.config.read import load_config
 from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv2d, switch_to_deploy
-from mmkerv.registry import package_config
+from mmkerv.registry import HOOKS, package_config
 
 ROOT = Path(__file__).resolve().parents[2] / 'configs'
 CONFIGS = sorted(p for p in ROOT.rglob('*.py') if '_base_' not in p.parts)
@@ -73,7 +74,7 @@ def build(cfg):
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
     if cfg.default_scope == 'mmseg':
         config.data_preprocessor.size = (64, 64)
-    if config.backbone.get('conv_cfg', {}).get('type') == 'ConvWS':
+    if config.backbone.get('conv_cfg', {}).get('type') == 'ConvWS' and config.backbone.type != 'mmkerv.Converted':
         # Kernels of standard deviation 1 need the removed checkpoint's statistics, or new ones.
         config.backbone.norm_eval = False
     model = revert_sync_batchnorm(MODELS.build(config))
@@ -303,6 +304,69 @@ def test_rows_of_a_segmentation_table_have_the_backbone_that_is_pretrained(netwo
         for key in ('conv_cfg', 'where', 'init_cfg'):
             row.pop(key, None)
     assert all(row == rows[0] for row in rows)
+
+
+def layers(name, kind):
+    """Return the names of the layers of one class in an ImageNet network."""
+    model = build(Config.fromfile(ROOT / 'imagenet' / f'{name}.py'))
+    return {n for n, m in model.named_modules() if isinstance(m, kind)}, model
+
+
+def test_rows_of_hrnet_have_the_same_layers():
+    """The neck belongs to the paper's network; its convolutions of stride 2 are plain in every row."""
+    pytest.importorskip('mmpretrain')
+    down = {f'neck.0.downsample_layers.{i}.conv' for i in range(3)}
+    bottlenecks = {f'neck.0.increase_layers.{i}.0.conv2' for i in range(4)}
+    associated, coc = layers('hrnet18s_coc', CoCConv2d)
+    plain = {n for n, m in coc.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    assert {n for n in plain if coc.get_submodule(n).kernel_size != (1, 1)} == down
+    assert {n for n in associated if n.startswith('neck')} == bottlenecks
+
+    standardised, stnd = layers('hrnet18s_stnd', ConvWS2d)
+    every = {n for n, m in stnd.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    assert every == associated | plain and every - standardised == down
+
+    stem = {'backbone.conv1', 'backbone.conv2'}
+    for name in ('hrnet18s_orth', 'hrnet18s_coc_orth'):
+        (hook,) = Config.fromfile(ROOT / 'imagenet' / f'{name}.py').custom_hooks
+        model = coc if 'coc' in name else layers('hrnet18s', torch.nn.Conv2d)[1]
+        assert set(HOOKS.build(hook).layers(model)) == every - down - stem
+
+    # Where the checkpoint starts a detector or segmentor, only its backbone is read.
+    keys = {k for k in coc.state_dict() if k.startswith('backbone.')}
+    assert keys and not any('increase' in k or 'downsample_layers' in k for k in keys)
+
+
+@pytest.mark.parametrize('name', ['resnet50_coc_stnd', 'hrnet18_coc_stnd'])
+def test_1x1_convolutions_can_be_standardised_beside_associated_ones(name):
+    pytest.importorskip('mmpretrain')
+    (associated, authors), (others, both) = (layers(n, CoCConv2d) for n in (name, f'{name}_1x1'))
+    assert others == associated and set(both.state_dict()) == set(authors.state_dict())
+    plain = {n for n, m in authors.named_modules() if type(m) is torch.nn.Conv2d}
+    standardised = {n for n, m in both.named_modules() if isinstance(m, ConvWS2d)}
+    assert standardised == {n for n in plain if both.get_submodule(n).kernel_size == (1, 1)}
+    assert len(standardised) == (36 if 'resnet' in name else 40 + 13)
+    assert not any(isinstance(m, ConvWS2d) for m in authors.modules())
+
+
+@pytest.mark.parametrize('name', ['fcn_r50d8_voc12', 'fcn_r50d8_coc_voc12'])
+def test_voc_without_the_additional_annotations(name):
+    cfg = Config.fromfile(ROOT / f'{name}.py')
+    train, aug = (c.train_dataloader.dataset for c in (cfg, Config.fromfile(ROOT / 'fcn_r50d8_voc.py')))
+    assert train == aug.datasets[0] and 'aug' not in str(cfg.train_dataloader).lower()
+    assert cfg.val_dataloader == Config.fromfile(ROOT / 'fcn_r50d8_voc.py').val_dataloader
+
+
+def test_the_message_of_a_missing_aug_list_names_the_way_without_it(tmp_path):
+    lists = tmp_path / 'ImageSets' / 'Segmentation'
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('a\n')
+    path, root = str(ROOT / 'fcn_hr18_coc_voc.py'), {'data_root': str(tmp_path)}
+    cfg = load_config(path, root)
+    with pytest.raises(ValueError, match=r'aug\.txt.*voc12\.py.*--cfg-options (\S+) (\S+)$') as error:
+        check_data(cfg, 'train')
+    options = dict(option.split('=') for option in str(error.value).rpartition('--cfg-options ')[2].split())
+    check_data(load_config(path, {**root, **options}), 'train')
 
 
 def test_main_job_is_the_papers_schedule():

@@ -91,10 +91,19 @@ def check_data(cfg: Config, phase: str) -> None:
             files.append(('ann_file', str(path), path.is_file()))
         for key, path, exists in files:
             if not exists:
-                raise ConfigError(
+                message = (
                     f'{place}.{key}: {path!r} does not exist (seen from {Path.cwd()}). Put the data there, or say '
                     f'where it is with --cfg-options data_root=DIR (or {place}.{key}=...)'
                 )
+                if key == 'ann_file' and Path(path).name == 'aug.txt':
+                    # The list of VOC 2012's additional annotations, which upstream's converter writes.
+                    message += (
+                        '. To train without the additional annotations of VOC 2012, use configs/fcn_r50d8_voc12.py or '
+                        'the base configs/_base_/datasets/voc12.py, or add --cfg-options '
+                        f'{place}.ann_file=ImageSets/Segmentation/train.txt '
+                        f'{place}.data_prefix.seg_map_path=SegmentationClass'
+                    )
+                raise ConfigError(message)
 
 
 def _check_classes(dataset: dict, place: str) -> None:

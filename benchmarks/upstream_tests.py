@@ -74,7 +74,8 @@ def outcomes(checkout: Path, files: list[str], operator: str, timeout: float | N
         variables = {**os.environ, 'PYTHONPATH': path, OPERATOR: operator, OUTCOMES: str(record)}
         # Not `-m pytest`, which would put the checkout, and with it its library, at the start of the path.
         code = 'import sys, pytest; sys.path[:] = filter(None, sys.path); sys.exit(pytest.main(sys.argv[1:]))'
-        command = [sys.executable, '-c', code, '-q', '-p', 'upstream_tests', '-p', 'no:cacheprovider', *files]
+        command = [sys.executable, '-c', code, '-q', '-p', 'upstream_tests', '-p', 'no:cacheprovider']
+        command += ['--continue-on-collection-errors', *files]
         run = subprocess.run(
             command, cwd=checkout, env=variables, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -104,8 +105,9 @@ def operator_named(short_name: str) -> Any:
     """Return the config-facing class of an operator by its short name."""
     from mmkerv import ops
 
-    kinds = {kind.short_name: kind for name in ops.__all__ if getattr(kind := getattr(ops, name), 'short_name', '')}
-    images = {name: kind for name, kind in kinds.items() if not kind.__name__.endswith(('1d', '3d'))}
+    # The names that configs use: KervConv1d and KervConv3d share KervConv's short name.
+    kinds = [getattr(ops, name) for name in ops.__all__ if name.endswith('Conv')]
+    images = {kind.short_name: kind for kind in kinds if getattr(kind, 'short_name', '')}
     if short_name not in images:
         sys.exit(f'error: --operator: there is no {short_name!r}; use one of {", ".join(images)}')
     return images[short_name]

@@ -49,6 +49,7 @@ OPERATORS = {
     'KervConv1d': 'mmkerv.ops.kerv',
     'KervConv3d': 'mmkerv.ops.kerv',
     'SpatiallySeparableConv': 'mmkerv.ops.separable',
+    'StackedConv': 'mmkerv.ops.separable',
 }
 # The plain form of a folded operator, in deploy configs.
 PLAIN = {'FoldedConv': 'mmkerv.ops.folded_conv'}

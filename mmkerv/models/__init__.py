@@ -20,6 +20,7 @@ if importable('mmengine'):
 
     if importable('mmcv'):
         from mmkerv.models.zoo.googlenet_cifar import GoogLeNetCifar
+        from mmkerv.models.zoo.kernel_size_net import KernelSizeNet
         from mmkerv.models.zoo.lenet import LeNet5Kerv
 
-        __all__ += ['GoogLeNetCifar', 'LeNet5Kerv']
+        __all__ += ['GoogLeNetCifar', 'KernelSizeNet', 'LeNet5Kerv']

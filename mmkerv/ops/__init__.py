@@ -12,6 +12,8 @@ from mmkerv.ops.separable import (
     DepthwiseSeparableConv2d,
     SpatiallySeparableConv,
     SpatiallySeparableConv2d,
+    StackedConv,
+    StackedConv2d,
 )
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     'KervConv3d',
     'SpatiallySeparableConv',
     'SpatiallySeparableConv2d',
+    'StackedConv',
+    'StackedConv2d',
     'continuous_kernel',
     'frozen_kernels',
     'kerv1d',

@@ -1,4 +1,4 @@
-"""Plain convolutions that replace folded operators in deploy configs: one of another extent, or two in a row."""
+"""Plain convolutions that replace folded operators in deploy configs: one of another extent, or several in a row."""
 
 from typing import Any
 
@@ -9,11 +9,12 @@ from mmkerv.ops.core.base import CONV2D_KEYWORDS
 from mmkerv.ops.core.geometry import extended_padding, odd
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
+from mmkerv.ops.separable.stacked import StackedConv
 
 # Attributes that upstream libraries read from a convolution that they have built.
 UPSTREAM_ATTRIBUTES = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
-# Operators whose folded form is two convolutions in a row.
-SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv}
+# Operators whose folded form is convolutions in a row.
+SEPARABLE = {'depthwise': DepthwiseSeparableConv, 'spatial': SpatiallySeparableConv, 'stacked': StackedConv}
 
 
 class FoldedConv:
@@ -24,9 +25,10 @@ class FoldedConv:
     Args:
         in_channels, out_channels, kernel_size, *args, **kwargs: as in ``nn.Conv2d``.
         kernel_extent: kernel size to use instead of ``kernel_size``, with matching padding; see :class:`CKConv`.
-        separable: build an ``nn.Sequential`` of two convolutions: with ``True`` those of a separable :class:`CKConv`,
+        separable: build an ``nn.Sequential`` of convolutions: with ``True`` those of a separable :class:`CKConv`,
             with ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, with ``'spatial'`` those of a
-            :class:`SpatiallySeparableConv`; the last two stay one convolution where there is nothing to separate.
+            :class:`SpatiallySeparableConv`, with ``'stacked'`` those of a :class:`StackedConv`; the last three stay one
+            convolution where there is nothing to separate.
         replace_1x1: apply ``kernel_extent`` and ``separable=True`` to 1x1 kernels too, which otherwise stay plain.
 
     Raises:
@@ -84,7 +86,7 @@ class FoldedConv:
 
 
 def _like(layer: nn.Module, pair: nn.Sequential) -> nn.Sequential:
-    """Give two convolutions in a row those attributes of ``layer`` that upstream libraries read."""
+    """Give convolutions in a row those attributes of ``layer`` that upstream libraries read."""
     for name in UPSTREAM_ATTRIBUTES:
         setattr(pair, name, getattr(layer, name))
     pair.transposed, pair.output_padding = False, (0, 0)

@@ -139,6 +139,7 @@ def options(draw: st.DrawFn, name: str, geometry: dict[str, Any]) -> dict[str, A
             'layers': draw(st.integers(2, 3)),
             'activation': activation,
             'separable': draw(st.booleans()),
+            'weight_norm': draw(st.booleans()),
             'method': draw(st.sampled_from(['auto', 'direct'] if strided else ['auto', 'direct', 'fft'])),
         }
         return own | ({'omega_0': draw(st.floats(0.5, 20))} if activation in ('sine', 'rff') else {})
@@ -226,6 +227,8 @@ WRONG_OPTIONS = {
         'omega_0': [0, -1.0, None, '10', float('inf'), True],
         'activation': ['sin', None, 0, ['sine']],
         'separable': [1, None, 'yes'],
+        'weight_norm': [1, None, 'yes'],
+        'init': ['kaiming', None, True],
         'method': ['fast', None, True, 0],
         'kernel_size': [2, 4],
     },

@@ -21,6 +21,7 @@ from mmkerv.ops import (
     KervConv2d,
     KervConv3d,
     SpatiallySeparableConv2d,
+    StackedConv2d,
 )
 from mmkerv.ops.coc.options import OFFICIAL
 from tests.ops.coc.coc_operators import naive_kernel
@@ -101,6 +102,7 @@ CATALOGUE = {
         {
             'CK': Variant({'hidden': 4}, 5, 2),
             'CK separable': Variant({'hidden': 4, 'separable': True}, 5, 2),
+            'CK official': Variant({'hidden': 4, 'weight_norm': True, 'init': 'official'}, 5, 2, distributed=False),
             'CK Fourier': Variant({'hidden': 4, 'method': 'fft'}, 5, 2, distributed=False),
         },
         odd=True,
@@ -114,6 +116,7 @@ CATALOGUE = {
     ),
     'DepthwiseSeparableConv': Operator(DepthwiseSeparableConv2d, {'DepthwiseSeparable': Variant()}),
     'SpatiallySeparableConv': Operator(SpatiallySeparableConv2d, {'SpatiallySeparable': Variant()}),
+    'StackedConv': Operator(StackedConv2d, {'Stacked': Variant({}, 5, 2)}, odd=True),
 }
 LAYERS = {name: operator.layer for name, operator in CATALOGUE.items()}
 VARIANTS = {

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkerv.ops import CKConv1d, CKConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d
+from mmkerv.ops import CKConv1d, CKConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d, StackedConv2d
 from mmkerv.ops.kerv import Kervolution
 from tests.ops.catalogue import CATALOGUE
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
@@ -33,6 +33,11 @@ def dense_kernel(op: nn.Module) -> np.ndarray:
             return operator.kernel(op)
     if isinstance(op, (CKConv1d, CKConv2d)):
         return sampled(kernel_of(op), op.kernel_size, op.resolution)
+    if isinstance(op, StackedConv2d):
+        kernel, *others = (double(parameter) for parameter in op.own_parameters().values())
+        for other in others:
+            kernel = in_a_row(kernel, other, op.groups)
+        return kernel
     width, per_group = op.in_channels // op.groups, op.out_channels // op.groups
     kernel = np.zeros((op.out_channels, width, *op.kernel_size))
     for o in range(op.out_channels):
@@ -48,6 +53,17 @@ def dense_kernel(op: nn.Module) -> np.ndarray:
     return kernel
 
 
+def in_a_row(first: np.ndarray, second: np.ndarray, groups: int) -> np.ndarray:
+    """The kernel of two convolutions, added up tap by tap."""
+    outer, middle, rows, columns = second.shape
+    height, width = first.shape[2:]
+    kernel = np.zeros((outer, first.shape[1], height + rows - 1, width + columns - 1))
+    for o, m, y, x in np.ndindex(outer, middle, rows, columns):
+        inner = first[o // (outer // groups) * middle + m]
+        kernel[o, :, y : y + height, x : x + width] += second[o, m, y, x] * inner
+    return kernel
+
+
 def convolution(op: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """The response, and the sum of the magnitudes that were added up for it."""
     if isinstance(op, CKConv1d) and op.causal:
@@ -57,14 +73,12 @@ def convolution(op: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return causal_sum(x, kernel, bias=op.bias, **settings), magnitude
     kernel, settings = dense_kernel(op), geometry_of(op)
     magnitude = np.abs(kernel)
-    if isinstance(op, SpatiallySeparableConv2d):
-        # What cancels between the two factors rounds as well.
-        copy = SpatiallySeparableConv2d(
-            op.in_channels, op.out_channels, op.kernel_size, groups=op.groups, dtype=torch.float64
-        )
+    if isinstance(op, (SpatiallySeparableConv2d, StackedConv2d)):
+        # What cancels between the factors rounds as well.
+        copy = type(op)(op.in_channels, op.out_channels, op.kernel_size, groups=op.groups, dtype=torch.float64)
         with torch.no_grad():
-            copy.vertical.copy_(op.vertical.abs())
-            copy.horizontal.copy_(op.horizontal.abs())
+            for name, parameter in copy.own_parameters().items():
+                parameter.copy_(getattr(op, name).abs())
         magnitude = dense_kernel(copy)
     return conv_loop(x, kernel, op.bias, **settings), conv_loop(x.abs(), magnitude, None, **settings)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.layouts import surplus_prefix, weights_of
 from mmkerv.errors import CheckpointMismatchError
+from mmkerv.ops.ckconv.kernel_net import adapted_to_kernel_nets
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
@@ -273,9 +274,10 @@ def _shape(value: Any) -> torch.Size | None:
 
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the state dict by the names of the bare network."""
+    """Return the state dict by the names of the bare network, as its layers will read it."""
     own = model.state_dict()
-    return {key if key in own else key.removeprefix('module.'): value for key, value in state_dict.items()}
+    given = {key if key in own else key.removeprefix('module.'): value for key, value in state_dict.items()}
+    return adapted_to_kernel_nets(model, given)
 
 
 def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str, ConvNd]]:

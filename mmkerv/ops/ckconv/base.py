@@ -62,9 +62,16 @@ class ContinuousKernel(GeneratedKernel):
         pointwise = nn.Parameter(torch.empty(self.out_channels, width, *(1,) * self.dims, **factory))
         self.register_parameter('pointwise', pointwise if options.separable else None)
 
+    def _reset_weight_and_bias(self) -> None:
+        super()._reset_weight_and_bias()
+        if self.bias is not None and self.options.init == 'official':
+            nn.init.zeros_(self.bias)
+
     @torch.no_grad()
     def reset_operator_parameters(self) -> None:
         """Initialise the kernel net, and the 1x1 kernel if there is one, so that the kernel has variance 1 / fan_in.
+
+        With ``init='official'`` as the authors' nets start, at no particular variance.
 
         Example:
             >>> from mmkerv.ops import CKConv2d
@@ -186,7 +193,7 @@ class ContinuousKernel(GeneratedKernel):
         }
 
     def _parameter(self) -> Tensor:
-        return self.kernel_net.layers[-1].weight
+        return self.kernel_net.layers[-1].stored
 
     def _padding_at(self, ratio: tuple[float, ...]) -> str | tuple[int, ...]:
         """Return the padding that keeps the edges of the kernel where they are at resolution 1."""

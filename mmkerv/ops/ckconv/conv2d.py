@@ -40,6 +40,11 @@ class CKConv2d(ContinuousKernel, Conv2d):
             ``'direct'`` or ``'auto'``. By Fourier transforms each output depends on the whole image, so a NaN or an
             infinite number makes the whole output of its image NaN; ``'direct'`` spoils only the outputs whose window
             holds it.
+        weight_norm: normalise the weights of the kernel net's layers, w = g v / \|v\|. The state dict then holds
+            ``weight_g`` and ``weight_v`` of each layer, and either form loads the other's checkpoints.
+        init: ``'fan_in'`` starts with a kernel of variance 1 / fan_in; ``'official'`` as the authors' published code,
+            with weights of the kernel net uniform in +-1 / sqrt(inputs), its biases in +-1, and ``bias`` 0; for sine
+            layers only.
 
     Raises:
         ValueError: if a value or a combination of values is invalid, for example an even ``kernel_size``.

@@ -97,6 +97,119 @@ class KernelNetLayer(nn.Module):
             self.weight = nn.Parameter(weight)
             self.bias = nn.Parameter(torch.empty(outputs, **factory))
 
+    @property
+    def stored(self) -> Tensor:
+        """The tensor of the weight's shape that the layer stores."""
+        return self.weight
+
+    def computed_weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight (out, in), computed in ``dtype``.
+
+        Example:
+            >>> KernelNetLayer(2, 32).computed_weight(torch.float64).dtype
+            torch.float64
+        """
+        return self.weight.to(dtype)
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Set what follows from the stored tensor, after that has been drawn."""
+
+    @torch.no_grad()
+    def multiply(self, factor: Tensor) -> None:
+        """Multiply weight and bias by a number."""
+        self.weight.mul_(factor)
+        self.bias.mul_(factor)
+
+    def adapt(self, state: dict[str, Any], prefix: str) -> None:
+        """Replace weights in ``state`` that a layer of the other form has saved by those of this form.
+
+        Example:
+            >>> state = {'weight_v': torch.tensor([[3.0, 4.0]]), 'weight_g': torch.tensor([[10.0]])}
+            >>> KernelNetLayer(2, 1).adapt(state, ''); state
+            {'weight': tensor([[6., 8.]])}
+        """
+        if f'{prefix}weight_v' in state and f'{prefix}weight_g' in state:
+            direction, length = state.pop(f'{prefix}weight_v'), state.pop(f'{prefix}weight_g')
+            state[f'{prefix}weight'] = _normalised(direction, length)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        self.adapt(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class WeightNormLayer(KernelNetLayer):
+    r"""Layer of a kernel net with weight normalisation: :math:`w = g\, v / |v|` for each row.
+
+    Its state dict holds ``weight_g`` (out, 1) and ``weight_v`` (out, in). A plain ``weight`` is loaded as v, with g the
+    length of its rows.
+
+    Source: Salimans and Kingma, NIPS 2016; the CKConv authors normalise all layers of their kernel nets.
+
+    Example:
+        >>> layer = WeightNormLayer(2, 32)
+        >>> list(layer.state_dict()), layer.weight.shape
+        (['weight_g', 'weight_v', 'bias'], torch.Size([32, 2]))
+    """
+
+    def __init__(self, inputs: int, outputs: int, **factory: Any):
+        nn.Module.__init__(self)
+        self.weight_g = nn.Parameter(torch.empty(outputs, 1, **factory))
+        self.weight_v = nn.Parameter(torch.empty(outputs, inputs, **factory))
+        self.bias = nn.Parameter(torch.empty(outputs, **factory))
+
+    @property
+    def weight(self) -> Tensor:
+        """The normalised weight."""
+        return _normalised(self.weight_v, self.weight_g)
+
+    @property
+    def stored(self) -> Tensor:
+        """The tensor of the weight's shape that the layer stores."""
+        return self.weight_v
+
+    def computed_weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight (out, in), computed in ``dtype``."""
+        return _normalised(self.weight_v.to(dtype), self.weight_g.to(dtype))
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Set g to the length of the rows of v, so that the weight is v."""
+        self.weight_g.copy_(torch.linalg.vector_norm(self.weight_v, dim=1, keepdim=True))
+
+    @torch.no_grad()
+    def multiply(self, factor: Tensor) -> None:
+        """Multiply weight and bias by a number."""
+        self.weight_g.mul_(factor)
+        self.bias.mul_(factor)
+
+    def adapt(self, state: dict[str, Any], prefix: str) -> None:
+        """Replace a plain weight in ``state`` by v and g; see the base class."""
+        weight = state.get(f'{prefix}weight')
+        if isinstance(weight, Tensor) and weight.dim() == 2 and f'{prefix}weight_v' not in state:
+            del state[f'{prefix}weight']
+            state[f'{prefix}weight_v'] = weight
+            state[f'{prefix}weight_g'] = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+
+
+def _normalised(direction: Tensor, length: Tensor) -> Tensor:
+    return direction * (length / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
+
+
+def adapted_to_kernel_nets(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict with the weights of kernel nets in the form, normalised or plain, that ``model`` has.
+
+    Example:
+        >>> net = KernelNet(1, 6, CKOptions(hidden=8, weight_norm=True))
+        >>> sorted(adapted_to_kernel_nets(net, {'layers.0.weight': torch.ones(8, 1)}))
+        ['layers.0.weight_g', 'layers.0.weight_v']
+    """
+    state = dict(state)
+    for name, layer in model.named_modules():
+        if isinstance(layer, KernelNetLayer):
+            layer.adapt(state, f'{name}.' if name else '')
+    return state
+
 
 class KernelNet(nn.Module):
     r"""Network of a continuous kernel, with its initialisation.
@@ -120,17 +233,21 @@ class KernelNet(nn.Module):
         self.options = options
         width, fourier = options.hidden, options.activation == 'rff'
         sizes = [axes, *[width] * (options.layers - 1), channels]
-        self.layers = nn.ModuleList(
-            KernelNetLayer(inputs, outputs // 2 if fourier and not index else outputs, fourier and not index, **factory)
-            for index, (inputs, outputs) in enumerate(pairwise(sizes))
-        )
+        self.layers = nn.ModuleList()
+        for inputs, outputs in pairwise(sizes):
+            if fourier and not self.layers:
+                self.layers.append(KernelNetLayer(inputs, outputs // 2, fixed=True, **factory))
+            else:
+                kind = WeightNormLayer if options.weight_norm else KernelNetLayer
+                self.layers.append(kind(inputs, outputs, **factory))
 
     @torch.no_grad()
     def reset(self, positions: Tensor, variance: float) -> None:
         """Draw all layers, then :meth:`rescale` the last.
 
         Sine layers are initialised as in SIREN, with phases uniform over a period; the kinks of ReLU and swish are
-        spread over the kernel.
+        spread over the kernel. With ``init='official'`` weights are uniform in +-1 / sqrt(inputs), biases in +-1, and
+        nothing is rescaled: that is how the authors' nets start, whose weight normalisation discards the SIREN start.
 
         Args:
             positions: (P, d).
@@ -139,30 +256,38 @@ class KernelNet(nn.Module):
         # If all units of a small ReLU net are dead, its kernel is constant and never learns.
         for _ in range(DRAWS):
             self._draw()
+            for layer in self.layers:
+                layer.start()
             if self.rescale(positions, variance):
                 return
 
     @torch.no_grad()
     def _draw(self) -> None:
         options, (first, *hidden, last) = self.options, self.layers
-        axes, width = first.weight.shape[1], options.hidden
+        if options.init == 'official':
+            for layer in self.layers:
+                bound = 1 / math.sqrt(layer.stored.shape[1])
+                nn.init.uniform_(layer.stored, -bound, bound)
+                nn.init.uniform_(layer.bias, -1, 1)
+            return
+        axes, width = first.stored.shape[1], options.hidden
         if options.activation == 'sine':
-            nn.init.uniform_(first.weight, -1 / axes, 1 / axes)
+            nn.init.uniform_(first.stored, -1 / axes, 1 / axes)
             nn.init.uniform_(first.bias, -math.pi / options.omega_0, math.pi / options.omega_0)
         elif options.activation == 'rff':
-            nn.init.normal_(first.weight)
+            nn.init.normal_(first.stored)
         else:
-            nn.init.normal_(first.weight)
-            first.bias.copy_(-(first.weight * torch.empty_like(first.weight).uniform_(-1, 1)).sum(1))
+            nn.init.normal_(first.stored)
+            first.bias.copy_(-(first.stored * torch.empty_like(first.stored).uniform_(-1, 1)).sum(1))
         for layer in hidden:
             if options.activation == 'sine':
                 bound = math.sqrt(6 / width) / options.omega_0
-                nn.init.uniform_(layer.weight, -bound, bound)
+                nn.init.uniform_(layer.stored, -bound, bound)
                 nn.init.uniform_(layer.bias, -math.pi / options.omega_0, math.pi / options.omega_0)
             else:
-                nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
+                nn.init.kaiming_normal_(layer.stored, nonlinearity='relu')
                 nn.init.zeros_(layer.bias)
-        nn.init.normal_(last.weight)
+        nn.init.normal_(last.stored)
         nn.init.zeros_(last.bias)
 
     @torch.no_grad()
@@ -176,19 +301,18 @@ class KernelNet(nn.Module):
             variance: variance over all values of the kernel together, > 0.
 
         Returns:
-            ``False`` if the kernel is constant and so cannot be scaled, else ``True``.
+            ``False`` if the kernel is constant and so cannot be scaled, else ``True``. With ``init='official'`` nothing
+            is scaled.
         """
         last = self.layers[-1]
-        if last.weight.is_meta:
+        if last.stored.is_meta or self.options.init == 'official':
             return True
         kernel = self(positions)
         spread = kernel.var(unbiased=False) if kernel.numel() > 1 else kernel.square().mean()
         # Use the kernel's type: in float16 the bound would be 0, and a constant kernel would be scaled to infinity.
         if spread < CONSTANT * last.weight.to(kernel.dtype).square().mean():
             return False
-        factor = (variance / spread).sqrt()
-        last.weight.mul_(factor)
-        last.bias.mul_(factor)
+        last.multiply((variance / spread).sqrt())
         return True
 
     def forward(self, positions: Tensor) -> Tensor:
@@ -202,7 +326,7 @@ class KernelNet(nn.Module):
         dtype = positions.dtype
         return continuous_kernel(
             positions,
-            [layer.weight.to(dtype) for layer in self.layers],
+            [layer.computed_weight(dtype) for layer in self.layers],
             [None if layer.bias is None else layer.bias.to(dtype) for layer in self.layers],
             activation=self.options.activation,
             omega_0=self.options.omega_0,

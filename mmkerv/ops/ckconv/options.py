@@ -7,6 +7,7 @@ from mmkerv.ops.core import arguments
 
 ACTIVATIONS = ('sine', 'relu', 'swish', 'rff')
 METHODS = ('auto', 'fft', 'direct')
+INITS = ('fan_in', 'official')
 # Activations that use the frequency omega_0.
 PERIODIC = ('sine', 'rff')
 OMEGA_0 = 10.0
@@ -26,6 +27,8 @@ class CKOptions(NamedTuple):
     activation: str = 'sine'
     separable: bool = False
     method: str = 'auto'
+    weight_norm: bool = False
+    init: str = 'fan_in'
 
     def checked(self) -> 'CKOptions':
         """Return the options if each value and their combination are valid.
@@ -46,6 +49,13 @@ class CKOptions(NamedTuple):
         arguments.one_of(self.activation, 'activation', ACTIVATIONS)
         arguments.boolean(self.separable, 'separable')
         arguments.one_of(self.method, 'method', METHODS)
+        arguments.boolean(self.weight_norm, 'weight_norm')
+        arguments.one_of(self.init, 'init', INITS)
+        if self.init == 'official' and self.activation != 'sine':
+            raise ArgumentError(
+                f"init='official' is the authors' start of sine layers, got activation={self.activation!r}; leave init "
+                'out'
+            )
         if self.activation not in PERIODIC and self.omega_0 != OMEGA_0:
             raise ArgumentError(
                 f"omega_0 is the frequency of activation='sine' or 'rff', got omega_0={self.omega_0} with "

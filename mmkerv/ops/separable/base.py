@@ -1,7 +1,7 @@
-"""Base of separable convolutions: two kernels in a row, equivalent to one kernel of low rank.
+"""Base of separable and stacked convolutions: kernels in a row, equivalent to one kernel.
 
-y = K2 * (K1 * x) + b. There is no nonlinearity between the two, so y = conv2d(x, K, b). Chazareix, "How to optimize
-Convolutional Layer with Convolution Kernel" (2022), describes both kinds and their savings.
+y = Kn * (... (K1 * x)) + b. There is no nonlinearity between them, so y = conv2d(x, K, b). Chazareix, "How to optimize
+Convolutional Layer with Convolution Kernel" (2022), describes the kinds and their savings.
 """
 
 import math
@@ -15,7 +15,7 @@ from mmkerv.ops.core.precision import wide_type
 
 
 class SeparableKernel(GeneratedKernel):
-    r"""Mixin for a convolution with two kernels in a row: :math:`y = K_2 * (K_1 * x) + b`.
+    r"""Mixin for a convolution with kernels in a row: :math:`y = K_n * (\dots (K_1 * x)) + b`.
 
     Example:
         >>> from mmkerv.ops import DepthwiseSeparableConv2d
@@ -24,11 +24,11 @@ class SeparableKernel(GeneratedKernel):
     """
 
     has_weight = False
-    # Forward convolves twice and never uses the composed kernel, so `frozen_kernels` has nothing to keep.
+    # Forward convolves with each and never uses the composed kernel, so `frozen_kernels` has nothing to keep.
     _has_kernel = False
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Create the two kernels.
+        """Create the kernels.
 
         Example:
             >>> from mmkerv.ops import DepthwiseSeparableConv2d
@@ -39,15 +39,15 @@ class SeparableKernel(GeneratedKernel):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the names and shapes of the two kernels, in the order in which they are applied."""
+        """Return the names and shapes of the kernels, in the order in which they are applied."""
         raise NotImplementedError(f'{type(self).__name__} must implement _shapes')
 
-    def _compose(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the dense kernel (O, C/groups, kH, kW) equivalent to the two."""
+    def _compose(self, *kernels: Tensor) -> Tensor:
+        """Return the dense kernel (O, C/groups, kH, kW) equivalent to all of them."""
         raise NotImplementedError(f'{type(self).__name__} must implement _compose')
 
     def _factors(self) -> nn.Sequential:
-        """Return the two plain convolutions."""
+        """Return the plain convolutions."""
         raise NotImplementedError(f'{type(self).__name__} must implement _factors')
 
     @torch.no_grad()

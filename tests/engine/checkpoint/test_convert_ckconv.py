@@ -11,6 +11,7 @@ pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
 
 from mmkerv.engine.checkpoint.convert_ckconv import convert_ckconv
+from mmkerv.engine.checkpoint.match import require_match
 from mmkerv.errors import CheckpointMismatchError
 from mmkerv.models.zoo.ckcnn import CKCNN
 
@@ -46,11 +47,15 @@ def test_weight_normalisation_is_resolved(published):
     assert torch.allclose(actual, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize('method', ['auto', 'fft'])
-def test_converted_network_reproduces_the_authors_logits(published, data_root, method):
+@pytest.mark.parametrize(
+    'options', [{}, {'method': 'fft'}, {'weight_norm': True, 'init': 'official'}], ids=['auto', 'fft', 'official']
+)
+def test_converted_network_reproduces_the_authors_logits(published, data_root, options):
     converted, _ = convert_ckconv(published)
-    net = CKCNN(1, 30, omega_0=31.09195739463897, kernel_size=784, method=method).eval()
-    net.load_state_dict({k.removeprefix('backbone.'): v for k, v in converted.items() if k.startswith('backbone.')})
+    net = CKCNN(1, 30, omega_0=31.09195739463897, kernel_size=784, **options).eval()
+    weights = {k.removeprefix('backbone.'): v for k, v in converted.items() if k.startswith('backbone.')}
+    assert len(require_match(net, weights, 'a.pth').loaded) == len(net.state_dict())
+    net.load_state_dict(weights)
     with gzip.open(data_root / 'mnist' / 't10k-images-idx3-ubyte.gz') as file:
         assert struct.unpack('>IIII', file.read(16))[1:] == (10000, 28, 28)
         images = np.frombuffer(file.read(3 * 784), np.uint8).reshape(3, 1, 784).astype(np.float32)

@@ -35,6 +35,12 @@ def test_ckcnn_has_the_size_in_the_paper(channels, millions):
     assert parameters / 1e6 == pytest.approx(millions, rel=0.03)
 
 
+def test_the_authors_form_has_exactly_the_size_in_the_paper():
+    """98.29 thousand: the lengths of the weight normalisation count."""
+    net = CKCNN(1, 30, kernel_size=784, weight_norm=True, init='official')
+    assert sum(p.numel() for p in net.parameters()) + 10 * 31 == 98286
+
+
 @pytest.mark.parametrize('activation', ['sine', 'relu', 'swish', 'rff'])
 def test_only_periodic_activations_have_a_frequency(activation):
     net = network(activation=activation)

@@ -15,6 +15,8 @@ from mmkerv.ops import (
     FoldedConv,
     SpatiallySeparableConv,
     SpatiallySeparableConv2d,
+    StackedConv,
+    StackedConv2d,
     frozen_kernels,
     switch_to_deploy,
 )
@@ -22,6 +24,7 @@ from mmkerv.ops.separable.depthwise import depthwise_separable_kernel
 from mmkerv.ops.separable.spatial import spatially_separable_kernel
 from tests.ops.contract import relative
 from tests.ops.folding_contract import WeightlessContract
+from tests.ops.oracle import convolution, dense_kernel
 
 FORMS = {'DepthwiseSeparableConv': 'depthwise', 'SpatiallySeparableConv': 'spatial'}
 BOTH = pytest.mark.parametrize('name', FORMS)
@@ -247,3 +250,59 @@ def test_where_excludes_layers_from_replacement():
     assert isinstance(model[0], SpatiallySeparableConv2d) and type(model[2]) is nn.Conv2d
     with pytest.raises(ValueError, match=r'selects only what it leaves plain \(1x1: 1\); select others$'):
         mmkerv.convert(network(), {'type': DepthwiseSeparableConv}, {'kernel_sizes': (1,)})
+
+
+class TestStacked(WeightlessContract):
+    """The contract's 3x3 kernel is a stack of one; the other tests have larger ones."""
+
+    operator = StackedConv2d
+
+    def expected(self, op, x):
+        return torch.from_numpy(convolution(op, x)[0])
+
+    @pytest.mark.parametrize('channels', [(4, 8), (8, 4), (6, 6)], ids=str)
+    @pytest.mark.parametrize('size', [5, (7, 3), (1, 5), (5, 7)], ids=str)
+    @pytest.mark.parametrize('groups', [1, 2])
+    @pytest.mark.parametrize('mode', ['zeros', 'reflect', 'circular'])
+    def test_the_stack_is_the_one_convolution_also_at_the_borders(self, channels, size, groups, mode):
+        sides = (size, size) if isinstance(size, int) else size
+        for geometry in (
+            {'padding': tuple(k // 2 for k in sides), 'stride': (2, 1)},
+            {'padding': 'same', 'dilation': (1, 2)},
+            {'padding': 'valid'},
+        ):
+            op = self.make(*channels, size, groups=groups, padding_mode=mode, **geometry, dtype=torch.float64)
+            x = self.input(2, channels[0], 15, 19, dtype=torch.float64)
+            assert relative(op.kernel(), torch.from_numpy(dense_kernel(op))) < 1e-14
+            expected = self.expected(op, x)
+            for layer in (op, op.to_conv2d(), op.to_conv2d(dense=True)):
+                assert relative(layer(x), expected) < 1e-12
+
+    def test_one_by_one_padding_differs_at_the_borders_only(self):
+        op, x = self.make(4, 4, 5, padding=2, bias=False), self.input(1, 4, 9, 9)
+        y = nn.functional.conv2d(nn.functional.conv2d(x, op.kernel1, padding=1), op.kernel2, padding=1)
+        assert relative(op(x)[..., 1:-1, 1:-1], y[..., 1:-1, 1:-1]) < 1e-5
+        assert relative(op(x), y) > 0.01
+
+    def test_has_the_weights_that_the_source_counts(self):
+        for size, number in ((5, 2), (7, 3), (11, 5)):
+            op = StackedConv2d(8, 8, size, bias=False)
+            assert sum(p.numel() for p in op.parameters()) == number * 9 * 8 * 8
+
+    def test_the_initial_kernel_keeps_the_scale_of_its_input(self):
+        kernel = self.make(64, 96, 5).kernel().detach()
+        assert abs(float(kernel.var() * 64 * 5 * 5) - 1) < 0.15
+
+    def test_config_class_stacks_what_is_larger_than_3x3_and_odd(self):
+        kinds = [type(StackedConv(8, 8, size)).__name__ for size in (1, 3, 4, 5, (1, 5), (3, 5))]
+        assert kinds == ['Conv2d', 'Conv2d', 'Conv2d', 'StackedConv2d', 'StackedConv2d', 'StackedConv2d']
+        with pytest.raises(ValueError, match='kernel_size must be odd'):
+            StackedConv2d(8, 8, 4)
+
+    def test_deploy_config_builds_what_the_fold_builds(self):
+        op = self.make(4, 8, 5, padding=2, stride=2)
+        cfg = StackedConv.deploy_cfg(dict(type='StackedConv'))
+        built = FoldedConv(4, 8, 5, 2, 2, separable=cfg['separable'])
+        assert [c.extra_repr() for c in built] == [c.extra_repr() for c in op.to_conv2d()]
+        built.load_state_dict(op.to_conv2d().state_dict())
+        assert relative(built(self.input()), op(self.input())) < 1e-6

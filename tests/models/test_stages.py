@@ -444,6 +444,8 @@ def on_meta(build):
 @pytest.mark.parametrize(('library', 'kind', 'options', 'expected'), long(NETWORKS))
 def test_stages_of_the_three_libraries(library, kind, options, expected):
     pytest.importorskip(library)
+    if kind == 'TIMMBackbone':
+        pytest.importorskip('timm')
     from mmengine.registry import init_default_scope
 
     import_module(f'{library}.models')

@@ -126,9 +126,11 @@ class Kervolution(Response):
         kernel = find_kernel(self.kernel_name)
         self._initial = options.values(fan_in=self.weight[0].numel())
         size = self.out_channels if self.per_channel else 1
+        # Not asked of the attributes later: functional_call puts tensors in place of the parameters.
+        self._learned_names = kernel.learnable if self.learnable else ()
         # Hyperparameters that the kernel does not have are set to None.
         for name, value in (dict.fromkeys(DEFAULTS) | self._initial).items():
-            if self.learnable and name in kernel.learnable:
+            if name in self._learned_names:
                 self.register_parameter(name, nn.Parameter(torch.empty(size, **factory)))
             else:
                 setattr(self, name, value)
@@ -155,7 +157,7 @@ class Kervolution(Response):
         return self.kernel_name == LINEAR
 
     def _learned(self) -> tuple[str, ...]:
-        return find_kernel(self.kernel_name).learnable if self.learnable else ()
+        return self._learned_names
 
     def _values(self) -> dict[str, Any]:
         """Return the hyperparameters, the learned ones clamped to their range."""

@@ -154,7 +154,9 @@ def test_the_choice_of_the_form_compiles_without_graph_breaks(kind, side):
         centred = {'padding': side // 2, 'causal': False} if kind == 'centred' else {}
         op, x = CKConv1d(4, 8, side, hidden=4, **centred), torch.randn(2, 4, side)
     torch._dynamo.reset()
-    compiled = torch.compile(op, fullgraph=True, backend='aot_eager')
+    # torch 2.1 traces neither logarithms nor layouts of sizes that it makes symbolic when they change.
+    dynamic = None if torch.__version__ >= (2, 6) else False
+    compiled = torch.compile(op, fullgraph=True, backend='aot_eager', dynamic=dynamic)
     y = compiled(x)
     y.square().sum().backward()
     gradients = [p.grad.clone() for p in op.parameters()]

@@ -94,6 +94,9 @@ def read_config(path: str) -> Config:
             f'config {path!r} needs {str(error.filename)!r}, which cannot be read ({error.strerror}). Change its '
             '_base_, or put the file there'
         ) from error
+    except RecursionError as error:
+        # Cycles of _base_ are found above; mmengine follows those of read_base.
+        raise ConfigError(f'config {path!r} cannot be read: its bases by read_base include one another') from error
     # The code in a config may raise anything.
     except Exception as error:
         raise ConfigError(f'config {path!r} cannot be read: {_described(error, path)}. Correct the file') from error

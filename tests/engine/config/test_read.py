@@ -45,6 +45,14 @@ def test_error_of_a_config_is_one_line(tmp_path, name, text, message):
     assert message.startswith(f'config {str(tmp_path / name)!r} ') and '\n' not in message
 
 
+def test_bases_by_read_base_that_include_one_another_are_refused(tmp_path):
+    for name, base in ('ab', 'ba'):
+        text = f'from mmengine.config import read_base\nwith read_base():\n    from .{base} import *\n'
+        (tmp_path / f'{name}.py').write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.py' cannot be read: its bases by read_base include one another"):
+        read_config(str(tmp_path / 'a.py'))
+
+
 def test_bytes_that_are_not_text_are_refused(tmp_path):
     (tmp_path / 'a.py').write_bytes(b'a = "\xff"')
     with pytest.raises(ConfigError, match='UnicodeDecodeError'):

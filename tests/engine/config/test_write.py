@@ -4,6 +4,7 @@ import functools
 
 import pytest
 from mmengine.config import Config
+from mmengine.config.lazy import LazyObject
 from torch import nn
 
 from mmkerv.deploy.config import deploy_config
@@ -17,7 +18,6 @@ from mmkerv.models.placement import convert
 from mmkerv.ops import CoCConv, CoCConv2d
 
 PURE = """
-from functools import partial
 from mmengine.config import read_base
 from mmengine.model import BaseModel, PretrainedInit
 from mmengine.optim import OptimWrapper
@@ -26,7 +26,7 @@ from mmkerv.engine import FrozenKernelsHook
 from mmkerv.ops import CKConv
 with read_base():
     from .base import *
-model.update(act_cfg=dict(type=nn.ReLU), conv_cfg=dict(type=partial(CKConv, kernel_extent=5), hidden=8))
+model.update(act_cfg=dict(type=nn.ReLU), conv_cfg=dict(type=CKConv, kernel_extent=5, hidden=8))
 optim_wrapper = dict(type=OptimWrapper)
 custom_hooks = [dict(type=FrozenKernelsHook)]
 default_scope = None
@@ -106,9 +106,13 @@ def test_partials_are_types():
     partial = functools.partial(CoCConv, association=3)
     net = convert(nn.Sequential(nn.Conv2d(3, 8, 3)), dict(type=partial))
     assert isinstance(net[0], CoCConv2d) and net[0].options.association == 3
-    cfg = by_name(Config(dict(model=dict(conv_cfg=dict(type=partial, super_init='kaiming')))))
-    written = cfg.model.to_dict()['conv_cfg']
-    assert written['association'] == 3 and written['super_init'] == 'kaiming' and written['type'].endswith('CoCConv')
+    # As in a pure-Python config, whose imports are deferred.
+    deferred = functools.partial(LazyObject('mmkerv.ops', 'CoCConv'), association=3)
+    for kind in (partial, deferred):
+        cfg = by_name(Config(dict(model=dict(conv_cfg=dict(type=kind, super_init='kaiming')))))
+        written = cfg.model.to_dict()['conv_cfg']
+        assert written['association'] == 3 and written['super_init'] == 'kaiming'
+        assert written['type'].endswith('CoCConv') and cfg.model.conv_cfg.type is CoCConv
     assert deploy_config(Config(dict(model=dict(type='A', conv_cfg=dict(type=partial))))).model.conv_cfg is None
     with pytest.raises(
         ConfigError, match=r'model\.type is functools\.partial\(CoCConv, \.\.\.\) with arguments without'

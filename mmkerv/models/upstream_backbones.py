@@ -5,8 +5,6 @@ upstream's; it builds the plain network and converts it.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,7 +15,7 @@ from torch import nn
 from mmkerv.errors import ArgumentError
 from mmkerv.models.placement import Where, convert
 from mmkerv.ops import DeployReport, switch_to_deploy
-from mmkerv.ops.core.base import Conv2d
+from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.utils import log
 
 FAMILIES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'HRNet', 'ShuffleNetV2', 'MobileNetV2', 'MobileNetV3')
@@ -93,45 +91,6 @@ def variant(family: str, host: str) -> type[nn.Module]:
         f"{host}'s {family} with the convolutions that where selects replaced by conv_cfg.\n\n{base.__doc__ or ''}"
     )
     return Variant
-
-
-@contextmanager
-def plain_convolutions(model: nn.Module) -> Iterator[None]:
-    """Make the operators of a model instances of ``nn.Conv2d`` inside the block, for initialisers that look for them.
-
-    Some upstream networks initialise by ``isinstance(m, nn.Conv2d)``, which is false for operators otherwise. Operators
-    without a basic kernel are left out: they have no weight that a plain initialiser could set.
-
-    Only the class of the live operator is replaced, by a subclass of it. A stand-in convolution with the operator's
-    parameters would not do: checkpoints are loaded inside the block too (``init_cfg=dict(type='Pretrained')``), into
-    all parameters of the operator and by the operator's own rules.
-
-    Args:
-        model: network; its operators have their own classes again after the block.
-
-    Example:
-        >>> from mmkerv.ops import CoCConv2d
-        >>> net = nn.Sequential(CoCConv2d(3, 8, 3))
-        >>> with plain_convolutions(net):
-        ...     print(isinstance(net[0], nn.Conv2d))
-        True
-        >>> isinstance(net[0], nn.Conv2d)
-        False
-    """
-    operators = {m: type(m) for m in model.modules() if isinstance(m, Conv2d) and m.weight is not None}
-    try:
-        for operator, kind in operators.items():
-            operator.__class__ = _as_conv2d(kind)
-        yield
-    finally:
-        for operator, kind in operators.items():
-            operator.__class__ = kind
-
-
-@cache
-def _as_conv2d(kind: type[Conv2d]) -> type[nn.Conv2d]:
-    """Subclass of an operator that also derives from ``nn.Conv2d``, behind the operator: no method changes."""
-    return type('Conv2d', (kind, nn.Conv2d), {})
 
 
 def __getattr__(name: str) -> type[nn.Module]:

@@ -4,6 +4,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmkerv.engine.checkpoint.match import (
 )
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.initialisation import own_classes
 from mmkerv.registry import local_name
 from mmkerv.utils import log
 
@@ -56,7 +58,11 @@ def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
     def load(self: PretrainedInit, module: nn.Module) -> None:
         source = str(self.checkpoint)
         given: dict[str, Any] = {}
-        with observe_loading(module, lambda key, own, value: given.update({key: value})) as unexpected:
+        with ExitStack() as stack:
+            # While a network is initialised, its operators count as plain convolutions without super layers.
+            with own_classes(module):
+                observation = observe_loading(module, lambda key, own, value: given.update({key: value}))
+                unexpected = stack.enter_context(observation)
             try:
                 upstream(self, module)
             except CheckpointMismatchError as error:
@@ -67,9 +73,11 @@ def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
                 raise
         given.update(dict.fromkeys(unexpected))
         target = type(module).__name__ + (f' (prefix {self.prefix})' if self.prefix else '')
-        match = require_pretrained(module, given, source, target)
+        with own_classes(module):
+            match = require_pretrained(module, given, source, target)
+            changing = operators_changing_kernels(module, given)
         log(f'mmkerv: {source} -> {target}: {match}')
-        if changing := operators_changing_kernels(module, given):
+        if changing:
             log(
                 f'mmkerv: {source} is of the plain network, and {len(changing)} operators of {target} such as '
                 f'{changing[0]} do not start as the identity: they change its kernels, and training goes on from '

@@ -20,6 +20,8 @@ from mmkerv.engine.checkpoint.pretrained import reported_load
 from mmkerv.engine.checkpoint.safe_load import checkpoint_loaders
 from mmkerv.engine.config.data_files import SafePickleHandler, SafeYamlHandler
 from mmkerv.engine.data_checks import upstream_errors
+from mmkerv.ops.core.initialisation import plain_convolutions
+from mmkerv.utils import bare_network
 
 TESTED = 'mmengine 0.10.7 to 0.10.12'
 
@@ -59,6 +61,12 @@ def _wrapped(wrapper: Callable[..., Any]) -> Callable[[Any, bool], Any]:
     return replacement
 
 
+def _initialised(upstream: Callable, runner: Any) -> None:
+    """Initialise the weights of a runner's network, whose operators count as ``nn.Conv2d`` meanwhile."""
+    with plain_convolutions(bare_network(runner.model)):
+        upstream(runner)
+
+
 def _yaml(upstream: Any, trust: bool) -> Any:
     return SafeYamlHandler()
 
@@ -81,6 +89,8 @@ BACKENDS = 'mmengine.fileio.backends.registry_utils'
 YAML_RUNS_CODE = 'the YAML loader constructs any Python object that a file names'
 PICKLE_RUNS_CODE = 'annotations and proposals in pickles run any code'
 HALF_FILES = 'an interrupted write leaves half a checkpoint'
+# Operators see to it where mmengine's BaseModule begins; networks may have an init_weights of their own.
+BY_CLASS = 'initialisers that look for nn.Conv2d leave out operators, whose weights stay as constructed'
 UNNAMED_FILE = 'the error of a broken or missing file does not name the file'
 COCO = 'mmdet.datasets.api_wrappers:COCO'
 MMDET = 'mmdet 3.3.0 to 3.5.1'
@@ -105,6 +115,7 @@ PATCHES = (
         lambda upstream, trust: reported_load(upstream),
         'weights that do not fit are left out with no more than a line in the log',
     ),
+    Patch('mmengine.runner:Runner._init_model_weights', _wrapped(_initialised), BY_CLASS),
     Patch(f'{BACKENDS}:backends[local]', _atomic, HALF_FILES),
     Patch(f'{BACKENDS}:prefix_to_backends[]', _atomic, HALF_FILES),
     # It caches instances of the backends above.

@@ -16,8 +16,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmkerv.errors import ConfigError
-from mmkerv.models.upstream_backbones import plain_convolutions
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmkerv.utils import log, unwrapped
 
@@ -109,7 +109,7 @@ class OperatorRulesConstructor:
         if not rules and 'ZeroRedundancyOptimizer' in str(self.optim_wrapper_cfg.get('optimizer')):
             # The groups of this optimizer cannot be divided later; any rule gives each parameter a group of its own.
             rules = {'operator_rules': True}
-        with plain_convolutions(bare):
+        with plain_convolutions(bare, hide=False):
             wrapper = self._build(rules or None, model)
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         changes = self._changes(found, rules or {})

@@ -7,6 +7,7 @@ the rest of the package what it needs to know about the operator.
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
 from mmkerv.ops.core.geometry import pad
+from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.norm_fusion import is_fusing_norm
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
@@ -202,6 +204,21 @@ class ConvNd(nn.Module):
         Example:
             >>> Conv2d(3, 8, 3).reset_operator_parameters()
         """
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> 'ConvNd':
+        """Call ``fn`` for the submodules, then for the layer; an initialiser of mmengine for the layer alone.
+
+        With ``override=dict(name=...)``, such an initialiser sets whatever has a ``weight``, super layers too.
+
+        Example:
+            >>> from mmkerv.ops import CoCConv2d
+            >>> names = []; _ = CoCConv2d(3, 8, 3).apply(lambda m: names.append(type(m).__name__)); names
+            ['SuperLayer', 'ModuleList', 'CoCConv2d']
+        """
+        if getattr(fn, '__module__', None) == 'mmengine.model.weight_init':
+            fn(self)
+            return self
+        return super().apply(fn)
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
         """Return the operator's own parameters by name: all but ``weight`` and ``bias``.
@@ -428,7 +445,7 @@ class Conv1d(ConvNd):
 # the operator's `weight` like that of a plain convolution. It does not derive from `nn.Conv2d`, because mmcv's
 # `fuse_conv_bn`, `efficient_conv_bn_eval` and FLOP counters use the `weight` of every `nn.Conv2d` as its kernel, which
 # would give wrong results here.
-class Conv2d(ConvNd):
+class Conv2d(InitialisedAsPlain, ConvNd):
     """Base class of the 2-D operators.
 
     Example:

@@ -271,7 +271,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         # Inside torch.compile the partitioner decides what to save.
         keeps = not self.options.recompute or self._frozen_kernel is not None or needs_plain_operations()
         if keeps or not torch.is_grad_enabled():
-            return super().forward(input)
+            return self._convolve(input, self._current_kernel())
         return convolve_and_forget(input, self.kernel, self._convolve, list(self.parameters()))
 
     def _kernel(self) -> Tensor:

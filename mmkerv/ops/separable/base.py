@@ -15,7 +15,7 @@ from mmkerv.ops.core.precision import wide_type
 
 
 class SeparableKernel(GeneratedKernel):
-    r"""Mixin for a convolution with kernels in a row: :math:`y = K_n * (\dots (K_1 * x)) + b`.
+    r"""Mixin for a convolution with kernels in a row: :math:`y = K_n * (\ldots (K_1 * x)) + b`.
 
     Example:
         >>> from mmkerv.ops import DepthwiseSeparableConv2d

@@ -47,7 +47,7 @@ def stacked_kernel(first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
 class StackedConv2d(SeparableKernel, Conv2d):
     r"""3x3 convolutions in a row, as one layer with their receptive field.
 
-    :math:`y = L_n * (\dots (L_1 * x)) + b`, equal to :math:`y = \mathrm{conv2d}(x, K, b)` with K the composed kernel
+    :math:`y = L_n * (\ldots (L_1 * x)) + b`, equal to :math:`y = \mathrm{conv2d}(x, K, b)` with K the composed kernel
 
     x (N, C, H, W), y (N, O, H', W'), K (O, C/groups, kH, kW), odd; (k - 1) / 2 kernels of size 3 along each axis, and
     of size 1 along the shorter one where it needs no more. L_1 is (M, C/groups, 3, 3), L_n (O, M/groups, 3, 3) and

@@ -44,12 +44,21 @@ OPERATORS = {
     'CKConv': 'mmkerv.ops.ckconv',
     'CKConv1d': 'mmkerv.ops.ckconv',
     'CoCConv': 'mmkerv.ops.coc',
+    'DCLSConv': 'mmkerv.ops.dcls',
     'DepthwiseSeparableConv': 'mmkerv.ops.separable',
+    'InceptionDWConv': 'mmkerv.ops.inception_dw',
     'KervConv': 'mmkerv.ops.kerv',
     'KervConv1d': 'mmkerv.ops.kerv',
     'KervConv3d': 'mmkerv.ops.kerv',
+    'MixConv': 'mmkerv.ops.mixconv',
+    'PConv': 'mmkerv.ops.pconv',
+    'RecConv': 'mmkerv.ops.recconv',
+    'ReparamConv': 'mmkerv.ops.reparam',
+    'SMPConv': 'mmkerv.ops.smpconv',
+    'ShiftwiseConv': 'mmkerv.ops.shiftwise',
     'SpatiallySeparableConv': 'mmkerv.ops.separable',
     'StackedConv': 'mmkerv.ops.separable',
+    'WeightedConv': 'mmkerv.ops.weighted',
 }
 # The plain form of a folded operator, in deploy configs.
 PLAIN = {'FoldedConv': 'mmkerv.ops.folded_conv'}

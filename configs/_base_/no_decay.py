@@ -13,5 +13,11 @@ no_decay = dict(
         alpha=dict(decay_mult=0.0),
         super_layers=dict(decay_mult=0.0),
         kernel_net=dict(decay_mult=0.0),
+        positions=dict(decay_mult=0.0),
+        width=dict(decay_mult=0.0),
+        radius=dict(decay_mult=0.0),
+        branch_scale=dict(decay_mult=0.0),
+        density_rows=dict(decay_mult=0.0),
+        density_columns=dict(decay_mult=0.0),
     )
 )

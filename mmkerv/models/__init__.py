@@ -22,5 +22,6 @@ if importable('mmengine'):
         from mmkerv.models.zoo.googlenet_cifar import GoogLeNetCifar
         from mmkerv.models.zoo.kernel_size_net import KernelSizeNet
         from mmkerv.models.zoo.lenet import LeNet5Kerv
+        from mmkerv.models.zoo.unireplknet import UniRepLKNet
 
-        __all__ += ['GoogLeNetCifar', 'KernelSizeNet', 'LeNet5Kerv']
+        __all__ += ['GoogLeNetCifar', 'KernelSizeNet', 'LeNet5Kerv', 'UniRepLKNet']

@@ -5,8 +5,14 @@ from mmkerv.ops.ckconv import CKConv, CKConv1d, CKConv2d, continuous_kernel, set
 from mmkerv.ops.coc import CoCConv, CoCConv2d, spatial_association
 from mmkerv.ops.core.fold import DeployReport, switch_to_deploy
 from mmkerv.ops.core.frozen import frozen_kernels
+from mmkerv.ops.dcls import DCLSConv, DCLSConv2d
 from mmkerv.ops.folded_conv import FoldedConv
+from mmkerv.ops.inception_dw import InceptionDWConv, InceptionDWConv2d
 from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel
+from mmkerv.ops.mixconv import MixConv, MixConv2d
+from mmkerv.ops.pconv import PConv, PConv2d
+from mmkerv.ops.recconv import RecConv, RecConv2d
+from mmkerv.ops.reparam import ReparamConv, ReparamConv2d
 from mmkerv.ops.separable import (
     DepthwiseSeparableConv,
     DepthwiseSeparableConv2d,
@@ -15,6 +21,9 @@ from mmkerv.ops.separable import (
     StackedConv,
     StackedConv2d,
 )
+from mmkerv.ops.shiftwise import ShiftwiseConv, ShiftwiseConv2d
+from mmkerv.ops.smpconv import SMPConv, SMPConv2d
+from mmkerv.ops.weighted import WeightedConv, WeightedConv2d
 
 __all__ = [
     'CKConv',
@@ -22,19 +31,37 @@ __all__ = [
     'CKConv2d',
     'CoCConv',
     'CoCConv2d',
+    'DCLSConv',
+    'DCLSConv2d',
     'DeployReport',
     'DepthwiseSeparableConv',
     'DepthwiseSeparableConv2d',
     'FoldError',
     'FoldedConv',
+    'InceptionDWConv',
+    'InceptionDWConv2d',
     'KervConv',
     'KervConv1d',
     'KervConv2d',
     'KervConv3d',
+    'MixConv',
+    'MixConv2d',
+    'PConv',
+    'PConv2d',
+    'RecConv',
+    'RecConv2d',
+    'ReparamConv',
+    'ReparamConv2d',
+    'SMPConv',
+    'SMPConv2d',
+    'ShiftwiseConv',
+    'ShiftwiseConv2d',
     'SpatiallySeparableConv',
     'SpatiallySeparableConv2d',
     'StackedConv',
     'StackedConv2d',
+    'WeightedConv',
+    'WeightedConv2d',
     'continuous_kernel',
     'frozen_kernels',
     'kerv1d',

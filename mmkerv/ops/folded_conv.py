@@ -29,7 +29,8 @@ class FoldedConv:
             with ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, with ``'spatial'`` those of a
             :class:`SpatiallySeparableConv`, with ``'stacked'`` those of a :class:`StackedConv`; the last three stay one
             convolution where there is nothing to separate.
-        replace_1x1: apply ``kernel_extent`` and ``separable=True`` to 1x1 kernels too, which otherwise stay plain.
+        replace_1x1: apply the other arguments to 1x1 kernels too, which otherwise stay plain.
+        with_bias: give the layer a bias even if its host asks for none, since the norms inside the operator have one.
 
     Raises:
         ValueError: if a value is invalid, or ``kernel_extent`` has no matching padding.
@@ -57,12 +58,17 @@ class FoldedConv:
         kernel_extent: Any = None,
         separable: bool | str = False,
         replace_1x1: bool = False,
+        with_bias: bool = False,
         **kwargs: Any,
     ) -> nn.Module:
         """Build the module."""
-        arguments.reject_unknown('FoldedConv', kwargs, ('kernel_extent', 'separable', 'replace_1x1', *CONV2D_KEYWORDS))
+        own = ('kernel_extent', 'separable', 'replace_1x1', 'with_bias')
+        arguments.reject_unknown('FoldedConv', kwargs, (*own, *CONV2D_KEYWORDS))
         arguments.one_of(separable, 'separable', (True, False, *SEPARABLE))
         arguments.boolean(replace_1x1, 'replace_1x1')
+        # A 1x1 convolution that the operator leaves plain keeps what its host asks for.
+        sizes = arguments.integers(kernel_size, 2, 'kernel_size', 1)
+        bias = bias or (arguments.boolean(with_bias, 'with_bias') and (max(sizes) > 1 or replace_1x1))
         factory = {'device': device, 'dtype': dtype}
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
         if separable in SEPARABLE:

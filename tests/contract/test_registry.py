@@ -126,8 +126,11 @@ def test_operators_are_registered_in_the_root_and_in_the_scope(name):
     assert MODELS.get(name) is mmkerv.registry.MODELS.get(name)
     torch.manual_seed(0)
     # The sequence layer is causal and pads by itself.
-    built = MODELS.get(name)(4, 8, 3, **({} if name == 'CKConv1d' else {'padding': 1}))
-    assert type(built) is type(getattr(mmkerv.ops, name)(4, 8, 3))
+    channels = {'any': (4, 8, 3), 'same': (4, 4, 3), 'depthwise': (8, 8, 3)}[CATALOGUE[name].channels]
+    settings = {'groups': 8} if CATALOGUE[name].channels == 'depthwise' else {}
+    settings |= {} if name == 'CKConv1d' else {'padding': 1}
+    built = MODELS.get(name)(*channels, **settings)
+    assert type(built) is type(getattr(mmkerv.ops, name)(*channels, **settings))
 
 
 @pytest.mark.parametrize('host', HOSTS)

@@ -45,6 +45,8 @@ class Case(NamedTuple):
         torch.manual_seed(self.seed)
         op = CATALOGUE[self.name].layer(**self.arguments, dtype=self.dtype)
         randomise(op, narrow=self.dtype != torch.float64)
+        if any(isinstance(m, nn.BatchNorm2d) for m in op.modules()):
+            op.eval()
         if self.resolution != 1:
             op.set_resolution(self.resolution)
         return op
@@ -71,8 +73,12 @@ class Case(NamedTuple):
 def randomise(module: nn.Module, narrow: bool = False) -> None:
     """Draw every parameter; those of a kernel net keep their start where rounding would be multiplied by its slope."""
     for name, p in module.named_parameters():
-        if name.rpartition('.')[2] in ('gamma', 'alpha', 'balance'):
+        last = name.rpartition('.')[2]
+        if last in ('gamma', 'alpha', 'balance') or 'density' in last:
             p.uniform_(0.1, 1)
+        elif last in ('positions', 'radius'):
+            # Within their limits, where the derivative is that of what is computed.
+            p.uniform_(*((-0.9, 0.9) if last == 'positions' else (1.1, 2)))
         elif 'kernel_net' in name:
             if not narrow:
                 p.normal_()
@@ -146,11 +152,24 @@ def options(draw: st.DrawFn, name: str, geometry: dict[str, Any]) -> dict[str, A
     return {key: draw(st.sampled_from(values)) for key, values in CATALOGUE[name].choices.items()}
 
 
+def fit_channels(name: str, geometry: dict[str, Any]) -> None:
+    """Change drawn arguments to those that the operator can have."""
+    channels = CATALOGUE[name].channels
+    if channels != 'any':
+        width = geometry['in_channels'] = geometry['out_channels'] = 4 + geometry['in_channels'] % 3
+        geometry['groups'] = width if channels == 'depthwise' else 1
+    if name in ('DCLSConv', 'SMPConv'):
+        # In one tap there is nothing to move.
+        size = geometry['kernel_size']
+        geometry['kernel_size'] = max(size, 3) if isinstance(size, int) else tuple(max(k, 3) for k in size)
+
+
 @st.composite
 def cases(draw: st.DrawFn, name: str) -> Case:
     """An operator with legal arguments and an input, which may be too small for them."""
     kind = CATALOGUE[name].layer
     geometry = draw(geometries(kind.dims, odd=CATALOGUE[name].odd))
+    fit_channels(name, geometry)
     if name == 'CKConv1d':
         causal = draw(st.booleans())
         if causal:

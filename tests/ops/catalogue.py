@@ -16,14 +16,24 @@ from mmkerv.ops import (
     CKConv1d,
     CKConv2d,
     CoCConv2d,
+    DCLSConv2d,
     DepthwiseSeparableConv2d,
+    InceptionDWConv2d,
     KervConv1d,
     KervConv2d,
     KervConv3d,
+    MixConv2d,
+    PConv2d,
+    RecConv2d,
+    ReparamConv2d,
+    ShiftwiseConv2d,
+    SMPConv2d,
     SpatiallySeparableConv2d,
     StackedConv2d,
+    WeightedConv2d,
 )
 from mmkerv.ops.coc.options import OFFICIAL
+from tests.ops import static_oracle
 from tests.ops.coc.coc_operators import naive_kernel
 
 
@@ -35,7 +45,7 @@ class Variant(NamedTuple):
     padding: int = 1
     # Also in the tests over several processes and of leaks.
     distributed: bool = True
-    # No plain convolution equals it.
+    # `switch_to_deploy` replaces it by itself.
     folds: bool = True
 
 
@@ -46,6 +56,10 @@ class Operator(NamedTuple):
     variants: dict[str, Variant]
     # Whether kernel sizes must be odd.
     odd: bool = False
+    # 'depthwise', or 'same' if there must be as many output channels as input channels and no groups.
+    channels: str = 'any'
+    # Whether random cases compare it with its kernel.
+    random: bool = True
     # Values of its options for the random cases; tests/ops/cases.py draws those that have rules between them.
     choices: dict[str, list] = {}
     # Values that its options must refuse.
@@ -114,9 +128,131 @@ CATALOGUE = {
             'CK 1d centred': Variant({'hidden': 4, 'causal': False}, 5, 2, distributed=False),
         },
     ),
+    'DCLSConv': Operator(
+        DCLSConv2d,
+        {
+            'DCLS': Variant(),
+            'DCLS v1 extended': Variant({'version': 'v1', 'kernel_extent': 7}, distributed=False),
+            'DCLS max': Variant({'version': 'max', 'kernel_extent': 5}),
+            'DCLS gauss of points': Variant(
+                {'version': 'gauss', 'points': 4, 'positions_init': 'normal', 'kernel_extent': 5}
+            ),
+        },
+        odd=True,
+        choices={'version': ['v0', 'v1', 'max', 'gauss']},
+        wrong={
+            'version': ['v2', None, 0, True],
+            'kernel_extent': [0, 4, 2.5, 'large', (3, 3, 3)],
+            'positions_init': ['random', None, 1],
+            'points': [0, -1, 2.5, '4', True],
+        },
+        kernel=static_oracle.dcls_kernel,
+    ),
     'DepthwiseSeparableConv': Operator(DepthwiseSeparableConv2d, {'DepthwiseSeparable': Variant()}),
     'SpatiallySeparableConv': Operator(SpatiallySeparableConv2d, {'SpatiallySeparable': Variant()}),
     'StackedConv': Operator(StackedConv2d, {'Stacked': Variant({}, 5, 2)}, odd=True),
+    'InceptionDWConv': Operator(
+        InceptionDWConv2d,
+        {'InceptionDW': Variant({'branch_ratio': 0.25}, 5, 2, folds=False)},
+        odd=True,
+        channels='depthwise',
+        choices={'branch_ratio': [1 / 3, 0.34 - 0.01], 'square_size': [1]},
+        wrong={
+            'branch_ratio': [0, -0.1, 0.5, None, '1', float('nan'), True],
+            'square_size': [0, 2, 1.5, None, '3', True],
+            'kernel_extent': [0, 4, 2.5, 'large'],
+        },
+        kernel=static_oracle.depthwise_parts_kernel,
+    ),
+    'MixConv': Operator(
+        MixConv2d,
+        {'Mix': Variant({'sizes': (3, 5)}, 5, 2, folds=False)},
+        odd=True,
+        channels='depthwise',
+        choices={'sizes': [(1,), (1, 1)]},
+        wrong={'sizes': [(), (2,), (3, 4), 3, '3', (0,), (1.5,), True], 'kernel_extent': [0, 4, 2.5, 'large']},
+        kernel=static_oracle.depthwise_parts_kernel,
+    ),
+    'PConv': Operator(
+        PConv2d,
+        {'Partial': Variant(folds=False)},
+        odd=True,
+        channels='same',
+        choices={'n_div': [1, 2, 3]},
+        wrong={'n_div': [0, -1, 1.5, None, '4', True]},
+        kernel=static_oracle.partial_kernel,
+    ),
+    'RecConv': Operator(
+        RecConv2d,
+        {'Recursive': Variant({'levels': 2}, folds=False)},
+        odd=True,
+        channels='depthwise',
+        random=False,
+        wrong={'levels': [0, -1, 1.5, None, '2', True], 'mode': ['bicubic', None, 0, True]},
+    ),
+    'ReparamConv': Operator(
+        ReparamConv2d,
+        {
+            'Reparam without norms': Variant({'preset': 'repvgg', 'branch_norm': None}),
+            'Reparam': Variant({'preset': 'unirep', 'kernel_extent': 7}),
+        },
+        odd=True,
+        choices={'branches': [[(1, 1)], [(1, 1), ((1, 1), 2)], []], 'branch_norm': [None]},
+        wrong={
+            'branches': [3, 'all', [3], [(3,)], [(0, 1)], [(3, 0)], [('3', 1)], True],
+            'preset': ['vgg', 3, True, ['replk']],
+            'kernel_extent': [0, 4, 2.5, 'large'],
+            'branch_norm': ['ln', True, 0, False],
+        },
+        kernel=static_oracle.reparam_kernel,
+    ),
+    'ShiftwiseConv': Operator(
+        ShiftwiseConv2d,
+        {'Shiftwise': Variant({'kernel_extent': 5, 'repeats': 2})},
+        odd=True,
+        channels='depthwise',
+        random=False,
+        choices={'kernel_extent': [5], 'ghost': [0.0]},
+        wrong={
+            'kernel_extent': [0, 1, 4, 2.5, 'large', (3, 3)],
+            'ghost': [-0.1, 1, 1.5, None, 'x', True],
+            'paths': [0, 1.5, None, True],
+            'repeats': [0, 1.5, None, True],
+            'seed': [-1, 1.5, None, 'x', True],
+        },
+        kernel=static_oracle.shiftwise_kernel,
+    ),
+    'SMPConv': Operator(
+        SMPConv2d,
+        {
+            'SMP without norms': Variant({'branch_norm': None, 'points': 5}),
+            'SMP': Variant({'kernel_extent': 7, 'average': True, 'share': False}),
+        },
+        odd=True,
+        choices={'branch_norm': [None], 'points': [1, 4], 'share': [True, False], 'average': [False]},
+        wrong={
+            'points': [0, -1, 1.5, '4', True],
+            'radius': [0, -1.0, 'x', float('nan'), True],
+            'share': [1, None, 'yes'],
+            'average': [1, None, 'yes'],
+            'positions_std': [0, -1, None, 'x', True],
+            'kernel_extent': [0, 4, 2.5, 'large'],
+            'branch_norm': ['ln', True, 0, False],
+        },
+        kernel=static_oracle.smp_kernel,
+    ),
+    'WeightedConv': Operator(
+        WeightedConv2d,
+        {'Weighted': Variant({'density': 0.7}), 'Weighted rescaled': Variant({'density': 0.5, 'rescale': True})},
+        odd=True,
+        choices={'density': [1.0, 0.5], 'rescale': [True, False]},
+        wrong={
+            'density': [0, -1.0, None, 'x', float('inf'), True, ((0.5,), (0.5,), (0.5,))],
+            'learnable': [1, None, 'yes'],
+            'rescale': [1, None, 'yes'],
+        },
+        kernel=static_oracle.weighted_kernel,
+    ),
 }
 LAYERS = {name: operator.layer for name, operator in CATALOGUE.items()}
 VARIANTS = {
@@ -127,10 +263,26 @@ FOLDED = [label for label, (_, variant) in VARIANTS.items() if variant.folds]
 
 
 def layer(label: str, in_channels: int = 4, out_channels: int = 8) -> nn.Module:
-    """Build the variant, always with the same random numbers."""
+    """Build the variant, always with the same random numbers; ``out_channels`` unless they must be as many as enter."""
     kind, variant = VARIANTS[label]
     torch.manual_seed(0)
-    return kind(in_channels, out_channels, variant.kernel_size, padding=variant.padding, **variant.options)
+    op = kind(**shape(label, in_channels, out_channels), padding=variant.padding, **variant.options)
+    for name, parameter in op.named_parameters():
+        if name.endswith('branch_scale'):
+            # At the start, where it is 0, the kernel of the branch has no gradient.
+            nn.init.uniform_(parameter, 0.5, 1)
+    return op
+
+
+def shape(label: str, in_channels: int = 4, out_channels: int = 8) -> dict[str, int]:
+    """Return channels, kernel size and groups of the variant."""
+    channels = next(operator.channels for operator in CATALOGUE.values() if label in operator.variants)
+    return {
+        'in_channels': in_channels,
+        'out_channels': out_channels if channels == 'any' else in_channels,
+        'kernel_size': VARIANTS[label][1].kernel_size,
+        'groups': in_channels if channels == 'depthwise' else 1,
+    }
 
 
 def sample(op: nn.Module, batch: int = 2, side: int = 7) -> torch.Tensor:

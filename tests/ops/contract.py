@@ -54,10 +54,25 @@ class OperatorContract:
 
     operator: type[nn.Module]
     options: dict = {}
+    # 'depthwise', or 'same' if there must be as many output channels as input channels and no groups.
+    channels = 'any'
+
+    @property
+    def out_channels(self) -> int:
+        return 8 if self.channels == 'any' else 4
+
+    def geometry(self, settings: dict) -> dict:
+        """The settings, with the groups that the operator needs."""
+        if self.channels == 'any':
+            return settings
+        return {**settings, 'groups': 4 if self.channels == 'depthwise' else 1}
+
+    def plain(self, **settings) -> nn.Module:
+        return nn.Conv2d(4, self.out_channels, 3, **self.geometry(settings))
 
     def make(self, *args, **kwargs) -> nn.Module:
         torch.manual_seed(0)
-        return self.operator(*(args or (4, 8, 3)), **{**self.options, **kwargs})
+        return self.operator(*(args or (4, self.out_channels, 3)), **{**self.options, **self.geometry(kwargs)})
 
     def expected(self, op: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """Compute the expected output of ``op`` independently."""
@@ -79,13 +94,17 @@ class OperatorContract:
     @pytest.mark.parametrize('geometry', GEOMETRIES)
     def test_output_shape_is_that_of_conv2d(self, geometry):
         settings = GEOMETRIES[geometry]
-        assert self.make(**settings)(self.input()).shape == nn.Conv2d(4, 8, 3, **settings)(self.input()).shape
+        assert self.make(**settings)(self.input()).shape == self.plain(**settings)(self.input()).shape
 
     def test_takes_the_arguments_of_conv2d_by_position(self):
         names = list(inspect.signature(nn.Conv2d).parameters)
         assert list(inspect.signature(self.operator).parameters)[: len(names)] == names
-        op = self.operator(4, 8, (3, 5), (2, 1), (1, 2), 1, 2, False, 'circular', 'meta', torch.float64)
-        assert (op.kernel_size, op.stride, op.padding, op.groups, op.bias) == ((3, 5), (2, 1), (1, 2), 2, None)
+        groups = self.geometry({'groups': 2})['groups']
+        channels = 4, self.out_channels
+        op = self.operator(
+            *channels, (3, 5), (2, 1), (1, 2), 1, groups, False, 'circular', 'meta', torch.float64, **self.options
+        )
+        assert (op.kernel_size, op.stride, op.padding, op.groups, op.bias) == ((3, 5), (2, 1), (1, 2), groups, None)
         assert all(p.is_meta and p.dtype == torch.float64 for p in op.parameters())
 
     def test_the_argument_of_forward_is_called_input_as_in_conv2d(self):
@@ -93,7 +112,7 @@ class OperatorContract:
         assert torch.equal(op(input=self.input()), op(self.input()))
 
     def test_has_the_attributes_that_upstream_reads(self):
-        op, plain = self.make(padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        op, plain = self.make(padding=1), self.plain(padding=1)
         for name in UPSTREAM_ATTRIBUTES:
             assert getattr(op, name) == getattr(plain, name), name
         assert op.weight.shape == plain.weight.shape
@@ -136,7 +155,8 @@ class OperatorContract:
         ids=str,
     )
     def test_bad_arguments_are_named(self, arguments, message):
-        settings = {'in_channels': 4, 'out_channels': 8, 'kernel_size': 3, **arguments}
+        settings = {'in_channels': 4, 'out_channels': self.out_channels, 'kernel_size': 3, **self.options}
+        settings = {**self.geometry(settings), **arguments}
         with pytest.raises((ValueError, TypeError), match=message):
             self.operator(**settings)
 
@@ -162,7 +182,7 @@ class OperatorContract:
     def test_empty_batch_and_smallest_input(self, shape):
         op = self.make()
         y = op(self.input(*shape))
-        assert y.shape == (shape[0], 8, shape[2] - 2, shape[3] - 2)
+        assert y.shape == (shape[0], self.out_channels, shape[2] - 2, shape[3] - 2)
         y.sum().backward()
         assert torch.isfinite(op.weight.grad).all()
 
@@ -216,7 +236,7 @@ class OperatorContract:
         assert torch.equal(op(self.input()), other(self.input()))
 
     def test_strict_load_of_a_plain_state_dict_keeps_the_operator_parameters(self):
-        op, plain = nn.Sequential(self.make()), nn.Sequential(nn.Conv2d(4, 8, 3))
+        op, plain = nn.Sequential(self.make()), nn.Sequential(self.plain())
         before = {k: v.clone() for k, v in op.state_dict().items() if k not in ('0.weight', '0.bias')}
         op.load_state_dict(plain.state_dict())
         after = op.state_dict()
@@ -239,18 +259,20 @@ class OperatorContract:
 
     def test_same_random_numbers_as_conv2d(self):
         torch.manual_seed(3)
-        op = self.operator(4, 8, 3)
+        op = self.operator(4, self.out_channels, 3, **self.options)
         torch.manual_seed(3)
-        plain = nn.Conv2d(4, 8, 3)
+        plain = self.plain()
         assert torch.equal(op.weight, plain.weight) and torch.equal(op.bias, plain.bias)
 
     def test_prints_what_it_is(self):
         text = repr(self.make(stride=2, groups=2))
-        assert text.startswith(self.operator.__name__) and 'stride=(2, 2)' in text and 'groups=2' in text
+        assert text.startswith(self.operator.__name__) and 'stride=(2, 2)' in text
+        groups = self.geometry({'groups': 2})['groups']
+        assert f'groups={groups}' in text or groups == 1
 
     def test_meta_device_and_moving(self):
         op = self.make(device='meta')
-        assert op(torch.empty(1, 4, 5, 5, device='meta')).shape == (1, 8, 3, 3)
+        assert op(torch.empty(1, 4, 5, 5, device='meta')).shape == (1, self.out_channels, 3, 3)
 
     @pytest.mark.gpu
     def test_cuda_equals_cpu(self):

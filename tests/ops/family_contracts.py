@@ -30,7 +30,7 @@ class BranchesContract(FoldingContract, OperatorContract):
         assert torch.equal(conv.weight, op.kernel()) and relative(op.kernel(), op.weight) > 0.01
         assert relative(conv(self.input()), op(self.input())) < 1e-6
         # The shifts of the norms become a bias.
-        assert conv.extra_repr() == nn.Conv2d(4, 8, 3, **{**GEOMETRIES[geometry], 'bias': True}).extra_repr()
+        assert conv.extra_repr() == self.plain(**{**GEOMETRIES[geometry], 'bias': True}).extra_repr()
 
     @pytest.mark.parametrize('geometry', GEOMETRIES)
     def test_the_branches_add_up_to_the_folded_kernel(self, geometry):

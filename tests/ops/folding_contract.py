@@ -22,7 +22,7 @@ class FoldingContract:
         assert type(conv) is nn.Conv2d
         assert torch.equal(conv.weight, op.kernel()) and relative(op.kernel(), op.weight) > 0.01
         assert relative(conv(self.input()), op(self.input())) < 1e-6
-        assert conv.extra_repr() == nn.Conv2d(4, 8, 3, **GEOMETRIES[geometry]).extra_repr()
+        assert conv.extra_repr() == self.plain(**GEOMETRIES[geometry]).extra_repr()
 
     def test_fold_keeps_type_mode_and_requires_grad(self):
         op = self.make(dtype=torch.float64).eval().requires_grad_(False)
@@ -49,7 +49,7 @@ class WeightlessContract(FoldingContract, OperatorContract):
         return op.to_conv2d()
 
     def test_has_the_attributes_that_upstream_reads(self):
-        op, plain = self.make(padding=1), nn.Conv2d(4, 8, 3, padding=1)
+        op, plain = self.make(padding=1), self.plain(padding=1)
         for name in UPSTREAM_ATTRIBUTES:
             assert getattr(op, name) == getattr(plain, name), name
         assert op.weight is None and 'weight' not in op.state_dict()
@@ -59,7 +59,7 @@ class WeightlessContract(FoldingContract, OperatorContract):
     def test_empty_batch_and_smallest_input(self, shape):
         op = self.make()
         y = op(self.input(*shape))
-        assert y.shape == (shape[0], 8, shape[2] - 2, shape[3] - 2)
+        assert y.shape == (shape[0], self.out_channels, shape[2] - 2, shape[3] - 2)
         y.sum().backward()
         assert all(torch.isfinite(p.grad).all() for p in op.parameters())
 
@@ -102,14 +102,16 @@ class WeightlessContract(FoldingContract, OperatorContract):
         op = nn.Sequential(self.make())
         own = next(name for name, _ in op.named_parameters() if name != '0.bias')
         with pytest.raises(RuntimeError, match=rf'(?s)Missing.*{re.escape(own)}.*Unexpected.*"0\.weight"'):
-            op.load_state_dict(nn.Sequential(nn.Conv2d(4, 8, 3)).state_dict())
+            op.load_state_dict(nn.Sequential(self.plain()).state_dict())
 
     def test_same_random_numbers_as_conv2d(self):
         """Without a weight only the distribution of the bias can be that of a plain convolution."""
         torch.manual_seed(3)
-        biases = torch.cat([self.operator(4, 8, 3, **self.options).bias for _ in range(100)]).abs()
-        assert 0.99 < biases.max() * math.sqrt(4 * 9) <= 1
-        assert abs(biases.mean() * math.sqrt(4 * 9) - 0.5) < 0.05
+        settings = {**self.options, **self.geometry({})}
+        biases = torch.cat([self.operator(4, self.out_channels, 3, **settings).bias for _ in range(100)]).abs()
+        fan_in = self.plain().weight[0].numel()
+        assert 0.98 < biases.max() * math.sqrt(fan_in) <= 1
+        assert abs(biases.mean() * math.sqrt(fan_in) - 0.5) < 0.05
 
     def test_reset_parameters_draws_what_the_constructor_drew(self):
         op, other = self.make(), self.make()
@@ -126,7 +128,7 @@ class WeightlessContract(FoldingContract, OperatorContract):
         conv = op.to_conv2d(dense=True)
         assert type(conv) is nn.Conv2d
         assert torch.equal(conv.weight, op.kernel())
-        assert conv.extra_repr() == nn.Conv2d(4, 8, 3, **GEOMETRIES[geometry]).extra_repr()
+        assert conv.extra_repr() == self.plain(**GEOMETRIES[geometry]).extra_repr()
         for folded in (conv, self.fold(op)):
             assert relative(folded(self.input()), op(self.input())) < self.fold_tolerance
 

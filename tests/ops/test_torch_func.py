@@ -23,6 +23,9 @@ def make(label: str) -> tuple[nn.Module, dict[str, torch.Tensor], torch.Tensor]:
     """Return a layer in float64, its parameters, and three samples."""
     torch.manual_seed(0)
     op = (OTHERS[label]() if label in OTHERS else layer(label)).double()
+    if any(isinstance(m, nn.BatchNorm2d) for m in op.modules()):
+        # A batch norm in training writes its statistics in place, which torch.func refuses.
+        op.eval()
     x = sample(op, batch=3).double()
     return op, {name: p.detach() for name, p in op.named_parameters()}, torch.cat([x] * (op.in_channels // 4), 1)
 

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from mmkerv.ops import CKConv2d, CoCConv2d, FoldError, KervConv2d, switch_to_deploy
-from tests.ops.catalogue import FOLDED, VARIANTS, layer, sample
+from tests.ops.catalogue import FOLDED, VARIANTS, layer, sample, shape
 from tests.ops.contract import relative
 
 
 def build(label: str, **factory) -> nn.Module:
     kind, variant = VARIANTS[label]
-    return kind(4, 8, variant.kernel_size, padding=variant.padding, **variant.options, **factory)
+    return kind(**shape(label), padding=variant.padding, **variant.options, **factory)
 
 
 def moved(label: str) -> nn.Module:
@@ -70,8 +70,8 @@ def test_reset_parameters_after_to_empty_starts_a_fresh_layer(label):
 def test_skip_init_builds_a_layer(label):
     kind, variant = VARIANTS[label]
     op = moved(label)
-    channels = op.in_channels, op.out_channels
-    other = nn.utils.skip_init(kind, *channels, variant.kernel_size, padding=variant.padding, **variant.options)
+    settings = shape(label, op.in_channels, op.out_channels)
+    other = nn.utils.skip_init(kind, **settings, padding=variant.padding, **variant.options)
     other.load_state_dict(op.state_dict())
     assert torch.equal(other(image(op)), op(image(op)))
 
@@ -97,8 +97,9 @@ def test_takes_the_arguments_of_torchs_convolutions_under_their_names_and_positi
     plain = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[op.dims - 1]
     names = list(inspect.signature(plain).parameters)
     assert list(inspect.signature(type(op)).parameters)[: len(names)] == names
-    geometry = (4, 8, 3, 1, 0, 1, 1, False, 'zeros', 'meta', torch.float64)
-    kind = type(op)(*geometry, **VARIANTS[label][1].options)
+    channels, variant = (op.in_channels, op.out_channels), VARIANTS[label][1]
+    geometry = (*channels, variant.kernel_size, 1, variant.padding, 1, op.groups, False, 'zeros', 'meta', torch.float64)
+    kind = type(op)(*geometry, **variant.options)
     assert kind.bias is None and all(p.is_meta and p.dtype == torch.float64 for p in kind.parameters())
     assert torch.equal(op(input=sample(op)), op(sample(op)))
 
@@ -112,8 +113,11 @@ def norm(op: nn.Module) -> nn.Module:
     return bn
 
 
+FOLDED_IF_ASKED = [label for label, (kind, _) in VARIANTS.items() if kind.costs_more_folded]
+
+
 # A causal layer folds into a padding and a convolution.
-@pytest.mark.parametrize('label', [label for label in FOLDED if label != 'CK 1d causal'])
+@pytest.mark.parametrize('label', [*(label for label in FOLDED if label != 'CK 1d causal'), *FOLDED_IF_ASKED])
 def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
     op = moved(label).eval()
     bn, x = norm(op), image(op)
@@ -125,7 +129,9 @@ def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
     assert type(copy.deepcopy(op)) is type(op)
 
 
-@pytest.mark.parametrize('label', [*(label for label in VARIANTS if label not in FOLDED), 'CK 1d causal'])
+@pytest.mark.parametrize(
+    'label', [*(label for label in VARIANTS if label not in (*FOLDED, *FOLDED_IF_ASKED)), 'CK 1d causal']
+)
 def test_fuse_conv_bn_eval_refuses_what_is_no_single_convolution(label):
     op = moved(label).eval()
     with pytest.raises(FoldError, match=r'leave the norm|fuse the norm into the last'):

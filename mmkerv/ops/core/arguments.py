@@ -65,7 +65,8 @@ def integers(value: Any, dims: int, name: str, minimum: int) -> tuple[int, ...]:
         >>> integers(3, 2, 'kernel_size', 1), integers((1, 2), 2, 'stride', 1)
         ((3, 3), (1, 2))
     """
-    if not isinstance(value, Iterable):
+    # The elements of bytes are integers.
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
         return (integer(value, name, minimum),) * dims
     values = tuple(integer(v, name, minimum) for v in value)
     if len(values) != dims:

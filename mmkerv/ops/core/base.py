@@ -18,7 +18,7 @@ from torch.nn.modules.utils import _ntuple
 from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
-from mmkerv.ops.core.geometry import pad
+from mmkerv.ops.core.geometry import extended_padding, pad
 from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.norm_fusion import is_fusing_norm
 
@@ -128,6 +128,11 @@ class ConvNd(nn.Module):
         self.padding_mode = arguments.one_of(padding_mode, 'padding_mode', arguments.PADDING_MODES)
         factory = {'device': device, 'dtype': dtype}
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        extent = self.extent(self.kernel_size)
+        if extent is not None:
+            # Upstream libraries compute the padding from `kernel_size`, so both are those of the kernel that convolves.
+            self.padding = extended_padding(self.kernel_size, extent, self.padding, self.dilation)
+            self.kernel_size = arguments.integers(extent, self.dims, 'kernel_extent', 1)
         self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
         self.register_parameter('bias', nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None)
         self.make_parameters(factory)
@@ -164,6 +169,19 @@ class ConvNd(nn.Module):
         known = (*getattr(named or cls, 'keywords', ()), *fields, *CONV2D_KEYWORDS)
         arguments.reject_unknown((named or cls).__name__, [name for name in options if name not in fields], known)
         return cls.Options(**options).checked()
+
+    def extent(self, kernel_size: tuple[int, ...]) -> Any:
+        """Return the size of the kernel that convolves, or ``None`` if it is ``kernel_size``.
+
+        Args:
+            kernel_size: the constructor's argument, the size of ``weight``.
+
+        Example:
+            >>> from mmkerv.ops import DCLSConv2d
+            >>> DCLSConv2d(4, 8, 3, kernel_extent=7).extent((3, 3))
+            7
+        """
+        return getattr(self.options, 'kernel_extent', None)
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
         """Check the geometry against the options and create the operator's own parameters, uninitialised.

@@ -1,6 +1,7 @@
 """Family "branches": several convolutions with norms in training, a single convolution in evaluation."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,67 @@ class Branch(NamedTuple):
     kernel: Tensor
     dilation: int = 1
     norm: nn.Module | None = None
+
+
+class ParallelBranch(nn.Module):
+    """One of several parallel kernels: its own kernel, if it has one, and its norm or scale.
+
+    Args:
+        shape: shape of the kernel, (O, C/groups, *size), or ``None`` if the operator computes the kernel.
+        channels: output channels O.
+        dilation: distance between the kernel's taps.
+        norm: ``'bn'`` for a batch norm, ``None`` for one scale for each output channel.
+        scale: initial value of the scale.
+        device: device of the parameters.
+        dtype: type of the parameters.
+
+    Example:
+        >>> list(ParallelBranch((8, 4, 3, 3), 8, 2, None).state_dict())
+        ['weight', 'branch_scale']
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...] | None,
+        channels: int,
+        dilation: int = 1,
+        norm: str | None = None,
+        scale: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        self.dilation, self._initial_scale = dilation, scale
+        factory = {'device': device, 'dtype': dtype}
+        self.register_parameter('weight', None if shape is None else nn.Parameter(torch.empty(shape, **factory)))
+        self.norm = nn.BatchNorm2d(channels, **factory) if norm == 'bn' else None
+        self.register_parameter('branch_scale', None if norm else nn.Parameter(torch.empty(channels, **factory)))
+
+    def reset_parameters(self) -> None:
+        """Draw the kernel as ``nn.Conv2d`` does; start the norm as usual, the scale at its initial value.
+
+        Example:
+            >>> branch = ParallelBranch(None, 2); branch.reset_parameters(); branch.branch_scale.tolist()
+            [0.0, 0.0]
+        """
+        if self.weight is not None:
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.norm is not None:
+            self.norm.reset_parameters()
+        else:
+            nn.init.constant_(self.branch_scale, self._initial_scale)
+
+    def as_branch(self, kernel: Tensor | None = None) -> Branch:
+        """Return the branch with its own kernel, or with ``kernel``.
+
+        Example:
+            >>> ParallelBranch((8, 4, 3, 3), 8, 2).as_branch().dilation
+            2
+        """
+        kernel = self.weight if kernel is None else kernel
+        if self.norm is None:
+            kernel = self.branch_scale.view(-1, *(1,) * (kernel.dim() - 1)) * kernel
+        return Branch(kernel, self.dilation, self.norm)
 
 
 class Branches(GeneratedKernel):
@@ -90,7 +152,7 @@ class Branches(GeneratedKernel):
         for kernel, dilation, norm in self.branches():
             part = embedded(kernel.to(wide_type(kernel.dtype)), dilation, self.kernel_size)
             if norm is not None:
-                part = _scale_and_shift(norm)[0].view(-1, *(1,) * (kernel.dim() - 1)) * part
+                part = scale_and_shift(norm)[0].view(-1, *(1,) * (kernel.dim() - 1)) * part
             total = total + part
         return total
 
@@ -99,7 +161,7 @@ class Branches(GeneratedKernel):
         with full_precision(self._parameter().device):
             for _, _, norm in branches:
                 if norm is not None:
-                    shift = _scale_and_shift(norm)[1] if shift is None else shift + _scale_and_shift(norm)[1]
+                    shift = scale_and_shift(norm)[1] if shift is None else shift + scale_and_shift(norm)[1]
         if shift is None:
             return self.bias
         return shift.to(self._parameter().dtype) if self.bias is None else self.bias + shift.to(self.bias.dtype)
@@ -107,8 +169,26 @@ class Branches(GeneratedKernel):
     def _folded(self, dense: bool) -> nn.Module:
         return self._plain(self.kernel(), self._folded_bias(self.branches()))
 
+    @classmethod
+    def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the ``conv_cfg`` of the folded layer, which has a bias unless ``branch_norm=None``.
 
-def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+        Args:
+            conv_cfg: the config that the layer was built with.
+
+        Example:
+            >>> from mmkerv.ops import ReparamConv
+            >>> ReparamConv.deploy_cfg(dict(type='ReparamConv', preset='unirep', kernel_extent=13))
+            {'type': 'mmkerv.FoldedConv', 'kernel_extent': 13, 'with_bias': True}
+            >>> ReparamConv.deploy_cfg(dict(type='ReparamConv', preset='replk', branch_norm=None))
+        """
+        folded = super().deploy_cfg(conv_cfg)
+        if conv_cfg.get('branch_norm', 'bn') is None:
+            return folded
+        return {'type': 'mmkerv.FoldedConv', **(folded or {}), 'with_bias': True}
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the scale and shift (O,) that a batch norm applies with its running statistics."""
     if norm.running_var is None:
         raise ArgumentError(

@@ -22,7 +22,7 @@ class Network(nn.Module):
         self.operator = layer(name, 4, 6)
         self.dims = self.operator.dims
         conv = {1: nn.Conv1d, 2: nn.Conv2d}[self.dims]
-        self.first, self.last = conv(3, 4, 1), conv(6, 2, 1)
+        self.first, self.last = conv(3, 4, 1), conv(self.operator.out_channels, 2, 1)
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:

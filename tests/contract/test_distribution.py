@@ -80,7 +80,8 @@ def test_sharded_parameters(sharded, name):
 
 @pytest.mark.parametrize('name', DISTRIBUTED)
 def test_conversion_to_synchronised_norms_leaves_operators(name):
-    model = torch.nn.Sequential(Network(name).operator, torch.nn.BatchNorm2d(6)).eval()
+    operator = Network(name).operator
+    model = torch.nn.Sequential(operator, torch.nn.BatchNorm2d(operator.out_channels)).eval()
     if isinstance(model[0], torch.nn.Module) and model[0].dims == 1:
         model[1] = torch.nn.BatchNorm1d(6).eval()
     model.double()

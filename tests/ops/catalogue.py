@@ -133,9 +133,9 @@ CATALOGUE = {
         {
             'DCLS': Variant(),
             'DCLS v1 extended': Variant({'version': 'v1', 'kernel_extent': 7}, distributed=False),
-            'DCLS max': Variant({'version': 'max', 'kernel_extent': 5}),
+            'DCLS max': Variant({'version': 'max', 'kernel_extent': 5}, distributed=False),
             'DCLS gauss of points': Variant(
-                {'version': 'gauss', 'points': 4, 'positions_init': 'normal', 'kernel_extent': 5}
+                {'version': 'gauss', 'points': 4, 'positions_init': 'normal', 'kernel_extent': 5}, distributed=False
             ),
         },
         odd=True,
@@ -166,7 +166,7 @@ CATALOGUE = {
     ),
     'MixConv': Operator(
         MixConv2d,
-        {'Mix': Variant({'sizes': (3, 5)}, 5, 2, folds=False)},
+        {'Mix': Variant({'sizes': (3, 5)}, 5, 2, distributed=False, folds=False)},
         odd=True,
         channels='depthwise',
         choices={'sizes': [(1,), (1, 1)]},
@@ -175,7 +175,7 @@ CATALOGUE = {
     ),
     'PConv': Operator(
         PConv2d,
-        {'Partial': Variant(folds=False)},
+        {'Partial': Variant(distributed=False, folds=False)},
         odd=True,
         channels='same',
         choices={'n_div': [1, 2, 3]},
@@ -184,7 +184,7 @@ CATALOGUE = {
     ),
     'RecConv': Operator(
         RecConv2d,
-        {'Recursive': Variant({'levels': 2}, folds=False)},
+        {'Recursive': Variant({'levels': 2}, distributed=False, folds=False)},
         odd=True,
         channels='depthwise',
         random=False,
@@ -194,7 +194,7 @@ CATALOGUE = {
         ReparamConv2d,
         {
             'Reparam without norms': Variant({'preset': 'repvgg', 'branch_norm': None}),
-            'Reparam': Variant({'preset': 'unirep', 'kernel_extent': 7}),
+            'Reparam': Variant({'preset': 'unirep', 'kernel_extent': 7}, distributed=False),
         },
         odd=True,
         choices={'branches': [[(1, 1)], [(1, 1), ((1, 1), 2)], []], 'branch_norm': [None]},
@@ -208,7 +208,7 @@ CATALOGUE = {
     ),
     'ShiftwiseConv': Operator(
         ShiftwiseConv2d,
-        {'Shiftwise': Variant({'kernel_extent': 5, 'repeats': 2})},
+        {'Shiftwise': Variant({'kernel_extent': 5, 'repeats': 2}, distributed=False)},
         odd=True,
         channels='depthwise',
         random=False,
@@ -226,7 +226,7 @@ CATALOGUE = {
         SMPConv2d,
         {
             'SMP without norms': Variant({'branch_norm': None, 'points': 5}),
-            'SMP': Variant({'kernel_extent': 7, 'average': True, 'share': False}),
+            'SMP': Variant({'kernel_extent': 7, 'average': True, 'share': False}, distributed=False),
         },
         odd=True,
         choices={'branch_norm': [None], 'points': [1, 4], 'share': [True, False], 'average': [False]},
@@ -243,7 +243,10 @@ CATALOGUE = {
     ),
     'WeightedConv': Operator(
         WeightedConv2d,
-        {'Weighted': Variant({'density': 0.7}), 'Weighted rescaled': Variant({'density': 0.5, 'rescale': True})},
+        {
+            'Weighted': Variant({'density': 0.7}),
+            'Weighted rescaled': Variant({'density': 0.5, 'rescale': True}, distributed=False),
+        },
         odd=True,
         choices={'density': [1.0, 0.5], 'rescale': [True, False]},
         wrong={

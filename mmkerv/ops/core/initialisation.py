@@ -14,6 +14,8 @@ from torch import nn
 
 # mmengine sets this attribute on every module when it begins to initialise a network, and deletes it when it is done.
 RECORD = '_params_init_info'
+# Marks an operator that became a plain convolution with it.
+BEGUN = '_initialised_as_plain'
 
 
 class InitialisedAsPlain:
@@ -39,6 +41,7 @@ class InitialisedAsPlain:
     def _params_init_info(self, record: Any) -> None:
         if RECORD not in self.__dict__ and not hasattr(type(self), 'operator_class'):
             self.__class__ = as_plain(type(self), self.weight is not None, hide=True)
+            self.__dict__[BEGUN] = True
         self.__dict__[RECORD] = record
 
     @_params_init_info.deleter
@@ -46,7 +49,9 @@ class InitialisedAsPlain:
         # mmengine has set it on the submodules too, which are hidden from it now.
         for _, module in nn.Module.named_modules(self):
             module.__dict__.pop(RECORD, None)
-        self.__class__ = getattr(type(self), 'operator_class', type(self))
+        # Inside a block of `plain_convolutions`, the block gives the class back.
+        if self.__dict__.pop(BEGUN, False):
+            self.__class__ = type(self).operator_class
 
 
 @contextmanager
@@ -77,7 +82,7 @@ def plain_convolutions(model: nn.Module, hide: bool = True) -> Iterator[None]:
         m: type(m)
         for m in model.modules()
         # In a block inside another one they are plain already.
-        if isinstance(m, InitialisedAsPlain) and not hasattr(type(m), 'operator_class')
+        if hasattr(type(m), RECORD) and not hasattr(type(m), 'operator_class')
     }
     try:
         for operator, kind in operators.items():

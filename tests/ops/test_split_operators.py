@@ -72,22 +72,21 @@ def test_the_fold_is_exact(kind, mode):
 
 
 @pytest.mark.parametrize(
-    ('build', 'message'),
+    ('kind', 'arguments', 'settings', 'message'),
     [
-        (lambda: InceptionDWConv2d(4, 4, 11, groups=4), 'at least 8 channels'),
-        (lambda: InceptionDWConv2d(16, 32, 11), 'depthwise'),
-        (lambda: InceptionDWConv2d(16, 16, 1, groups=16), 'square_size'),
-        (lambda: MixConv2d(2, 2, 7, groups=2), 'a channel for each'),
-        (lambda: MixConv2d(8, 8, 5, groups=8, sizes=(3, 7)), 'kernel_extent=7'),
-        (lambda: PConv2d(8, 16, 3), 'in_channels == out_channels'),
-        (lambda: PConv2d(2, 2, 3), 'n_div must not exceed'),
-        (lambda: PConv2d(8, 8, 2), 'odd'),
+        (InceptionDWConv2d, (4, 4, 11), {'groups': 4}, 'at least 8 channels'),
+        (InceptionDWConv2d, (16, 32, 11), {}, 'depthwise'),
+        (InceptionDWConv2d, (16, 16, 1), {'groups': 16}, 'square_size'),
+        (MixConv2d, (2, 2, 7), {'groups': 2}, 'a channel for each'),
+        (MixConv2d, (8, 8, 5), {'groups': 8, 'sizes': (3, 7)}, 'kernel_extent=7'),
+        (PConv2d, (8, 16, 3), {}, 'in_channels == out_channels'),
+        (PConv2d, (2, 2, 3), {}, 'n_div must not exceed'),
+        (PConv2d, (8, 8, 2), {}, 'odd'),
     ],
-    ids=str,
 )
-def test_bad_arguments_are_named(build, message):
+def test_bad_arguments_are_named(kind, arguments, settings, message):
     with pytest.raises(ArgumentError, match=message):
-        build()
+        kind(*arguments, **settings)
 
 
 def test_a_depthwise_convolution_of_one_part_is_the_plain_one():

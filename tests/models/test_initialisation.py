@@ -37,6 +37,8 @@ class Root(BaseModule):
 def initialised(part: dict, conv_cfg: dict | None = None, convert: dict | None = None) -> nn.Module:
     """Build a part of a network with ``conv_cfg``, or convert it, and initialise it as mmengine's runner does."""
     part = copy.deepcopy(part)
+    if '.' in part['type']:
+        init_default_scope(part['type'].partition('.')[0])
     if conv_cfg:
         part['conv_cfg'] = conv_cfg
     torch.manual_seed(0)

@@ -35,7 +35,11 @@ def test_heads_for_other_classes_than_the_data_are_named(network, library, heads
     assert note.startswith(f'{heads}: num_classes={number}, but Data has 2 classes (circle, square); set num_classes=2')
 
 
-@pytest.mark.parametrize('data', [None, object(), Data(None), Data('circle'), Data(())], ids=str)
+@pytest.mark.parametrize(
+    'data',
+    [None, object(), Data(None), Data('circle'), Data(())],
+    ids=['none', 'no data set', 'no classes', 'a string', 'empty'],
+)
 def test_nothing_is_compared_without_classes(data):
     head = nn.Linear(1, 1)
     head.num_classes = 80

@@ -17,6 +17,7 @@ from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import odd
+from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import wide_type
 
 VERSIONS = ('v0', 'v1', 'max', 'gauss')
@@ -239,12 +240,10 @@ class DCLSConv2d(GeneratedKernel, Conv2d):
     def _kernel(self) -> Tensor:
         values = self.values if self.weight is None else self.weight.flatten(2)
         dtype = wide_type(values.dtype)
-        positions = self.positions.to(dtype)
-        limits = positions.new_tensor(self._limits()).view(2, *(1,) * (positions.dim() - 1))
-        # Clamped in forward, with the gradient of the identity, so that a tap at the edge can come back.
-        clamped = positions.clamp(-limits, limits).detach() + (positions - positions.detach())
+        limits = self.positions.new_tensor(self._limits()).view(2, 1, 1, 1)
+        positions = within(self.positions, -limits, limits).to(dtype)
         width = None if self.width is None else self.width.to(dtype)
-        return interpolated_kernel(values.to(dtype), clamped, self.kernel_size, self.options.version, width)
+        return interpolated_kernel(values.to(dtype), positions, self.kernel_size, self.options.version, width)
 
     def _parameter(self) -> Tensor:
         return self.values if self.weight is None else self.weight

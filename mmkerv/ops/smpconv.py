@@ -14,6 +14,7 @@ from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.branches import Branch, Branches, ParallelBranch
 from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.geometry import odd
+from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import full_precision, wide_type
 
 
@@ -195,10 +196,7 @@ class SMPConv2d(Branches, Conv2d):
         dtype = wide_type(self.values.dtype)
         step = max([2 / (k - 1) for k in self.kernel_size if k > 1] or [1.0])
         with full_precision(self.values.device):
-            radius, positions = self.radius.to(dtype), self.positions.to(dtype)
-            # Clamped in forward, with the gradient of the identity, so that a point at a limit can come back.
-            radius = radius.clamp(min=step).detach() + (radius - radius.detach())
-            positions = positions.clamp(-1, 1).detach() + (positions - positions.detach())
+            radius, positions = within(self.radius, step).to(dtype), within(self.positions, -1.0, 1.0).to(dtype)
             kernel = point_kernel(self.values.to(dtype), positions, radius, self.kernel_size, self.options.average)
         return kernel.to(self.values.dtype)
 

@@ -16,7 +16,10 @@ from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import odd
+from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import wide_type
+
+LEAST = 1e-3
 
 
 class WeightedOptions(NamedTuple):
@@ -160,7 +163,7 @@ class WeightedConv2d(GeneratedKernel, Conv2d):
         """
         dtype = wide_type(self.weight.dtype)
         rows, columns = (
-            None if d is None else _at_least(d.to(dtype)) for d in (self.density_rows, self.density_columns)
+            None if d is None else within(d, LEAST).to(dtype) for d in (self.density_rows, self.density_columns)
         )
         phi = density_map(rows, columns).to(device=self.weight.device, dtype=dtype)
         return phi / phi.square().mean().sqrt() if self.options.rescale else phi
@@ -207,8 +210,3 @@ def _densities(density: Any, size: tuple[int, ...], check_length: bool = True) -
             )
         result[name] = values if middle else []
     return result
-
-
-def _at_least(density: Tensor, minimum: float = 1e-3) -> Tensor:
-    """Clamp with the gradient of the identity, so that a density at the limit can grow again."""
-    return density.clamp(min=minimum).detach() + (density - density.detach())

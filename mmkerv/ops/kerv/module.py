@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d, Conv2d, Conv3d
+from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.response import Response
-from mmkerv.ops.core.tracing import fx_leaf, needs_plain_operations
+from mmkerv.ops.core.tracing import fx_leaf
 from mmkerv.ops.kerv.functional import CHUNK_MIB, LINEAR, POLYNOMIAL, kervolve
 from mmkerv.ops.kerv.registry import ABOVE_ZERO, DEFAULTS, MINIMUM, checked_hyperparameters, find_kernel
 
@@ -163,14 +164,7 @@ class Kervolution(Response):
         """Return the hyperparameters, the learned ones clamped to their range."""
         values = {name: getattr(self, name) for name in self._initial}
         for name in self._learned():
-            minimum, parameter = MINIMUM.get(name, ABOVE_ZERO), values[name]
-            if needs_plain_operations() or not isinstance(parameter, nn.Parameter):
-                # A recorded graph must not change its parameters, and functional_call not the tensors it is given.
-                values[name] = _straight_through_clamp(parameter, minimum)
-            else:
-                # Clamp through `data`, which autograd does not track: the graph of an earlier call of the layer stays
-                # valid. The values saved in that graph are already in range, so they do not change.
-                parameter.data.clamp_(min=minimum)
+            values[name] = within(values[name], MINIMUM.get(name, ABOVE_ZERO))
         return values
 
     @fx_leaf
@@ -227,12 +221,6 @@ class Kervolution(Response):
         parts += [f'{name}={auto.get(name, value)}' for name, value in self._initial.items()]
         parts += [f'{flag}=True' for flag in ('learnable', 'per_channel') if getattr(self, flag)]
         return ', '.join(parts)
-
-
-def _straight_through_clamp(parameter: Tensor, minimum: float) -> Tensor:
-    """Clamp ``parameter`` at ``minimum`` in forward, with the gradient of the identity (straight-through estimator)."""
-    zero_with_gradient = parameter - parameter.detach()
-    return parameter.clamp(min=minimum).detach() + zero_with_gradient
 
 
 class KervConv1d(Kervolution, Conv1d):

@@ -18,8 +18,8 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
 
     Every ``conv_cfg`` of an operator is removed, or replaced by the operator's ``deploy_cfg``: an operator that folds
     into a shape other than the plain convolution's becomes a ``mmkerv.FoldedConv``. ``mmkerv.ResNet`` and its like
-    become upstream's. If the model then no longer needs mmkerv, ``custom_imports`` and hooks of mmkerv are removed
-    too, and any OpenMMLab installation can use the config.
+    become upstream's. If the model then no longer needs mmkerv, ``custom_imports``, hooks and the optimizer
+    constructor of mmkerv are removed too, and any OpenMMLab installation can use the config.
 
     Args:
         cfg: config the network was trained with.
@@ -45,9 +45,25 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
         imports.imports = [name for name in _listed(imports.get('imports')) if name.partition('.')[0] != 'mmkerv']
         if not imports.imports:
             result.pop('custom_imports')
+    if result.get('optim_wrapper'):
+        _without_operator_rules(result.optim_wrapper)
     if result.get('custom_hooks'):
         result.custom_hooks = [h for h in result.custom_hooks if local_name(h.get('type'), ('mmkerv',)) is None]
     return result
+
+
+def _without_operator_rules(optim_wrapper: dict) -> None:
+    """Replace mmkerv's constructor of the optimizer by the one inside it."""
+    if local_name(optim_wrapper.get('constructor'), ('mmkerv',)) is None:
+        return
+    del optim_wrapper['constructor']
+    rules = optim_wrapper.get('paramwise_cfg') or {}
+    inside = rules.pop('constructor', None)
+    rules.pop('operator_rules', None)
+    if inside is not None:
+        optim_wrapper['constructor'] = inside
+    if not rules:
+        optim_wrapper.pop('paramwise_cfg', None)
 
 
 def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:

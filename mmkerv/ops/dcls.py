@@ -117,7 +117,9 @@ def interpolated_kernel(
 
 def _ramp(x: Tensor) -> Tensor:
     """Compute max(0, x) with derivative 1/2 at 0."""
-    return x * torch.heaviside(x.detach(), x.new_full((), 0.5))
+    # Not `heaviside`, which ONNX does not have.
+    slope = (x > 0).to(x.dtype) + 0.5 * (x == 0).to(x.dtype)
+    return x * slope
 
 
 class DCLSConv2d(GeneratedKernel, Conv2d):

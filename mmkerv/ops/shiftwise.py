@@ -212,14 +212,16 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
         total = 0
         for kernel in self.paths:
             total = total + kernel.weight.to(dtype)
-        used = len(self.channels)
+        used, size = self.norm_width.num_features, self.kernel_size[0]
         small = total.view(used, -1, SMALL, SMALL)
         wide, tall, centre = stripes(small, self.along_width, self.along_height, self.centre)
         # Tap 0 lies at -(D // 2).
-        before = self.kernel_size[0] // 2 - self._length // 2
-        after = self.kernel_size[0] - before - wide.shape[-1]
-        wide = nn.functional.pad(wide, (before, after))
-        return wide, nn.functional.pad(tall, (0, 0, before, after)), centre
+        before = size // 2 - self._length // 2
+        after = size - before - SMALL * math.ceil(self._length / SMALL)
+        # The sizes as numbers: the legacy ONNX exporter must know the shape of a kernel.
+        wide = nn.functional.pad(wide, (before, after)).reshape(used, 1, SMALL, size)
+        tall = nn.functional.pad(tall, (0, 0, before, after)).reshape(used, 1, size, SMALL)
+        return wide, tall, centre.reshape(used, 1, SMALL, SMALL)
 
     @fx_leaf
     def forward(self, input: Tensor) -> Tensor:
@@ -237,7 +239,7 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
             kernels = [kernel.to(self._parameter().dtype) for kernel in self._stripes()]
         y = 0
         for kernel, norm in zip(kernels, (self.norm_width, self.norm_height, self.norm_centre)):
-            part = self._convolve_part(x, kernel, None, len(self.channels))
+            part = self._convolve_part(x, kernel, None, self.norm_width.num_features)
             y = y + (norm(part) if part.dim() == 4 else norm(part[None])[0])
         return kept.index_add(axis, self.channels, y.to(kept.dtype))
 

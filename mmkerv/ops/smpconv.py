@@ -91,7 +91,8 @@ def point_kernel(
     if average:
         weights = weights / ((weights > 0).sum(1, keepdim=True) + 1e-6)
     # (O, I, n) x (G, n, taps)
-    return (values @ weights.flatten(2)).unflatten(2, size)
+    # Not `unflatten`, which ONNX has from opset 13 on.
+    return (values @ weights.flatten(2)).reshape(*values.shape[:2], *size)
 
 
 class SMPConv2d(Branches, Conv2d):

@@ -111,6 +111,21 @@ def test_hooks_of_mmkerv_are_removed_and_others_stay():
     assert [hook.to_dict() for hook in result.custom_hooks] == [dict(type='EMAHook')]
 
 
+@pytest.mark.parametrize(
+    'rules', [None, {'operator_rules': False}, {'constructor': 'Mine', 'norm_decay_mult': 0.0}], ids=str
+)
+def test_the_optimizer_constructor_of_mmkerv_is_replaced_by_the_one_inside(rules):
+    wrapper = dict(optimizer=dict(type='SGD'), constructor='mmkerv.OperatorRulesConstructor')
+    wrapper |= {} if rules is None else {'paramwise_cfg': rules}
+    result = deployed(dict(backbone=dict(conv_cfg=dict(type='CoCConv'))), optim_wrapper=wrapper).optim_wrapper
+    inside = (
+        {'constructor': 'Mine', 'paramwise_cfg': {'norm_decay_mult': 0.0}} if rules and 'constructor' in rules else {}
+    )
+    assert result.to_dict() == {'optimizer': {'type': 'SGD'}, **inside}
+    kept = deployed(dict(backbone=dict(conv_cfg=dict(type='KervConv'))), ('KervConv',), optim_wrapper=wrapper)
+    assert kept.optim_wrapper.constructor == 'mmkerv.OperatorRulesConstructor'
+
+
 @KINDS
 def test_an_operator_that_was_not_folded_stays_with_imports_and_hooks(kind):
     cfg = dict(

@@ -154,7 +154,8 @@ class Branches(GeneratedKernel):
             if norm is not None:
                 part = scale_and_shift(norm)[0].view(-1, *(1,) * (kernel.dim() - 1)) * part
             total = total + part
-        return total
+        # The sizes as numbers: the legacy ONNX exporter must know the shape of a kernel.
+        return total.reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def _folded_bias(self, branches: list[Branch]) -> Tensor | None:
         shift = None

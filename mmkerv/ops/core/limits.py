@@ -19,7 +19,7 @@ def within(parameter: Tensor, low: float | Tensor | None = None, high: float | T
 
     Example:
         >>> import torch
-        >>> p = nn.Parameter(torch.tensor([2.0, 0.5])); within(p, -1.0, 1.0); p.tolist()
+        >>> p = nn.Parameter(torch.tensor([2.0, 0.5])); _ = within(p, -1.0, 1.0); p.tolist()
         [1.0, 0.5]
     """
     if not needs_plain_operations() and isinstance(parameter, nn.Parameter):

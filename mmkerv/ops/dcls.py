@@ -242,7 +242,8 @@ class DCLSConv2d(GeneratedKernel, Conv2d):
     def _kernel(self) -> Tensor:
         values = self.values if self.weight is None else self.weight.flatten(2)
         dtype = wide_type(values.dtype)
-        limits = self.positions.new_tensor(self._limits()).view(2, 1, 1, 1)
+        factory = {'dtype': self.positions.dtype, 'device': self.positions.device}
+        limits = torch.tensor(self._limits(), **factory).view(2, 1, 1, 1)
         positions = within(self.positions, -limits, limits).to(dtype)
         width = None if self.width is None else self.width.to(dtype)
         return interpolated_kernel(values.to(dtype), positions, self.kernel_size, self.options.version, width)

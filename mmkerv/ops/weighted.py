@@ -162,9 +162,9 @@ class WeightedConv2d(GeneratedKernel, Conv2d):
             tensor(1., grad_fn=<MeanBackward0>)
         """
         dtype = wide_type(self.weight.dtype)
-        rows, columns = (
-            None if d is None else within(d, LEAST).to(dtype) for d in (self.density_rows, self.density_columns)
-        )
+        rows, columns = self.density_rows, self.density_columns
+        rows = None if rows is None else within(rows, LEAST).to(dtype)
+        columns = None if columns is None else within(columns, LEAST).to(dtype)
         phi = density_map(rows, columns).to(device=self.weight.device, dtype=dtype)
         return phi / phi.square().mean().sqrt() if self.options.rescale else phi
 

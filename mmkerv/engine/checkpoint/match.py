@@ -10,7 +10,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
-from mmkerv.engine.checkpoint.layouts import surplus_prefix, weights_of
+from mmkerv.engine.checkpoint.layouts import surplus_prefix, unwrapped_names, weights_of
 from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops.ckconv.kernel_net import adapted_to_kernel_nets
 from mmkerv.ops.core.base import ConvNd
@@ -68,7 +68,7 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
 
     Args:
         model: network, bare or in a DDP or test-time-augmentation wrapper.
-        state_dict: weights by the keys of the bare network, with or without the prefix ``module.``.
+        state_dict: weights by the keys of the bare network; all of them may begin with ``module.``.
 
     Returns:
         The report; nothing is loaded.
@@ -275,9 +275,7 @@ def _shape(value: Any) -> torch.Size | None:
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return the state dict by the names of the bare network, as its layers will read it."""
-    own = model.state_dict()
-    given = {key if key in own else key.removeprefix('module.'): value for key, value in state_dict.items()}
-    return adapted_to_kernel_nets(model, given)
+    return adapted_to_kernel_nets(model, unwrapped_names(state_dict))
 
 
 def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str, ConvNd]]:

@@ -45,9 +45,7 @@ val_dataloader = dict(batch_size=2, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=10))
 train_cfg = dict(max_epochs=1, val_interval=1)
-optim_wrapper = dict(
-    _delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-4), clip_grad=dict(max_norm=1.0)
-)
+optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
 param_scheduler = None
 auto_scale_lr = dict(base_batch_size=4)
 randomness = dict(seed=0)

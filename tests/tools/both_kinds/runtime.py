@@ -17,8 +17,7 @@ env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv
 train_cfg = dict(type=EpochBasedTrainLoop, max_epochs=1, val_interval=1)
 val_cfg = dict(type=ValLoop)
 test_cfg = dict(type=TestLoop)
-# Small, because the detector of random weights diverges in bfloat16 otherwise.
-optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=1e-4), clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.01))
 auto_scale_lr = dict(enable=False, base_batch_size=4)
 randomness = dict(seed=0)
 loader = dict(batch_size=2, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=False))

@@ -16,6 +16,10 @@ class CpuAmpOptimWrapper(OptimWrapper):
 
     ``--amp`` uses it on a machine without a GPU. It takes the arguments of mmengine's ``OptimWrapper``.
 
+    On CPUs with bfloat16 instructions, torch (seen in 2.11) leaves parts of the weight gradient of a 3x3 convolution
+    with stride 2 undefined when its input is a 1x1 map, which ends in NaN. In a RetinaNet, whose last level is such a
+    convolution, images from 65 pixels on avoid it.
+
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> wrapper = CpuAmpOptimWrapper(torch.optim.SGD(layer.parameters(), lr=0.1))

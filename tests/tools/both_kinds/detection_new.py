@@ -77,7 +77,7 @@ data_root = 'data/shapes/'
 meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 load, resize, annotate = (
     dict(type=LoadImageFromFile),
-    dict(type=Resize, scale=(64, 64), keep_ratio=True),
+    dict(type=Resize, scale=(96, 96), keep_ratio=True),
     dict(type=LoadAnnotations, with_bbox=True),
 )
 data = dict(type=CocoDataset, data_root=data_root, metainfo=dict(classes=('circle', 'rectangle', 'triangle')))

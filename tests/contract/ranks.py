@@ -51,6 +51,14 @@ def start(rank: int, world: int, port: int) -> None:
     dist.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{port}', rank=rank, world_size=world)
 
 
+def leave() -> None:
+    """End this process when all have got here."""
+    dist.barrier()
+    dist.destroy_process_group()
+    # Without the interpreter's own exit: a thread of gloo that still holds Python objects aborts the process in it.
+    os._exit(0)
+
+
 def train(rank: int, world: int, port: int, folder: str) -> None:
     """Two steps of every operator's network on this process's share, then its outputs with frozen kernels."""
     start(rank, world, port)
@@ -64,7 +72,7 @@ def train(rank: int, world: int, port: int, folder: str) -> None:
             frozen = model(x)
         result[name] = {'gradients': steps, 'frozen': frozen, 'state': model.module.state_dict()}
     torch.save(result, os.path.join(folder, f'{rank}.pth'))
-    dist.destroy_process_group()
+    leave()
 
 
 def shard(rank: int, world: int, port: int, folder: str) -> None:
@@ -85,4 +93,4 @@ def shard(rank: int, world: int, port: int, folder: str) -> None:
         result[name] = [{key: gradient.full_tensor() for key, gradient in s.items()} for s in steps]
     if rank == 0:
         torch.save(result, Path(folder, 'sharded.pth'))
-    dist.destroy_process_group()
+    leave()

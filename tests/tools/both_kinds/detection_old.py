@@ -19,8 +19,8 @@ model = dict(
     ),
     test_cfg=dict(nms_pre=100, score_thr=0.0, max_per_img=10),
 )
-# The smallest images for which no 3x3 convolution of stride 2 gets a 1x1 map: torch's weight gradient of one is undefined
-# in bfloat16 on CPUs.
+# The smallest images for which no 3x3 convolution of stride 2 gets a 1x1 map: in bfloat16 on CPUs, torch's weight
+# gradient of one is undefined.
 scale = (96, 96)
 train_dataloader = dict(
     batch_size=2,

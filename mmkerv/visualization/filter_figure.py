@@ -14,6 +14,7 @@ from torch import nn
 
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.kerv import Kervolution
+from mmkerv.ops.recconv import RecConv2d
 from mmkerv.visualization import tiles
 
 # Default numbers, small enough to read: filters on a sheet; rows of filters and columns of inputs in a table.
@@ -35,7 +36,8 @@ def filter_arrays(operator: nn.Module) -> dict[str, np.ndarray]:
 
     Returns:
         ``kernel`` (O, C/groups, *kernel_size): that of :meth:`kernel` of a generated operator, the weight of others;
-        of a kervolution, its learned hyperparameters by name.
+        of a kervolution, its learned hyperparameters by name; of a recursive convolution, its kernels side by side,
+        (C, levels + 2, *kernel_size).
 
     Example:
         >>> from mmkerv.ops import KervConv2d
@@ -55,6 +57,11 @@ def _(operator: GeneratedKernel) -> dict[str, np.ndarray]:
 def _(operator: Kervolution) -> dict[str, np.ndarray]:
     learned = {name: _array(getattr(operator, name)) for name in operator._learned()}
     return {'kernel': _array(operator.weight), **learned}
+
+
+@filter_arrays.register
+def _(operator: RecConv2d) -> dict[str, np.ndarray]:
+    return {'kernel': _array(torch.cat([operator.down.weight, *(conv.weight for conv in operator.convs)], 1))}
 
 
 def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None, colours: str = 'signed') -> Figure:
@@ -130,6 +137,16 @@ def hyperparameters(operator: Kervolution) -> str:
         else:
             parts.append(f'{name}={value:.3g}')
     return ', '.join(parts)
+
+
+def recursion(operator: RecConv2d) -> str:
+    """Name the columns of a recursive convolution's picture.
+
+    Example:
+        >>> recursion(RecConv2d(4, 4, 5, padding=2, groups=4, levels=2))
+        'downsampling kernel and those of levels 2 to 0'
+    """
+    return f'downsampling kernel and those of levels {operator.options.levels} to 0'
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -19,9 +19,10 @@ from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.arguments import one_of
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.kerv import Kervolution
+from mmkerv.ops.recconv import RecConv2d
 from mmkerv.visualization.association_figure import association_arrays, association_details, association_figure
 from mmkerv.visualization.continuous_figure import continuous_arrays, continuous_details, continuous_figure
-from mmkerv.visualization.filter_figure import filter_arrays, filter_figure, hyperparameters
+from mmkerv.visualization.filter_figure import filter_arrays, filter_figure, hyperparameters, recursion
 from mmkerv.visualization.pictures import SUFFIXES
 from mmkerv.visualization.tiles import COLOURS
 
@@ -40,6 +41,7 @@ details = singledispatch(lambda layer: '')
 details.register(CoCConv2d, association_details)
 details.register(ContinuousKernel, continuous_details)
 details.register(Kervolution, hyperparameters)
+details.register(RecConv2d, recursion)
 
 
 def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None, colours: str = 'signed') -> Figure:

@@ -16,6 +16,7 @@ from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
 from mmkerv.visualization.spectra import log_magnitude
 from mmkerv.visualization.tiles import MISSING, coloured, pixels, select_kernels
+from tests.ops.catalogue import VARIANTS, layer
 
 
 def trained_coc(*args, **options) -> CoCConv2d:
@@ -54,8 +55,8 @@ def test_every_filter_is_at_its_position_in_its_group(args, options, blocks):
     missing = arrays['filters'] == -1
     assert missing.sum() == missing.size - len(seen)
     assert np.isnan(arrays['kernel_tiles']).sum() == missing.sum() * kernel[0].numel()
-    for index, layer in enumerate(conv.super_layers):
-        assert np.array_equal(arrays[f'super_kernel_{index}'], layer.weight.detach())
+    for index, super_layer in enumerate(conv.super_layers):
+        assert np.array_equal(arrays[f'super_kernel_{index}'], super_layer.weight.detach())
 
 
 def drawn(axes) -> list[np.ndarray]:
@@ -260,3 +261,15 @@ def test_drawing_changes_neither_the_layer_nor_the_random_state():
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(v, state[k]) for k, v in conv.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in conv.parameters())
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_operator_has_a_picture(name):
+    operator = layer(name)
+    picture = kernel_figure(operator, name)
+    picture.canvas.draw()
+    assert picture.get_suptitle().startswith(name)
+    kernel = kernel_arrays(operator)['kernel']
+    assert np.ptp(kernel) > 0
+    if isinstance(operator, GeneratedKernel):
+        assert np.array_equal(kernel, operator.kernel().detach())

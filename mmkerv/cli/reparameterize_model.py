@@ -24,6 +24,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='also merge the branches of a RepVGG, MobileOne, RepMLP, RepLKNet, RIFormer or LeViT backbone',
     )
+    parser.add_argument(
+        '--split',
+        choices=['keep', 'dense'],
+        default='keep',
+        help='operators that convolve parts of the channels, and cost less as they are: keep (default) leaves them, '
+        'dense folds each into one convolution and prints the cost',
+    )
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
@@ -54,8 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         tolerance=args.tolerance,
         trust=args.trust_checkpoint,
         upstream_deploy=args.upstream_deploy,
+        split=args.split,
     )
     print(result.report)
+    for name, (split, dense) in result.dearer.items():
+        print(
+            f'{name}: costs {dense / split:.3g} times the multiplications folded ({split} -> {dense} for each position)'
+        )
     # Empty if all operators are continuous: those have no basic kernel W.
     if result.associations:
         low, high = min(result.associations), max(result.associations)

@@ -35,6 +35,8 @@ class FoldResult(NamedTuple):
             still the identity.
         inputs: number of inputs on which the networks were compared.
         compared: what was compared, see ``mmkerv.deploy.compared_outputs.KINDS``.
+        dearer: names of the folded operators that cost less before, with the multiplications for one position of the
+            output, of all channels, before and after.
 
     Example:
         >>> FoldResult(DeployReport(['conv1'], {}), 2e-7, [0.4], 1, 'raw outputs').error
@@ -46,6 +48,7 @@ class FoldResult(NamedTuple):
     associations: list[float]
     inputs: int
     compared: str
+    dearer: dict[str, tuple[int, int]] = {}
 
 
 def fold_checkpoint(
@@ -58,6 +61,7 @@ def fold_checkpoint(
     tolerance: float = 1e-4,
     trust: bool = False,
     upstream_deploy: bool = False,
+    split: str = 'keep',
 ) -> FoldResult:
     """Fold a checkpoint, check the result, and write it as ``out`` with its deploy config, ``out`` with suffix ``.py``.
 
@@ -75,6 +79,7 @@ def fold_checkpoint(
         trust: as in :func:`mmkerv.engine.safe_load`.
         upstream_deploy: whether to call the deploy step of the backbone too, which merges the branches of RepVGG,
             MobileOne and their like.
+        split: as in :func:`mmkerv.ops.switch_to_deploy`: ``'dense'`` also folds operators that cost less as they are.
 
     Raises:
         FoldCheckError: if nothing can be folded, the outputs differ by more than ``tolerance``, the network computes
@@ -90,9 +95,9 @@ def fold_checkpoint(
     model = build_model(cfg, state_dict, str(checkpoint)).float()
     associations = association_strength(model)
     folded = copy.deepcopy(model)
-    report = switch_to_deploy(folded)
+    report = switch_to_deploy(folded, split)
     if not report.replaced:
-        raise FoldCheckError(f'{checkpoint}: the network has no operator that folds; {report}')
+        raise FoldCheckError(f'{checkpoint}: the network has no operator that folds{_reasons(report)}')
     kept = {operator_name(type(folded.get_submodule(name))) for name in report.kept}
     plain_cfg = deploy_config(cfg, tuple(kept))
     if upstream_deploy:
@@ -119,7 +124,26 @@ def fold_checkpoint(
     with atomic_path(Path(out).with_suffix('.py')) as config:
         config.write_text(plain_cfg.pretty_text)
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
-    return FoldResult(report, error, associations, count, kind.name)
+    return FoldResult(report, error, associations, count, kind.name, _dearer(model, folded, report.replaced))
+
+
+def _dearer(model: nn.Module, folded: nn.Module, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the multiplications for a position before and after folding, of operators that cost more folded."""
+    found = {}
+    for name in names:
+        operator = model.get_submodule(name)
+        if operator.costs_more_folded:
+            before = sum(kernel.numel() for kernel in operator.own_parameters().values())
+            found[name] = before, folded.get_submodule(name).weight.numel()
+    return found
+
+
+def _reasons(report: DeployReport) -> str:
+    """Return the reasons for which operators were kept, each once, with one of the names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in report.kept.items():
+        names.setdefault(reason, []).append(name)
+    return ''.join(f'; it keeps {len(kept)}, such as {kept[0]}: {reason}' for reason, kept in names.items())
 
 
 def shapes_to_try(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:

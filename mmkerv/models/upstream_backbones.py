@@ -81,9 +81,9 @@ def variant(family: str, host: str) -> type[nn.Module]:
             with plain_convolutions(self):
                 super().init_weights()
 
-        def switch_to_deploy(self) -> DeployReport:
+        def switch_to_deploy(self, split: str = 'keep') -> DeployReport:
             """Fold the operators; mmpretrain's and timm's tools call a method of this name."""
-            return switch_to_deploy(self)
+            return switch_to_deploy(self, split)
 
     # The name under which pickle finds the class: see __getattr__ below.
     Variant.__name__, Variant.__qualname__, Variant.__module__ = family, f'{family}_{host}', __name__

@@ -27,6 +27,34 @@ def save(model: nn.Module, file: Path) -> Path:
     return file
 
 
+def mobilenet() -> Config:
+    cfg = classifier()
+    cfg.model.backbone = dict(
+        type='mmkerv.MobileNetV2', widen_factor=0.25, conv_cfg=dict(type='InceptionDWConv'), where=dict(stem=False)
+    )
+    cfg.model.head.in_channels = 1280
+    return cfg
+
+
+def partial() -> Config:
+    cfg = classifier()
+    network = dict(type='mmpretrain.ResNet', depth=18, base_channels=8)
+    cfg.model.backbone = dict(
+        type='mmkerv.Converted', model=network, conv_cfg=dict(type='PConv'), where=dict(names=['layer3.*conv2'])
+    )
+    return cfg
+
+
+def mixed() -> Config:
+    cfg = mobilenet()
+    cfg.model.backbone.conv_cfg = dict(type='MixConv', sizes=(1, 3))
+    return cfg
+
+
+# Networks with operators that convolve parts of the channels.
+SPLIT = {'mobilenet': mobilenet, 'partial': partial, 'mixed': mixed}
+
+
 class Folded(NamedTuple):
     """A network and the result of folding it."""
 
@@ -42,10 +70,11 @@ def fold(tmp_path_factory):
 
     @functools.cache
     def fold(network: str) -> Folded:
-        cfg = NETWORKS[network]()
+        cfg = {**NETWORKS, **SPLIT}[network]()
         cfg.custom_imports = dict(imports=['mmkerv'], allow_failed_imports=False)
         folder, model = tmp_path_factory.mktemp(network), associated(cfg)
-        result = fold_checkpoint(cfg, save(model, folder / 'epoch_3.pth'), folder / 'out' / 'deploy.pth', shape=SIZE)
+        out, split = folder / 'out' / 'deploy.pth', 'dense' if network in SPLIT else 'keep'
+        result = fold_checkpoint(cfg, save(model, folder / 'epoch_3.pth'), out, shape=SIZE, split=split)
         return Folded(cfg, model, folder, result)
 
     return fold
@@ -106,7 +135,8 @@ for folder in sys.argv[1:]:
 @pytest.mark.slow
 def test_the_deploy_config_works_without_mmkerv(fold):
     """A process that cannot import mmkerv builds the deploy configs, loads them strictly and computes the same."""
-    found = [fold(name) for name, make in NETWORKS.items() if importlib.util.find_spec(make().default_scope)]
+    networks = {**NETWORKS, **SPLIT}
+    found = [fold(name) for name, make in networks.items() if importlib.util.find_spec(make().default_scope)]
     if not found:
         pytest.skip('none of mmdet, mmseg, mmpretrain is installed')
     done = subprocess.run(
@@ -289,3 +319,39 @@ def test_separable_operators_fold_through_the_deploy_config(name, tmp_path):
     assert result.report.replaced == found and len(found) == 8
     assert result.error < 1e-5
     assert 'backbone.layer1.0.conv1.0.weight' in safe_load(tmp_path / 'deploy.pth')['state_dict']
+
+
+@pytest.mark.parametrize('network', SPLIT)
+def test_split_operators_fold_if_asked_to(fold, network):
+    """The deploy config names plain layers only, and the result tells what the folded layers cost."""
+    pytest.importorskip('mmpretrain')
+    cfg, model, folder, result = fold(network)
+    found = [name for name, module in model.named_modules() if getattr(module, 'costs_more_folded', False)]
+    assert result.report.replaced == found and len(found) >= 2 and not result.report.kept
+    assert result.error < 1e-5
+    text = (folder / 'out' / 'deploy.py').read_text()
+    assert 'mmkerv' not in text and cfg.model.backbone.conv_cfg.type not in text
+    folded = safe_load(folder / 'out' / 'deploy.pth')['state_dict']
+    for name in found:
+        before = sum(p.numel() for p in model.get_submodule(name).own_parameters().values())
+        assert result.dearer[name] == (before, folded[f'{name}.weight'].numel()) and before > 0
+
+
+def test_split_operators_stay_unless_asked_to_fold(tmp_path):
+    pytest.importorskip('mmpretrain')
+    cfg, out = mobilenet(), tmp_path / 'deploy.pth'
+    checkpoint = save(associated(cfg), tmp_path / 'a.pth')
+    with pytest.raises(
+        FoldCheckError, match=r'no operator that folds; it keeps 17, such as .*--split dense\) folds it$'
+    ):
+        fold_checkpoint(cfg, checkpoint, out, shape=SIZE)
+    assert not out.exists()
+    stem = dict(stages=(), kernel_sizes=(3,))
+    cfg.model.backbone = dict(
+        type='mmkerv.Converted', model=cfg.model.backbone, conv_cfg=dict(type='CoCConv'), where=stem
+    )
+    checkpoint = save(associated(cfg), tmp_path / 'a.pth')
+    result = fold_checkpoint(cfg, checkpoint, out, shape=SIZE)
+    assert len(result.report.replaced) == 1 and len(result.report.kept) == 17 and not result.dearer
+    text = out.with_suffix('.py').read_text()
+    assert 'InceptionDWConv' in text and 'CoCConv' not in text

@@ -153,6 +153,6 @@ def _remove_fold_first(model: nn.Module) -> None:
 def _fold(operator: ConvNd, split: str) -> nn.Module:
     operator._refuse_hooks()
     if operator.costs_more_folded and split == 'keep':
-        raise FoldError(f"{type(operator).__name__} costs less as it is; split='dense' folds it")
+        raise FoldError(f"{type(operator).__name__} costs less as it is; split='dense' (--split dense) folds it")
     fold = getattr(operator, f'to_conv{operator.dims}d')
     return fold(dense=True) if operator.costs_more_folded else fold()

@@ -9,12 +9,15 @@ from itertools import product
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.dcls import DCLSConv2d
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.ops.recconv import RecConv2d
+from mmkerv.ops.smpconv import SMPConv2d
 from mmkerv.visualization import tiles
 
 # Default numbers, small enough to read: filters on a sheet; rows of filters and columns of inputs in a table.
@@ -37,7 +40,8 @@ def filter_arrays(operator: nn.Module) -> dict[str, np.ndarray]:
     Returns:
         ``kernel`` (O, C/groups, *kernel_size): that of :meth:`kernel` of a generated operator, the weight of others;
         of a kervolution, its learned hyperparameters by name; of a recursive convolution, its kernels side by side,
-        (C, levels + 2, *kernel_size).
+        (C, levels + 2, *kernel_size). Where taps have learned positions, ``positions`` (2, O, C/groups, n): rows, then
+        columns, counted from the middle of the kernel.
 
     Example:
         >>> from mmkerv.ops import KervConv2d
@@ -60,6 +64,22 @@ def _(operator: Kervolution) -> dict[str, np.ndarray]:
 
 
 @filter_arrays.register
+def _(operator: DCLSConv2d) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        return {'kernel': _array(operator.kernel()), 'positions': _array(operator.positions)}
+
+
+@filter_arrays.register
+def _(operator: SMPConv2d) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        kernel = operator.kernel()
+        # From [-1, 1], the extent of the grid, to taps; one set for all kernels or one for each output channel.
+        half = operator.positions.new_tensor([(k - 1) / 2 for k in operator.kernel_size])
+        positions = (half.view(2, 1, 1) * operator.positions).unsqueeze(2).expand(-1, *kernel.shape[:2], -1)
+        return {'kernel': _array(kernel), 'positions': _array(positions)}
+
+
+@filter_arrays.register
 def _(operator: RecConv2d) -> dict[str, np.ndarray]:
     return {'kernel': _array(torch.cat([operator.down.weight, *(conv.weight for conv in operator.convs)], 1))}
 
@@ -69,7 +89,7 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None,
 
     Filters of one input channel, or of three (in colour), fill a sheet; with more channels, each filter has a row with
     a column for each of them. A tile of a 1-D kernel has a row for each input channel; a 3-D kernel has a column for
-    each slice.
+    each slice. Dots mark the learned positions of taps.
 
     Args:
         operator: layer.
@@ -111,6 +131,8 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None,
         left = column + (1 - BOX) / 2
         scale = None if colours == 'range' else tiles.largest(kernel[output])
         tiles.draw_tile(axes, kernel[output, pick], scale, left, row * height, BOX)
+        if 'positions' in arrays:
+            _draw_positions(axes, arrays['positions'][:, output, pick], kernel.shape[2:], left, row * height)
         if sheet:
             text = _label(arrays, output)
             axes.text(column + 0.5, (row + 1) * height, text, ha='center', va='bottom', fontsize=6, color=tiles.INK)
@@ -118,6 +140,16 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None,
         axes.set_yticks([(row + BOX / 2) * height for row in range(rows)], [_label(arrays, o) for o in outputs])
         tiles.label_columns(axes, [column + 0.5 for column in range(columns)], [f'{unit} {i}' for i in inputs])
     return figure
+
+
+def _draw_positions(axes: Axes, positions: np.ndarray, size: tuple[int, ...], left: float, top: float) -> None:
+    """Mark positions (2, ...), counted in taps from the middle, on the tile of a kernel."""
+    unit = BOX / max(size)
+    y, x = (
+        corner + unit * (taps / 2 + axis.ravel())
+        for corner, taps, axis in zip((top, left), size, positions, strict=True)
+    )
+    axes.plot(x, y, '.', color=tiles.INK, markersize=2.5, markeredgewidth=0, zorder=3)
 
 
 def hyperparameters(operator: Kervolution) -> str:
@@ -156,6 +188,6 @@ def _array(tensor: torch.Tensor) -> np.ndarray:
 def _label(arrays: dict[str, np.ndarray], output: int) -> str:
     """Format the number of a filter, and its hyperparameters where each filter has learned its own."""
     learned = [
-        f'{name} {values[output]:.2g}' for name, values in arrays.items() if name != 'kernel' and len(values) > 1
+        f'{name} {values[output]:.2g}' for name, values in arrays.items() if values.ndim == 1 and len(values) > 1
     ]
     return ', '.join([str(output), *learned])

@@ -10,7 +10,7 @@ from torch import nn
 pytest.importorskip('matplotlib')
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, KervConv1d, KervConv2d, KervConv3d
+from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, DCLSConv2d, KervConv1d, KervConv2d, KervConv3d, SMPConv2d
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
@@ -273,3 +273,32 @@ def test_every_operator_has_a_picture(name):
     assert np.ptp(kernel) > 0
     if isinstance(operator, GeneratedKernel):
         assert np.array_equal(kernel, operator.kernel().detach())
+
+
+@pytest.mark.parametrize(
+    'operator',
+    [
+        DCLSConv2d(2, 3, 3, padding=1, kernel_extent=7, positions_init='normal'),
+        SMPConv2d(3, 3, 7, padding=3, groups=3, points=4),
+    ],
+    ids=['DCLS', 'SMP'],
+)
+def test_dots_mark_the_taps(operator):
+    """A single tap with a small support: the largest value of the kernel lies below its dot."""
+    positions = kernel_arrays(operator)['positions']
+    outputs, inputs = operator.kernel().shape[:2]
+    assert positions.shape[:3] == (2, outputs, inputs)
+    with torch.no_grad():
+        operator.positions.zero_()
+        operator.positions[0] = 2.0 if isinstance(operator, DCLSConv2d) else 2 / 3
+        values = operator.weight if isinstance(operator, DCLSConv2d) else operator.values
+        values.fill_(1.0)
+    arrays = kernel_arrays(operator)
+    assert np.allclose(arrays['positions'][0], 2.0) and np.allclose(arrays['positions'][1], 0.0)
+    if isinstance(operator, DCLSConv2d):
+        assert np.unravel_index(arrays['kernel'][0, 0].argmax(), (7, 7)) == (5, 3)
+    axes = kernel_figure(operator).axes[0]
+    for image, dots in zip(axes.images, [line for line in axes.lines if line.get_marker() == '.'], strict=True):
+        left, right, bottom, top = image.get_extent()
+        assert np.allclose(dots.get_xdata(), (left + right) / 2)
+        assert np.allclose(dots.get_ydata(), top + (bottom - top) * 5.5 / 7)

@@ -21,8 +21,11 @@ from mmkerv.version import __version__
 
 if TYPE_CHECKING:
     from mmkerv.models.placement import convert
+    from mmkerv.models.sharing import share_kernels, share_parameters
 
-__all__ = ['__version__', 'convert']
+__all__ = ['__version__', 'convert', 'share_kernels', 'share_parameters']
+
+VERBS = {'convert': 'placement', 'share_kernels': 'sharing', 'share_parameters': 'sharing'}
 
 SUBPACKAGES = ('analysis', 'datasets', 'deploy', 'engine', 'env', 'errors', 'models', 'ops', 'visualization')
 
@@ -40,8 +43,8 @@ if importable('mmengine'):
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: most of these import torch, which takes seconds.
-    if name == 'convert':
-        return import_module('mmkerv.models.placement').convert
+    if name in VERBS:
+        return getattr(import_module(f'mmkerv.models.{VERBS[name]}'), name)
     if name in SUBPACKAGES:
         return import_module(f'mmkerv.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -5,8 +5,9 @@
 
 from mmkerv.distributions import importable
 from mmkerv.models.placement import Where, convert
+from mmkerv.models.sharing import share_kernels, share_parameters
 
-__all__ = ['Where', 'convert']
+__all__ = ['Where', 'convert', 'share_kernels', 'share_parameters']
 
 if importable('mmengine'):
     from mmkerv.models.converted import Converted

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmkerv.errors import ArgumentTypeError
 from mmkerv.models.placement import Where, convert
+from mmkerv.models.sharing import apply_share
 from mmkerv.ops.core.arguments import reject_unknown
 from mmkerv.registry import MODELS
 
@@ -29,6 +30,8 @@ class Converted:
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
         where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
         model: another name of ``backbone``, for necks, heads and whole models.
+        share: parameters that layers of one shape in a stage share, as ``dict(names='positions')``: the arguments of
+            ``mmkerv.share_parameters`` without the model, or a list of such.
         **injected: what the model around it adds to the config of this part: ``train_cfg`` and ``test_cfg`` of a
             detector's heads, ``num_classes`` of its RPN, ``pretrained`` of a segmentor's backbone. They go into the
             config of the network.
@@ -36,7 +39,7 @@ class Converted:
     Raises:
         TypeError: if ``backbone`` is not the config of a network, or for any other key; those of a base config are
             inherited unless the config has ``_delete_=True``.
-        ValueError: if ``where`` selects nothing.
+        ValueError: if ``where`` selects nothing, or ``share`` finds nothing to share.
 
     Returns the network that ``backbone`` builds, so the keys of its state dict are upstream's.
 
@@ -52,9 +55,10 @@ class Converted:
         where: Where | dict | None = None,
         *,
         model: dict | None = None,
+        share: dict | list[dict] | None = None,
         **injected: Any,
     ) -> nn.Module:
-        """Build the network and convert it."""
+        """Build the network, convert it, and share parameters."""
         network = backbone if model is None else model
         if unknown := [key for key in injected if key not in INJECTED]:
             _refuse(unknown, network)
@@ -66,12 +70,13 @@ class Converted:
                 f'{network!r}; model=dict(...) is another name of it, for heads and whole models'
             )
         # The config of the caller stays as it is.
-        return apply_conv_cfg(ROOT_MODELS.build({**network, **injected}), conv_cfg, where)
+        built = apply_conv_cfg(ROOT_MODELS.build({**network, **injected}), conv_cfg, where)
+        return built if share is None else apply_share(built, share)
 
 
 def _refuse(unknown: list[str], network: Any) -> None:
     """Raise for keys that are neither arguments of ``Converted`` nor added by the model around it."""
-    arguments = ('backbone', 'model', 'conv_cfg', 'where')
+    arguments = ('backbone', 'model', 'conv_cfg', 'where', 'share')
     if difflib.get_close_matches(unknown[0], arguments, n=1, cutoff=0.7):
         reject_unknown('mmkerv.Converted', unknown, arguments)
     kind = network.get('type') if isinstance(network, dict) else None

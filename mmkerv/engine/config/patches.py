@@ -67,6 +67,14 @@ def _initialised(upstream: Callable, runner: Any) -> None:
         upstream(runner)
 
 
+def _averaged_once(upstream: Callable, averaged: Any, model: Any) -> None:
+    """Update an averaged model that goes through its state dict, in which a shared parameter has several keys."""
+    if averaged.update_buffers:
+        once = {(t.data_ptr(), t.shape) if t.numel() else key: key for key, t in averaged.avg_parameters.items()}
+        averaged.avg_parameters = {key: averaged.avg_parameters[key] for key in once.values()}
+    upstream(averaged, model)
+
+
 def _yaml(upstream: Any, trust: bool) -> Any:
     return SafeYamlHandler()
 
@@ -116,6 +124,11 @@ PATCHES = (
         'weights that do not fit are left out with no more than a line in the log',
     ),
     Patch('mmengine.runner:Runner._init_model_weights', _wrapped(_initialised), BY_CLASS),
+    Patch(
+        'mmengine.model.averaged_model:BaseAveragedModel.update_parameters',
+        _wrapped(_averaged_once),
+        'with update_buffers=True a parameter that layers share is averaged once for each of them in every step',
+    ),
     Patch(f'{BACKENDS}:backends[local]', _atomic, HALF_FILES),
     Patch(f'{BACKENDS}:prefix_to_backends[]', _atomic, HALF_FILES),
     # It caches instances of the backends above.

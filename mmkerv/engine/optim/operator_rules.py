@@ -124,6 +124,9 @@ class OperatorRulesConstructor:
         return wrapper
 
     def _build(self, rules: Any, model: nn.Module) -> OptimWrapper:
+        # mmengine's constructor goes through the modules, and would give a shared parameter to the optimizer twice.
+        if isinstance(rules, dict) and _shares_parameters(model):
+            rules = {'bypass_duplicate': True, **rules}
         cfg = dict(type=self.constructor, optim_wrapper_cfg=self.optim_wrapper_cfg, paramwise_cfg=rules)
         return UPSTREAM.build(cfg)(model)
 
@@ -149,6 +152,11 @@ class OperatorRulesConstructor:
             if change:
                 changes[id(parameter)] = name, change
         return changes
+
+
+def _shares_parameters(model: nn.Module) -> bool:
+    everywhere = sum(1 for _ in model.named_parameters(remove_duplicate=False))
+    return sum(1 for _ in model.parameters()) < everywhere
 
 
 def operator_parameters(model: nn.Module) -> dict[str, OperatorParameter]:

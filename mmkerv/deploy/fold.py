@@ -11,7 +11,7 @@ from mmkerv.deploy.compared_outputs import computable
 from mmkerv.deploy.config import deploy_config
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, sample_inputs
 from mmkerv.deploy.trained_model import build_model
-from mmkerv.deploy.upstream_step import merge_branches, merges_branches
+from mmkerv.deploy.upstream_step import merge_branches, merges_always, merges_branches
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
@@ -78,7 +78,8 @@ def fold_checkpoint(
         tolerance: largest relative difference of the raw outputs, in float32, that passes.
         trust: as in :func:`mmkerv.engine.safe_load`.
         upstream_deploy: whether to call the deploy step of the backbone too, which merges the branches of RepVGG,
-            MobileOne and their like.
+            MobileOne and their like. The step of ``mmkerv.UniRepLKNet``, whose operators are no part of the config, is
+            always called.
         split: as in :func:`mmkerv.ops.switch_to_deploy`: ``'dense'`` also folds operators that cost less as they are.
 
     Raises:
@@ -100,7 +101,7 @@ def fold_checkpoint(
         raise FoldCheckError(f'{checkpoint}: the network has no operator that folds{_reasons(report)}')
     kept = {operator_name(type(folded.get_submodule(name))) for name in report.kept}
     plain_cfg = deploy_config(cfg, tuple(kept))
-    if upstream_deploy:
+    if upstream_deploy or merges_always(folded):
         merge_branches(folded, plain_cfg)
     elif merges_branches(folded):
         log(

@@ -27,6 +27,16 @@ def merges_branches(model: nn.Module) -> str | None:
     return next((name for name in ARGUMENTS if name in parameters), None)
 
 
+def merges_always(model: nn.Module) -> bool:
+    """Return whether the backbone has no config for its operators alone folded, so that its own step must follow.
+
+    Example:
+        >>> merges_always(nn.Sequential())
+        False
+    """
+    return getattr(getattr(model, 'backbone', None), 'merges_with_fold', False)
+
+
 def merge_branches(model: nn.Module, cfg: Config) -> None:
     """Merge the branches of a folded model's backbone, and make its deploy config say so; both are changed.
 

@@ -117,7 +117,9 @@ class Operator(NamedTuple):
             kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
             shape = f'{size(conv)}, {conv.in_channels} -> {conv.out_channels} channels, groups={conv.groups}'
             raise kind(f'{name} ({shape}): {error}; where can leave this layer out') from error
-        if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size:
+        # Of a folded layer only the bias may be new, that of the norms inside the operator.
+        has_same_bias = (getattr(new, 'bias', None) is None) == (conv.bias is None)
+        if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size and has_same_bias:
             return None
         if is_adaptive(conv):
             new = pad_adaptively(new, conv.padding)

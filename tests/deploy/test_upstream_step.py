@@ -147,3 +147,14 @@ def test_operators_that_do_not_fold_are_refused(tmp_path):
     switch_to_deploy(model)
     with pytest.raises(FoldCheckError, match=r'1 operators of the backbone do not fold \(stem.branch_1x1.conv'):
         merge_branches(model, cfg)
+
+
+def test_unireplknet_is_merged_without_asking(tmp_path):
+    """The config has no form for a UniRepLKNet of which only the large kernels are folded."""
+    arch = {'depths': (1, 1, 2, 1), 'channels': 8, 'kernel_sizes': (3, 13, (13, 3), 13)}
+    cfg = config(dict(type='mmkerv.UniRepLKNet', arch=arch), 64)
+    cfg.model.neck = None
+    torch.save({'state_dict': built(cfg).state_dict()}, tmp_path / 'a.pth')
+    result = fold_checkpoint(cfg, tmp_path / 'a.pth', tmp_path / 'deploy.pth', shape=SIZE)
+    assert result.error < 1e-5 and len(result.report.replaced) == 3
+    assert Config.fromfile(tmp_path / 'deploy.py').model.backbone.deploy

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 import mmkerv
 from mmkerv.models import placement
-from mmkerv.ops import CoCConv, CoCConv2d, KervConv, KervConv2d
+from mmkerv.ops import CoCConv, CoCConv2d, KervConv, KervConv2d, ReparamConv
 
 COC = {'type': 'CoCConv'}
 KERV = {'type': 'KervConv'}
@@ -212,6 +212,15 @@ def test_folded_conv_may_leave_every_convolution_plain(lines):
     assert lines == ['mmkerv: 0 of 20 convolutions -> FoldedConv; kept 20 (7x7: 1, 3x3: 16, 1x1: 3)']
     with pytest.raises(ValueError, match='no convolution was replaced'):
         mmkerv.convert(model, {'type': 'FoldedConv'}, {'names': 'head'})
+
+
+def test_folded_norms_bring_a_bias_where_the_host_has_none():
+    """The deploy config of a ReparamConv with norms, placed by where: the folded weights must fit."""
+    trained = mmkerv.convert(resnet(), {'type': 'ReparamConv'}, {'stages': (2,)})
+    mmkerv.ops.switch_to_deploy(trained)
+    plain = mmkerv.convert(resnet(), ReparamConv.deploy_cfg({'type': 'ReparamConv'}), {'stages': (2,)})
+    plain.load_state_dict(trained.state_dict())
+    assert plain.layer2[0].conv1.bias is not None and plain.layer3[0].conv1.bias is None
 
 
 def test_the_error_lists_what_the_operator_leaves_plain():

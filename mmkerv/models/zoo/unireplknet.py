@@ -220,8 +220,8 @@ class UniRepLKNet(BaseModule):
     """UniRepLKNet: four stages of depthwise kernels of 13x13 and 3x3, (N, 3, H, W) -> maps of stride 4 to 32.
 
     The large kernels are :class:`mmkerv.ops.ReparamConv2d` with dilated branches. ``mmkerv.ops.switch_to_deploy`` folds
-    each into one convolution; :meth:`switch_to_deploy` (``--upstream-deploy`` of the fold tool) merges the other norms
-    of the blocks as well. Checkpoints of both released layouts load: those of training, and merged ones with
+    each into one convolution; :meth:`switch_to_deploy`, which the fold tool calls too, merges the other norms of the
+    blocks as well. Checkpoints of both released layouts load: those of training, and merged ones with
     ``deploy=True``.
 
     Args:
@@ -253,6 +253,9 @@ class UniRepLKNet(BaseModule):
         >>> [tuple(y.shape) for y in net(torch.randn(1, 3, 64, 64))]
         [(1, 40, 16, 16), (1, 80, 8, 8), (1, 160, 4, 4), (1, 320, 2, 2)]
     """
+
+    # Its operators are no part of the config, which can name the form of `switch_to_deploy` alone.
+    merges_with_fold = True
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from mmkerv.engine.hooks.kernel_regularizer_hook import KernelL2Hook, KernelRegu
 from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
 from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
+from mmkerv.engine.hooks.repulsion_hook import RepulsionHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
 from mmkerv.engine.optim.operator_rules import OperatorRulesConstructor
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
@@ -62,6 +63,7 @@ __all__ = [
     'OperatorRulesConstructor',
     'OrthogonalityHook',
     'PendingEvaluationHook',
+    'RepulsionHook',
     'ResolutionHook',
     'StopSignalHook',
     'TrainingGuardError',

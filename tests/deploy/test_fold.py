@@ -16,7 +16,7 @@ from torch import nn
 from mmkerv.deploy.fold import FoldResult, fold_checkpoint
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs
 from mmkerv.engine import safe_load
-from mmkerv.errors import CheckpointMismatchError, FoldCheckError
+from mmkerv.errors import CheckpointMismatchError, FoldCheckError, NonFiniteWeightsError
 from mmkerv.ops import CoCConv2d
 from tests.engine.small_networks import NETWORKS, SIZE, associated, classifier, operators, retinanet
 
@@ -355,3 +355,16 @@ def test_split_operators_stay_unless_asked_to_fold(tmp_path):
     assert len(result.report.replaced) == 1 and len(result.report.kept) == 17 and not result.dearer
     text = out.with_suffix('.py').read_text()
     assert 'InceptionDWConv' in text and 'CoCConv' not in text
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_positions_that_are_not_finite_are_refused(tmp_path, value):
+    pytest.importorskip('mmpretrain')
+    cfg, out = classifier(), tmp_path / 'deploy.pth'
+    cfg.model.backbone.conv_cfg = dict(type='DCLSConv', kernel_extent=5)
+    model = associated(cfg)
+    model.backbone.layer1[0].conv2.positions.data[0, 0, 0, 3] = value
+    checkpoint = save(model, tmp_path / 'a.pth')
+    with pytest.raises(NonFiniteWeightsError, match=r'a.pth. holds .* in backbone.layer1.0.conv2.positions'):
+        fold_checkpoint(cfg, checkpoint, out, shape=SIZE)
+    assert [file.name for file in tmp_path.iterdir()] == ['a.pth']

@@ -49,6 +49,14 @@ class KernelRegularizerHook(Hook):
         """Return the loss of one layer; autocast is off."""
         raise NotImplementedError(f'{type(self).__name__} must implement loss')
 
+    def total(self, layers: list[nn.Module]) -> Tensor:
+        """Return the loss of all layers; autocast is off."""
+        return self.weight * torch.stack([self.loss(layer) for layer in layers]).sum()
+
+    def active(self, runner: Runner) -> bool:
+        """Return whether the loss is added in the current iteration."""
+        return True
+
     def before_train(self, runner: Runner) -> None:
         """Find the layers and register the forward hook.
 
@@ -64,12 +72,12 @@ class KernelRegularizerHook(Hook):
 
         def add(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
             mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
-            if mode != 'loss' or not isinstance(output, dict):
+            if mode != 'loss' or not isinstance(output, dict) or not self.active(runner):
                 return output
             if self.name in output:
                 raise ArgumentError(f'the model has a loss {self.name!r} already; keep one {type(self).__name__}')
             with full_precision(next(module.parameters()).device):
-                total = self.weight * torch.stack([self.loss(layer) for layer in layers]).sum()
+                total = self.total(layers)
             return {**output, self.name: total}
 
         self._handle = model.register_forward_hook(add, with_kwargs=True)

@@ -42,7 +42,7 @@ def main() -> None:
     import torch
     from torch.utils.benchmark import Timer
 
-    from mmkerv.ops.core.base import CONVOLUTIONS
+    from mmkerv.ops.core.convolve import convolve
     from mmkerv.ops.fft.convolution import fft_convolution
     from mmkerv.ops.fft.cost_model import costs
 
@@ -56,7 +56,7 @@ def main() -> None:
         x = torch.randn(batch, channels, *size, device=args.device, requires_grad=True)
         k = torch.randn(outputs, channels // groups, *kernel, device=args.device, requires_grad=True)
         calls = {
-            'direct': lambda: CONVOLUTIONS[dims](x, k, None, 1, padding, 1, groups),  # noqa: B023 called in this turn
+            'direct': lambda: convolve(x, k, None, 1, padding, 1, groups),  # noqa: B023 called in this turn
             'fft': lambda: fft_convolution(x, k, None, sides, (1,) * dims, groups),  # noqa: B023
         }
         for method, call in calls.items():

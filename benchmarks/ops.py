@@ -6,6 +6,8 @@ The layers are those of ResNet-50, HRNet-W18 and MobileNetV3-small at 224 pixels
     python benchmarks/ops.py --compile --naive
     python benchmarks/ops.py --network mobilenet_v3_small --kernels gaussian
     python benchmarks/ops.py --kernels --layers --ckconv
+    python benchmarks/ops.py --layers --static --repeats 7
+    python benchmarks/ops.py --layers --large-kernels --batch 1 --repeats 5
 """
 
 import argparse
@@ -44,6 +46,7 @@ LAYERS = {
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     from record import add_arguments, add_numeric_arguments
+    from static_operators import CASES
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--network', choices=LAYERS, default='resnet50', help='network of the layers')
@@ -55,6 +58,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--ckconv', nargs='*', choices=('sequences', 'frozen'), help='measure also continuous kernels; default: both'
     )
+    parser.add_argument(
+        '--static', nargs='*', choices=CASES, help='measure also operators with fixed kernels; default: all of them'
+    )
+    parser.add_argument('--large-kernels', action='store_true', help="measure also RepLKNet-31's depthwise layers")
     add_numeric_arguments(parser)
     add_arguments(parser, repeats=15)
     args = parser.parse_args()
@@ -102,6 +109,13 @@ def main() -> None:
         from ckconv import measure_ckconv
 
         measure_ckconv(measure, record)
+    if args.static is not None or args.large_kernels:
+        from static_operators import measure_large_kernels, measure_static
+
+        if args.static is not None:
+            measure_static(measure, record)
+        if args.large_kernels:
+            measure_large_kernels(measure, record)
     record.write()
 
 

@@ -50,6 +50,7 @@ OPERATORS = {
     'KervConv': 'mmkerv.ops.kerv',
     'KervConv1d': 'mmkerv.ops.kerv',
     'KervConv3d': 'mmkerv.ops.kerv',
+    'LightweightConv1d': 'mmkerv.ops.lightweight',
     'MixConv': 'mmkerv.ops.mixconv',
     'PConv': 'mmkerv.ops.pconv',
     'RecConv': 'mmkerv.ops.recconv',

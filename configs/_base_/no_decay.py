@@ -13,6 +13,7 @@ no_decay = dict(
         alpha=dict(decay_mult=0.0),
         super_layers=dict(decay_mult=0.0),
         kernel_net=dict(decay_mult=0.0),
+        mask_params=dict(decay_mult=0.0),
         positions=dict(decay_mult=0.0),
         width=dict(decay_mult=0.0),
         radius=dict(decay_mult=0.0),

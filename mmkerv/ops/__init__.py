@@ -9,6 +9,7 @@ from mmkerv.ops.dcls import DCLSConv, DCLSConv2d
 from mmkerv.ops.folded_conv import FoldedConv
 from mmkerv.ops.inception_dw import InceptionDWConv, InceptionDWConv2d
 from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel
+from mmkerv.ops.lightweight import LightweightConv1d
 from mmkerv.ops.mixconv import MixConv, MixConv2d
 from mmkerv.ops.pconv import PConv, PConv2d
 from mmkerv.ops.recconv import RecConv, RecConv2d
@@ -44,6 +45,7 @@ __all__ = [
     'KervConv1d',
     'KervConv2d',
     'KervConv3d',
+    'LightweightConv1d',
     'MixConv',
     'MixConv2d',
     'PConv',

@@ -13,6 +13,7 @@ from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import PlainFor1x1
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.geometry import odd
 from mmkerv.ops.core.split import Kernel
 from mmkerv.ops.core.tracing import fx_leaf
@@ -149,7 +150,7 @@ class RecConv2d(Conv2d):
         return self._depthwise(input + z, self.convs[-1].weight, bias=self.bias)
 
     def _depthwise(self, x: Tensor, kernel: Tensor, stride: int = 1, bias: Tensor | None = None) -> Tensor:
-        return F.conv2d(x, kernel, bias, stride, [k // 2 for k in self.kernel_size], 1, self.in_channels)
+        return convolve(x, kernel, bias, stride, [k // 2 for k in self.kernel_size], 1, self.in_channels)
 
     def _folded(self, dense: bool) -> nn.Module:
         raise FoldError(

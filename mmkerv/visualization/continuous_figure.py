@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.ckconv import PERIODIC, ContinuousKernel, continuous_kernel
+from mmkerv.ops.ckconv import PERIODIC, ContinuousKernel
+from mmkerv.ops.core.precision import full_precision
 from mmkerv.visualization import tiles
 
 # Default numbers of kernels: curves of 1-D kernels, surfaces of 2-D kernels.
@@ -60,11 +61,14 @@ def continuous_arrays(operator: ContinuousKernel, topk: int | None = None) -> di
         norms = sampled.flatten(2).norm(dim=2).cpu().numpy()
         inputs = norms[rows].argmax(1) if topk else np.zeros(len(rows), dtype=np.int64)
         flat = torch.as_tensor(rows * width + inputs, device=sampled.device)
-        per_sample, least, most = FINE[operator.dims]
-        axes = [torch.linspace(-1, 1, min(max(per_sample * (n - 1) + 1, least), most)) for n in size]
-        fine = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
-        curve = _values(operator, fine.flatten(0, -2).to(flat.device), flat).view(len(rows), *fine.shape[:-1])
         positions = operator._positions(operator.resolution, size).view(*size, -1)
+        if operator.is_continuous:
+            per_sample, least, most = FINE[operator.dims]
+            axes = [torch.linspace(-1, 1, min(max(per_sample * (n - 1) + 1, least), most)) for n in size]
+            fine = torch.stack(torch.meshgrid(*axes, indexing='ij'), -1)
+            curve = _values(operator, fine.flatten(0, -2).to(flat.device), flat).view(len(rows), *fine.shape[:-1])
+        else:
+            fine, curve = positions.float().cpu(), sampled.flatten(0, 1)[flat]
         kernel = operator.kernel()
     second = rows if operator.options.separable else inputs
     return {
@@ -114,9 +118,14 @@ def continuous_details(operator: ContinuousKernel) -> str:
         'sine, omega_0 10'
     """
     options = operator.options
-    parts = [options.activation]
+    if not operator.is_continuous:
+        return operator.sequence.kernel
+    parts = ['magnet' if options.net == 'magnet' else options.activation]
     if options.activation in PERIODIC:
         parts.append(f'omega_0 {options.omega_0:g}')
+    if options.mask is not None:
+        widths = ', '.join(f'{width:.2g}' for width in operator.mask_params[:, 1].tolist())
+        parts.append(f'{options.mask} mask of width {widths}')
     if options.separable:
         parts.append('separable')
     return ', '.join(parts)
@@ -124,12 +133,9 @@ def continuous_details(operator: ContinuousKernel) -> str:
 
 def _values(operator: ContinuousKernel, positions: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
     """Evaluate the kernels of flat channels at any positions, at the scale of the layer's samples."""
-    net = operator.kernel_net
-    weights = [layer.weight.float() for layer in net.layers]
-    biases = [None if layer.bias is None else layer.bias.float() for layer in net.layers]
-    weights[-1], biases[-1] = weights[-1][channels], biases[-1][channels]
-    options = {'activation': net.options.activation, 'omega_0': net.options.omega_0}
-    return continuous_kernel(positions, weights, biases, **options) / float(np.prod(operator.resolution))
+    with full_precision(positions.device):
+        values = operator._at(positions.to(**operator._computing()), operator.resolution, channels)
+    return values.float()
 
 
 def _label(operator: ContinuousKernel, channel: np.ndarray) -> str:

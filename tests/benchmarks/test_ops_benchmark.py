@@ -35,6 +35,18 @@ def test_the_requested_forms_are_measured(tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_operators_with_fixed_kernels_are_measured(tmp_path):
+    arguments = ('--batch', 1, '--repeats', 1, '--threads', 1, '--layers', '--static', 'shiftwise')
+    result = run(*arguments, '--json', tmp_path / 'ops.json')
+    assert result.returncode == 0, result.stderr
+    rows = {(row['case'], row['form']) for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
+    replaced = {'shiftwise', 'shiftwise in evaluation', 'shiftwise as one kernel'}
+    for quantity in ('forward', 'fwd+bwd', 'memory'):
+        assert replaced <= {form for case, form in rows if case == f'3x3 depthwise 96x28 b1, {quantity}'}
+    assert ('folded 51x51 depthwise 96x28 b1, forward', 'shiftwise folded') in rows
+
+
 @pytest.mark.parametrize(
     ('work', 'floats'),
     [

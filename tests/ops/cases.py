@@ -79,6 +79,9 @@ def randomise(module: nn.Module, narrow: bool = False) -> None:
         elif last in ('positions', 'radius'):
             # Within their limits, where the derivative is that of what is computed.
             p.uniform_(*((-0.9, 0.9) if last == 'positions' else (1.1, 2)))
+        elif last == 'mask_params':
+            p[:, 0].uniform_(-0.5, 0.5)
+            p[:, 1].uniform_(1, 2)
         elif 'kernel_net' in name:
             if not narrow:
                 p.normal_()
@@ -148,6 +151,10 @@ def options(draw: st.DrawFn, name: str, geometry: dict[str, Any]) -> dict[str, A
             'weight_norm': draw(st.booleans()),
             'method': draw(st.sampled_from(['auto', 'direct'] if strided else ['auto', 'direct', 'fft'])),
         }
+        if draw(st.integers(0, 2)) == 0:
+            own |= {'mask': 'gaussian', 'crop': draw(st.sampled_from([None, 0.1, 0.9]))}
+        if activation == 'sine' and not own['weight_norm'] and draw(st.booleans()):
+            own['net'] = 'magnet'
         return own | ({'omega_0': draw(st.floats(0.5, 20))} if activation in ('sine', 'rff') else {})
     return {key: draw(st.sampled_from(values)) for key, values in CATALOGUE[name].choices.items()}
 
@@ -249,6 +256,10 @@ WRONG_OPTIONS = {
         'weight_norm': [1, None, 'yes'],
         'init': ['kaiming', None, True],
         'method': ['fast', None, True, 0],
+        'net': ['cnn', None, True],
+        'mask': ['box', 0, True],
+        'mask_init': [0, -1.0, None, 'x', True],
+        'crop': [0.1, 0, 1, 'x', True],
         'kernel_size': [2, 4],
     },
 }

@@ -22,6 +22,7 @@ from mmkerv.ops import (
     KervConv1d,
     KervConv2d,
     KervConv3d,
+    LightweightConv1d,
     MixConv2d,
     PConv2d,
     RecConv2d,
@@ -35,6 +36,7 @@ from mmkerv.ops import (
 from mmkerv.ops.coc.options import OFFICIAL
 from tests.ops import static_oracle
 from tests.ops.coc.coc_operators import naive_kernel
+from tests.ops.sequence_oracle import lightweight_kernel
 
 
 class Variant(NamedTuple):
@@ -117,6 +119,9 @@ CATALOGUE = {
             'CK': Variant({'hidden': 4}, 5, 2),
             'CK separable': Variant({'hidden': 4, 'separable': True}, 5, 2),
             'CK official': Variant({'hidden': 4, 'weight_norm': True, 'init': 'official'}, 5, 2, distributed=False),
+            'CK flexible': Variant(
+                {'hidden': 4, 'net': 'magnet', 'mask': 'gaussian', 'mask_init': 0.6, 'crop': 0.1}, 5, 2
+            ),
             'CK Fourier': Variant({'hidden': 4, 'method': 'fft'}, 5, 2, distributed=False),
         },
         odd=True,
@@ -125,6 +130,12 @@ CATALOGUE = {
         CKConv1d,
         {
             'CK 1d causal': Variant({'hidden': 4}, 12, 0),
+            'CK 1d masked': Variant(
+                {'hidden': 4, 'mask': 'gaussian', 'mask_init': 0.6, 'crop': 0.1}, 12, 0, distributed=False
+            ),
+            'CK 1d scales': Variant({'kernel': 'sgconv', 'scale_size': 3}, 12, 0, distributed=False),
+            'CK 1d multiresolution': Variant({'kernel': 'multires'}, 12, 0, distributed=False),
+            'CK 1d long': Variant({'kernel': 'long'}, 12, 0, distributed=False),
             'CK 1d centred': Variant({'hidden': 4, 'causal': False}, 5, 2, distributed=False),
         },
     ),
@@ -163,6 +174,18 @@ CATALOGUE = {
             'kernel_extent': [0, 4, 2.5, 'large'],
         },
         kernel=static_oracle.depthwise_parts_kernel,
+    ),
+    'LightweightConv1d': Operator(
+        LightweightConv1d,
+        {'Lightweight': Variant({'heads': 2}, 5, 2, distributed=False)},
+        channels='depthwise',
+        choices={'layout': ['blocks', 'interleaved']},
+        wrong={
+            'heads': [0, 1.5, None, '2', True, 5],
+            'layout': ['tbc', None, 0, True],
+            'weight_dropout': [1, -0.1, None, 'x', True, float('nan')],
+        },
+        kernel=lightweight_kernel,
     ),
     'MixConv': Operator(
         MixConv2d,

@@ -10,7 +10,7 @@ import torch.fx.experimental.optimization
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from mmkerv.ops import CKConv2d, CoCConv2d, FoldError, KervConv2d, switch_to_deploy
+from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, FoldError, KervConv2d, switch_to_deploy
 from tests.ops.catalogue import FOLDED, VARIANTS, layer, sample, shape
 from tests.ops.contract import relative
 
@@ -114,10 +114,11 @@ def norm(op: nn.Module) -> nn.Module:
 
 
 FOLDED_IF_ASKED = [label for label, (kind, _) in VARIANTS.items() if kind.costs_more_folded]
+CAUSAL = [label for label, (kind, _) in VARIANTS.items() if kind is CKConv1d and label != 'CK 1d centred']
 
 
 # A causal layer folds into a padding and a convolution.
-@pytest.mark.parametrize('label', [*(label for label in FOLDED if label != 'CK 1d causal'), *FOLDED_IF_ASKED])
+@pytest.mark.parametrize('label', [*(label for label in FOLDED if label not in CAUSAL), *FOLDED_IF_ASKED])
 def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
     op = moved(label).eval()
     bn, x = norm(op), image(op)
@@ -129,9 +130,7 @@ def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
     assert type(copy.deepcopy(op)) is type(op)
 
 
-@pytest.mark.parametrize(
-    'label', [*(label for label in VARIANTS if label not in (*FOLDED, *FOLDED_IF_ASKED)), 'CK 1d causal']
-)
+@pytest.mark.parametrize('label', [*(label for label in VARIANTS if label not in (*FOLDED, *FOLDED_IF_ASKED)), *CAUSAL])
 def test_fuse_conv_bn_eval_refuses_what_is_no_single_convolution(label):
     op = moved(label).eval()
     with pytest.raises(FoldError, match=r'leave the norm|fuse the norm into the last'):

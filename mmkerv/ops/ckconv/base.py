@@ -10,12 +10,15 @@ from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.kernel_net import KernelNet
+from mmkerv.ops.ckconv.magnet import MagnetNet
+from mmkerv.ops.ckconv.mask import gaussian_mask
 from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.ckconv.sampling_grid import centred_positions, resolution, taps
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import odd, pad
+from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import full_precision, require_type
 from mmkerv.ops.core.tracing import is_traced_for_any_size
 from mmkerv.ops.fft.convolution import fft_convolution
@@ -37,11 +40,14 @@ class ContinuousKernel(GeneratedKernel):
     Options = CKOptions
     has_weight = False
     short_name = 'ck'
-    no_decay = ('kernel_net',)
+    no_decay = ('kernel_net', 'mask_params')
+    lr_mult = {'mask_params': 0.1}
     causal = False
+    # Whether the kernel has values between its samples.
+    is_continuous = True
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
-        """Create the kernel net, and the 1x1 kernel if ``separable``.
+        """Create the kernel net, the mask if there is one, and the 1x1 kernel if ``separable``.
 
         Raises:
             ValueError: if the kernel size is even, or ``method='fft'`` is combined with a stride.
@@ -58,9 +64,15 @@ class ContinuousKernel(GeneratedKernel):
         self.resolution = (1.0,) * self.dims
         width = self.in_channels // self.groups
         channels = self.in_channels if options.separable else self.out_channels * width
-        self.kernel_net = KernelNet(self.dims, channels, options, **factory)
+        self.kernel_net = self._make_kernel_net(channels, factory)
+        mask = nn.Parameter(torch.empty(self.dims, 2, **factory)) if options.mask else None
+        self.register_parameter('mask_params', mask)
         pointwise = nn.Parameter(torch.empty(self.out_channels, width, *(1,) * self.dims, **factory))
         self.register_parameter('pointwise', pointwise if options.separable else None)
+
+    def _make_kernel_net(self, channels: int, factory: dict[str, Any]) -> nn.Module:
+        net = MagnetNet if self.options.net == 'magnet' else KernelNet
+        return net(self.dims, channels, self.options, **factory)
 
     def _reset_weight_and_bias(self) -> None:
         super()._reset_weight_and_bias()
@@ -82,13 +94,24 @@ class ContinuousKernel(GeneratedKernel):
         if self.pointwise is not None:
             bound = math.sqrt(3 / self.pointwise[0].numel())
             nn.init.uniform_(self.pointwise, -bound, bound)
+        if self.mask_params is not None:
+            # The current sample of a causal kernel is at 1.
+            self.mask_params[:, 0] = float(self.causal)
+            self.mask_params[:, 1] = self.options.mask_init
+        self._reset_kernel_net()
+
+    def _reset_kernel_net(self) -> None:
         self.kernel_net.reset(*self._initial_kernel())
 
-    def _initial_kernel(self) -> tuple[Tensor, float]:
-        """Return the positions at which the kernel is sampled in training, and its initial variance there."""
+    def _initial_kernel(self) -> tuple[Tensor, float, Tensor | None]:
+        """Return the positions at which the kernel is sampled in training, its initial variance, and its mask there."""
         size = self._initial_size()
-        fan_in = math.prod(size) * (self.in_channels // self.groups if self.pointwise is None else 1)
-        return self._positions((1.0,) * self.dims, size), 1 / fan_in
+        positions = self._positions((1.0,) * self.dims, size)
+        width = self.in_channels // self.groups if self.pointwise is None else 1
+        if self.mask_params is None:
+            return positions, 1 / (math.prod(size) * width), None
+        mask = self._mask(positions)
+        return positions, 1.0 if mask.is_meta else 1 / (float(mask.square().sum()) * width), mask
 
     def _initial_size(self) -> tuple[int, ...]:
         return self.kernel_size
@@ -176,9 +199,46 @@ class ContinuousKernel(GeneratedKernel):
         parameter = self._parameter()
         sizes = sizes or tuple(taps(k, r, self.causal) for k, r in zip(self.kernel_size, ratio))
         with full_precision(parameter.device):
-            values = self.kernel_net(self._positions(ratio, sizes)) * (1 / math.prod(ratio))
+            values = self._at(self._positions(ratio, sizes), ratio)
         shape = (len(values), 1) if self.options.separable else (self.out_channels, -1)
         return values.view(*shape, *sizes)
+
+    def _at(self, positions: Tensor, ratio: tuple[float, ...], channels: Tensor | None = None) -> Tensor:
+        """Return the kernel (C, P) at positions (P, dims), mask included; of some channels only, if given."""
+        values = self.kernel_net(positions, channels) * (1 / math.prod(ratio))
+        return values if self.mask_params is None else values * self._mask(positions)
+
+    def _mask(self, positions: Tensor) -> Tensor:
+        """Return the mask (P,) at positions (P, dims)."""
+        # A mask narrower than half a step between samples would be a single sample, at which its width has no gradient.
+        steps = [2 / max(k - 1, 1) for k in self._initial_size()]
+        low = self.mask_params.new_tensor([[-1.0, step / 2] for step in steps])
+        high = self.mask_params.new_tensor([[1.0, math.inf]])
+        mean, width = within(self.mask_params, low, high).to(positions.dtype).unbind(1)
+        return gaussian_mask(positions, mean, width, self.options.crop, self.causal)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        key = f'{prefix}mask_params'
+        saved = state_dict.get(key)
+        if self.mask_params is not None and isinstance(saved, Tensor) and saved.shape == self.mask_params.shape:
+            # The authors' code lets widths become negative, which gives the same mask.
+            mean, width = saved.unbind(1)
+            state_dict[key] = torch.stack([mean, width.abs()], 1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def option_for(self, parameter: str) -> str | None:
+        """Return the option that would give the layer a parameter of this name.
+
+        Example:
+            >>> from mmkerv.ops import CKConv2d
+            >>> CKConv2d(4, 8, 7).option_for('mask_params')
+            "mask='gaussian'"
+        """
+        if parameter == 'mask_params' and self.mask_params is None:
+            return "mask='gaussian'"
+        if parameter.startswith('kernel_net.filters.') and self.options.net != 'magnet':
+            return "net='magnet'"
+        return super().option_for(parameter)
 
     def _positions(self, ratio: tuple[float, ...], sizes: tuple[int, ...]) -> Tensor:
         """Return the positions at which the kernel is sampled, (P, dims), in the type in which it is computed."""
@@ -217,7 +277,7 @@ class ContinuousKernel(GeneratedKernel):
         if self.pointwise is None:
             return self._convolve_by(x, kernel, self.bias, padding, self.groups)
         y = self._convolve_by(x, kernel, None, padding, self.in_channels)
-        return CONVOLUTIONS[self.dims](y, self.pointwise, self.bias, groups=self.groups)
+        return convolve(y, self.pointwise, self.bias, groups=self.groups)
 
     def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Return the input, padded unless with zeros, and the zeros that the convolution must add before and after."""
@@ -241,7 +301,7 @@ class ContinuousKernel(GeneratedKernel):
         if any(before != after for before, after in padding):
             x = F.pad(x, [side for axis in reversed(padding) for side in axis])
             padding = [(0, 0)] * dims
-        return CONVOLUTIONS[dims](x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
+        return convolve(x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
 
     def _folded(self, dense: bool) -> nn.Module:
         padding = self._padding_at(self.resolution)

@@ -15,10 +15,11 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.ckconv.base import ContinuousKernel
 from mmkerv.ops.ckconv.irregular import irregular_convolution
 from mmkerv.ops.ckconv.sampling_grid import causal_positions, taps
+from mmkerv.ops.ckconv.sequence_kernels import GENERATORS, SequenceOptions
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
-from mmkerv.ops.core.precision import require_type
-from mmkerv.ops.core.tracing import fx_leaf
+from mmkerv.ops.core.precision import full_precision, require_type
+from mmkerv.ops.core.tracing import fx_leaf, is_traced_for_any_size
 
 # Length for which a lazy layer is initialised; its parameters are rescaled once the actual length is known.
 INITIAL_LENGTH = 256
@@ -56,6 +57,33 @@ class CKConv1d(ContinuousKernel, Conv1d):
         init: ``'fan_in'`` starts with a kernel of variance 1 / fan_in; ``'official'`` as the authors' published code,
             with weights of the kernel net uniform in +-1 / sqrt(inputs), its biases in +-1, and ``bias`` 0; for sine
             layers only.
+        net: ``'mlp'``, or ``'magnet'``: FlexConv's products of waves in Gaussian windows, see ``magnet_kernel``.
+            ``layers`` is then the number of products, and ``omega_0`` a factor on the initial frequencies of the waves
+            (the paper has 25.6). It takes no ``activation``, ``weight_norm`` or ``init``.
+        mask: ``'gaussian'`` multiplies the kernel by a Gaussian with a learned mean and width for each axis, so that
+            the layer learns how large its kernel is.
+        mask_init: initial width of the mask; the kernel extends from -1 to 1. The width is kept at half a step between
+            samples or more: a narrower mask would leave one sample, at which the width has no gradient.
+        crop: set the kernel to 0 outside the range that holds all values of the mask above this one; the
+            paper has 0.1.
+        kernel: ``'ckconv'``, or one of three kernels that are parameters by lag instead of a function of the position,
+            see :mod:`mmkerv.ops.ckconv.sequence_kernels`. They take ``separable`` and ``method`` of the options above,
+            have one resolution, regular samples and a given ``kernel_size``, and a weight of the current sample, as
+            their papers' layers, which are depthwise (``groups=in_channels``). Not causal, each side has a kernel of
+            its own.
+            ``'sgconv'``: scales of doubling length and decaying size (SGConv, ICLR 2023);
+            ``'multires'``: the impulse response of a tree of dilated filters (ICML 2023); causal only;
+            ``'long'``: free values, squashed (ICML 2023).
+        scale_size: with ``'sgconv'``, parameters of each scale, >= 1.
+        decay: with ``'sgconv'``, factor between the sizes of neighbouring scales, > 0; two numbers are those of the
+            first and the last channel.
+        filter_size: with ``'multires'``, taps of each filter, >= 2.
+        squash: with ``'long'``, what is taken off every value's magnitude, >= 0. Values start with a standard deviation
+            of 0.002: a threshold of 0.01 leaves a kernel that is 0 and has no gradient.
+
+    Attributes:
+        mask_params: mean and width of the mask for each axis, (1, 2); ``None`` without a mask. FlexConv trains it
+            with a tenth of the learning rate and without weight decay, as our tools do.
 
     Raises:
         ValueError: if a value or a combination of values is invalid.
@@ -70,7 +98,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
     """
 
     # Arguments besides the options, for messages.
-    keywords = ('causal',)
+    keywords = ('causal', *SequenceOptions._fields)
 
     def __init__(
         self,
@@ -87,10 +115,18 @@ class CKConv1d(ContinuousKernel, Conv1d):
         dtype: Any = None,
         *,
         causal: bool = True,
+        kernel: str = 'ckconv',
+        scale_size: int = 32,
+        decay: float | tuple[float, float] = 2.0,
+        filter_size: int = 2,
+        squash: float = 0.001,
         **options: Any,
     ):
-        # Set first: the constructor of the base class needs it to check the geometry.
+        # Set first: the constructor of the base class needs them to check the geometry and to make the parameters.
         self.causal = arguments.boolean(causal, 'causal')
+        self.sequence = SequenceOptions(kernel, scale_size, decay, filter_size, squash).checked()
+        if kernel != 'ckconv':
+            self._check_sequence(kernel_size)
         if kernel_size is None and not causal:
             raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
         size = INITIAL_LENGTH if kernel_size is None else kernel_size
@@ -99,6 +135,87 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if kernel_size is None:
             self.kernel_size = None
             self.register_buffer('length', torch.zeros((), dtype=torch.long, device=device))
+
+    def _check_sequence(self, kernel_size: Any) -> None:
+        kernel = self.sequence.kernel
+        if kernel_size is None:
+            raise ArgumentError(
+                f"kernel_size=None is for kernel='ckconv': the parameters of kernel={kernel!r} depend on the length; "
+                'give the length of the training sequences'
+            )
+        if kernel == 'multires' and not self.causal:
+            raise ArgumentError("kernel='multires' is causal, got causal=False; leave it out, or use another kernel")
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the kernel has values between its samples.
+
+        Example:
+            >>> CKConv1d(4, 4, 50, groups=4, kernel='long').is_continuous
+            False
+        """
+        return self.sequence.kernel == 'ckconv'
+
+    def _make_kernel_net(self, channels: int, factory: dict[str, Any]) -> nn.Module:
+        if self.is_continuous:
+            return super()._make_kernel_net(channels, factory)
+        kernel = self.sequence.kernel
+        for name, value in self._changed_options().items():
+            if name not in ('separable', 'method'):
+                raise ArgumentError(
+                    f"{name} is an option of kernel='ckconv', got {name}={value!r} with kernel={kernel!r}; leave "
+                    f'{name} out'
+                )
+        # The samples of each side.
+        size, sides = (self.kernel_size[0], 1) if self.causal else (self.kernel_size[0] // 2 + 1, 2)
+        return GENERATORS[kernel](size, channels, sides, self.sequence, **factory)
+
+    def _reset_kernel_net(self) -> None:
+        if self.is_continuous:
+            super()._reset_kernel_net()
+        else:
+            self.kernel_net.reset(1 if self.options.separable else self.in_channels // self.groups)
+
+    def _values(self, ratio: tuple[float, ...], sizes: tuple[int, ...] | None = None) -> Tensor:
+        if self.is_continuous:
+            return super()._values(ratio, sizes)
+        (size,) = sizes or self.kernel_size
+        computing = self._computing()
+        with full_precision(computing['device']):
+            if self.causal:
+                values = self.kernel_net(size, computing['dtype']).flip(-1)
+            else:
+                past, future = self.kernel_net(size // 2 + 1, computing['dtype']).chunk(2)
+                values = torch.cat([past.flip(-1), future[:, :-1]], -1)
+        shape = (len(values), 1) if self.options.separable else (self.out_channels, -1)
+        return values.reshape(*shape, size)
+
+    def _parameter(self) -> Tensor:
+        return super()._parameter() if self.is_continuous else next(self.kernel_net.parameters())
+
+    def _ratio(self, scale_factor: Any) -> tuple[float, ...]:
+        return self._checked_ratio(super()._ratio(scale_factor))
+
+    def _checked_resolution(self, ratio: Any) -> tuple[float, ...]:
+        return self._checked_ratio(super()._checked_resolution(ratio))
+
+    def _checked_ratio(self, ratio: tuple[float, ...]) -> tuple[float, ...]:
+        if ratio != (1.0,) and not self.is_continuous:
+            raise ArgumentError(
+                f'kernel={self.sequence.kernel!r} has one resolution, since its samples are parameters, got '
+                f"{ratio[0]:g}; use kernel='ckconv' for others"
+            )
+        return ratio
+
+    def extra_repr(self) -> str:
+        """Return the arguments as torch's convolutions print them, and the options that differ from their defaults.
+
+        Example:
+            >>> CKConv1d(4, 4, 50, groups=4, kernel='long').extra_repr()
+            "4, 4, kernel_size=(50,), stride=(1,), groups=4, kernel='long'"
+        """
+        defaults, own = SequenceOptions(), self.sequence._asdict().items()
+        return ', '.join([super().extra_repr(), *(f'{k}={v!r}' for k, v in own if v != getattr(defaults, k))])
 
     def make_parameters(self, factory: dict[str, Any]) -> None:
         """Create the kernel net, and the 1x1 kernel if ``separable``.
@@ -230,8 +347,9 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if not self.causal:
             kernel = self._current_kernel() if (ratio,) == self.resolution else self._sampled((ratio,))
             return self._apply_kernel(x, kernel, (ratio,))
-        # In a sequence shorter than the kernel no output uses all of it.
-        size = min(size, max(length - 1, 0) // dilation + 1)
+        # In a sequence shorter than the kernel no output uses all of it. A graph for any length cannot cut parameters.
+        if self.is_continuous or not is_traced_for_any_size():
+            size = min(size, max(length - 1, 0) // dilation + 1)
         if self._frozen_kernel is not None and (ratio,) == self.resolution:
             kernel = self._current_kernel()[..., -size:]
         else:
@@ -269,6 +387,11 @@ class CKConv1d(ContinuousKernel, Conv1d):
     def _irregular(self, x: Tensor, times: Tensor, ratio: float) -> Tensor:
         if not self.causal:
             raise ArgumentError('times needs a causal layer; pass causal=True when the layer is built')
+        if not self.is_continuous:
+            raise ArgumentError(
+                f'times needs a kernel with values between its samples, got kernel={self.sequence.kernel!r}; use '
+                "kernel='ckconv'"
+            )
         for name, value in (('stride', self.stride), ('dilation', self.dilation)):
             if _single(value) != (1,):
                 raise ArgumentError(f'times needs {name} 1, got {value}; irregular samples have no {name}')
@@ -277,7 +400,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         groups = self.in_channels if self.options.separable else self.groups
 
         def values(lags: Tensor) -> Tensor:
-            return self.kernel_net(causal_positions(lags, size)[:, None]) / ratio
+            return self._at(causal_positions(lags, size)[:, None], (ratio,))
 
         y = irregular_convolution(
             x, times, values, size - 1, width, groups, self._computing()['dtype'], self.options.hidden

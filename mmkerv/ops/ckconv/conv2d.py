@@ -45,12 +45,26 @@ class CKConv2d(ContinuousKernel, Conv2d):
         init: ``'fan_in'`` starts with a kernel of variance 1 / fan_in; ``'official'`` as the authors' published code,
             with weights of the kernel net uniform in +-1 / sqrt(inputs), its biases in +-1, and ``bias`` 0; for sine
             layers only.
+        net: ``'mlp'``, or ``'magnet'``: FlexConv's products of waves in Gaussian windows, see ``magnet_kernel``.
+            ``layers`` is then the number of products, and ``omega_0`` a factor on the initial frequencies of the waves
+            (the paper has 25.6). It takes no ``activation``, ``weight_norm`` or ``init``.
+        mask: ``'gaussian'`` multiplies the kernel by a Gaussian with a learned mean and width for each axis, so that
+            the layer learns how large its kernel is.
+        mask_init: initial width of the mask; the kernel extends from -1 to 1. The width is kept at half a step between
+            samples or more: a narrower mask would leave one sample, at which the width has no gradient.
+        crop: set the kernel to 0 outside the centred rectangle that holds all values of the mask above this one; the
+            paper has 0.1.
+
+    Attributes:
+        mask_params: mean and width of the mask for each axis, (2, 2); ``None`` without a mask. FlexConv trains it
+            with a tenth of the learning rate and without weight decay, as our tools do.
 
     Raises:
         ValueError: if a value or a combination of values is invalid, for example an even ``kernel_size``.
         TypeError: if an argument is unknown or has the wrong type.
 
-    Source: CKConv, ICLR 2022; the initial variance 1 / fan_in is that of FlexConv, ICLR 2022.
+    Source: CKConv, ICLR 2022; the initial variance 1 / fan_in, ``net='magnet'``, ``mask`` and ``crop`` are those of
+        FlexConv, ICLR 2022.
 
     Example:
         >>> import torch

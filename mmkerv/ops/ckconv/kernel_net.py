@@ -242,7 +242,7 @@ class KernelNet(nn.Module):
                 self.layers.append(kind(inputs, outputs, **factory))
 
     @torch.no_grad()
-    def reset(self, positions: Tensor, variance: float) -> None:
+    def reset(self, positions: Tensor, variance: float, window: Tensor | None = None) -> None:
         """Draw all layers, then :meth:`rescale` the last.
 
         Sine layers are initialised as in SIREN, with phases uniform over a period; the kinks of ReLU and swish are
@@ -252,13 +252,14 @@ class KernelNet(nn.Module):
         Args:
             positions: (P, d).
             variance: variance over all values of the kernel together, > 0.
+            window: see :meth:`rescale`.
         """
         # If all units of a small ReLU net are dead, its kernel is constant and never learns.
         for _ in range(DRAWS):
             self._draw()
             for layer in self.layers:
                 layer.start()
-            if self.rescale(positions, variance):
+            if self.rescale(positions, variance, window):
                 return
 
     @torch.no_grad()
@@ -291,7 +292,7 @@ class KernelNet(nn.Module):
         nn.init.zeros_(last.bias)
 
     @torch.no_grad()
-    def rescale(self, positions: Tensor, variance: float) -> bool:
+    def rescale(self, positions: Tensor, variance: float, window: Tensor | None = None) -> bool:
         """Scale the last layer so that the kernel at ``positions`` (P, d) has the given variance.
 
         The scaling becomes part of the weights, so loading a checkpoint involves no scaling.
@@ -299,6 +300,8 @@ class KernelNet(nn.Module):
         Args:
             positions: (P, d).
             variance: variance over all values of the kernel together, > 0.
+            window: mask (P,) by which the kernel is multiplied; the mean square of the kernel, weighted by the squares
+                of the mask, then gets that value.
 
         Returns:
             ``False`` if the kernel is constant and so cannot be scaled, else ``True``. With ``init='official'`` nothing
@@ -308,26 +311,32 @@ class KernelNet(nn.Module):
         if last.stored.is_meta or self.options.init == 'official':
             return True
         kernel = self(positions)
-        spread = kernel.var(unbiased=False) if kernel.numel() > 1 else kernel.square().mean()
+        if window is not None:
+            spread = (kernel * window).square().sum() / (len(kernel) * window.square().sum())
+        else:
+            spread = kernel.var(unbiased=False) if kernel.numel() > 1 else kernel.square().mean()
         # Use the kernel's type: in float16 the bound would be 0, and a constant kernel would be scaled to infinity.
         if spread < CONSTANT * last.weight.to(kernel.dtype).square().mean():
             return False
         last.multiply((variance / spread).sqrt())
         return True
 
-    def forward(self, positions: Tensor) -> Tensor:
-        """Return the kernel (C, P) at ``positions`` (P, d), in their type.
+    def forward(self, positions: Tensor, channels: Tensor | None = None) -> Tensor:
+        """Return the kernel (C, P) at ``positions`` (P, d), in their type; of some ``channels`` only, if given.
 
         Example:
             >>> net = KernelNet(2, 6, CKOptions()); net.reset(torch.rand(9, 2), 1.0)
             >>> net(torch.rand(4, 2)).shape
             torch.Size([6, 4])
         """
-        dtype = positions.dtype
-        return continuous_kernel(
-            positions,
-            [layer.computed_weight(dtype) for layer in self.layers],
-            [None if layer.bias is None else layer.bias.to(dtype) for layer in self.layers],
-            activation=self.options.activation,
-            omega_0=self.options.omega_0,
-        )
+        weights, biases = self._computed(positions.dtype, channels)
+        options = {'activation': self.options.activation, 'omega_0': self.options.omega_0}
+        return continuous_kernel(positions, weights, biases, **options)
+
+    def _computed(self, dtype: torch.dtype, channels: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+        """Return weights and biases of the layers, computed in ``dtype``; of the last one the given rows."""
+        weights = [layer.computed_weight(dtype) for layer in self.layers]
+        biases = [None if layer.bias is None else layer.bias.to(dtype) for layer in self.layers]
+        if channels is not None:
+            weights[-1], biases[-1] = weights[-1][channels], biases[-1][channels]
+        return weights, biases

@@ -8,6 +8,8 @@ from mmkerv.ops.core import arguments
 ACTIVATIONS = ('sine', 'relu', 'swish', 'rff')
 METHODS = ('auto', 'fft', 'direct')
 INITS = ('fan_in', 'official')
+NETS = ('mlp', 'magnet')
+MASKS = (None, 'gaussian')
 # Activations that use the frequency omega_0.
 PERIODIC = ('sine', 'rff')
 OMEGA_0 = 10.0
@@ -29,6 +31,10 @@ class CKOptions(NamedTuple):
     method: str = 'auto'
     weight_norm: bool = False
     init: str = 'fan_in'
+    net: str = 'mlp'
+    mask: str | None = None
+    mask_init: float = 0.075
+    crop: float | None = None
 
     def checked(self) -> 'CKOptions':
         """Return the options if each value and their combination are valid.
@@ -51,6 +57,7 @@ class CKOptions(NamedTuple):
         arguments.one_of(self.method, 'method', METHODS)
         arguments.boolean(self.weight_norm, 'weight_norm')
         arguments.one_of(self.init, 'init', INITS)
+        self._check_flexible()
         if self.init == 'official' and self.activation != 'sine':
             raise ArgumentError(
                 f"init='official' is the authors' start of sine layers, got activation={self.activation!r}; leave init "
@@ -66,3 +73,22 @@ class CKOptions(NamedTuple):
                 f"hidden must be even with activation='rff' (a cosine and a sine for each frequency), got {self.hidden}"
             )
         return self
+
+    def _check_flexible(self) -> None:
+        arguments.one_of(self.net, 'net', NETS)
+        arguments.one_of(self.mask, 'mask', MASKS)
+        arguments.real(self.mask_init, 'mask_init', 0.0, above=True)
+        if self.crop is not None and not 0 < arguments.real(self.crop, 'crop', 0.0, above=True) < 1:
+            raise ArgumentError(f'crop must be a value of the mask between 0 and 1, got {self.crop}; the paper has 0.1')
+        for name in ('crop', 'mask_init'):
+            if self.mask is None and getattr(self, name) != self._field_defaults[name]:
+                raise ArgumentError(
+                    f'{name} belongs to a mask, got {name}={getattr(self, name)} with mask=None; add '
+                    f"mask='gaussian', or leave {name} out"
+                )
+        for name in ('activation', 'weight_norm', 'init'):
+            if self.net == 'magnet' and getattr(self, name) != self._field_defaults[name]:
+                raise ArgumentError(
+                    f"{name} is an option of net='mlp', got {name}={getattr(self, name)!r} with net='magnet'; leave "
+                    f'{name} out'
+                )

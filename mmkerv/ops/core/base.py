@@ -11,19 +11,18 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
 from mmkerv.ops.core.geometry import extended_padding, pad
 from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.norm_fusion import is_fusing_norm
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
-CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class NoOptions(NamedTuple):
@@ -321,7 +320,7 @@ class ConvNd(nn.Module):
         """Convolve ``x`` with ``kernel`` in the layer's geometry; ``bias`` defaults to the layer's."""
         x, padding = self._pad(x)
         bias = self.bias if bias is None else bias
-        return CONVOLUTIONS[self.dims](x, kernel, bias, self.stride, padding, self.dilation, self.groups)
+        return convolve(x, kernel, bias, self.stride, padding, self.dilation, self.groups)
 
     def _fold(self, dense: bool) -> nn.Module:
         arguments.boolean(dense, 'dense')

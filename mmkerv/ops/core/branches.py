@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import centred, embedded, padded
 from mmkerv.ops.core.precision import full_precision, wide_type
@@ -144,7 +144,7 @@ class Branches(GeneratedKernel):
         kernel, inner, norm = branch
         x = centred(x, kernel.shape[2:], inner, self.kernel_size, self.dilation)
         dilation = tuple(d * inner for d in self._per_axis(self.dilation))
-        y = CONVOLUTIONS[self.dims](x, kernel, None, self.stride, 0, dilation, self.groups)
+        y = convolve(x, kernel, None, self.stride, 0, dilation, self.groups)
         return y if norm is None else norm(y)
 
     def _kernel(self) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkerv.errors import FoldError
-from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.convolve import CONVOLUTIONS
 from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.core.tracing import fx_leaf

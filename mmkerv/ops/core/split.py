@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import centred, embedded, padded
 from mmkerv.ops.core.precision import autocast_type, wide_type
@@ -37,7 +37,7 @@ class SplitKernel(GeneratedKernel):
     def _convolve_part(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         """Convolve part of the padded input (:func:`mmkerv.ops.core.geometry.padded`) with a kernel of any odd size."""
         x = centred(x, kernel.shape[2:], 1, self.kernel_size, self.dilation)
-        return CONVOLUTIONS[self.dims](x, kernel, bias, self.stride, 0, self.dilation, groups)
+        return convolve(x, kernel, bias, self.stride, 0, self.dilation, groups)
 
     def _concatenated(self, input: Tensor, parts: list[tuple[Tensor | None, int, int]]) -> Tensor:
         """Convolve consecutive parts of the channels and concatenate the results.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.convolve import CONVOLUTIONS
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.ops.core.tracing import is_transformed
 

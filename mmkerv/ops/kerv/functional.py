@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.base import CONVOLUTIONS
+from mmkerv.ops.core.convolve import CONVOLUTIONS
 from mmkerv.ops.core.geometry import memory_format, pad
 from mmkerv.ops.core.precision import autocast_type, full_precision, require_type
 from mmkerv.ops.kerv.exact_convolution import exact_convolution

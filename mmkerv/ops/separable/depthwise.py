@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.tracing import fx_leaf
 from mmkerv.ops.separable.base import SeparableKernel
 
@@ -94,7 +95,7 @@ class DepthwiseSeparableConv2d(SeparableKernel, Conv2d):
             torch.Size([1, 8, 4, 4])
         """
         x, padding = self._pad(input)
-        x = F.conv2d(x, self.depthwise, None, self.stride, padding, self.dilation, self.in_channels)
+        x = convolve(x, self.depthwise, None, self.stride, padding, self.dilation, self.in_channels)
         return F.conv2d(x, self.pointwise, self.bias, groups=self.groups)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:

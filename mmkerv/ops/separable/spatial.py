@@ -8,12 +8,12 @@ of c^2 k^2.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.tracing import fx_leaf
 from mmkerv.ops.separable.base import SeparableKernel
 
@@ -95,8 +95,8 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         """
         x, (rows, columns) = self._pad(input)
         stride, dilation = _pair(self.stride), _pair(self.dilation)
-        x = F.conv2d(x, self.vertical, None, (stride[0], 1), (rows, 0), (dilation[0], 1), self.groups)
-        return F.conv2d(x, self.horizontal, self.bias, (1, stride[1]), (0, columns), (1, dilation[1]), self.groups)
+        x = convolve(x, self.vertical, None, (stride[0], 1), (rows, 0), (dilation[0], 1), self.groups)
+        return convolve(x, self.horizontal, self.bias, (1, stride[1]), (0, columns), (1, dilation[1]), self.groups)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         middle, (rows, columns) = min(self.in_channels, self.out_channels), self.kernel_size

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.geometry import odd
 from mmkerv.ops.core.tracing import fx_leaf
 from mmkerv.ops.separable.base import SeparableKernel
@@ -119,9 +120,9 @@ class StackedConv2d(SeparableKernel, Conv2d):
         x, padding = self._pad(input)
         *names, last = self._shapes()
         for name in names:
-            x = F.conv2d(x, getattr(self, name), None, 1, padding, self.dilation, self.groups)
+            x = convolve(x, getattr(self, name), None, 1, padding, self.dilation, self.groups)
             padding = 0
-        return F.conv2d(x, getattr(self, last), self.bias, self.stride, padding, self.dilation, self.groups)
+        return convolve(x, getattr(self, last), self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         lengths = [(k - 1) // 2 for k in self.kernel_size]

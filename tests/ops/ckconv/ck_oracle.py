@@ -48,6 +48,41 @@ def network_at(position: Sequence[float], weights: list, biases: list, activatio
     raise ValueError('a kernel net has at least one layer after its features')
 
 
+def gabor_at(position: Sequence[float], mu: Any, gamma: Any, weight: Any, bias: Any) -> Array:
+    """FlexConv: a wave in a Gaussian window with its own width along each axis, one value per unit."""
+    mu, gamma, weight, bias = map(to_float64, (mu, gamma, weight, bias))
+    values = []
+    for unit in range(len(bias)):
+        exponent, phase = 0.0, bias[unit]
+        for axis, p in enumerate(position):
+            exponent -= 0.5 * (gamma[unit, axis] * (float(p) - mu[unit, axis])) ** 2
+            phase += weight[unit, axis] * float(p)
+        values.append(math.exp(exponent) * math.sin(phase))
+    return np.array(values)
+
+
+def magnet_at(position: Sequence[float], filters: list, weights: list, biases: list) -> Array:
+    """FlexConv: h = g_0(p); h = g_l(p) * (W_l h + b_l) for l = 1 to L; out = W_o h + b_o."""
+    hidden = gabor_at(position, *filters[0])
+    for parameters, weight, bias in zip(filters[1:], weights[:-1], biases[:-1], strict=True):
+        hidden = gabor_at(position, *parameters) * (to_float64(weight) @ hidden + to_float64(bias))
+    return to_float64(weights[-1]) @ hidden + to_float64(biases[-1])
+
+
+def mask_at(position: Sequence[float], mask_params: Any, crop: float | None, causal: bool = False) -> float:
+    """FlexConv: a Gaussian for each axis; 0 outside the centred range that holds all its values above ``crop``."""
+    value = 1.0
+    for p, (mean, width) in zip(map(float, position), to_float64(mask_params), strict=True):
+        value *= math.exp(-0.5 * ((p - mean) / width) ** 2)
+        if crop is None:
+            continue
+        reach = width * math.sqrt(-2 * math.log(crop))
+        # design: a causal kernel is cropped on the side of the past alone
+        outside = p <= mean - reach if causal else abs(p) >= max(abs(mean - reach), abs(mean + reach))
+        value = 0.0 if outside else value
+    return value
+
+
 def kernel_of(op: Any) -> Kernel:
     """The dense kernel (O, C/groups) of an operator's parameters, as a function of the position."""
     layers, options = op.kernel_net.layers, op.options
@@ -56,8 +91,15 @@ def kernel_of(op: Any) -> Kernel:
     width = op.in_channels // op.groups
     pointwise = None if op.pointwise is None else to_float64(op.pointwise).reshape(op.out_channels, width)
 
+    filters = [(f.mu, f.gamma, f.weight, f.bias) for f in getattr(op.kernel_net, 'filters', ())]
+
     def kernel(position: Sequence[float]) -> Array:
-        values = network_at(position, weights, biases, options.activation, options.omega_0)
+        if filters:
+            values = magnet_at(position, filters, weights, biases)
+        else:
+            values = network_at(position, weights, biases, options.activation, options.omega_0)
+        if op.mask_params is not None:
+            values = values * mask_at(position, op.mask_params, options.crop, op.causal)
         if pointwise is None:
             return values.reshape(op.out_channels, width)
         dense = np.zeros((op.out_channels, width))

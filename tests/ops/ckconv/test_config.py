@@ -15,7 +15,11 @@ from tests.ops.contract import relative
 def computed(monkeypatch):
     """Record the kernel nets that are evaluated, in order."""
     calls, original = [], KernelNet.forward
-    monkeypatch.setattr(KernelNet, 'forward', lambda self, positions: calls.append(self) or original(self, positions))
+
+    def counted(self, positions, channels=None):
+        return calls.append(self) or original(self, positions, channels)
+
+    monkeypatch.setattr(KernelNet, 'forward', counted)
     return calls
 
 

@@ -94,7 +94,7 @@ def test_chunk_size_does_not_change_results(settings, chunk, each, monkeypatch):
     op, times = random_1d(4, 6, 9, **settings), times_of(17).requires_grad_()
     results, shapes = [], []
     original = op.kernel_net.forward
-    op.kernel_net.forward = lambda positions: shapes.append(len(positions)) or original(positions)
+    op.kernel_net.forward = lambda positions, *rest: shapes.append(len(positions)) or original(positions, *rest)
     for limit in (irregular.CHUNK, chunk):
         monkeypatch.setattr(irregular, 'CHUNK', limit)
         x = signal(2, 4, 17).requires_grad_()

@@ -121,7 +121,7 @@ def test_claims_are_judged_by_the_results():
     assert '| no | kerv 2200, conv 4000' in claims.claims(runs, {})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
     arguments = ('--quick', '--data', data_root / 'mnist', '--out', tmp_path / 'out', '--docs', tmp_path / 'docs')
     first = run('run', *arguments, '--only', 'lenet5$|l2$')

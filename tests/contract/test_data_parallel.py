@@ -8,11 +8,12 @@ pytest.importorskip('mmpretrain')
 
 from mmkerv.ops import CoCConv2d
 from tests.contract.halves import batch, classifier, loss_of, worker
+from tests.contract.test_distribution import free_port
 
 
 @pytest.mark.slow
 def test_gradient_is_the_mean_of_the_halves(tmp_path):
-    mp.start_processes(worker, args=(29541, str(tmp_path)), nprocs=2, start_method='spawn')
+    mp.start_processes(worker, args=(free_port(), str(tmp_path)), nprocs=2, start_method='spawn')
     expected: dict[str, torch.Tensor] = {}
     for rank in range(2):
         model = classifier()

@@ -122,7 +122,7 @@ def test_mmpretrains_flops(tmp_path):
     assert flops['resnet18_shapes'] <= flops['resnet18_coc_shapes'] < 1.5 * flops['resnet18_shapes']
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mmdets_flops(shapes):
     tool = upstream('mmdet', 'analysis_tools/get_flops.py')
     flops = {}

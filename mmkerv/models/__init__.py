@@ -15,9 +15,10 @@ if importable('mmengine'):
     from mmkerv.models.zoo.ckcnn import CKCNN
     from mmkerv.models.zoo.densenet_cifar import DenseNetCifar
     from mmkerv.models.zoo.resnet_cifar import ResNetCifar
+    from mmkerv.models.zoo.timm_backbone import TimmBackbone
 
     __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'HRNet', 'MobileNetV2', 'MobileNetV3', 'ResNet', 'ResNetCifar']
-    __all__ += ['ResNetV1c', 'ResNetV1d', 'ShuffleNetV2']
+    __all__ += ['ResNetV1c', 'ResNetV1d', 'ShuffleNetV2', 'TimmBackbone']
 
     if importable('mmcv'):
         from mmkerv.models.zoo.googlenet_cifar import GoogLeNetCifar

@@ -86,7 +86,7 @@ class CKCNN(BaseModule):
         num_blocks: number of blocks, >= 1; the paper uses 2.
         hidden: width of the kernel nets.
         omega_0: angular frequency of their sine layers, which the paper tunes; by default 31.09, the paper's value for
-            sequential MNIST. Other activations have none.
+            sequential MNIST. Other activations and kernels have none.
         dropout: rate after each convolution, in [0, 1).
         dropout_in: rate on the input, in [0, 1).
         norm: ``'gn1'`` (group norm of one group) or ``'ln'`` (layer norm of each step).
@@ -127,7 +127,8 @@ class CKCNN(BaseModule):
                 raise ArgumentError(f'{name} must be in [0, 1), got {rate}')
         self.dropout_in = nn.Dropout(dropout_in)
         convolution |= {'kernel_size': kernel_size, 'hidden': hidden}
-        if omega_0 is not None or convolution.get('activation', 'sine') in PERIODIC:
+        periodic = convolution.get('kernel', 'ckconv') == 'ckconv' and convolution.get('activation', 'sine') in PERIODIC
+        if omega_0 is not None or periodic:
             convolution['omega_0'] = SMNIST_OMEGA_0 if omega_0 is None else omega_0
         self.blocks = nn.ModuleList()
         for _ in range(integer(num_blocks, 'num_blocks', 1)):

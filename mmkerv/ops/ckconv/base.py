@@ -212,8 +212,10 @@ class ContinuousKernel(GeneratedKernel):
         """Return the mask (P,) at positions (P, dims)."""
         # A mask narrower than half a step between samples would be a single sample, at which its width has no gradient.
         steps = [2 / max(k - 1, 1) for k in self._initial_size()]
-        low = self.mask_params.new_tensor([[-1.0, step / 2] for step in steps])
-        high = self.mask_params.new_tensor([[1.0, math.inf]])
+        # Not `new_tensor`, which torch.func of torch 2.1 does not know.
+        factory = {'dtype': self.mask_params.dtype, 'device': self.mask_params.device}
+        low = torch.tensor([[-1.0, step / 2] for step in steps], **factory)
+        high = torch.tensor([[1.0, math.inf]], **factory)
         mean, width = within(self.mask_params, low, high).to(positions.dtype).unbind(1)
         return gaussian_mask(positions, mean, width, self.options.crop, self.causal)
 

@@ -67,7 +67,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         crop: set the kernel to 0 outside the range that holds all values of the mask above this one; the
             paper has 0.1.
         kernel: ``'ckconv'``, or one of three kernels that are parameters by lag instead of a function of the position,
-            see :mod:`mmkerv.ops.ckconv.sequence_kernels`. They take ``separable`` and ``method`` of the options above,
+            see ``mmkerv.ops.ckconv.sequence_kernels``. They take ``separable`` and ``method`` of the options above,
             have one resolution, regular samples and a given ``kernel_size``, and a weight of the current sample, as
             their papers' layers, which are depthwise (``groups=in_channels``). Not causal, each side has a kernel of
             its own.

@@ -130,3 +130,10 @@ def test_bad_arguments_are_named(options, message):
 def test_an_image_is_refused_with_the_cure():
     with pytest.raises(ValueError, match='ToSequence'):
         network()(torch.randn(1, 2, 28, 28))
+
+
+@pytest.mark.parametrize('kernel', ['sgconv', 'multires', 'long'])
+def test_the_network_takes_other_long_kernels(kernel):
+    net = network(kernel=kernel)
+    assert net(torch.randn(2, 2, 20))[0].shape == (2, 6)
+    assert all(op.sequence.kernel == kernel for op in net.modules() if isinstance(op, CKConv1d))

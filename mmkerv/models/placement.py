@@ -14,6 +14,7 @@ from mmkerv.models.kept_layers import kept_by
 from mmkerv.models.replacement import Operator, is_plain, size
 from mmkerv.models.stages import find_stages
 from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
+from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.references import replace_modules
 from mmkerv.utils import log
 
@@ -104,7 +105,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
     """Replace convolutions of a built, possibly trained network by an operator, in place.
 
     The operator takes over the parameters themselves, so optimizers and shared parameters remain valid, and an operator
-    that starts as the identity computes what the network computed before. An operator without a basic kernel (CKConv,
+    that starts as the identity computes what the network computed before; the weights of a ``WeightedConv`` are divided
+    by its densities, so that it does too. An operator without a basic kernel (CKConv,
     the separable ones) starts with a new kernel, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it
     and mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads and folds accordingly; other
     classes (deformable, weight-standardised, parametrized) and convolutions with hooks are kept, and with a kept layer
@@ -202,6 +204,7 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
             'the model would go on using the plain ones: leave them out with where.names'
         )
     replace_modules(model, replaced)
+    started = _start_from_plain(replaced)
     line = f'mmkerv: {len(replaced)} of {len(convs)} convolutions -> {operator.name}'
     if replaced:
         line += f' ({_sizes(replaced)})'
@@ -212,10 +215,25 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         line += f'; {len(even)} even: {", ".join(dict.fromkeys(map(size, even)))}'
     if replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items()):
         line += '; the operator has no basic kernel, so the weights were dropped and its kernels are newly initialised'
+    for change, count in started.items():
+        line += f'; {count} weights were {change}, so that the network computes what it did'
     if steps := fold_before_fusing(model):
         line += f'; {", ".join(steps)} of this network read weights as kernels, so they fold the operators first'
     log(line)
     return model
+
+
+def _start_from_plain(replaced: dict[nn.Module, nn.Module]) -> Counter:
+    """Let operators that took over a weight start as the plain convolution; return what was done, with its count."""
+    done: Counter = Counter()
+    seen = set()
+    for conv, new in replaced.items():
+        # A weight that layers share is changed once.
+        if isinstance(new, ConvNd) and new.weight is conv.weight and id(new.weight) not in seen:
+            seen.add(id(new.weight))
+            if change := new.start_from_plain():
+                done[change] += 1
+    return done
 
 
 def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> dict[str, nn.Module]:

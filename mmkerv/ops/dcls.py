@@ -151,7 +151,8 @@ class DCLSConv2d(GeneratedKernel, Conv2d):
         width: s of ``'max'`` and ``'gauss'``, of the same shape; ``None`` for the others.
 
     Raises:
-        ValueError: if a value is invalid, an extent is even, or there is no padding for ``kernel_extent``.
+        ValueError: if a value is invalid, an extent is even or smaller than the taps' grid, or there is no padding for
+            ``kernel_extent``.
         TypeError: if an argument is unknown or has the wrong type.
 
     Source: Dilated Convolution with Learnable Spacings, ICLR 2023, section 3; beyond bilinear interpolation, 2023.
@@ -171,7 +172,7 @@ class DCLSConv2d(GeneratedKernel, Conv2d):
         """Create the positions, the widths of ``version``, and with ``points`` the ``values`` in place of ``weight``.
 
         Raises:
-            ValueError: if the kernel's extent is even.
+            ValueError: if the kernel's extent is even, or smaller than the grid of the taps.
 
         Example:
             >>> {name: tuple(p.shape) for name, p in DCLSConv2d(4, 8, 3, version='gauss').own_parameters().items()}
@@ -179,6 +180,12 @@ class DCLSConv2d(GeneratedKernel, Conv2d):
         """
         odd(self.kernel_size)
         options = self.options
+        if options.positions_init == 'grid' and any(w > k for w, k in zip(self.weight.shape[2:], self.kernel_size)):
+            raise ArgumentError(
+                f"positions_init='grid' puts the taps of a kernel of {tuple(self.weight.shape[2:])} on its grid, which "
+                f'does not fit kernel_extent={options.kernel_extent!r}; use one of at least the kernel size, '
+                "leave this layer out with where, or set positions_init='normal'"
+            )
         # Of four dimensions: `to(memory_format=torch.channels_last)` refuses parameters of five.
         shape = (*self.weight.shape[:2], options.points or math.prod(self.weight.shape[2:]))
         if options.points is not None:

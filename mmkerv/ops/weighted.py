@@ -93,7 +93,8 @@ class WeightedConv2d(GeneratedKernel, Conv2d):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
             as in ``nn.Conv2d``; the kernel size is odd.
         density: d, > 0: one number for all taps but the middle one of each axis, a sequence (d_1, ..., d_m) for both
-            axes, or a pair of such sequences for rows and columns. With 1 the layer starts as the plain convolution.
+            axes, or a pair of such sequences for rows and columns. With 1 the layer starts as the plain convolution;
+            with others it does so in a network that ``mmkerv.convert`` converts, which divides the weights by them.
         learnable: learn the densities; they are kept >= 1e-3.
         rescale: divide the kernel by the root mean square of the densities, so that the variance of the outputs is
             that of a plain convolution; useful where no norm follows.
@@ -153,6 +154,20 @@ class WeightedConv2d(GeneratedKernel, Conv2d):
             (True, False)
         """
         return all(value == 1 for values in self._initial.values() for value in values)
+
+    @torch.no_grad()
+    def start_from_plain(self) -> str | None:
+        """Divide ``weight`` by the densities, so that the kernel is the weight that it was.
+
+        Example:
+            >>> conv = WeightedConv2d(4, 8, 3, density=0.5); weight = conv.weight.detach().clone()
+            >>> conv.start_from_plain(), bool(torch.allclose(conv.kernel(), weight))
+            ('divided by the densities', True)
+        """
+        if self.starts_as_identity:
+            return None
+        self.weight.copy_(self.weight / self.density())
+        return 'divided by the densities'
 
     def density(self) -> Tensor:
         """Return the factor of each tap, (kH, kW), in the type in which kernels are computed.

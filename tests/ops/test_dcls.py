@@ -46,7 +46,7 @@ def test_the_published_numbers(version):
 
 @pytest.mark.parametrize('version', VERSIONS)
 def test_parity_with_the_public_implementation(version):
-    modules = pytest.importorskip('dcls.construct.modules')
+    modules = pytest.importorskip('DCLS.construct.modules')
     torch.manual_seed(0)
     theirs = modules.Dcls2d(4, 6, 5, padding=3, dilated_kernel_size=7, groups=2, version=version)
     op = DCLSConv2d(4, 6, 7, padding=3, groups=2, version=version, points=5, positions_init='normal')
@@ -157,3 +157,11 @@ def test_bad_arguments_name_the_cure():
         DCLSConv(4, 8, 4, padding=1, kernel_extent=7)
     with pytest.raises(RuntimeError, match='points'):
         DCLSConv2d(4, 8, 3).load_state_dict({'values': torch.zeros(8, 4, 9)})
+
+
+@pytest.mark.parametrize('extent', [3, (5, 3), (3, 7)])
+def test_an_extent_that_does_not_hold_the_grid_is_refused(extent):
+    """The outer taps would be moved inwards, and the layer would not start as the plain convolution."""
+    with pytest.raises(ArgumentError, match=r'taps of a kernel of \(5, 5\) on its grid, which does not fit'):
+        DCLSConv2d(4, 8, 5, padding=2, kernel_extent=extent)
+    assert DCLSConv2d(4, 8, 5, padding=2, kernel_extent=3, positions_init='normal').kernel_size == (3, 3)

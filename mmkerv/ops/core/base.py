@@ -258,6 +258,20 @@ class ConvNd(nn.Module):
         """
         return False
 
+    def start_from_plain(self) -> str | None:
+        """Change ``weight``, which is that of a plain convolution, so that the layer starts as that convolution.
+
+        ``mmkerv.convert`` calls it for each layer that took over a weight. An operator that starts as the identity has
+        nothing to do, and one that has no such start does nothing.
+
+        Returns:
+            What was done to the weight, for the log; ``None`` for nothing.
+
+        Example:
+            >>> Conv2d(3, 8, 3).start_from_plain()
+        """
+        return None
+
     def option_for(self, parameter: str) -> str | None:
         """Return the option that would give the layer a parameter of this name, for messages about checkpoints.
 

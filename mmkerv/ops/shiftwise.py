@@ -6,6 +6,7 @@ Effects", 2024, section 3.
 """
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,14 @@ from mmkerv.ops.core.tracing import fx_leaf
 
 # Size of the small kernels.
 SMALL = 3
+# The authors' names of the parameters, and ours; the seed from which their code draws the orders.
+RELEASED = (
+    (r'^LoRAs\.(\d+)\.', r'paths.\1.'),
+    (r'^bn_lora1\.', 'norm_width.'),
+    (r'^bn_lora2\.', 'norm_height.'),
+    (r'^bn_small\.', 'norm_centre.'),
+)
+RELEASED_SEED = 123
 
 
 class ShiftwiseOptions(NamedTuple):
@@ -60,6 +69,38 @@ class ShiftwiseOptions(NamedTuple):
         arguments.integer(self.repeats, 'repeats', 1)
         arguments.integer(self.seed, 'seed', 0)
         return self
+
+
+def released_orders(channels: int, used: int, count: int, repeats: int) -> dict[str, Tensor]:
+    """Return the buffers of :class:`ShiftwiseConv2d` that the authors' code draws anew in every constructor.
+
+    Their checkpoints do not contain them: they come from seed 123 of torch's and numpy's global generators, which this
+    function leaves alone.
+
+    Args:
+        channels: C.
+        used: number R of channels with kernels.
+        count: number m of small kernels of each channel.
+        repeats: number r of orders.
+
+    Returns:
+        ``channels`` (R,), ``along_width`` and ``along_height`` (r, R, m), ``centre`` (r, R).
+
+    Example:
+        >>> {name: tuple(value.shape) for name, value in released_orders(16, 12, 5, 4).items()}
+        {'channels': (12,), 'along_width': (4, 12, 5), 'along_height': (4, 12, 5), 'centre': (4, 12)}
+    """
+    import numpy as np
+
+    generator = torch.Generator().manual_seed(RELEASED_SEED)
+    orders = {}
+    for name in ('along_width', 'along_height'):
+        drawn = [torch.randperm(count, generator=generator) for _ in range(repeats * used)]
+        orders[name] = torch.stack(drawn).view(repeats, used, count)
+    centre = [torch.randint(0, count, (used,), generator=generator) for _ in range(repeats)]
+    left = np.random.RandomState(RELEASED_SEED).choice(channels, channels - used, replace=False)
+    kept = sorted(set(range(channels)) - set(left.tolist()))
+    return {'channels': torch.tensor(kept), **orders, 'centre': torch.stack(centre)}
 
 
 def stripes(small: Tensor, along_width: Tensor, along_height: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -259,6 +300,20 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
         bias = shift.new_zeros(self.out_channels) if self.bias is None else self.bias.to(shift.dtype)
         bias = bias.index_add(0, self.channels, shift)
         return self._plain(self.kernel(), bias.to(self._parameter().dtype))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        # A checkpoint of the authors. Their layer also puts the channels with kernels first, which the layers after it
+        # must undo: mmkerv.engine.checkpoint.convert_shiftwise.
+        if f'{prefix}LoRAs.0.weight' in state_dict:
+            for key in [key for key in state_dict if key.startswith(prefix)]:
+                name = key.removeprefix(prefix)
+                for pattern, ours in RELEASED:
+                    name = re.sub(pattern, ours, name)
+                state_dict[prefix + name] = state_dict.pop(key)
+            repeats, used, count = self.along_width.shape
+            orders = released_orders(self.in_channels, used, count, repeats)
+            state_dict.update({f'{prefix}{name}': order for name, order in orders.items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _parameter(self) -> Tensor:
         return self.paths[0].weight

@@ -1,0 +1,106 @@
+"""Conversion of the DCLS authors' ConvNeXt checkpoints, of which tests make small ones by the authors' names."""
+
+import copy
+import re
+
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain')
+
+from mmengine.registry import MODELS, init_default_scope
+
+from mmkerv.engine.checkpoint.convert_dcls import convert_dcls
+from mmkerv.engine.checkpoint.match import require_match
+from mmkerv.errors import ArgumentError, CheckpointMismatchError, NonFiniteWeightsError
+
+ARCH = {'depths': [1, 2, 1, 1], 'channels': [8, 16, 24, 32]}
+# Ours, and the authors' name.
+THEIRS = (
+    (r'backbone\.', ''),
+    (r'depthwise_conv\.values', 'dwconv.weight'),
+    (r'depthwise_conv\.positions', 'dwconv.P'),
+    (r'depthwise_conv\.width', 'dwconv.SIG'),
+    (r'depthwise_conv\.bias', 'dwconv.bias'),
+    (r'pointwise_conv', 'pwconv'),
+    (r'^norm3\.', 'norm.'),
+    (r'^head\.fc\.', 'head.'),
+)
+
+
+def network(version: str) -> torch.nn.Module:
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    dcls = dict(type='mmkerv.DCLSConv', kernel_extent=9, points=5, positions_init='normal', version=version)
+    backbone = dict(
+        type='mmkerv.Converted',
+        model=dict(type='ConvNeXt', arch=copy.deepcopy(ARCH), layer_scale_init_value=1.0),
+        conv_cfg=dcls,
+        where=dict(names=['depthwise_conv']),
+        share=dict(names='positions'),
+    )
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=32)
+    model = MODELS.build(dict(type='ImageClassifier', backbone=backbone, head=head)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def authors(model: torch.nn.Module, version: str) -> dict:
+    """The state dict as the authors' code would save it."""
+    theirs = {}
+    for key, value in model.state_dict().items():
+        for pattern, name in THEIRS:
+            key = re.sub(pattern, name, key)
+        horizontal_first = version != 'v0' and key.endswith(('.P', '.SIG'))
+        theirs[key] = value.flip(0) if horizontal_first else value
+    assert 'stages.1.1.dwconv.P' in theirs and 'head.weight' in theirs and 'downsample_layers.0.0.weight' in theirs
+    return theirs
+
+
+@pytest.mark.parametrize('version', ['v0', 'v1', 'max', 'gauss'])
+@torch.no_grad()
+def test_the_converted_network_computes_what_the_authors_does(version):
+    model = network(version)
+    converted, names = convert_dcls(authors(model, version), version)
+    assert set(names) == set(authors(model, version)) and set(names.values()) == set(converted)
+    other = network(version)
+    for parameter in other.parameters():
+        parameter.zero_()
+    require_match(other, converted, 'a.pth')
+    other.load_state_dict(converted)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(other(x, mode='tensor')[0], model(x, mode='tensor')[0])
+
+
+def test_backbones_of_detectors_are_converted_without_the_rest():
+    theirs = {f'backbone.{key}': value for key, value in authors(network('v0'), 'v0').items() if 'head' not in key}
+    theirs = {re.sub(r'backbone\.norm\.', 'backbone.norm3.', key): value for key, value in theirs.items()}
+    converted, _ = convert_dcls({**theirs, 'neck.conv.weight': torch.zeros(3)})
+    assert set(converted) == {key for key in network('v0').state_dict() if key.startswith('backbone.')}
+
+
+@pytest.mark.parametrize(
+    ('change', 'kind', 'message'),
+    [
+        (lambda d: [d.pop(k) for k in list(d) if k.endswith('.P')], CheckpointMismatchError, 'has no positions'),
+        (lambda d: d.pop('stages.0.0.dwconv.weight'), CheckpointMismatchError, r'dwconv.weight must be \(C, 1, n\)'),
+        (lambda d: d.update({'stages.0.0.dwconv.weight': torch.ones(8, 1, 7, 7)}), CheckpointMismatchError, 'must be'),
+        (lambda d: d.update({'stages.0.0.dwconv.SIG': d['stages.0.0.dwconv.P']}), CheckpointMismatchError, '--version'),
+        (lambda d: d.update(other=torch.ones(1)), CheckpointMismatchError, '1 parameters have no place .*: other'),
+        (lambda d: d.update(epoch=3), CheckpointMismatchError, 'epoch is a int'),
+        (lambda d: d['stages.0.0.dwconv.P'].fill_(float('nan')), NonFiniteWeightsError, 'NaN in stages.0.0.dwconv.P'),
+    ],
+    ids=['plain', 'incomplete', 'shape', 'version', 'other', 'no tensor', 'nan'],
+)
+def test_other_checkpoints_are_refused(change, kind, message):
+    theirs = {key: value.clone() for key, value in authors(network('v0'), 'v0').items()}
+    change(theirs)
+    with pytest.raises(kind, match=message):
+        convert_dcls(theirs)
+
+
+def test_an_unknown_version_is_refused():
+    with pytest.raises(ArgumentError, match='version must be one of v0, v1, max, gauss'):
+        convert_dcls({}, 'v2')

@@ -69,6 +69,7 @@ def _without_operator_rules(optim_wrapper: dict) -> None:
 def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     """Return a part of the model's config without the operators; a dict is changed in place."""
     if isinstance(node, dict):
+        folded = False
         # mmengine's own access turns the imports of a pure-Python config into classes.
         for key, value in list(dict.items(node)):
             is_conv_cfg = key.endswith('conv_cfg') and isinstance(value, dict)
@@ -77,6 +78,7 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
                 dict.__setitem__(node, key, _plain(value, kept, scope))
             else:
                 node[key] = getattr(ops, operator).deploy_cfg(value)
+                folded = True
         family = local_name(node.get('type'), ('mmkerv',))
         if family == 'CKCNN':
             raise ArgumentError(
@@ -84,6 +86,9 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
                 'apply them faster than a plain convolution would. Deploy it as it is; inside '
                 'mmkerv.ops.frozen_kernels its kernels are computed once'
             )
+        if family == 'Converted' and folded:
+            # Each folded layer has a kernel of its own.
+            node.pop('share', None)
         if family == 'Converted' and node.get('conv_cfg') is None:
             return node.get('model') or node['backbone']
         if family in FAMILIES and node.get('conv_cfg') is None:

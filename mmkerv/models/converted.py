@@ -69,6 +69,9 @@ class Converted:
                 "backbone must be a dict with a 'type', such as dict(type='DenseNet', arch='121'), got "
                 f'{network!r}; model=dict(...) is another name of it, for heads and whole models'
             )
+        # A runner adds the config's preprocessor only to a model that has none.
+        if 'data_preprocessor' in network:
+            injected.pop('data_preprocessor', None)
         # The config of the caller stays as it is.
         built = apply_conv_cfg(ROOT_MODELS.build({**network, **injected}), conv_cfg, where)
         return built if share is None else apply_share(built, share)

@@ -149,6 +149,10 @@ def check_weight_decay(path, cfg, model, optimizer):
         assert 'operator_rules=False' in re.split('^[^#]', (ROOT / with_rules(path)).read_text(), flags=re.M)[0]
     exempt = ('kernel_net.', 'super_layers.', '.positions')
     learned |= {n for n, _ in model.named_parameters() if any(part in n for part in exempt)}
+    rules = cfg.optim_wrapper.get('paramwise_cfg') or {}
+    if rules.get('flat_decay_mult') == 0 or 'decay_rate' in rules:
+        # Upstream's ConvNeXt: no decay of biases, norms and layer scales.
+        learned |= {n for n, p in model.named_parameters() if p.dim() <= 1}
     decayed = cfg.optim_wrapper.optimizer.get('weight_decay', 0)
     decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
@@ -156,7 +160,13 @@ def check_weight_decay(path, cfg, model, optimizer):
             assert decay[id(parameter)] == (0 if name in learned and not of_table else decayed), name
 
 
-@every_config
+# Configs of which one step takes long on a CPU.
+SLOW = ('cascade_mask_rcnn_convnext_t_dcls', 'retinanet_r50_dcls')
+
+
+@pytest.mark.parametrize(
+    'path', [pytest.param(p, id=name_of(p), marks=pytest.mark.long if p.stem in SLOW else ()) for p in CONFIGS]
+)
 def test_config_builds_and_trains_a_step(path):
     cfg = Config.fromfile(path)
     model = build(cfg)
@@ -194,6 +204,23 @@ def test_config_builds_and_trains_a_step(path):
             merge_branches(model, deployed)
         plain = MODELS.build(without_downloads(deployed.model))
         plain.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize('name', ['cascade_mask_rcnn_convnext_t_dcls', 'upernet_convnext_t_dcls_ade20k'])
+def test_positions_are_shared_and_learn_faster_under_layer_decay(name):
+    cfg = Config.fromfile(ROOT / f'{name}.py')
+    model = build(cfg)
+    optimizer = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper)).optimizer
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    parameters, used = dict(model.named_parameters()), set()
+    for stage, depth in enumerate((3, 3, 9, 3)):
+        first = f'backbone.stages.{stage}.0.depthwise_conv.'
+        assert parameters[f'{first}values'].shape[-1] == 34
+        used.add(rates[id(parameters[f'{first}values'])])
+        assert rates[id(parameters[f'{first}positions'])] == pytest.approx(5 * rates[id(parameters[f'{first}values'])])
+        layers = [model.get_submodule(f'backbone.stages.{stage}.{i}.depthwise_conv') for i in range(depth)]
+        assert len({id(layer.positions) for layer in layers}) == 1 and layers[0].kernel_size == (17, 17)
+    assert len(used) == 4
 
 
 def test_no_two_runs_share_a_folder():

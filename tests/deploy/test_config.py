@@ -171,6 +171,18 @@ def test_separable_operators_become_a_folded_conv(prefix, name, form):
     assert result.model.backbone.conv_cfg.to_dict() == dict(type='mmkerv.FoldedConv', separable=form)
 
 
+@pytest.mark.parametrize('kept', [(), ('DCLSConv',)], ids=['folded', 'kept'])
+def test_folded_layers_share_nothing(kept):
+    share = dict(names='positions')
+    conv_cfg = dict(type='mmkerv.DCLSConv', kernel_extent=7)
+    network = dict(type='mmkerv.Converted', model=dict(type='DenseNet'), conv_cfg=conv_cfg, share=share)
+    result = deployed(dict(backbone=network), kept).model.backbone
+    if kept:
+        assert result.to_dict() == network
+    else:
+        assert 'share' not in result and result.conv_cfg.to_dict() == dict(type='mmkerv.FoldedConv', kernel_extent=7)
+
+
 @pytest.mark.parametrize('key', ['backbone', 'model'])
 def test_a_converted_network_becomes_the_network_itself(key):
     network = dict(type='DenseNet', arch='121')

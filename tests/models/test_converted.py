@@ -127,6 +127,19 @@ def test_a_whole_model_is_converted():
     assert operators(net) == ['backbone.stem.0'] and model['backbone'] is DENSENET
 
 
+@pytest.mark.parametrize(
+    'own', [{'type': 'ClsDataPreprocessor', 'mean': [3.0], 'std': [1.0]}, None], ids=['own', 'none']
+)
+def test_a_whole_model_keeps_its_own_preprocessor(own):
+    """As the runner does, which gives the config's to a model that has none."""
+    model = {'type': 'ImageClassifier', 'backbone': DENSENET}
+    if own:
+        model['data_preprocessor'] = own
+    injected = {'type': 'ClsDataPreprocessor', 'mean': [5.0], 'std': [1.0]}
+    outer = {'type': 'mmkerv.Converted', 'model': model, 'conv_cfg': LINEAR, 'data_preprocessor': injected}
+    assert build(outer).data_preprocessor.mean.item() == (3 if own else 5)
+
+
 KERV = {'type': 'mmkerv.KervConv', 'kernel': 'linear'}
 
 

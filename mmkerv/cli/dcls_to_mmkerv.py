@@ -10,7 +10,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Rename the parameters of the DCLS authors' ConvNeXt-dcls for mmpretrain's ConvNeXt with DCLSConv "
-        '(configs/imagenet/convnext_*_dcls.py)'
+        '(configs/imagenet/convnext_*_dcls.py), or for that of timm'
     )
     parser.add_argument('src', metavar='SRC', help="the authors' checkpoint")
     parser.add_argument('dst', metavar='DST', help='checkpoint to write')
@@ -19,6 +19,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=['v0', 'v1', 'max', 'gauss'],
         default='v0',
         help='interpolation it was trained with; default v0, that of the published ones',
+    )
+    parser.add_argument(
+        '--layout',
+        choices=['mmpretrain', 'timm'],
+        default='mmpretrain',
+        help="names to write: of mmpretrain's ConvNeXt (default), or of mmkerv.TimmBackbone",
     )
     common.add_trust(parser)
     return parser.parse_args(argv)
@@ -36,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.checkpoint.convert_dcls import convert_dcls
 
     loaded = safe_load(args.src, trust=args.trust_checkpoint)
-    converted, names = convert_dcls(layouts.weights_of(loaded, args.src), args.version, args.src)
+    converted, names = convert_dcls(layouts.weights_of(loaded, args.src), args.version, args.src, args.layout)
     points = {value.shape[-1] for name, value in converted.items() if name.endswith('.positions')}
     width = max(map(len, names))
     for theirs, ours in names.items():

@@ -4,6 +4,8 @@ TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 FOLD, PUBLISH = 'tools/model_converters/reparameterize_model.py', 'tools/model_converters/publish_model.py'
 
 CKCONV = 'tools/model_converters/ckconv_to_mmkerv.py'
+DCLS = 'tools/model_converters/dcls_to_mmkerv.py'
+RELEASED = 'tools/model_converters/unireplknet_to_released.py'
 PLAIN = 'tools/model_converters/plain_to_mmkerv.py'
 
 # A small classifier, built within a second.
@@ -136,6 +138,14 @@ BAD_INPUT = {
         (CKCONV, '{other.pth}', '{out}/converted.pth'),
         ('1 parameters have no place in mmkerv.CKCNN: fc.weight', "the CKConv authors' CKCNN"),
     ),
+    'checkpoint without positions to convert': (
+        (DCLS, '{other.pth}', '{out}/converted.pth'),
+        ("checkpoint '{other.pth}' has no positions", "authors' ConvNeXt-dcls"),
+    ),
+    'checkpoint of another network to write by released names': (
+        (RELEASED, '{other.pth}', '{out}/converted.pth'),
+        ("checkpoint '{other.pth}' is not of mmkerv.UniRepLKNet",),
+    ),
     'omega_0 of 0': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.type=CKConv', f'{CONV}.omega_0=0'),
         (f'{CONV}: omega_0 must be > 0, got 0',),
@@ -194,5 +204,6 @@ MALICIOUS = {
     'fold': (FOLD, '{config.py}', '{malicious.pth}', '{out}/deploy.pth'),
     'publish': (PUBLISH, '{malicious.pth}', '{out}/published.pth'),
     'convert': (CKCONV, '{malicious.pth}', '{out}/converted.pth'),
+    'convert dcls': (DCLS, '{malicious.pth}', '{out}/converted.pth'),
     'convert plain': (PLAIN, '{malicious.pth}', '{out}/converted.pth', '--config', '{config.py}'),
 }

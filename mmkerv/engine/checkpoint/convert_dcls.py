@@ -1,4 +1,4 @@
-"""Conversion of the DCLS authors' ConvNeXt checkpoints to the parameter names of a converted mmpretrain ConvNeXt."""
+"""Conversion of the DCLS authors' ConvNeXt checkpoints to the parameter names of mmpretrain's or timm's ConvNeXt."""
 
 import re
 from collections.abc import Mapping
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mmkerv.engine.checkpoint.finite import require_finite
-from mmkerv.errors import ArgumentError, CheckpointMismatchError
+from mmkerv.errors import CheckpointMismatchError
+from mmkerv.ops.core.arguments import one_of
 from mmkerv.ops.dcls import VERSIONS, WITH_WIDTH
 from mmkerv.utils import printable
 
 # (authors' name, ours) of what is no layer with learnable spacings.
-RENAMES = (
+MMPRETRAIN = (
     (r'downsample_layers\.(\d+\.\d+\.\w+)', r'backbone.downsample_layers.\1'),
     (r'stages\.(\d+\.\d+)\.dwconv\.(\w+)', r'backbone.stages.\1.depthwise_conv.\2'),
     (r'stages\.(\d+\.\d+)\.pwconv([12])\.(\w+)', r'backbone.stages.\1.pointwise_conv\2.\3'),
@@ -21,6 +22,16 @@ RENAMES = (
     (r'norm\.(\w+)', r'backbone.norm3.\1'),
     (r'head\.(\w+)', r'head.fc.\1'),
 )
+TIMM = (
+    (r'downsample_layers\.0\.(\d+)\.(\w+)', r'timm_model.stem_\1.\2'),
+    (r'downsample_layers\.(\d+)\.(\d+\.\w+)', r'timm_model.stages_\1.downsample.\2'),
+    (r'stages\.(\d+)\.(\d+)\.dwconv\.(\w+)', r'timm_model.stages_\1.blocks.\2.conv_dw.\3'),
+    (r'stages\.(\d+)\.(\d+)\.pwconv([12])\.(\w+)', r'timm_model.stages_\1.blocks.\2.mlp.fc\3.\4'),
+    (r'stages\.(\d+)\.(\d+\.(?:norm\.\w+|gamma))', r'timm_model.stages_\1.blocks.\2'),
+    (r'norm\.(\w+)', r'timm_model.head.norm.\1'),
+    (r'head\.(\w+)', r'timm_model.head.fc.\1'),
+)
+LAYOUTS = {'mmpretrain': MMPRETRAIN, 'timm': TIMM}
 # The authors' names of the parameters of a layer with learnable spacings, and ours.
 PARAMETERS = {'weight': 'values', 'P': 'positions', 'SIG': 'width', 'bias': 'bias'}
 EXPECTED = (
@@ -30,7 +41,7 @@ EXPECTED = (
 
 
 def convert_dcls(
-    state_dict: Mapping[str, Tensor], version: str = 'v0', source: str = 'the file'
+    state_dict: Mapping[str, Tensor], version: str = 'v0', source: str = 'the file', layout: str = 'mmpretrain'
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Rename the parameters of a ConvNeXt-dcls of the authors, and put vertical positions before horizontal ones.
 
@@ -43,15 +54,17 @@ def convert_dcls(
             parts, are allowed, and the other parts are left out.
         version: interpolation that the network was trained with.
         source: name of the checkpoint, for messages.
+        layout: ``'mmpretrain'`` for an ``ImageClassifier`` with mmpretrain's ConvNeXt, or ``'timm'`` for
+            ``mmkerv.TimmBackbone``, which leaves out the head.
 
     Returns:
-        The parameters of an mmpretrain ``ImageClassifier`` whose ConvNeXt has ``DCLSConv`` with ``points=n`` in place
-        of its depthwise convolutions, and our name for each of the authors'.
+        The parameters of the network with ``DCLSConv`` and ``points=n`` in place of its depthwise convolutions, and our
+        name for each of the authors'.
 
     Raises:
         CheckpointMismatchError: naming keys without a place, or a layer that is not of this version.
         NonFiniteWeightsError: if a parameter holds NaN or infinite numbers.
-        ValueError: for an unknown version.
+        ValueError: for an unknown version or layout.
 
     Example:
         >>> import torch
@@ -60,8 +73,8 @@ def convert_dcls(
         >>> [name.removeprefix('backbone.stages.0.0.') for name in converted]
         ['depthwise_conv.values', 'depthwise_conv.positions', 'depthwise_conv.bias']
     """
-    if version not in VERSIONS:
-        raise ArgumentError(f'version must be one of {", ".join(VERSIONS)}, got {version!r}')
+    one_of(version, 'version', VERSIONS)
+    renames = LAYOUTS[one_of(layout, 'layout', tuple(LAYOUTS))]
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise CheckpointMismatchError(f'{printable(key)} is a {type(value).__name__}, not a tensor: {EXPECTED}')
@@ -76,7 +89,7 @@ def convert_dcls(
     require_finite(values, source)
     converted, names, unmapped = {}, {}, []
     for key, name in given.items():
-        place = next((re.fullmatch(p, name).expand(ours) for p, ours in RENAMES if re.fullmatch(p, name)), None)
+        place = next((re.fullmatch(p, name).expand(ours) for p, ours in renames if re.fullmatch(p, name)), None)
         if place is None:
             unmapped.append(key)
             continue

@@ -74,6 +74,28 @@ def test_the_converted_network_computes_what_the_authors_does(version):
     assert torch.equal(other(x, mode='tensor')[0], model(x, mode='tensor')[0])
 
 
+@torch.no_grad()
+def test_the_backbone_of_timm_computes_the_same():
+    pytest.importorskip('timm')
+    model = network('v0')
+    converted, names = convert_dcls(authors(model, 'v0'), layout='timm')
+    assert len(names) == len(converted) and 'timm_model.stages_1.blocks.1.conv_dw.positions' in converted
+    backbone = dict(
+        type='mmkerv.TimmBackbone',
+        model_name='convnext_tiny',
+        depths=ARCH['depths'],
+        dims=ARCH['channels'],
+        conv_cfg=dict(type='mmkerv.DCLSConv', kernel_extent=9, points=5, positions_init='normal'),
+        where=dict(names=['conv_dw']),
+    )
+    timm = MODELS.build(backbone).eval()
+    timm.load_state_dict(converted)
+    x = torch.randn(1, 3, 64, 64)
+    norm = model.backbone.norm3
+    pooled = torch.nn.functional.layer_norm(timm(x)[-1].mean((2, 3)), (32,), norm.weight, norm.bias, norm.eps)
+    assert torch.allclose(pooled, model.backbone(x)[0], atol=1e-5)
+
+
 def test_backbones_of_detectors_are_converted_without_the_rest():
     theirs = {f'backbone.{key}': value for key, value in authors(network('v0'), 'v0').items() if 'head' not in key}
     theirs = {re.sub(r'backbone\.norm\.', 'backbone.norm3.', key): value for key, value in theirs.items()}
@@ -102,5 +124,7 @@ def test_other_checkpoints_are_refused(change, kind, message):
 
 
 def test_an_unknown_version_is_refused():
-    with pytest.raises(ArgumentError, match='version must be one of v0, v1, max, gauss'):
+    with pytest.raises(ArgumentError, match='version must be one of'):
         convert_dcls({}, 'v2')
+    with pytest.raises(ArgumentError, match='layout must be one of'):
+        convert_dcls({}, layout='mmdet')

@@ -99,7 +99,8 @@ def _advise_layout(model: nn.Module, slow: list[str]) -> None:
     if slow and not any(memory_format(p) == torch.channels_last for p in model.parameters()):
         log(
             f'mmkerv: {len(slow)} of the folded layers, such as {slow[0]}, are depthwise with {WIDE} columns or more; '
-            'on a CPU they are many times faster in channels_last: model.to(memory_format=torch.channels_last)'
+            'on a CPU they are many times faster in channels_last: model.to(memory_format=torch.channels_last). Not '
+            "with mmcv's roi_align, which reads that layout wrongly: leave such a model unfolded, inside frozen_kernels"
         )
 
 

@@ -16,7 +16,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import PlainFor1x1
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.ops.core.geometry import odd
+from mmkerv.ops.core.geometry import holds, odd
 from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import wide_type
 
@@ -180,12 +180,8 @@ class DCLSConv2d(GeneratedKernel, Conv2d):
         """
         odd(self.kernel_size)
         options = self.options
-        if options.positions_init == 'grid' and any(w > k for w, k in zip(self.weight.shape[2:], self.kernel_size)):
-            raise ArgumentError(
-                f"positions_init='grid' puts the taps of a kernel of {tuple(self.weight.shape[2:])} on its grid, which "
-                f'does not fit kernel_extent={options.kernel_extent!r}; use one of at least the kernel size, '
-                "leave this layer out with where, or set positions_init='normal'"
-            )
+        if options.positions_init == 'grid':
+            holds(self.kernel_size, self.weight.shape[2:], ", or set positions_init='normal'")
         # Of four dimensions: `to(memory_format=torch.channels_last)` refuses parameters of five.
         shape = (*self.weight.shape[:2], options.points or math.prod(self.weight.shape[2:]))
         if options.points is not None:

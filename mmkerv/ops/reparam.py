@@ -16,7 +16,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.branches import Branch, Branches, ParallelBranch
 from mmkerv.ops.core.config_class import PlainFor1x1
-from mmkerv.ops.core.geometry import embedded, odd
+from mmkerv.ops.core.geometry import embedded, holds, odd
 
 # (kernel size, dilation) of the small branches beside a kernel of this extent, UniRepLKNet's table.
 UNIREP = {
@@ -121,7 +121,8 @@ class ReparamConv2d(Branches, Conv2d):
         """Create the norm or scale of ``weight``, the large kernel and the small ones.
 
         Raises:
-            ValueError: if a branch does not fit into the largest kernel, or the preset has no rule for its extent.
+            ValueError: if ``weight`` or a branch does not fit into the largest kernel, or the preset has no rule for
+                its extent.
 
         Example:
             >>> list(ReparamConv2d(4, 4, 3, preset='repvgg', branch_norm=None).own_parameters())
@@ -129,6 +130,7 @@ class ReparamConv2d(Branches, Conv2d):
 'parallel.identity.branch_scale']
         """
         norm, shape = self.options.branch_norm, self.weight.shape
+        holds(self.kernel_size, shape[2:])
         self.basic = ParallelBranch(None, self.out_channels, 1, norm, 1.0, **factory)
         has_large = tuple(shape[2:]) != self.kernel_size and self.options.preset != 'slak'
         large = (*shape[:2], *self.kernel_size)

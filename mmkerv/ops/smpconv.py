@@ -13,7 +13,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.branches import Branch, Branches, ParallelBranch
 from mmkerv.ops.core.config_class import PlainFor1x1
-from mmkerv.ops.core.geometry import odd
+from mmkerv.ops.core.geometry import holds, odd
 from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import full_precision, wide_type
 
@@ -145,13 +145,13 @@ class SMPConv2d(Branches, Conv2d):
         """Create the points, and the norms or scales of the two branches.
 
         Raises:
-            ValueError: if the kernel's extent is even.
+            ValueError: if the kernel's extent is even, or smaller than ``weight``.
 
         Example:
             >>> list(SMPConv2d(4, 8, 3, branch_norm=None).own_parameters())
             ['positions', 'radius', 'values', 'basic.branch_scale', 'large.branch_scale']
         """
-        odd(self.kernel_size)
+        holds(odd(self.kernel_size), self.weight.shape[2:])
         options, (height, width) = self.options, self.kernel_size
         points = options.points or max(1, height * width // 4)
         sets = 1 if options.share else self.out_channels

@@ -1,11 +1,13 @@
 """DCLSConv2d: the notes' numbers, the grid, derivatives at kinks, parity with the public implementation."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops import DCLSConv, DCLSConv2d
+from mmkerv.ops import DCLSConv, DCLSConv2d, ReparamConv2d, SMPConv2d
 from mmkerv.ops.dcls import VERSIONS, interpolated_kernel
 from tests.ops.static_oracle import dcls_kernel
 
@@ -159,9 +161,15 @@ def test_bad_arguments_name_the_cure():
         DCLSConv2d(4, 8, 3).load_state_dict({'values': torch.zeros(8, 4, 9)})
 
 
+@pytest.mark.parametrize(
+    'kind', [DCLSConv2d, functools.partial(ReparamConv2d, preset='repvgg'), SMPConv2d], ids=['dcls', 'reparam', 'smp']
+)
 @pytest.mark.parametrize('extent', [3, (5, 3), (3, 7)])
-def test_an_extent_that_does_not_hold_the_grid_is_refused(extent):
+def test_an_extent_that_does_not_hold_the_basic_kernel_is_refused(kind, extent):
     """The outer taps would be moved inwards, and the layer would not start as the plain convolution."""
-    with pytest.raises(ArgumentError, match=r'taps of a kernel of \(5, 5\) on its grid, which does not fit'):
-        DCLSConv2d(4, 8, 5, padding=2, kernel_extent=extent)
+    with pytest.raises(ArgumentError, match=r'kernel_extent must be at least the kernel size \(5, 5\), .* use \('):
+        kind(4, 8, 5, padding=2, kernel_extent=extent)
+
+
+def test_taps_at_random_positions_need_no_grid():
     assert DCLSConv2d(4, 8, 5, padding=2, kernel_extent=3, positions_init='normal').kernel_size == (3, 3)

@@ -177,6 +177,33 @@ def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
     return sizes
 
 
+def holds(extent: tuple[int, ...], size: tuple[int, ...], otherwise: str = '') -> None:
+    """Refuse a ``kernel_extent`` that does not hold the basic kernel.
+
+    Args:
+        extent: size of the kernel that convolves.
+        size: size of the basic kernel.
+        otherwise: further advice.
+
+    Raises:
+        ValueError: if it is smaller along an axis.
+
+    Example:
+        >>> holds((7, 7), (3, 3))
+        >>> holds((3, 3), (7, 7))
+        Traceback (most recent call last):
+        ...
+        mmkerv.errors.ArgumentError: kernel_extent must be at least the kernel size (7, 7), got (3, 3); use (7, 7), \
+or leave this layer plain with where
+    """
+    if any(k < s for k, s in zip(extent, size)):
+        enough = tuple(map(max, extent, size))
+        raise ArgumentError(
+            f'kernel_extent must be at least the kernel size {tuple(size)}, got {tuple(extent)}; use '
+            f'{enough}, or leave this layer plain with where{otherwise}'
+        )
+
+
 def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any) -> str | tuple[int, int]:
     """Return the padding for which a kernel of another extent gives an output of the same size.
 

@@ -68,6 +68,10 @@ class LossExplosionError(TrainingGuardError):
     """The loss is NaN, infinite or above the threshold."""
 
 
+class NonFiniteFeaturesError(TrainingGuardError):
+    """A backbone computes NaN or infinite features, in training or evaluation."""
+
+
 class KervolutionOverflowError(TrainingGuardError):
     """The response of a kervolution is infinite or NaN."""
 

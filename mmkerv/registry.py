@@ -30,7 +30,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optim wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmkerv',
-    locations=['mmkerv.engine.optim.operator_rules'],
+    locations=['mmkerv.engine.optim.operator_rules', 'mmkerv.engine.optim.layer_decay'],
 )
 TRANSFORMS = Registry(
     'transform',

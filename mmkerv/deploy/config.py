@@ -59,7 +59,8 @@ def _without_operator_rules(optim_wrapper: dict) -> None:
     del optim_wrapper['constructor']
     rules = optim_wrapper.get('paramwise_cfg') or {}
     inside = rules.pop('constructor', None)
-    rules.pop('operator_rules', None)
+    for key in ('operator_rules', 'layer_decay_rate'):
+        rules.pop(key, None)
     if inside is not None:
         optim_wrapper['constructor'] = inside
     if not rules:

@@ -17,6 +17,7 @@ from mmkerv.engine.config.read import load_config
 from mmkerv.engine.data_checks.label_range_hook import LabelRangeHook
 from mmkerv.engine.hooks.check_frozen_operators_hook import CheckFrozenOperatorsHook
 from mmkerv.engine.hooks.finite_checkpoint_hook import FiniteCheckpointHook
+from mmkerv.engine.hooks.finite_features_hook import FiniteFeaturesHook
 from mmkerv.engine.hooks.frozen_kernels_hook import FrozenKernelsHook
 from mmkerv.engine.hooks.kernel_regularizer_hook import KernelL2Hook, KernelRegularizerHook
 from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
@@ -24,6 +25,7 @@ from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
 from mmkerv.engine.hooks.repulsion_hook import RepulsionHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
+from mmkerv.engine.optim.layer_decay import LayerDecayConstructor
 from mmkerv.engine.optim.operator_rules import OperatorRulesConstructor
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
 from mmkerv.engine.resume.exact_resume_hook import ExactResumeHook
@@ -36,6 +38,7 @@ from mmkerv.errors import (
     DivergedError,
     KervolutionOverflowError,
     LossExplosionError,
+    NonFiniteFeaturesError,
     NonFiniteWeightsError,
     TrainingGuardError,
     UnsafeCheckpointError,
@@ -51,14 +54,17 @@ __all__ = [
     'DivergedError',
     'ExactResumeHook',
     'FiniteCheckpointHook',
+    'FiniteFeaturesHook',
     'FrozenKernelsHook',
     'KernelL2Hook',
     'KernelRegularizerHook',
     'KervolutionGuardHook',
     'KervolutionOverflowError',
     'LabelRangeHook',
+    'LayerDecayConstructor',
     'LossExplosionError',
     'LossGuardHook',
+    'NonFiniteFeaturesError',
     'NonFiniteWeightsError',
     'OperatorRulesConstructor',
     'OrthogonalityHook',

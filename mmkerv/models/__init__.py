@@ -14,11 +14,12 @@ if importable('mmengine'):
     from mmkerv.models.variants import HRNet, MobileNetV2, MobileNetV3, ResNet, ResNetV1c, ResNetV1d, ShuffleNetV2
     from mmkerv.models.zoo.ckcnn import CKCNN
     from mmkerv.models.zoo.densenet_cifar import DenseNetCifar
+    from mmkerv.models.zoo.replknet import RepLKNet
     from mmkerv.models.zoo.resnet_cifar import ResNetCifar
     from mmkerv.models.zoo.timm_backbone import TimmBackbone
 
     __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'HRNet', 'MobileNetV2', 'MobileNetV3', 'ResNet', 'ResNetCifar']
-    __all__ += ['ResNetV1c', 'ResNetV1d', 'ShuffleNetV2', 'TimmBackbone']
+    __all__ += ['RepLKNet', 'ResNetV1c', 'ResNetV1d', 'ShuffleNetV2', 'TimmBackbone']
 
     if importable('mmcv'):
         from mmkerv.models.zoo.googlenet_cifar import GoogLeNetCifar

@@ -18,6 +18,8 @@ from mmkerv.utils import log
 
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 OPERATOR_RULES = 'mmkerv.OperatorRulesConstructor'
+# Constructors that apply the operators' rules.
+WITH_OPERATOR_RULES = ('OperatorRulesConstructor', 'LayerDecayConstructor')
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointLayoutHook', 'mmkerv.CheckpointMatchHook')
 # Hooks of equal priority run in this order: PendingEvaluationHook must be the last of them.
 TRAINING_HOOKS = (
@@ -82,7 +84,7 @@ def add_operator_rules(cfg: Config) -> None:
     if not isinstance(wrapper, dict) or not ('constructor' in wrapper or isinstance(wrapper.get('optimizer'), dict)):
         return
     inner = wrapper.get('constructor')
-    if local_name(inner, ('mmkerv',)) == local_name(OPERATOR_RULES, ('mmkerv',)):
+    if local_name(inner, ('mmkerv',)) in WITH_OPERATOR_RULES:
         return
     rules = wrapper.get('paramwise_cfg')
     if inner is not None and (rules is None or isinstance(rules, dict)):

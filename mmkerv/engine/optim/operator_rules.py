@@ -113,7 +113,7 @@ class OperatorRulesConstructor:
             wrapper = self._build(rules or None, model)
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         changes = self._changes(found, rules or {})
-        changed = {name for each in wrappers for name in _regroup(each.optimizer, changes)}
+        changed = {name for each in wrappers for name in regroup(each.optimizer, changes)}
         kinds = Counter(f'{found[name].fact} of {type(found[name].operator).__name__}' for name in changed)
         if kinds:
             listed = ', '.join(f'{kind}: {count}' for kind, count in sorted(kinds.items()))
@@ -200,11 +200,21 @@ def _without_facts(rules: dict[str, Any], found: Mapping[str, OperatorParameter]
     return {**rules, 'custom_keys': ConfigDict({k: v for k, v in keys.items() if k not in repeated} | others)}
 
 
-def _regroup(optimizer: Optimizer, changes: Mapping[int, tuple[str, dict[str, Any]]]) -> list[str]:
+def regroup(optimizer: Optimizer, changes: Mapping[int, tuple[str, dict[str, Any]]]) -> list[str]:
     """Change the settings of parameters; a group whose parameters differ afterwards is divided.
+
+    Args:
+        optimizer: optimizer with one or more groups, changed in place.
+        changes: name and new settings of a parameter, by its identity; ``lr_mult`` multiplies the learning rate.
 
     Returns:
         The names of the parameters whose settings have changed.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(2, 2); optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+        >>> regroup(optimizer, {id(layer.bias): ('bias', {'lr_mult': 0.5})}), [g['lr'] for g in optimizer.param_groups]
+        (['bias'], [1.0, 0.5])
     """
     changed = []
     for group in list(optimizer.param_groups):

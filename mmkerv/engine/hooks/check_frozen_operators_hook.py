@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.errors import ConfigError
-from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log, unwrapped
 
@@ -105,8 +105,7 @@ def is_identity(operator: GeneratedKernel) -> bool:
     """
     if operator.weight is None:
         return False
-    weight = operator.weight
-    return bool((operator.kernel() - weight).norm() <= TOLERANCE * weight.norm())
+    return relative_change(operator.kernel(), operator.weight) <= TOLERANCE
 
 
 def _operators(model: nn.Module) -> dict[str, GeneratedKernel]:

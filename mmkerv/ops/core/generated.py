@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mmkerv.ops.core.geometry import memory_format
+from mmkerv.ops.core.geometry import embedded, memory_format
 from mmkerv.ops.core.precision import full_precision
 from mmkerv.ops.core.tracing import fx_leaf
 
@@ -105,8 +105,13 @@ class GeneratedKernel:
 def relative_change(kernel: Tensor, weight: Tensor) -> float:
     """Return |K - W| / |W|, the relative distance of a kernel K from its basic kernel W; 0 for a plain convolution.
 
+    Args:
+        kernel: K, (O, C/groups, *size).
+        weight: W, (O, C/groups, *smaller), centred in K where K is larger.
+
     Example:
-        >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0]))
-        1.3333333730697632
+        >>> relative_change(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[3.0]]]))
+        1.6666666269302368
     """
-    return float((kernel - weight).norm() / weight.norm())
+    weight = embedded(weight, 1, kernel.shape[2:])
+    return float((kernel - weight).norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny))

@@ -203,3 +203,22 @@ def test_heads_and_backbones_of_segmentors_are_converted():
     parts = {name.split('.')[0] for name in operators(net)}
     assert parts == {'backbone', 'decode_head', 'auxiliary_head'}
     assert net.backbone.init_cfg['checkpoint'] == 'torchvision://resnet18'
+
+
+def test_a_config_puts_an_operator_into_the_whole_model_of_its_base(tmp_path):
+    from mmengine.config import Config
+
+    from mmkerv.deploy.config import deploy_config
+    from mmkerv.engine import load_config
+
+    model = {'type': 'ImageClassifier', 'backbone': DENSENET, 'neck': {'type': 'GlobalAveragePooling'}}
+    head = {'type': 'LinearClsHead', 'num_classes': 3, 'in_channels': 52}
+    (tmp_path / 'base.py').write_text(f"default_scope = 'mmpretrain'\nmodel = { ({**model, 'head': head})!r}\n")
+    (tmp_path / 'whole.py').write_text(
+        "_base_ = './base.py'\nmodel = dict(_delete_=True, type='mmkerv.Converted', model=_base_.model, "
+        "conv_cfg=dict(type='mmkerv.CoCConv'), where=dict(names=['block']))\n"
+    )
+    cfg = load_config(str(tmp_path / 'whole.py'))
+    net = build(cfg.model)
+    assert len(operators(net)) == 7 and all(name.startswith('backbone.stages') for name in operators(net))
+    assert deploy_config(cfg).model == Config.fromfile(tmp_path / 'base.py').model

@@ -97,11 +97,14 @@ def measure_large_kernels(measure: Callable, record: Any) -> None:
     from torch import nn
 
     from mmkerv.ops import ReparamConv2d
-    from mmkerv.ops.core.convolve import convolve
-    from mmkerv.ops.fft.convolution import fft_convolution
+    from mmkerv.ops.core.convolve import convolve, convolve_directly
+    from mmkerv.ops.core.fft.convolution import fft_convolution
+
+    def chosen(layer: nn.Conv2d, x: Any) -> Any:
+        return convolve(x, layer.weight, None, 1, layer.padding, 1, layer.groups)
 
     def inside(layer: nn.Conv2d, x: Any) -> Any:
-        return convolve(x, layer.weight, None, 1, layer.padding, 1, layer.groups)
+        return convolve_directly(x, layer.weight, None, 1, layer.padding, 1, layer.groups)
 
     def fourier(layer: nn.Conv2d, x: Any) -> Any:
         return fft_convolution(x, layer.weight, None, [(p, p) for p in layer.padding], (1, 1), layer.groups)
@@ -115,6 +118,7 @@ def measure_large_kernels(measure: Callable, record: Any) -> None:
         forms = {
             'conv': plain,
             CONTROL: copy.deepcopy(plain),
+            'chosen by cost': partial(chosen, plain),
             'channels_last inside': partial(inside, plain),
             'Fourier': partial(fourier, plain),
             'ReparamConv': operator.to(args.device),

@@ -15,14 +15,14 @@ from mmkerv.ops.ckconv.mask import gaussian_mask
 from mmkerv.ops.ckconv.options import CKOptions
 from mmkerv.ops.ckconv.sampling_grid import centred_positions, resolution, taps
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.convolve import convolve
+from mmkerv.ops.core.convolve import convolve_directly
+from mmkerv.ops.core.fft.convolution import fft_convolution
+from mmkerv.ops.core.fft.cost_model import fft_is_cheaper
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import odd, pad
 from mmkerv.ops.core.limits import within
 from mmkerv.ops.core.precision import full_precision, require_type
 from mmkerv.ops.core.tracing import is_traced_for_any_size
-from mmkerv.ops.fft.convolution import fft_convolution
-from mmkerv.ops.fft.cost_model import fft_is_cheaper
 from mmkerv.ops.separable.depthwise import depthwise_separable_kernel
 
 
@@ -279,7 +279,7 @@ class ContinuousKernel(GeneratedKernel):
         if self.pointwise is None:
             return self._convolve_by(x, kernel, self.bias, padding, self.groups)
         y = self._convolve_by(x, kernel, None, padding, self.in_channels)
-        return convolve(y, self.pointwise, self.bias, groups=self.groups)
+        return convolve_directly(y, self.pointwise, self.bias, groups=self.groups)
 
     def _padded(self, x: Tensor, kernel: Tensor, ratio: tuple[float, ...]) -> tuple[Tensor, list[tuple[int, int]]]:
         """Return the input, padded unless with zeros, and the zeros that the convolution must add before and after."""
@@ -297,13 +297,14 @@ class ContinuousKernel(GeneratedKernel):
         if not is_traced_for_any_size() and x.numel():
             by_fft = method == 'fft'
             if method == 'auto':
-                by_fft = fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups)
+                gradients = torch.is_grad_enabled() and (x.requires_grad or kernel.requires_grad)
+                by_fft = fft_is_cheaper(x.shape, kernel.shape, stride, padding, dilation, groups, gradients)
             if by_fft:
                 return fft_convolution(x, kernel, bias, padding, dilation, groups)
         if any(before != after for before, after in padding):
             x = F.pad(x, [side for axis in reversed(padding) for side in axis])
             padding = [(0, 0)] * dims
-        return convolve(x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
+        return convolve_directly(x, kernel, bias, stride, [p for p, _ in padding], dilation, groups)
 
     def _folded(self, dense: bool) -> nn.Module:
         padding = self._padding_at(self.resolution)

@@ -8,7 +8,7 @@ from torch import nn
 from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import ConvNd
-from mmkerv.ops.core.convolve import WIDE, is_wide
+from mmkerv.ops.core.fft.cost_model import WIDE, is_wide
 from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.references import replace_modules
 from mmkerv.utils import log

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmkerv.ops import CKConv1d, CKConv2d
-from mmkerv.ops.fft.convolution import fast_length, fft_convolution
+from mmkerv.ops.core.fft.convolution import fast_length, fft_convolution
 from tests.ops.ckconv.ck_operators import random_2d, response_2d
 from tests.ops.contract import relative
 

@@ -23,7 +23,7 @@ from mmkerv.ops import (
 )
 from mmkerv.ops.core import convolve as module
 from mmkerv.ops.core import fold
-from mmkerv.ops.core.convolve import CONVOLUTIONS, convolve, is_slow_contiguous
+from mmkerv.ops.core.convolve import CONVOLUTIONS, convolve, convolve_directly, is_faster_by_fft, is_slow_contiguous
 from tests.ops.contract import TOLERANCE, relative
 
 WIDE = {
@@ -106,11 +106,65 @@ def test_gradients_of_first_and_second_order_are_those_of_torch(monkeypatch):
     torch.manual_seed(0)
     x, kernel = torch.randn(1, 8, 5, 18, requires_grad=True), torch.randn(8, 1, 3, 15, requires_grad=True)
     results = []
-    for function in (convolve, F.conv2d):
+    for function in (convolve_directly, F.conv2d):
         y = function(x, kernel, padding=(1, 7), groups=8)
         first = torch.autograd.grad(y.square().sum(), (x, kernel), create_graph=True)
         results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), (x, kernel))])
     assert all(relative(a, b) < 1e-4 for a, b in zip(*results))
+
+
+@pytest.fixture
+def fft_is_cheap(monkeypatch):
+    """Let the cost model choose Fourier transforms wherever they are possible."""
+    monkeypatch.setattr(module, 'fft_is_cheaper', lambda shape, kernel, stride, *rest: set(stride) == {1})
+
+
+FOURIER = {
+    'plain': ((2, 8, 20, 21), (17, 17), {'padding': 8}),
+    'dilation': ((1, 8, 9, 40), (1, 15), {'dilation': 2, 'padding': [0, 14]}),
+    'unbatched': ((8, 20, 21), (17, 17), {'padding': 8}),
+    'sequence': ((2, 8, 40), (17,), {'padding': (3,), 'dilation': 2}),
+    'unbatched sequence': ((8, 40), (17,), {'padding': 3}),
+}
+
+
+@pytest.mark.parametrize('case', FOURIER)
+def test_training_by_fourier_transforms_agrees_with_torch(case, fft_is_cheap, layouts):
+    shape, size, settings = FOURIER[case]
+    torch.manual_seed(0)
+    x, kernel, bias = (torch.randn(s, requires_grad=True) for s in (shape, (8, 1, *size), (8,)))
+    results = []
+    for function in (convolve, (F.conv1d, F.conv2d)[len(size) - 1]):
+        y = function(x, kernel, bias, **settings, groups=8)
+        assert y.is_contiguous() and (layouts == [] or function is not convolve)
+        first = torch.autograd.grad(y.square().sum(), (x, kernel, bias), create_graph=True)
+        results.append([y, *first, *torch.autograd.grad(sum(g.square().sum() for g in first), (x, kernel))])
+    assert all(relative(a, b) < 1e-4 for a, b in zip(*results))
+
+
+def test_what_fourier_transforms_are_not_for(fft_is_cheap):
+    x, kernel = torch.randn(1, 8, 20, 21), torch.randn(8, 1, 17, 17, requires_grad=True)
+
+    def by_fft(x, kernel, stride=1, groups=8):
+        return is_faster_by_fft(x, kernel, stride, 8, 1, groups)
+
+    assert by_fft(x, kernel) and by_fft(x[0], kernel) and not by_fft(x, kernel, 2) and not by_fft(x[:0], kernel)
+    assert not by_fft(x, kernel.detach()) and not by_fft(x.double(), kernel.double())
+    assert not by_fft(x, kernel.detach()[..., :13].requires_grad_())
+    with torch.no_grad():
+        assert not by_fft(x, kernel)
+    # torch's own error, not a result in some other type
+    with pytest.raises(RuntimeError, match=r'(?i)type'):
+        convolve(x.bfloat16(), kernel, groups=8)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert convolve(x, kernel, groups=8).dtype == torch.bfloat16
+
+
+def test_a_direct_layer_stays_direct(fft_is_cheap, layouts):
+    op = WIDE['CK']()
+    x = torch.randn(1, 8, 40, 40)
+    x[..., 0, 0] = float('nan')
+    assert torch.isfinite(op(x)[..., 20:, 20:]).all() and layouts
 
 
 @pytest.mark.parametrize(
@@ -149,7 +203,9 @@ def test_old_torch_keeps_its_fast_gradients(monkeypatch, fast):
         assert is_slow_contiguous(x, kernel, 8)
 
 
-def test_works_under_compile_export_autocast_and_func():
+@pytest.mark.parametrize('fourier', [False, True])
+def test_works_under_compile_export_autocast_and_func(fourier, monkeypatch):
+    monkeypatch.setattr(module, 'fft_is_cheaper', lambda *rest: fourier)
     op, x = WIDE['Weighted'](), torch.randn(2, 8, 20, 21)
     expected = op(x)
     torch._dynamo.reset()

@@ -4,7 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmkerv.ops.fft.convolution import transform_lengths
+from torch import Tensor
+
+from mmkerv.ops.core.fft.convolution import transform_lengths
+
+# Columns from which on the contiguous layout is slow.
+WIDE = 15
+# With fewer channels the gradients are slower in channels_last than what forward gains.
+CHANNELS = 8
 
 
 class Costs(NamedTuple):
@@ -13,6 +20,8 @@ class Costs(NamedTuple):
     Args:
         dense: products of the direct form if not depthwise, else 0.
         depthwise: products of the direct form if depthwise, else 0.
+        wide: products of the direct form if it is one of the depthwise kernels that a CPU computes in ``channels_last``
+            (``is_wide``), else 0.
         transform: samples to transform, times the logarithm of their number.
         product: products of complex numbers.
         taps: values of the kernel.
@@ -25,6 +34,7 @@ class Costs(NamedTuple):
 
     dense: float
     depthwise: float
+    wide: float
     transform: float
     product: float
     taps: float
@@ -33,8 +43,11 @@ class Costs(NamedTuple):
 
 # Nanoseconds per count, for forward and backward, on one core (Intel Xeon, torch 2.11), as fitted by
 # benchmarks/convolution_method.py. For 57 of its 60 shapes the chosen form is within 30 % of the faster one.
-DIRECT = {'dense': 0.076, 'depthwise': 0.90, 'call': 6.8e5}
+DIRECT = {'dense': 0.076, 'depthwise': 0.90, 'wide': 0.90, 'call': 6.8e5}
 FFT = {'transform': 0.92, 'product': 1.9, 'taps': 7.6, 'call': 1.9e5}
+# The same for forward alone, of kernels with `wide`: 11 of 12 shapes (AMD EPYC, torch 2.11).
+DIRECT_FORWARD = {'wide': 0.044, 'call': 7.6e4}
+FFT_FORWARD = {'transform': 0.37, 'product': 0.003, 'taps': 4.5}
 
 
 def costs(
@@ -65,9 +78,12 @@ def costs(
     samples = _product(lengths)
     frequencies = samples // lengths[-1] * (lengths[-1] // 2 + 1)
     transforms = batch * (channels + outputs) + outputs * width
+    depthwise = width == 1 and groups > 1
+    wide = depthwise and outputs == groups and is_wide_shape(kernel)
     return Costs(
-        dense=0 if width == 1 and groups > 1 else sums,
-        depthwise=sums if width == 1 and groups > 1 else 0,
+        dense=0 if depthwise else sums,
+        depthwise=sums if depthwise and not wide else 0,
+        wide=sums if wide else 0,
         transform=transforms * samples * math.log2(samples + 1),
         product=batch * outputs * width * frequencies,
         taps=outputs * width * _product(taps),
@@ -81,6 +97,7 @@ def fft_is_cheaper(
     padding: Sequence[tuple[int, int]],
     dilation: Sequence[int],
     groups: int,
+    gradients: bool = True,
 ) -> bool:
     """Return ``True`` if Fourier transforms are estimated to be cheaper; always ``False`` with a stride.
 
@@ -93,6 +110,8 @@ def fft_is_cheaper(
         padding: zeros before and after, along each axis.
         dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
+        gradients: whether backward follows. Without it depthwise kernels of 15 columns or more have prices of their
+            own, since a CPU computes their forward fast in ``channels_last``; all others are judged as in training.
 
     Example:
         >>> sequence = fft_is_cheaper((64, 30, 784), (30, 30, 784), (1,), [(783, 0)], (1,), 1)
@@ -103,11 +122,33 @@ def fft_is_cheaper(
     for s in stride:
         if s != 1:
             return False
-    count = costs(shape, kernel, padding, dilation, groups)
-    return _nanoseconds(count, FFT) < _nanoseconds(count, DIRECT)
+    return prefers_fft(costs(shape, kernel, padding, dilation, groups), gradients)
 
 
-def _nanoseconds(count: Costs, prices: dict[str, float]) -> float:
+def prefers_fft(count: Costs, gradients: bool = True) -> bool:
+    """Return ``True`` if Fourier transforms are estimated to be cheaper for these numbers of operations.
+
+    Args:
+        count: numbers of operations.
+        gradients: see :func:`fft_is_cheaper`.
+
+    Example:
+        >>> count = costs((1, 64, 28, 28), (64, 1, 15, 15), [(7, 7)] * 2, (1, 1), 64)
+        >>> prefers_fft(count), prefers_fft(count, gradients=False)
+        (True, False)
+    """
+    if count.wide and not gradients:
+        return nanoseconds(count, FFT_FORWARD) < nanoseconds(count, DIRECT_FORWARD)
+    return nanoseconds(count, FFT) < nanoseconds(count, DIRECT)
+
+
+def nanoseconds(count: Costs, prices: dict[str, float]) -> float:
+    """Return the estimated time of these numbers of operations.
+
+    Example:
+        >>> nanoseconds(Costs(10, 0, 0, 0, 0, 0), {'dense': 2.0, 'call': 5.0})
+        25.0
+    """
     total = 0.0
     for name, price in prices.items():
         total += price * getattr(count, name)
@@ -120,3 +161,25 @@ def _product(numbers: Sequence[int]) -> int:
     for number in numbers:
         product *= number
     return product
+
+
+def is_wide(kernel: Tensor) -> bool:
+    """Return ``True`` for a depthwise kernel (C, 1, *size) that torch convolves slowly in the contiguous layout.
+
+    Example:
+        >>> import torch
+        >>> is_wide(torch.ones(8, 1, 3, 31)), is_wide(torch.ones(8, 1, 31, 3))
+        (True, False)
+    """
+    return is_wide_shape(kernel.shape)
+
+
+def is_wide_shape(shape: Sequence[int]) -> bool:
+    """Return :func:`is_wide` of a kernel of this shape.
+
+    Example:
+        >>> is_wide_shape((8, 1, 17)), is_wide_shape((8, 2, 17, 17))
+        (True, False)
+    """
+    channels, width, *size = shape
+    return width == 1 and channels >= CHANNELS and len(size) <= 2 and size[-1] >= WIDE

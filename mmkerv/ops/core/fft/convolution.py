@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.fft.circular import circular_convolution
 from mmkerv.ops.core.geometry import memory_format, output_shape
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.core.tracing import is_compiling
-from mmkerv.ops.fft.circular import circular_convolution
 
 
 def fft_convolution(

@@ -21,7 +21,7 @@ def circular_convolution(
         kernel: (O, C/groups, *size), of the same type.
         before: number p of zeros before x along each axis, less than the size of the kernel.
         sizes: size of the output along each axis.
-        lengths: length of the transforms along each axis, see :func:`mmkerv.ops.fft.convolution.transform_lengths`.
+        lengths: length of the transforms along each axis, see ``transform_lengths``.
         groups: number of groups of channels.
 
     Returns:

@@ -85,6 +85,8 @@ def without_downloads(node):
 
 def build(cfg):
     pytest.importorskip(cfg.default_scope)
+    if 'TimmBackbone' in str(cfg.model.to_dict()):
+        pytest.importorskip('timm')
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     config = without_downloads(copy.deepcopy(cfg.model))
@@ -161,7 +163,14 @@ def check_weight_decay(path, cfg, model, optimizer):
 
 
 # Configs of which one step takes long on a CPU.
-SLOW = ('cascade_mask_rcnn_convnext_t_dcls', 'retinanet_r50_dcls')
+SLOW = (
+    'cascade_mask_rcnn_convnext_t_dcls',
+    'cascade_mask_rcnn_unireplknet_s',
+    'cascade_mask_rcnn_unireplknet_t',
+    'retinanet_r50_dcls',
+    'unireplknet_s',
+    'upernet_unireplknet_s_ade20k',
+)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ class Operator(NamedTuple):
             >>> Operator.of(dict(type='CoCConv')).advice_for_plain
             ', or set replace_1x1=True'
         """
-        return ', or set replace_1x1=True' if 'replace_1x1' in inspect.signature(self.build).parameters else ''
+        known = inspect.signature(self.build).parameters
+        return next((f', or set {name}=True' for name in ('replace_1x1', 'replace_all') if name in known), '')
 
     def replacement(self, name: str, conv: nn.Conv2d) -> nn.Module | None:
         """Build the layer that replaces a plain convolution; parameters of the same shape are shared with it.

@@ -3,9 +3,11 @@
 from mmkerv.errors import FoldError
 from mmkerv.ops.ckconv import CKConv, CKConv1d, CKConv2d, continuous_kernel, set_resolution
 from mmkerv.ops.coc import CoCConv, CoCConv2d, spatial_association
+from mmkerv.ops.condconv import CondConv, CondConv2d
 from mmkerv.ops.core.fold import DeployReport, switch_to_deploy
 from mmkerv.ops.core.frozen import frozen_kernels
 from mmkerv.ops.dcls import DCLSConv, DCLSConv2d
+from mmkerv.ops.fdconv import FDConv, FDConv2d
 from mmkerv.ops.folded_conv import FoldedConv
 from mmkerv.ops.inception_dw import InceptionDWConv, InceptionDWConv2d
 from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel
@@ -32,11 +34,15 @@ __all__ = [
     'CKConv2d',
     'CoCConv',
     'CoCConv2d',
+    'CondConv',
+    'CondConv2d',
     'DCLSConv',
     'DCLSConv2d',
     'DeployReport',
     'DepthwiseSeparableConv',
     'DepthwiseSeparableConv2d',
+    'FDConv',
+    'FDConv2d',
     'FoldError',
     'FoldedConv',
     'InceptionDWConv',

@@ -100,6 +100,8 @@ LAYERS = {
     'CoC': lambda: CoCConv2d(3, 6, 3, padding=1, super_init='kaiming'),
     'depthwise separable': lambda: DepthwiseSeparableConv2d(3, 6, 3, padding=1),
     'spatially separable': lambda: SpatiallySeparableConv2d(3, 6, 3, padding=1),
+    'conditional': lambda: layer('Conditional', 3, 6),
+    'frequency dynamic': lambda: layer('Frequency dynamic', 3, 6),
 }
 
 

@@ -16,8 +16,10 @@ from mmkerv.ops import (
     CKConv1d,
     CKConv2d,
     CoCConv2d,
+    CondConv2d,
     DCLSConv2d,
     DepthwiseSeparableConv2d,
+    FDConv2d,
     InceptionDWConv2d,
     KervConv1d,
     KervConv2d,
@@ -34,6 +36,7 @@ from mmkerv.ops import (
     WeightedConv2d,
 )
 from mmkerv.ops.coc.options import OFFICIAL
+from mmkerv.ops.core.dynamic import DynamicKernel
 from tests.ops import static_oracle
 from tests.ops.coc.coc_operators import naive_kernel
 from tests.ops.sequence_oracle import lightweight_kernel
@@ -139,6 +142,43 @@ CATALOGUE = {
             'CK 1d centred': Variant({'hidden': 4, 'causal': False}, 5, 2, distributed=False),
         },
     ),
+    'CondConv': Operator(
+        CondConv2d,
+        {
+            'Conditional': Variant({'experts': 3}, folds=False),
+            'Omni-dimensional': Variant(
+                {
+                    'routing': 'softmax',
+                    'channel': True,
+                    'filter': True,
+                    'spatial': True,
+                    'reduction': 0.5,
+                    'temperature': 2.0,
+                },
+                folds=False,
+            ),
+        },
+        choices={
+            'experts': [1, 2, 4],
+            'routing': ['sigmoid', 'softmax'],
+            'kernel': [True, True, False],
+            'channel': [True],
+            'filter': [True, False],
+            'spatial': [True, False],
+            'reduction': [None, 0.5],
+        },
+        wrong={
+            'experts': [0, -1, 1.5, None, '4', True],
+            'routing': ['relu', None, 0, True],
+            'kernel': [1, None, 'yes'],
+            'channel': [1, None, 'yes'],
+            'filter': [1, None, 'yes'],
+            'spatial': [1, None, 'yes'],
+            'reduction': [0, -1.0, 'x', True],
+            'temperature': [0, -1.0, None, 'x', True],
+            'gate_norm': ['gn', None, True],
+        },
+    ),
     'DCLSConv': Operator(
         DCLSConv2d,
         {
@@ -162,6 +202,30 @@ CATALOGUE = {
     'DepthwiseSeparableConv': Operator(DepthwiseSeparableConv2d, {'DepthwiseSeparable': Variant()}),
     'SpatiallySeparableConv': Operator(SpatiallySeparableConv2d, {'SpatiallySeparable': Variant()}),
     'StackedConv': Operator(StackedConv2d, {'Stacked': Variant({}, 5, 2)}, odd=True),
+    'FDConv': Operator(
+        FDConv2d,
+        {
+            'Frequency dynamic': Variant({'kernel_num': 5}, folds=False),
+            'Frequency dynamic local': Variant({'ksm_global': False, 'fbm': False}, distributed=False, folds=False),
+        },
+        choices={
+            'kernel_num': [1, 4, 64],
+            'temperature': [0.5, 1.0],
+            'ksm_global': [True, True, False],
+            'ksm_local': [True, False],
+            'fbm': [True],
+        },
+        wrong={
+            'kernel_num': [0, -1, 1.5, None, '4', True],
+            'reduction': [0, -1.0, None, 'x', True],
+            'temperature': [0, -1.0, None, 'x', True],
+            'ksm_global': [1, None, 'yes'],
+            'ksm_local': [1, None, 'yes'],
+            'fbm': [1, None, 'yes'],
+            'gate_norm': ['gn', None, True],
+            'band_order': ['float', None, True],
+        },
+    ),
     'InceptionDWConv': Operator(
         InceptionDWConv2d,
         {'InceptionDW': Variant({'branch_ratio': 0.25}, 5, 2, folds=False)},
@@ -297,6 +361,9 @@ def layer(label: str, in_channels: int = 4, out_channels: int = 8) -> nn.Module:
         if name.endswith('branch_scale'):
             # At the start, where it is 0, the kernel of the branch has no gradient.
             nn.init.uniform_(parameter, 0.5, 1)
+        elif isinstance(op, DynamicKernel) and not parameter.is_meta and not parameter.any():
+            # Nor have the features, while no gate depends on them.
+            nn.init.normal_(parameter, std=0.3)
     return op
 
 

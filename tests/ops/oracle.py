@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from mmkerv.ops import CKConv1d, CKConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d, StackedConv2d
+from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.kerv import Kervolution
+from tests.ops import dynamic_oracle
 from tests.ops.catalogue import CATALOGUE
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
 from tests.ops.kerv.kerv_oracle import kerv_loop, response
@@ -71,6 +73,17 @@ def convolution(op: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         settings |= {'ratio': op.resolution[0], 'size': op.kernel_size[0]}
         magnitude = causal_sum(x.abs(), lambda p: np.abs(kernel(p)), bias=None, **settings)
         return causal_sum(x, kernel, bias=op.bias, **settings), magnitude
+    if isinstance(op, DynamicKernel):
+        maps, kernels, biases = dynamic_oracle.parts(op, double(x))
+        answers, settings = [], geometry_of(op)
+        for index, kernel in enumerate(kernels):
+            one = torch.from_numpy(maps[index : index + 1])
+            answer = conv_loop(one, kernel, op.bias if biases is None else biases[index], **settings)
+            answers.append((answer, conv_loop(one.abs(), np.abs(kernel), None, **settings)))
+        if not answers:
+            shape = conv_loop(x, np.abs(double(op.weight)), None, **settings)
+            return shape, shape
+        return tuple(np.concatenate(part) for part in zip(*answers))
     kernel, settings = dense_kernel(op), geometry_of(op)
     magnitude = np.abs(kernel)
     if isinstance(op, (SpatiallySeparableConv2d, StackedConv2d)):

@@ -45,9 +45,20 @@ class ConfigClass:
         cls.operator.checked_options({name: value for name, value in kwargs.items() if name not in plain}, cls)
         size = arguments.integers(kernel_size, 2, 'kernel_size', 1)
         geometry = (in_channels, out_channels, size, stride, padding, dilation, groups, *args)
-        if cls.operator.leaves_plain(in_channels, size, groups):
+        if cls.leaves_plain(in_channels, out_channels, size, groups):
             return nn.Conv2d(*geometry, **plain)
         return cls.operator(*geometry, **kwargs)
+
+    @classmethod
+    def leaves_plain(cls, in_channels: int, out_channels: int, kernel_size: tuple[int, ...], groups: int) -> bool:
+        """Return ``True`` if a convolution of this shape stays plain.
+
+        Example:
+            >>> from mmkerv.ops import DepthwiseSeparableConv
+            >>> DepthwiseSeparableConv.leaves_plain(8, 8, (1, 1), groups=1)
+            True
+        """
+        return cls.operator.leaves_plain(in_channels, kernel_size, groups)
 
     @classmethod
     def deploy_cfg(cls, conv_cfg: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,293 @@
+r"""Conditionally parameterised convolution: each image mixes its kernel from several learned ones.
+
+Yang et al., "CondConv: Conditionally Parameterized Convolutions for Efficient Inference", NeurIPS 2019. With gates for
+channels, filters and taps: Li et al., "Omni-Dimensional Dynamic Convolution", ICLR 2022.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core import arguments
+from mmkerv.ops.core.base import Conv2d
+from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.dynamic import DynamicKernel
+from mmkerv.ops.core.gates import FEWEST_FEATURES, GATE_NORMS, Gate, Squeeze
+from mmkerv.ops.core.geometry import grouped
+from mmkerv.ops.core.precision import wide_type
+from mmkerv.ops.core.tracing import fx_leaf
+
+ROUTINGS = ('sigmoid', 'softmax', 'given')
+# The name that the TensorFlow code gives to the experts' kernels and biases.
+TENSORFLOW = {'condconv_kernel': 'weight', 'condconv_bias': 'bias'}
+
+
+class CondConvOptions(NamedTuple):
+    """Arguments of :class:`CondConv2d` beyond those of torch's convolutions.
+
+    Example:
+        >>> CondConvOptions(experts=8).checked().routing
+        'sigmoid'
+    """
+
+    experts: int = 4
+    routing: str = 'sigmoid'
+    kernel: bool = True
+    channel: bool = False
+    filter: bool = False
+    spatial: bool = False
+    reduction: float | None = None
+    temperature: float = 1.0
+    gate_norm: str = 'ln'
+
+    def checked(self) -> 'CondConvOptions':
+        """Return the options if each value and their combination are valid.
+
+        Raises:
+            ValueError: naming the option, its value, the rule and what to do.
+            TypeError: if an option has the wrong type.
+
+        Example:
+            >>> CondConvOptions(kernel=False).checked()
+            Traceback (most recent call last):
+            ...
+            mmkerv.errors.ArgumentError: kernel, channel, filter and spatial are all False, which leaves a plain \
+convolution; switch one of them on, or leave out the conv_cfg
+        """
+        arguments.integer(self.experts, 'experts', 1)
+        arguments.one_of(self.routing, 'routing', ROUTINGS)
+        for name in ('kernel', 'channel', 'filter', 'spatial'):
+            arguments.boolean(getattr(self, name), name)
+        if self.reduction is not None:
+            arguments.real(self.reduction, 'reduction', 0, above=True)
+        arguments.real(self.temperature, 'temperature', 0, above=True)
+        arguments.one_of(self.gate_norm, 'gate_norm', GATE_NORMS)
+        if not (self.kernel or self.channel or self.filter or self.spatial):
+            raise ArgumentError(
+                'kernel, channel, filter and spatial are all False, which leaves a plain convolution; switch one of '
+                'them on, or leave out the conv_cfg'
+            )
+        if self.routing == 'given' and not self.kernel:
+            raise ArgumentError("routing='given' is for kernel=True, got kernel=False; leave routing out")
+        return self
+
+
+class CondConv2d(DynamicKernel, Conv2d):
+    r"""Conditionally parameterised convolution: a kernel for each sample, mixed from experts.
+
+    :math:`y = K(x) * x + b(x)` with :math:`K(x) = c f s\,(W + \sum_e (r_e - r_0) W_e)` and
+    :math:`b(x) = b + \sum_e (r_e - r_0) b_e`
+
+    x (N, C, H, W), y (N, O, H', W'), W and each of the experts :math:`W_e` (O, C/groups, kH, kW). The routing is
+    :math:`r = \sigma(R h / T)` or softmax(R h / T) over the experts, with :math:`r_0` = 1/2 or 1/experts, and h the
+    channel means of x. The gates c (C), f (O) and s (kH, kW) are :math:`2\sigma(\cdot)` of a linear layer on h. These
+    layers and R start at 0, so that the layer starts as the plain convolution with its ``weight``. With
+    :math:`W = r_0 \sum_e W_e` it is :math:`\sum_e r_e W_e`, the papers' form, which any of theirs can be converted to.
+    It never folds.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as in ``nn.Conv2d``.
+        experts: number of experts, >= 1.
+        routing: ``'sigmoid'``, as CondConv has it; ``'softmax'``, as omni-dimensional dynamic convolution has it;
+            ``'given'``: the layer has no R, and ``forward`` needs the routing, relative to :math:`r_0` = 1/2.
+        kernel: whether there are experts.
+        channel: whether there is a gate for each input channel.
+        filter: whether there is a gate for each output channel.
+        spatial: whether there is a gate for each tap; kernels of one tap have none.
+        reduction: ``None``, or a number: h is then relu(norm(A z)) of the channel means z, with max(int(C *
+            reduction), 16) features. All four gates with ``routing='softmax', reduction=1/16`` are omni-dimensional
+            dynamic convolution.
+        temperature: T, > 0.
+        gate_norm: norm of h with ``reduction``: ``'ln'``, or ``'bn'``, which makes a sample's output depend on the
+            others in training and needs at least two of them.
+
+    Attributes:
+        experts: (experts, O * C/groups * kH * kW), each row a kernel as ``weight.flatten()`` has it.
+        expert_bias: (experts, O), or ``None`` without bias.
+
+    ``load_state_dict`` also reads the kernels and biases of timm's ``CondConv2d``, ``weight`` (experts, O * C/groups *
+    kH * kW) and ``bias`` (experts, O), and those of TensorFlow's EfficientNet, ``condconv_kernel`` (experts, kH * kW *
+    C/groups * O). There a network computes the routing once for each block.
+
+    Raises:
+        ValueError: if a value is invalid.
+        TypeError: if an argument is unknown or has the wrong type.
+
+    Source: CondConv, NeurIPS 2019, section 3; Omni-Dimensional Dynamic Convolution, ICLR 2022, section 3.2.
+
+    Example:
+        >>> conv, x = CondConv2d(16, 32, 3, padding=1), torch.randn(2, 16, 9, 9)
+        >>> conv(x).shape, conv.kernel(x).shape
+        (torch.Size([2, 32, 9, 9]), torch.Size([2, 32, 16, 3, 3]))
+        >>> bool(torch.allclose(conv(x), torch.conv2d(x, conv.weight, conv.bias, padding=1), atol=1e-5))
+        True
+    """
+
+    Options = CondConvOptions
+    short_name = 'condconv'
+    takes_1x1 = True
+
+    def make_parameters(self, factory: dict[str, Any]) -> None:
+        """Create the experts, the routing and the gates.
+
+        Example:
+            >>> list(CondConv2d(16, 32, 1, bias=False).own_parameters())
+            ['experts', 'route.weight', 'route.bias']
+        """
+        options, taps, width = self.options, math.prod(self.kernel_size), self.in_channels
+        self.squeeze = self.route = None
+        if options.reduction is not None:
+            width = max(int(self.in_channels * options.reduction), FEWEST_FEATURES)
+            self.squeeze = Squeeze(self.in_channels, width, options.gate_norm, **factory)
+        experts = options.experts if options.kernel else 0
+        shape = (experts, self.weight.numel())
+        self.register_parameter('experts', nn.Parameter(torch.empty(shape, **factory)) if experts else None)
+        biased = experts and self.bias is not None
+        shape = (experts, self.out_channels)
+        self.register_parameter('expert_bias', nn.Parameter(torch.empty(shape, **factory)) if biased else None)
+        if experts and options.routing != 'given':
+            self.route = Gate(width, experts, **factory)
+        self.channel_gate = Gate(width, self.in_channels, **factory) if options.channel else None
+        self.filter_gate = Gate(width, self.out_channels, **factory) if options.filter else None
+        self.spatial_gate = Gate(width, taps, **factory) if options.spatial and taps > 1 else None
+
+    def reset_operator_parameters(self) -> None:
+        """Draw each expert like a kernel of its own, and set the routing to :math:`r_0` and every gate to 1.
+
+        Example:
+            >>> conv = CondConv2d(16, 32, 3); conv.reset_operator_parameters()
+            >>> float(conv.route.weight.abs().sum())
+            0.0
+        """
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        for parameter in (self.experts, self.expert_bias):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+        for part in (self.squeeze, self.route, self.channel_gate, self.filter_gate, self.spatial_gate):
+            if part is not None:
+                part.reset_parameters()
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """``True`` unless the routing is given.
+
+        Example:
+            >>> CondConv2d(4, 8, 3).starts_as_identity
+            True
+        """
+        return self.options.routing != 'given'
+
+    @fx_leaf
+    def forward(self, input: Tensor, routing: Tensor | None = None) -> Tensor:
+        """Convolve each sample of ``input`` (N, C, H, W), or a single sample (C, H, W), with its own kernel.
+
+        Args:
+            input: images.
+            routing: r, (N, experts), instead of that which the layer computes.
+
+        Raises:
+            ValueError: if there is no routing, it has another shape, or the layer has no experts.
+
+        Example:
+            >>> conv = CondConv2d(16, 32, 3, routing='given')
+            >>> conv(torch.randn(2, 16, 5, 5), torch.rand(2, 4)).shape
+            torch.Size([2, 32, 3, 3])
+        """
+        return self._respond(input, routing)
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        return self._kernels_and_biases(x)[0]
+
+    def _kernels_and_biases(self, x: Tensor, routing: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        dtype, t = wide_type(self.weight.dtype), self.options.temperature
+        h = x.to(dtype).mean((2, 3))
+        if self.squeeze is not None:
+            h = self.squeeze(h)
+        kernels, biases = self.weight.to(dtype).expand(x.shape[0], *self.weight.shape), None
+        if self.experts is not None:
+            r = self._routing(h, routing)
+            kernels = kernels + (r @ self.experts.to(dtype)).view(-1, *self.weight.shape)
+            if self.bias is not None:
+                biases = (self.bias.to(dtype) + r @ self.expert_bias.to(dtype)).to(self.bias.dtype)
+        elif routing is not None:
+            raise ArgumentError('routing is for layers with experts, and this one has kernel=False; leave it out')
+        if self.channel_gate is not None:
+            channels = grouped(self.channel_gate(h, t), 1, self.groups)
+            rows = channels.unsqueeze(2).expand(-1, -1, self.out_channels // self.groups, -1)
+            kernels = kernels * rows.flatten(1, 2)[..., None, None]
+        if self.filter_gate is not None:
+            kernels = kernels * self.filter_gate(h, t)[..., None, None, None]
+        if self.spatial_gate is not None:
+            kernels = kernels * self.spatial_gate(h, t).view(-1, 1, 1, *self.kernel_size)
+        return kernels.to(self.weight.dtype), biases
+
+    def _routing(self, h: Tensor, given: Tensor | None) -> Tensor:
+        """Return the routing minus its value at the start, (N, experts)."""
+        options = self.options
+        start = 1 / options.experts if options.routing == 'softmax' else 0.5
+        if given is not None:
+            if given.shape != (h.shape[0], options.experts):
+                raise ArgumentError(
+                    f'routing must have shape (N, experts) = {(h.shape[0], options.experts)}, got {tuple(given.shape)}'
+                )
+            return given.to(h.dtype) - start
+        if self.route is None:
+            raise ArgumentError(
+                "routing='given' leaves the routing to the network: call forward(input, routing), or build the layer "
+                "with routing='sigmoid'"
+            )
+        logits = F.linear(h, self.route.weight.to(h.dtype), self.route.bias.to(h.dtype)) / options.temperature
+        # 1 + tanh(t / 2) is twice the sigmoid of t.
+        return logits.softmax(1) - start if options.routing == 'softmax' else torch.tanh(logits / 2) / 2
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        self._read_published(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _read_published(self, state_dict: dict[str, Tensor], prefix: str) -> None:
+        """Replace sums of experts, in timm's layout or TensorFlow's, by ours, in place."""
+        if self.experts is None:
+            return
+        for name, ours in TENSORFLOW.items():
+            if prefix + name in state_dict:
+                state_dict[prefix + ours] = self._from_tensorflow(state_dict.pop(prefix + name))
+        start = 1 / self.options.experts if self.options.routing == 'softmax' else 0.5
+        for name, own in (('weight', 'experts'), ('bias', 'expert_bias')):
+            theirs, mine = state_dict.get(prefix + name), getattr(self, own)
+            # A plain kernel has four axes, a plain bias one.
+            if mine is not None and theirs is not None and theirs.dim() == 2 and theirs.shape == mine.shape:
+                state_dict[prefix + own] = theirs
+                state_dict[prefix + name] = start * theirs.sum(0).view(getattr(self, name).shape)
+
+    def _from_tensorflow(self, experts: Tensor) -> Tensor:
+        """Return flat kernels (experts, kH * kW * C/groups * O) with the order of axes of ``weight``."""
+        outputs, width, height, across = self.weight.shape
+        if experts[0].numel() != self.weight.numel():
+            return experts
+        if self.groups == self.in_channels > 1:
+            # (kH, kW, C, O / C), of which output channel c * O / C + m takes [:, :, c, m].
+            return experts.view(-1, height * across, outputs).transpose(1, 2).flatten(1)
+        return experts.view(-1, height, across, width, outputs).permute(0, 4, 3, 1, 2).flatten(1)
+
+
+class CondConv(ConfigClass):
+    """Class to name in configs: builds :class:`CondConv2d`, 1x1 included.
+
+    Args:
+        in_channels, out_channels, kernel_size, *args, **kwargs: as in :class:`CondConv2d`.
+
+    Raises:
+        ValueError: as :class:`CondConv2d`.
+        TypeError: as :class:`CondConv2d`.
+
+    Example:
+        >>> type(CondConv(8, 8, 1, experts=2)).__name__
+        'CondConv2d'
+    """
+
+    operator = CondConv2d

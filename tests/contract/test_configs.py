@@ -30,7 +30,9 @@ from mmkerv.ops import (
     CKConv1d,
     CKConv2d,
     CoCConv2d,
+    CondConv2d,
     DCLSConv2d,
+    FDConv2d,
     InceptionDWConv2d,
     KervConv2d,
     ReparamConv2d,
@@ -56,6 +58,8 @@ OPERATORS = {
     'ckcnn': CKConv1d,
     '_dcls': DCLSConv2d,
     '_inceptiondw': InceptionDWConv2d,
+    '_condconv': CondConv2d,
+    '_fdconv': FDConv2d,
     '_reparam': ReparamConv2d,
     'unireplknet': ReparamConv2d,
 }
@@ -63,7 +67,11 @@ every_config = pytest.mark.parametrize('path', CONFIGS, ids=name_of)
 # Those with operators inherit the data of those without.
 every_data_set = pytest.mark.parametrize(
     'path',
-    [p for p in CLASSIFIERS if not any(mark in p.stem for mark in ('_kerv', '_ck', '_coc', '_orth', '_stnd'))],
+    [
+        p
+        for p in CLASSIFIERS
+        if not any(mark in p.stem for mark in ('_kerv', '_ck', '_coc', '_condconv', '_orth', '_stnd'))
+    ],
     ids=name_of,
 )
 
@@ -155,6 +163,10 @@ def check_weight_decay(path, cfg, model, optimizer):
     if rules.get('flat_decay_mult') == 0 or 'decay_rate' in rules:
         # Upstream's ConvNeXt: no decay of biases, norms and layer scales.
         learned |= {n for n, p in model.named_parameters() if p.dim() <= 1}
+    if rules.get('norm_decay_mult') == 0:
+        kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm)
+        norms = tuple(f'{name}.' for name, m in model.named_modules() if isinstance(m, kinds))
+        learned |= {n for n, _ in model.named_parameters() if n.startswith(norms)}
     decayed = cfg.optim_wrapper.optimizer.get('weight_decay', 0)
     decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
     for name, parameter in model.named_parameters():
@@ -167,8 +179,12 @@ SLOW = (
     'cascade_mask_rcnn_convnext_t_dcls',
     'cascade_mask_rcnn_unireplknet_s',
     'cascade_mask_rcnn_unireplknet_t',
+    'mask_rcnn_r50_adamw',
+    'mask_rcnn_r50_adamw_fdconv',
     'retinanet_r50_dcls',
+    'retinanet_r50_fdconv',
     'unireplknet_s',
+    'upernet_r50_fdconv_ade20k',
     'upernet_unireplknet_s_ade20k',
 )
 
@@ -206,7 +222,7 @@ def test_config_builds_and_trains_a_step(path):
     if 'ckcnn' in path.stem:
         with pytest.raises(ValueError, match='no folded form'):
             deploy_config(cfg)
-    elif '_kerv' not in path.stem:
+    elif not any(kind in path.stem for kind in ('_kerv', '_fdconv', '_condconv')):
         switch_to_deploy(model, 'dense')
         deployed = deploy_config(cfg)
         if merges_always(model):

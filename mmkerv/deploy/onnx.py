@@ -60,10 +60,12 @@ def export_onnx(
         exporter = 'dynamo' if _version() >= DYNAMO_SINCE else 'legacy'
     network = RawOutputs(model)
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    # Of a batch of one, torch's dynamo exporter writes the number of images into the file.
+    recorded = torch.cat([example, example]) if dynamic and shape[0] == 1 else example
     names = [f'output{i}' for i in range(len(network(example)))]
     with atomic_path(out) as file:
         torch.onnx.export(
-            network, (example,), str(file), input_names=['input'], output_names=names, **_settings(exporter, dynamic)
+            network, (recorded,), str(file), input_names=['input'], output_names=names, **_settings(exporter, dynamic)
         )
         session = onnxruntime.InferenceSession(file.read_bytes(), providers=['CPUExecutionProvider'])
         others = [example, torch.randn(2, shape[1], *(n + 32 for n in shape[2:]))] if dynamic else [example]

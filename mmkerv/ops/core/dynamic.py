@@ -1,12 +1,14 @@
 """Family "dynamic": every sample is convolved with a kernel computed from that sample."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkerv.errors import FoldError
 from mmkerv.ops.core.convolve import CONVOLUTIONS
-from mmkerv.ops.core.geometry import grouped, memory_format, padded
+from mmkerv.ops.core.geometry import memory_format, padded
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.core.tracing import fx_leaf, is_traced_for_any_size
 
@@ -109,8 +111,11 @@ class DynamicKernel:
         sizes = zip(x.shape[2:], self.kernel_size, self._per_axis(self.stride), self._per_axis(self.dilation))
         shape = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes]
         patches = F.unfold(x, self.kernel_size, self.dilation, 0, self.stride)
-        kernels = grouped(kernels.flatten(2), 1, self.groups)
-        return (kernels @ grouped(patches, 1, self.groups)).reshape(-1, self.out_channels, *shape)
+        length = math.prod(self.kernel_size) * (self.in_channels // self.groups)
+        # Not -1 for the positions: their number is not known where a graph is recorded for any size.
+        patches = patches.view(-1, self.groups, length, patches.shape[-1])
+        kernels = kernels.reshape(-1, self.groups, self.out_channels // self.groups, length)
+        return (kernels @ patches).reshape(-1, self.out_channels, *shape)
 
     def _folded(self, dense: bool) -> nn.Module:
         raise FoldError(

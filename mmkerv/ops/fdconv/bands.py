@@ -53,7 +53,7 @@ def spectrum_size(weight_shape: tuple[int, ...], groups: int) -> tuple[int, int]
         (192, 96)
     """
     # Sizes are tensors where torch.jit.trace records.
-    outputs, width, height, across = (int(size) for size in weight_shape)
+    outputs, width, height, across = [int(size) for size in weight_shape]
     return outputs // groups * height, width * across
 
 
@@ -80,11 +80,14 @@ def gain_map(gains: Tensor, ranks: Tensor, rows: int, columns: int) -> Tensor:
     half = columns // 2 + 1
     bands = int(gains.shape[1])
     size, larger = divmod(rows * half, bands)
-    sequence = gains[:, larger:, None].expand(-1, -1, size).flatten(1)
+    # Views by -1: torch's exporter to ONNX would keep the number of samples of its example.
+    sequence = gains[:, larger:, None].expand(-1, -1, size).reshape(-1, (bands - larger) * size)
     if larger:
-        sequence = torch.cat([gains[:, :larger, None].expand(-1, -1, size + 1).flatten(1), sequence], 1)
+        longer = gains[:, :larger, None].expand(-1, -1, size + 1).reshape(-1, larger * (size + 1))
+        sequence = torch.cat([longer, sequence], 1)
     # By a permutation of the coefficients, not by their bands: its derivative adds up nothing.
-    result = sequence.index_select(1, ranks).view(-1, rows, half)
+    # int64: torch 2.1 has no vmap of other indices.
+    result = sequence.index_select(1, ranks.long()).view(-1, rows, half)
     edges = [result[..., :1], result[..., half - 1 :]] if columns % 2 == 0 else [result[..., :1]]
     edges = [(edge + edge.flip(1).roll(1, 1)) / 2 for edge in edges]
     middle = result[..., 1 : half - 1] if columns % 2 == 0 else result[..., 1:]
@@ -110,7 +113,7 @@ def banded_kernels(weight: Tensor, gains: Tensor, ranks: Tensor, groups: int) ->
         >>> bool(torch.equal(banded_kernels(weight, torch.zeros(1, 4), order, 1)[0], weight))
         True
     """
-    outputs, width, height, across = (int(size) for size in weight.shape)
+    outputs, width, height, across = [int(size) for size in weight.shape]
     rows, columns = spectrum_size(weight.shape, groups)
     matrix = weight.view(groups, outputs // groups, width, height, across).transpose(2, 3)
     matrix = matrix.reshape(groups, rows, columns)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkerv.ops.core.tracing import is_traced_for_any_size
-from mmkerv.ops.fdconv.real_dft import waves
+from mmkerv.ops.fdconv.real_dft import along_rows, counted, waves
 
 # The bands end at 1 / (2 k) cycles per pixel.
 EDGES = (2, 4, 8)
@@ -46,7 +46,8 @@ def low_passes(x: Tensor, official: bool = False) -> list[Tensor]:
     height, width = x.shape[-2:]
     if is_traced_for_any_size():
         # For formats without Fourier transforms, such as ONNX before opset 17.
-        return [_projection(height, k, x, official) @ x @ _projection(width, k, x, official) for k in EDGES]
+        axes = [(_projection(height, k, x, official), _projection(width, k, x, official)) for k in EDGES]
+        return [along_rows(x @ columns, rows) for rows, columns in axes]
     spectrum, lower = torch.fft.rfft2(x), []
     for k in EDGES:
         rows, columns = _below(height, k, x, official)[:, None], _below(width, k, x, official)[: width // 2 + 1]
@@ -56,14 +57,14 @@ def low_passes(x: Tensor, official: bool = False) -> list[Tensor]:
 
 def _below(n: int, k: int, like: Tensor, official: bool) -> Tensor:
     """Return 1 for the frequencies of a transform of length n below 1 / (2 k), and 0 for the others."""
-    # Whole numbers as floats: ONNX has no minimum of integers before opset 12.
-    index = torch.arange(n, device=like.device).to(like.dtype)
-    frequency = 2 * k * torch.minimum(index, n - index)
-    return (frequency <= n if official and k > EDGES[0] else frequency < n).to(like.dtype)
+    # Floats: ONNX has no minimum of integers before opset 12.
+    index, count = counted(n, like)
+    frequency = 2 * k * torch.minimum(index, count - index)
+    return (frequency <= count if official and k > EDGES[0] else frequency < count).to(like.dtype)
 
 
 def _projection(n: int, k: int, like: Tensor, official: bool) -> Tensor:
     """Return the symmetric matrix that keeps the frequencies below 1 / (2 k) of a sequence of length n."""
     below = _below(n, k, like, official)
     cosines, sines = waves(n, like)
-    return ((cosines * below) @ cosines + (sines * below) @ sines) / n
+    return ((cosines * below) @ cosines + (sines * below) @ sines) / counted(n, like)[1]

@@ -223,27 +223,29 @@ class FDConv2d(DynamicKernel, Conv2d):
             self._find_order()
             kernels = banded_kernels(weight, self.band_gate.excess(h, t), self._ranks, self.groups)
             # c[channel] as (groups, 1, C/groups) and f[filter] as (groups, O/groups, 1).
-            inner = grouped(self.channel_gate(h, t), 1, self.groups)
-            outer = grouped(self.filter_gate(h, t), 1, self.groups)
-            gates = (outer.unsqueeze(3) * inner.unsqueeze(2)).flatten(1, 2)[..., None, None]
+            inner = self.channel_gate(h, t).view(-1, self.groups, self.in_channels // self.groups)
+            outer = self.filter_gate(h, t).view(-1, self.groups, self.out_channels // self.groups)
+            gates = (outer.unsqueeze(3) * inner.unsqueeze(2)).view(-1, *weight.shape[:2], 1, 1)
             if self.spatial_gate is not None:
                 gates = gates * self.spatial_gate(h, t).view(-1, 1, 1, *self.kernel_size)
             kernels = kernels * gates
         if options.ksm_local:
             kernels = kernels * (1 + torch.tanh(self._local(layer_norm(z, self.local_norm)) / 2))
-        return kernels.expand(x.shape[0], *weight.shape).to(self.weight.dtype)
+        if not (options.ksm_global or options.ksm_local):
+            kernels = kernels.expand(x.shape[0], *weight.shape)
+        return kernels.to(self.weight.dtype)
 
     def _local(self, z: Tensor) -> Tensor:
         """Compute what enters the sigmoids of the local gates: (N, O, C/groups, kH, kW)."""
         taps = self.local_gate.weight.to(z.dtype)
-        reach = taps.shape[1] // 2
-        bordered = F.pad(z, (reach, reach))
-        near = torch.stack([bordered[:, i : i + self.in_channels] for i in range(taps.shape[1])], 1)
-        # (N, groups, taps, C/groups) for the channels, (groups, O/groups kH kW, taps) for the filters.
-        near = grouped(near, 2, self.groups).transpose(1, 2)
+        count, width = local_taps(self.in_channels), self.in_channels // self.groups
+        bordered = F.pad(z, (count // 2, count // 2))
+        near = torch.stack([bordered[:, i : i + self.in_channels] for i in range(count)], 1)
+        # (N, groups, taps, C/groups) for the channels, (groups, O/groups kH kW, taps) for the filters. Views
+        # by -1, here and above: torch's exporter to ONNX would keep the number of samples of its example.
+        near = near.view(-1, count, self.groups, width).transpose(1, 2)
         logits = grouped(taps, 0, self.groups) @ near
-        shape = (self.out_channels, *self.kernel_size, self.in_channels // self.groups)
-        return logits.reshape(-1, *shape).movedim(4, 2)
+        return logits.reshape(-1, self.out_channels, *self.kernel_size, width).movedim(4, 2)
 
     def _features(self, x: Tensor) -> Tensor:
         if self.band_maps is None:

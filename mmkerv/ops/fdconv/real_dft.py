@@ -14,10 +14,35 @@ def waves(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
         tensor([[ 1.,  1.],
                 [ 1., -1.]])
     """
-    index = torch.arange(n, device=like.device)
+    index, count = counted(n, like)
+    product = index[:, None] * index
     # Modulo n, where the angle keeps all digits.
-    angle = (index[:, None] * index % n).to(like.dtype) * (2 * math.pi / n)
+    angle = (product - (product / count).floor() * count) * (2 * math.pi) / count
     return angle.cos(), angle.sin()
+
+
+def counted(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return 0, ..., n - 1 and n as tensors of the type of ``like``; exporters know few operations of sizes.
+
+    Example:
+        >>> counted(3, torch.ones(1))
+        (tensor([0., 1., 2.]), tensor([3.]))
+    """
+    index = torch.arange(n, device=like.device).to(like.dtype)
+    return index, index[-1:] + 1
+
+
+def along_rows(x: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply a symmetric (rows, rows) matrix with (..., rows, columns).
+
+    Written as a product from the right: from the left, torch's exporter to ONNX would keep the number of samples of its
+    example.
+
+    Example:
+        >>> along_rows(torch.ones(2, 3, 1), torch.eye(3)).shape
+        torch.Size([2, 3, 1])
+    """
+    return (x.transpose(-1, -2) @ matrix).transpose(-1, -2)
 
 
 def real_rfft2(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +58,10 @@ def real_rfft2(x: Tensor) -> tuple[Tensor, Tensor]:
     cosines, sines = (wave[:, :half] for wave in waves(columns, x))
     real, imaginary = x @ cosines, -(x @ sines)
     cosines, sines = waves(rows, x)
-    return cosines @ real + sines @ imaginary, cosines @ imaginary - sines @ real
+    return (
+        along_rows(real, cosines) + along_rows(imaginary, sines),
+        along_rows(imaginary, cosines) - along_rows(real, sines),
+    )
 
 
 def real_irfft2(real: Tensor, imaginary: Tensor, columns: int) -> Tensor:
@@ -46,7 +74,10 @@ def real_irfft2(real: Tensor, imaginary: Tensor, columns: int) -> Tensor:
     """
     rows, half = real.shape[-2:]
     cosines, sines = waves(rows, real)
-    real, imaginary = cosines @ real - sines @ imaginary, cosines @ imaginary + sines @ real
+    real, imaginary = (
+        along_rows(real, cosines) - along_rows(imaginary, sines),
+        along_rows(imaginary, cosines) + along_rows(real, sines),
+    )
     # Every column but the first, and the last of an even number, stands for its conjugate too.
     index = torch.arange(half, device=real.device)[:, None]
     twice = 2 - ((index == 0) | (2 * index == columns)).to(real.dtype)

@@ -112,7 +112,6 @@ class DynamicKernel:
         shape = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in sizes]
         patches = F.unfold(x, self.kernel_size, self.dilation, 0, self.stride)
         length = math.prod(self.kernel_size) * (self.in_channels // self.groups)
-        # Not -1 for the positions: their number is not known where a graph is recorded for any size.
         patches = patches.view(-1, self.groups, length, patches.shape[-1])
         kernels = kernels.reshape(-1, self.groups, self.out_channels // self.groups, length)
         return (kernels @ patches).reshape(-1, self.out_channels, *shape)

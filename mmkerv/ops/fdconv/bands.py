@@ -80,7 +80,6 @@ def gain_map(gains: Tensor, ranks: Tensor, rows: int, columns: int) -> Tensor:
     half = columns // 2 + 1
     bands = int(gains.shape[1])
     size, larger = divmod(rows * half, bands)
-    # Views by -1: torch's exporter to ONNX would keep the number of samples of its example.
     sequence = gains[:, larger:, None].expand(-1, -1, size).reshape(-1, (bands - larger) * size)
     if larger:
         longer = gains[:, :larger, None].expand(-1, -1, size + 1).reshape(-1, larger * (size + 1))

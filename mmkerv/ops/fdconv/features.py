@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkerv.ops.core.tracing import is_traced_for_any_size
-from mmkerv.ops.fdconv.real_dft import along_rows, counted, waves
+from mmkerv.ops.fdconv.real_dft import counted, waves
 
 # The bands end at 1 / (2 k) cycles per pixel.
 EDGES = (2, 4, 8)
@@ -46,8 +46,7 @@ def low_passes(x: Tensor, official: bool = False) -> list[Tensor]:
     height, width = x.shape[-2:]
     if is_traced_for_any_size():
         # For formats without Fourier transforms, such as ONNX before opset 17.
-        axes = [(_projection(height, k, x, official), _projection(width, k, x, official)) for k in EDGES]
-        return [along_rows(x @ columns, rows) for rows, columns in axes]
+        return [_projection(height, k, x, official) @ x @ _projection(width, k, x, official) for k in EDGES]
     spectrum, lower = torch.fft.rfft2(x), []
     for k in EDGES:
         rows, columns = _below(height, k, x, official)[:, None], _below(width, k, x, official)[: width // 2 + 1]

@@ -241,8 +241,7 @@ class FDConv2d(DynamicKernel, Conv2d):
         count, width = local_taps(self.in_channels), self.in_channels // self.groups
         bordered = F.pad(z, (count // 2, count // 2))
         near = torch.stack([bordered[:, i : i + self.in_channels] for i in range(count)], 1)
-        # (N, groups, taps, C/groups) for the channels, (groups, O/groups kH kW, taps) for the filters. Views
-        # by -1, here and above: torch's exporter to ONNX would keep the number of samples of its example.
+        # (N, groups, taps, C/groups) for the channels, (groups, O/groups kH kW, taps) for the filters.
         near = near.view(-1, count, self.groups, width).transpose(1, 2)
         logits = grouped(taps, 0, self.groups) @ near
         return logits.reshape(-1, self.out_channels, *self.kernel_size, width).movedim(4, 2)

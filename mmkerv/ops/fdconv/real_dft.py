@@ -32,19 +32,6 @@ def counted(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return index, index[-1:] + 1
 
 
-def along_rows(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply a symmetric (rows, rows) matrix with (..., rows, columns).
-
-    Written as a product from the right: from the left, torch's exporter to ONNX would keep the number of samples of its
-    example.
-
-    Example:
-        >>> along_rows(torch.ones(2, 3, 1), torch.eye(3)).shape
-        torch.Size([2, 3, 1])
-    """
-    return (x.transpose(-1, -2) @ matrix).transpose(-1, -2)
-
-
 def real_rfft2(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the real and the imaginary part of ``torch.fft.rfft2`` of (..., rows, columns).
 
@@ -58,10 +45,7 @@ def real_rfft2(x: Tensor) -> tuple[Tensor, Tensor]:
     cosines, sines = (wave[:, :half] for wave in waves(columns, x))
     real, imaginary = x @ cosines, -(x @ sines)
     cosines, sines = waves(rows, x)
-    return (
-        along_rows(real, cosines) + along_rows(imaginary, sines),
-        along_rows(imaginary, cosines) - along_rows(real, sines),
-    )
+    return cosines @ real + sines @ imaginary, cosines @ imaginary - sines @ real
 
 
 def real_irfft2(real: Tensor, imaginary: Tensor, columns: int) -> Tensor:
@@ -74,10 +58,7 @@ def real_irfft2(real: Tensor, imaginary: Tensor, columns: int) -> Tensor:
     """
     rows, half = real.shape[-2:]
     cosines, sines = waves(rows, real)
-    real, imaginary = (
-        along_rows(real, cosines) - along_rows(imaginary, sines),
-        along_rows(imaginary, cosines) + along_rows(real, sines),
-    )
+    real, imaginary = cosines @ real - sines @ imaginary, cosines @ imaginary + sines @ real
     # Every column but the first, and the last of an even number, stands for its conjugate too.
     index = torch.arange(half, device=real.device)[:, None]
     twice = 2 - ((index == 0) | (2 * index == columns)).to(real.dtype)

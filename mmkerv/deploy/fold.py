@@ -99,6 +99,8 @@ def fold_checkpoint(
     report = switch_to_deploy(folded, split)
     if not report.replaced:
         raise FoldCheckError(f'{checkpoint}: the network has no operator that folds{_reasons(report)}')
+    # Before the branches merge, which removes some of the folded layers.
+    dearer = _dearer(model, folded, report.replaced)
     kept = {operator_name(type(folded.get_submodule(name))) for name in report.kept}
     plain_cfg = deploy_config(cfg, tuple(kept))
     if upstream_deploy or merges_always(folded):
@@ -125,7 +127,7 @@ def fold_checkpoint(
     with atomic_path(Path(out).with_suffix('.py')) as config:
         config.write_text(plain_cfg.pretty_text)
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
-    return FoldResult(report, error, associations, count, kind.name, _dearer(model, folded, report.replaced))
+    return FoldResult(report, error, associations, count, kind.name, dearer)
 
 
 def _dearer(model: nn.Module, folded: nn.Module, names: list[str]) -> dict[str, tuple[int, int]]:

@@ -7,6 +7,7 @@ from torch import nn
 
 from mmkerv.errors import FoldCheckError
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.registry import local_name
 
 # Arguments with which upstream's backbones build the merged form.
 ARGUMENTS = ('deploy', 'small_kernel_merged')
@@ -63,4 +64,11 @@ def merge_branches(model: nn.Module, cfg: Config) -> None:
             'step would read their `weight` as their kernel; leave the flag out'
         )
     model.backbone.switch_to_deploy()
-    cfg.model.backbone[argument] = True
+    _network(_network(cfg.model)['backbone'])[argument] = True
+
+
+def _network(node: dict) -> dict:
+    """Return the config of the network that ``mmkerv.Converted`` builds, ``node`` itself if it is that of another."""
+    while local_name(node.get('type'), ('mmkerv',)) == 'Converted':
+        node = node.get('model') or node['backbone']
+    return node

@@ -158,3 +158,34 @@ def test_unireplknet_is_merged_without_asking(tmp_path):
     result = fold_checkpoint(cfg, tmp_path / 'a.pth', tmp_path / 'deploy.pth', shape=SIZE)
     assert result.error < 1e-5 and len(result.report.replaced) == 3
     assert Config.fromfile(tmp_path / 'deploy.py').model.backbone.deploy
+
+
+def converted_backbone(backbone: dict, **how) -> dict:
+    return dict(type='mmkerv.Converted', model=backbone, **how)
+
+
+@pytest.mark.parametrize('whole', [False, True], ids=['backbone', 'whole model'])
+@pytest.mark.parametrize('conv_cfg', [KAIMING, dict(type='mmkerv.DCLSConv', kernel_extent=5)], ids=['CoC', 'DCLS'])
+def test_unireplknet_inside_converted_is_merged(whole, conv_cfg, tmp_path):
+    """``deploy`` belongs to the network's own config, not to that of ``Converted`` around it."""
+    arch = {'depths': (1, 1, 2, 1), 'channels': 8, 'kernel_sizes': (3, 13, (13, 3), 13)}
+    how = dict(conv_cfg=conv_cfg, where=dict(kernel_sizes=[3]))
+    backbone = dict(type='mmkerv.UniRepLKNet', arch=arch)
+    cfg = config(backbone if whole else converted_backbone(backbone, **how), 64)
+    cfg.model.neck = None
+    if whole:
+        cfg.model = converted_backbone(cfg.model, **how)
+    torch.save({'state_dict': built(cfg).state_dict()}, tmp_path / 'a.pth')
+    result = fold_checkpoint(cfg, tmp_path / 'a.pth', tmp_path / 'deploy.pth', shape=SIZE)
+    assert result.error < 1e-5 and len(result.report.replaced) > 3
+
+
+def test_the_cost_of_layers_that_the_merge_removes_is_reported(tmp_path):
+    conv_cfg = dict(type='mmkerv.InceptionDWConv')
+    backbone = dict(type='mmkerv.RepLKNet', arch=REPLK, conv_cfg=conv_cfg, where=dict(names=['lkb_origin']))
+    cfg = config(backbone, 64)
+    torch.save({'state_dict': built(cfg).state_dict()}, tmp_path / 'a.pth')
+    out = tmp_path / 'deploy.pth'
+    result = fold_checkpoint(cfg, tmp_path / 'a.pth', out, shape=SIZE, upstream_deploy=True, split='dense')
+    assert result.error < 1e-5 and result.dearer.keys() == set(result.report.replaced)
+    assert all('lkb_origin' in name for name in result.dearer)

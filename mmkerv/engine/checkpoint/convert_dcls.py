@@ -9,7 +9,7 @@ from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops.core.arguments import one_of
 from mmkerv.ops.dcls import VERSIONS, WITH_WIDTH
-from mmkerv.utils import printable
+from mmkerv.utils import log, printable
 
 # (authors' name, ours) of what is no layer with learnable spacings.
 MMPRETRAIN = (
@@ -32,6 +32,8 @@ TIMM = (
     (r'head\.(\w+)', r'timm_model.head.fc.\1'),
 )
 LAYOUTS = {'mmpretrain': MMPRETRAIN, 'timm': TIMM}
+# The norms of the outputs in the authors' detectors and segmentors, which timm's features do not have.
+OUTPUT_NORMS = re.compile(r'norm\d\.\w+')
 # The authors' names of the parameters of a layer with learnable spacings, and ours.
 PARAMETERS = {'weight': 'values', 'P': 'positions', 'SIG': 'width', 'bias': 'bias'}
 EXPECTED = (
@@ -55,7 +57,8 @@ def convert_dcls(
         version: interpolation that the network was trained with.
         source: name of the checkpoint, for messages.
         layout: ``'mmpretrain'`` for an ``ImageClassifier`` with mmpretrain's ConvNeXt, or ``'timm'`` for
-            ``mmkerv.TimmBackbone``, which leaves out the head.
+            ``mmkerv.TimmBackbone``, which leaves out the head, and has no norms of the outputs: those of detectors and
+            segmentors are left out, and the log names them.
 
     Returns:
         The parameters of the network with ``DCLSConv`` and ``points=n`` in place of its depthwise convolutions, and our
@@ -100,10 +103,26 @@ def convert_dcls(
             if parameter in ('P', 'SIG') and version != 'v0':
                 value = value.flip(0)
         names[key], converted[place] = place, value
+    if layout == 'timm' and (norms := [key for key in unmapped if OUTPUT_NORMS.fullmatch(given[key])]):
+        unmapped = [key for key in unmapped if key not in norms]
+        log(
+            f"mmkerv: left out {_parameters(norms)} of the norms of the outputs, which timm's features do not have: "
+            f'{_listed(norms)}'
+        )
     if unmapped:
-        listed = ', '.join([*map(printable, unmapped[:8]), *(['...'] if len(unmapped) > 8 else [])])
-        raise CheckpointMismatchError(f'{len(unmapped)} parameters have no place in a ConvNeXt: {listed}. {EXPECTED}')
+        verb = 'has' if len(unmapped) == 1 else 'have'
+        raise CheckpointMismatchError(
+            f'{_parameters(unmapped)} {verb} no place in a ConvNeXt: {_listed(unmapped)}. {EXPECTED}'
+        )
     return converted, names
+
+
+def _parameters(keys: list[str]) -> str:
+    return f'{len(keys)} parameter{"" if len(keys) == 1 else "s"}'
+
+
+def _listed(keys: list[str]) -> str:
+    return ', '.join([*map(printable, keys[:8]), *(['...'] if len(keys) > 8 else [])])
 
 
 def _check(layer: str, values: Mapping[str, Tensor], version: str, source: str) -> None:

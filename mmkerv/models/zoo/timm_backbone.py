@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib import import_module
 from types import ModuleType
@@ -40,9 +40,9 @@ class TimmBackbone(BaseModule):
     Args:
         model_name: name in timm, such as ``'inception_next_tiny'``, ``'fasternet_s'``, ``'mixnet_m'`` or
             ``'convnext_tiny'``.
-        out_indices: numbers of the features to return, from 0; by default all that timm offers. ``channels`` and
-            ``strides`` of the backbone tell which these are: networks with a feature of stride 2 (MixNet, ResNet) have
-            five, others four.
+        out_indices: numbers of the features to return, from 0: one integer or several; by default all that timm offers.
+            ``channels`` and ``strides`` of the backbone tell which these are: networks with a feature of stride 2
+            (MixNet, ResNet) have five, others four.
         frozen_stages: number of stages that do not learn, with the layers before them, counted as in ``where.stages``;
             0 freezes the stem alone, -1 nothing.
         norm_eval: keep all batch norms in evaluation mode.
@@ -67,7 +67,7 @@ class TimmBackbone(BaseModule):
     def __init__(
         self,
         model_name: str,
-        out_indices: Sequence[int] | None = None,
+        out_indices: int | Sequence[int] | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -82,7 +82,7 @@ class TimmBackbone(BaseModule):
         self.model_name, self.norm_eval = _known(model_name, timm), boolean(norm_eval, 'norm_eval')
         self.frozen_stages = integer(frozen_stages, 'frozen_stages', -1)
         self._timm_arguments = dict(kwargs)
-        chosen = {} if out_indices is None else {'out_indices': tuple(out_indices)}
+        chosen = {} if out_indices is None else {'out_indices': _indices(out_indices)}
         try:
             self.timm_model = timm.create_model(
                 model_name, pretrained=boolean(pretrained, 'pretrained'), features_only=True, **chosen, **kwargs
@@ -108,9 +108,9 @@ class TimmBackbone(BaseModule):
         features = self.timm_model(x)
         return tuple(y.permute(0, 3, 1, 2).contiguous() for y in features) if self._is_channels_last else (*features,)
 
-    def switch_to_deploy(self) -> DeployReport:
+    def switch_to_deploy(self, split: str = 'keep') -> DeployReport:
         """Fold the operators; mmpretrain's tools call a method of this name."""
-        return switch_to_deploy(self)
+        return switch_to_deploy(self, split)
 
     def train(self, mode: bool = True) -> 'TimmBackbone':
         """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
@@ -231,6 +231,17 @@ def _timm() -> ModuleType:
         problem = Problem('mmkerv.TimmBackbone needs timm, which is not installed', pip('install', 'mmkerv[timm]'))
         raise InstallationError(str(problem))
     return import_module('timm')
+
+
+def _indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the numbers of the features as a tuple."""
+    several = isinstance(out_indices, Iterable) and not isinstance(out_indices, (str, bytes))
+    indices = tuple(out_indices) if several else (out_indices,)
+    if not indices or any(not isinstance(index, int) or isinstance(index, bool) for index in indices):
+        raise ArgumentError(
+            f'out_indices must be one integer or several, got {out_indices!r}; leave it out for all features'
+        )
+    return indices
 
 
 def _known(name: str, timm: ModuleType) -> str:

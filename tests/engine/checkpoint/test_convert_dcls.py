@@ -103,6 +103,19 @@ def test_backbones_of_detectors_are_converted_without_the_rest():
     assert set(converted) == {key for key in network('v0').state_dict() if key.startswith('backbone.')}
 
 
+def test_timm_leaves_out_the_norms_of_the_outputs_and_says_so(monkeypatch):
+    lines = []
+    monkeypatch.setattr('mmkerv.engine.checkpoint.convert_dcls.log', lines.append)
+    theirs = {f'backbone.{key}': value for key, value in authors(network('v0'), 'v0').items() if 'head' not in key}
+    theirs = {re.sub(r'backbone\.norm\.', 'backbone.norm3.', key): value for key, value in theirs.items()}
+    converted, names = convert_dcls(theirs, layout='timm')
+    assert set(theirs) - set(names) == {'backbone.norm3.weight', 'backbone.norm3.bias'}
+    assert len(converted) == len(names) and len(lines) == 1
+    assert 'left out 2 parameters of the norms of the outputs' in lines[0] and 'backbone.norm3.bias' in lines[0]
+    with pytest.raises(CheckpointMismatchError, match=r'^1 parameter has no place .*: backbone\.other'):
+        convert_dcls({**theirs, 'backbone.other': torch.ones(1)}, layout='timm')
+
+
 @pytest.mark.parametrize(
     ('change', 'kind', 'message'),
     [
@@ -110,7 +123,7 @@ def test_backbones_of_detectors_are_converted_without_the_rest():
         (lambda d: d.pop('stages.0.0.dwconv.weight'), CheckpointMismatchError, r'dwconv.weight must be \(C, 1, n\)'),
         (lambda d: d.update({'stages.0.0.dwconv.weight': torch.ones(8, 1, 7, 7)}), CheckpointMismatchError, 'must be'),
         (lambda d: d.update({'stages.0.0.dwconv.SIG': d['stages.0.0.dwconv.P']}), CheckpointMismatchError, '--version'),
-        (lambda d: d.update(other=torch.ones(1)), CheckpointMismatchError, '1 parameters have no place .*: other'),
+        (lambda d: d.update(other=torch.ones(1)), CheckpointMismatchError, '^1 parameter has no place .*: other'),
         (lambda d: d.update(epoch=3), CheckpointMismatchError, 'epoch is a int'),
         (lambda d: d['stages.0.0.dwconv.P'].fill_(float('nan')), NonFiniteWeightsError, 'NaN in stages.0.0.dwconv.P'),
     ],

@@ -127,11 +127,26 @@ def test_layers_for_layer_wise_rates_are_timms():
             assert depth == depths[name.replace('.positions', '.weight')]
 
 
+def test_split_operators_fold_if_asked_to():
+    conv_cfg = dict(type='InceptionDWConv')
+    net = TimmBackbone('convnext_atto', conv_cfg=conv_cfg, where=dict(stages=(3,), kernel_sizes=(7,)))
+    assert len(net.switch_to_deploy().kept) == 6
+    report = net.switch_to_deploy(split='dense')
+    assert len(report.replaced) == 6 and not report.kept
+
+
+def test_one_output_may_be_an_integer():
+    assert TimmBackbone('resnet10t', out_indices=3).channels == TimmBackbone('resnet10t', out_indices=(3,)).channels
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
         (dict(model_name='convnext_tny'), "got 'convnext_tny'; did you mean 'convnext_tiny'"),
         (dict(model_name='resnet10t', out_indices=(9,)), r"'resnet10t' as a backbone with out_indices=\(9,\)"),
+        (dict(model_name='resnet10t', out_indices=1.5), 'out_indices must be one integer or several, got 1.5'),
+        (dict(model_name='resnet10t', out_indices='3'), "out_indices must be one integer or several, got '3'"),
+        (dict(model_name='resnet10t', out_indices=()), r'out_indices must be one integer or several, got \(\)'),
         (dict(model_name='resnet10t', frozen_stages=5), 'frozen_stages must be <= 4, the stages of resnet10t, got 5'),
         (dict(model_name='resnet10t', norm_eval='yes'), 'norm_eval'),
     ],

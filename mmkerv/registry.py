@@ -48,6 +48,7 @@ OPERATORS = {
     'DCLSConv': 'mmkerv.ops.dcls',
     'DepthwiseSeparableConv': 'mmkerv.ops.separable',
     'FDConv': 'mmkerv.ops.fdconv',
+    'FlexConv': 'mmkerv.ops.ckconv',
     'InceptionDWConv': 'mmkerv.ops.inception_dw',
     'KervConv': 'mmkerv.ops.kerv',
     'KervConv1d': 'mmkerv.ops.kerv',

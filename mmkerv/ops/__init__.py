@@ -1,7 +1,7 @@
 """Operators: drop-in replacements of convolutions. Needs torch alone."""
 
 from mmkerv.errors import FoldError
-from mmkerv.ops.ckconv import CKConv, CKConv1d, CKConv2d, continuous_kernel, set_resolution
+from mmkerv.ops.ckconv import CKConv, CKConv1d, CKConv2d, FlexConv, continuous_kernel, set_resolution
 from mmkerv.ops.coc import CoCConv, CoCConv2d, spatial_association
 from mmkerv.ops.condconv import CondConv, CondConv2d
 from mmkerv.ops.core.fold import DeployReport, switch_to_deploy
@@ -43,6 +43,7 @@ __all__ = [
     'DepthwiseSeparableConv2d',
     'FDConv',
     'FDConv2d',
+    'FlexConv',
     'FoldError',
     'FoldedConv',
     'InceptionDWConv',

@@ -71,8 +71,16 @@ convolution; switch one of them on, or leave out the conv_cfg
                 'kernel, channel, filter and spatial are all False, which leaves a plain convolution; switch one of '
                 'them on, or leave out the conv_cfg'
             )
-        if self.routing == 'given' and not self.kernel:
-            raise ArgumentError("routing='given' is for kernel=True, got kernel=False; leave routing out")
+        for name in ('experts', 'routing'):
+            if not self.kernel and getattr(self, name) != self._field_defaults[name]:
+                raise ArgumentError(
+                    f'{name} is for kernel=True, got {name}={getattr(self, name)!r} with kernel=False; leave {name} out'
+                )
+        if self.reduction is None and self.gate_norm != self._field_defaults['gate_norm']:
+            raise ArgumentError(
+                f'gate_norm is the norm of the reduced features, got gate_norm={self.gate_norm!r} without reduction; '
+                'set reduction (ODConv has 1/16), or leave gate_norm out'
+            )
         return self
 
 

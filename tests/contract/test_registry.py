@@ -121,13 +121,18 @@ def test_backbone_without_a_scope_is_an_error():
         DefaultScope._instance_dict.update(instances)
 
 
+# Names of an operator with other defaults.
+SETTINGS_OF = {'FlexConv': 'CKConv'}
+
+
 @pytest.mark.parametrize('name', mmkerv.registry.OPERATORS)
 def test_operators_are_registered_in_the_root_and_in_the_scope(name):
     assert MODELS.get(name) is mmkerv.registry.MODELS.get(name)
     torch.manual_seed(0)
     # The sequence layer is causal and pads by itself.
-    channels = {'any': (4, 8, 3), 'same': (4, 4, 3), 'depthwise': (8, 8, 3)}[CATALOGUE[name].channels]
-    settings = {'groups': 8} if CATALOGUE[name].channels == 'depthwise' else {}
+    kind = CATALOGUE[SETTINGS_OF.get(name, name)].channels
+    channels = {'any': (4, 8, 3), 'same': (4, 4, 3), 'depthwise': (8, 8, 3)}[kind]
+    settings = {'groups': 8} if kind == 'depthwise' else {}
     settings |= {} if name == 'CKConv1d' else {'padding': 1}
     built = MODELS.get(name)(*channels, **settings)
     assert type(built) is type(getattr(mmkerv.ops, name)(*channels, **settings))
@@ -165,7 +170,7 @@ def test_separable_convolutions_in_every_scope(host, prefix, name):
 
 def test_public_names():
     """A name that goes or comes is a decision, not an accident."""
-    assert list(mmkerv.registry.OPERATORS) == sorted(CATALOGUE)
-    operators = {*CATALOGUE, *(operator.layer.__name__ for operator in CATALOGUE.values()), 'FoldedConv'}
+    assert list(mmkerv.registry.OPERATORS) == sorted([*CATALOGUE, *SETTINGS_OF])
+    operators = {*CATALOGUE, *SETTINGS_OF, *(operator.layer.__name__ for operator in CATALOGUE.values()), 'FoldedConv'}
     assert {name for name in ops.__all__ if 'Conv' in name} == operators
     assert all(hasattr(ops, name) for name in ops.__all__)

@@ -9,6 +9,7 @@ pytest.importorskip('mmpretrain')
 
 from mmkerv.deploy.fold import fold_checkpoint
 from mmkerv.engine.hooks.check_frozen_operators_hook import is_identity
+from mmkerv.ops import DCLSConv2d
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from tests.engine.small_networks import SIZE, classifier
@@ -79,3 +80,8 @@ def test_the_change_of_every_kernel_is_measured(name):
         return
     change = relative_change(operator.kernel(), operator.weight)
     assert change >= 0 and is_identity(operator) == (change <= 1e-6)
+
+
+def test_a_kernel_smaller_than_its_weight_is_measured():
+    operator = DCLSConv2d(4, 4, 7, padding=3, kernel_extent=5, positions_init='normal')
+    assert 0 < relative_change(operator.kernel(), operator.weight) < 3 and not is_identity(operator)

@@ -156,7 +156,14 @@ def options(draw: st.DrawFn, name: str, geometry: dict[str, Any]) -> dict[str, A
         if activation == 'sine' and not own['weight_norm'] and draw(st.booleans()):
             own['net'] = 'magnet'
         return own | ({'omega_0': draw(st.floats(0.5, 20))} if activation in ('sine', 'rff') else {})
-    return {key: draw(st.sampled_from(values)) for key, values in CATALOGUE[name].choices.items()}
+    own = {key: draw(st.sampled_from(values)) for key, values in CATALOGUE[name].choices.items()}
+    # Options of a part that is switched off are refused.
+    for switch, owned in OWNED.get(name, {}).items():
+        own = {key: value for key, value in own.items() if own[switch] or key not in owned}
+    return own
+
+
+OWNED = {'CondConv': {'kernel': ('experts', 'routing')}, 'FDConv': {'ksm_global': ('kernel_num', 'temperature')}}
 
 
 def fit_channels(name: str, geometry: dict[str, Any]) -> None:

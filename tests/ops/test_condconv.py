@@ -161,3 +161,17 @@ def test_the_config_class_takes_every_layer():
     assert type(CondConv(3, 8, 1)) is CondConv2d and type(CondConv(8, 8, 3, groups=8, experts=2)) is CondConv2d
     with pytest.raises(TypeError, match='did you mean'):
         CondConv(3, 8, 3, expert=4)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'gate_norm': 'bn'},
+        {'kernel': False, 'channel': True, 'experts': 9},
+        {'kernel': False, 'channel': True, 'routing': 'softmax'},
+    ],
+    ids=['norm', 'experts', 'routing'],
+)
+def test_options_without_effect_are_refused(options):
+    with pytest.raises(ValueError, match=r'leave \w+ out'):
+        CondConv2d(4, 4, 3, **options)

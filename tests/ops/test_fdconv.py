@@ -283,3 +283,11 @@ def test_the_numbers_of_the_authors_code():
     assert abs(float(y.double().abs().sum()) / 65491.48345 - 1) < 1e-5
     expected = torch.tensor([[-0.28368184, -0.08280730, 0.12700354], [-0.00408712, -0.25082523, -0.44499969]])
     assert (torch.stack([y[0, 3, 10, 11:14], y[1, 19, 60, 5:8]]) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    'option', [{'kernel_num': 3}, {'reduction': 0.5}, {'temperature': 5.0}, {'gate_norm': 'bn'}], ids=lambda o: min(o)
+)
+def test_options_without_effect_are_refused(option):
+    with pytest.raises(ValueError, match='belongs to ksm_global=True'):
+        FDConv2d(16, 16, 3, ksm_global=False, **option)

@@ -28,7 +28,8 @@ class FiniteFeaturesHook(Hook):
 
     In training, validation and test. An evaluation gives no other sign of it than missing detections. As long as all is
     finite the hook reads the outputs of the backbone once; only then the backbone computes the batch again, layer by
-    layer.
+    layer, and leaves running statistics and random generators as they were. With ``SyncBatchNorm`` in training it names
+    the output alone.
 
     Args:
         action: ``'stop'`` raises, ``'warn'`` logs a warning, once for each layer.
@@ -71,8 +72,14 @@ class FiniteFeaturesHook(Hook):
             return
         message = f'FiniteFeaturesHook: output {bad[0]} of the backbone {type(backbone).__name__} is not finite'
         message += f' for an input of {tuple(inputs[0].shape)}, {_type(inputs[0])}. ' if inputs else '. '
-        place = first_not_finite(backbone, inputs)
-        if place is None:
+        # Other processes may have found nothing, and would not take part in the statistics of a SyncBatchNorm.
+        alone = any(isinstance(m, nn.SyncBatchNorm) and m.training for m in backbone.modules())
+        place = None if alone else first_not_finite(backbone, inputs)
+        if alone:
+            message += (
+                'With SyncBatchNorm in training the layer cannot be searched for; evaluate this batch to find it. '
+            )
+        elif place is None:
             message += 'Computed again it is finite, so the cause is random, such as dropout. '
         else:
             message += f'It begins in {place.layer!r} ({place.description}). '
@@ -100,7 +107,7 @@ class Place(NamedTuple):
 def first_not_finite(network: nn.Module, inputs: tuple) -> Place | None:
     """Compute ``network(*inputs)`` and return the first layer with an output that is not finite, ``None`` without one.
 
-    Running statistics of batch norms in training mode are updated once more.
+    Running statistics of batch norms and the state of the random generators are as before afterwards.
 
     Example:
         >>> net = nn.Sequential(nn.Identity(), nn.Threshold(0.0, float('nan')))
@@ -122,11 +129,15 @@ def first_not_finite(network: nn.Module, inputs: tuple) -> Place | None:
         found.append(Place(name, f'{type(layer).__name__}{where}, whose largest input is {largest:.3g}'))
 
     handles = [layer.register_forward_hook(record) for layer in layers]
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
-        network.forward(*inputs)
+        with torch.random.fork_rng({x.device for x in _tensors(inputs) if x.is_cuda}):
+            network.forward(*inputs)
     finally:
         for handle in handles:
             handle.remove()
+        for name, buffer in network.named_buffers():
+            buffer.copy_(buffers[name])
     return found[0] if found else None
 
 

@@ -1,5 +1,6 @@
 """Layer-wise learning rates: the nearer a layer is to the image, the smaller its learning rate."""
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +22,8 @@ class LayerDecayConstructor(OperatorRulesConstructor):
 
     The learning rate of a parameter is multiplied by :math:`r^{n - 1 - d}`, with r the ``layer_decay_rate`` and (d, n)
     what ``backbone.get_layer_depth`` returns: the number of the parameter's layer, from 0, and that of all layers.
-    Parameters outside the backbone keep theirs. Networks of mmkerv, mmpretrain's and, as
-    :class:`mmkerv.models.TimmBackbone`, those of timm have that method.
+    Parameters outside the backbone keep theirs. :class:`mmkerv.models.UniRepLKNet`,
+    :class:`mmkerv.models.TimmBackbone` and backbones of mmpretrain (ConvNeXt, Swin and others) have that method.
 
     Everything else is as in :class:`OperatorRulesConstructor`: the other rules of the config, and those of the
     operators, whose factors apply in addition. mmdetection's and mmsegmentation's own constructors know a few networks
@@ -84,13 +85,19 @@ class LayerDecayConstructor(OperatorRulesConstructor):
         return wrapper
 
 
+def _numbers_layers(module: nn.Module) -> bool:
+    # mmpretrain's classifiers have a method of this name too, without the prefix; it asks their backbone.
+    method = getattr(module, 'get_layer_depth', None)
+    return callable(method) and 'prefix' in inspect.signature(method).parameters
+
+
 def _layers(model: nn.Module) -> Mapping[str, tuple[int, int]]:
     """Return the layer and the number of layers of each parameter of the backbones, by name."""
     found: dict[str, tuple[int, int]] = {}
     inside: list[str] = []
     for prefix, module in model.named_modules():
         dot = f'{prefix}.' if prefix else ''
-        if not callable(getattr(module, 'get_layer_depth', None)) or any(dot.startswith(outer) for outer in inside):
+        if not _numbers_layers(module) or any(dot.startswith(outer) for outer in inside):
             continue
         inside.append(dot)
         for name, _ in module.named_parameters():

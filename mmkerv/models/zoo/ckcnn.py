@@ -127,7 +127,7 @@ class CKCNN(BaseModule):
                 raise ArgumentError(f'{name} must be in [0, 1), got {rate}')
         self.dropout_in = nn.Dropout(dropout_in)
         convolution |= {'kernel_size': kernel_size, 'hidden': hidden}
-        periodic = convolution.get('kernel', 'ckconv') == 'ckconv' and convolution.get('activation', 'sine') in PERIODIC
+        periodic = convolution.get('kernel', 'mlp') == 'mlp' and convolution.get('activation', 'sine') in PERIODIC
         if omega_0 is not None or periodic:
             convolution['omega_0'] = SMNIST_OMEGA_0 if omega_0 is None else omega_0
         self.blocks = nn.ModuleList()

@@ -66,7 +66,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             samples or more: a narrower mask would leave one sample, at which the width has no gradient.
         crop: set the kernel to 0 outside the range that holds all values of the mask above this one; the
             paper has 0.1.
-        kernel: ``'ckconv'``, or one of three kernels that are parameters by lag instead of a function of the position,
+        kernel: ``'mlp'``, or one of three kernels that are parameters by lag instead of a function of the position,
             see ``mmkerv.ops.ckconv.sequence_kernels``. They take ``separable`` and ``method`` of the options above,
             have one resolution, regular samples and a given ``kernel_size``, and a weight of the current sample, as
             their papers' layers, which are depthwise (``groups=in_channels``). Not causal, each side has a kernel of
@@ -115,7 +115,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         dtype: Any = None,
         *,
         causal: bool = True,
-        kernel: str = 'ckconv',
+        kernel: str = 'mlp',
         scale_size: int = 32,
         decay: float | tuple[float, float] = 2.0,
         filter_size: int = 2,
@@ -125,7 +125,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         # Set first: the constructor of the base class needs them to check the geometry and to make the parameters.
         self.causal = arguments.boolean(causal, 'causal')
         self.sequence = SequenceOptions(kernel, scale_size, decay, filter_size, squash).checked()
-        if kernel != 'ckconv':
+        if kernel != 'mlp':
             self._check_sequence(kernel_size)
         if kernel_size is None and not causal:
             raise ArgumentError('kernel_size=None is for causal layers; give the size of a centred kernel')
@@ -140,7 +140,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         kernel = self.sequence.kernel
         if kernel_size is None:
             raise ArgumentError(
-                f"kernel_size=None is for kernel='ckconv': the parameters of kernel={kernel!r} depend on the length; "
+                f"kernel_size=None is for kernel='mlp': the parameters of kernel={kernel!r} depend on the length; "
                 'give the length of the training sequences'
             )
         if kernel == 'multires' and not self.causal:
@@ -154,7 +154,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
             >>> CKConv1d(4, 4, 50, groups=4, kernel='long').is_continuous
             False
         """
-        return self.sequence.kernel == 'ckconv'
+        return self.sequence.kernel == 'mlp'
 
     def _make_kernel_net(self, channels: int, factory: dict[str, Any]) -> nn.Module:
         if self.is_continuous:
@@ -163,7 +163,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         for name, value in self._changed_options().items():
             if name not in ('separable', 'method'):
                 raise ArgumentError(
-                    f"{name} is an option of kernel='ckconv', got {name}={value!r} with kernel={kernel!r}; leave "
+                    f"{name} is an option of kernel='mlp', got {name}={value!r} with kernel={kernel!r}; leave "
                     f'{name} out'
                 )
         # The samples of each side.
@@ -203,7 +203,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if ratio != (1.0,) and not self.is_continuous:
             raise ArgumentError(
                 f'kernel={self.sequence.kernel!r} has one resolution, since its samples are parameters, got '
-                f"{ratio[0]:g}; use kernel='ckconv' for others"
+                f"{ratio[0]:g}; use kernel='mlp' for others"
             )
         return ratio
 
@@ -390,7 +390,7 @@ class CKConv1d(ContinuousKernel, Conv1d):
         if not self.is_continuous:
             raise ArgumentError(
                 f'times needs a kernel with values between its samples, got kernel={self.sequence.kernel!r}; use '
-                "kernel='ckconv'"
+                "kernel='mlp'"
             )
         for name, value in (('stride', self.stride), ('dilation', self.dilation)):
             if _single(value) != (1,):

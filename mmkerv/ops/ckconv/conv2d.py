@@ -164,3 +164,40 @@ class CKConv(PlainFor1x1):
         """
         shape = {key: conv_cfg[key] for key in ('kernel_extent', 'separable', 'replace_1x1') if conv_cfg.get(key)}
         return dict(type='mmkerv.FoldedConv', **shape) if shape else None
+
+
+class FlexConv(CKConv):
+    """Class to name in configs: :class:`CKConv` that learns its size, ``net='magnet', mask='gaussian', crop=0.1``.
+
+    Args:
+        in_channels, out_channels, kernel_size, *args, **kwargs: as in :class:`CKConv`, with these other defaults.
+        net: as in :class:`CKConv2d`.
+        mask: as in :class:`CKConv2d`.
+        crop: as in :class:`CKConv2d`.
+
+    Raises:
+        ValueError: as :class:`CKConv`.
+        TypeError: as :class:`CKConv`.
+
+    Source: FlexConv, ICLR 2022, section 3.
+
+    Example:
+        >>> FlexConv(8, 8, 3, padding=1, kernel_extent=9, hidden=4).mask_params.shape
+        torch.Size([2, 2])
+    """
+
+    def __new__(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        *args: Any,
+        net: str = 'magnet',
+        mask: str | None = 'gaussian',
+        crop: float | None = 0.1,
+        **kwargs: Any,
+    ) -> nn.Module:
+        """Build the layer."""
+        return super().__new__(
+            cls, in_channels, out_channels, kernel_size, *args, net=net, mask=mask, crop=crop, **kwargs
+        )

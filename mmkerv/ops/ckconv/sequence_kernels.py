@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 
-KERNELS = ('ckconv', 'sgconv', 'multires', 'long')
+KERNELS = ('mlp', 'sgconv', 'multires', 'long')
 # The kernel that each option belongs to.
 OWNERS = {'scale_size': 'sgconv', 'decay': 'sgconv', 'filter_size': 'multires', 'squash': 'long'}
 
@@ -26,7 +26,7 @@ class SequenceOptions(NamedTuple):
         2.0
     """
 
-    kernel: str = 'ckconv'
+    kernel: str = 'mlp'
     scale_size: int = 32
     decay: float | tuple[float, float] = 2.0
     filter_size: int = 2
@@ -47,7 +47,7 @@ class SequenceOptions(NamedTuple):
         """
         arguments.one_of(self.kernel, 'kernel', KERNELS)
         arguments.integer(self.scale_size, 'scale_size', 1)
-        for decay in self.decay if isinstance(self.decay, tuple) and len(self.decay) == 2 else (self.decay,):
+        for decay in self.decay if isinstance(self.decay, (list, tuple)) and len(self.decay) == 2 else (self.decay,):
             arguments.real(decay, 'decay', 0.0, above=True)
         arguments.integer(self.filter_size, 'filter_size', 2)
         arguments.real(self.squash, 'squash', 0.0)
@@ -158,7 +158,7 @@ class ScalesKernel(nn.Module):
         self.scales = nn.ParameterList([nn.Parameter(torch.empty(kernels, d, **factory)) for _ in range(scales)])
         self.skip = nn.Parameter(torch.empty(channels, 1, **factory))
         self.register_buffer('kernel_norm', torch.empty(kernels, 1, **factory))
-        self.decay = options.decay if isinstance(options.decay, tuple) else (options.decay,) * 2
+        self.decay = tuple(options.decay) if isinstance(options.decay, (list, tuple)) else (options.decay,) * 2
 
     @torch.no_grad()
     def reset(self, width: int) -> None:

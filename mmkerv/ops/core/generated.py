@@ -107,11 +107,12 @@ def relative_change(kernel: Tensor, weight: Tensor) -> float:
 
     Args:
         kernel: K, (O, C/groups, *size).
-        weight: W, (O, C/groups, *smaller), centred in K where K is larger.
+        weight: W, (O, C/groups, *other); the smaller of the two is centred among zeros.
 
     Example:
         >>> relative_change(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[3.0]]]))
         1.6666666269302368
     """
-    weight = embedded(weight, 1, kernel.shape[2:])
+    size = [max(pair) for pair in zip(kernel.shape[2:], weight.shape[2:])]
+    kernel, weight = embedded(kernel, 1, size), embedded(weight, 1, size)
     return float((kernel - weight).norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny))

@@ -69,6 +69,12 @@ switch one of them on, or leave out the conv_cfg
                 'ksm_global=False, ksm_local=False and fbm=False leave a plain convolution; switch one of them on, or '
                 'leave out the conv_cfg'
             )
+        for name in ('kernel_num', 'reduction', 'temperature', 'gate_norm'):
+            if not self.ksm_global and getattr(self, name) != self._field_defaults[name]:
+                raise ArgumentError(
+                    f'{name} belongs to ksm_global=True, got {name}={getattr(self, name)!r} with ksm_global=False; '
+                    f'leave {name} out'
+                )
         return self
 
 

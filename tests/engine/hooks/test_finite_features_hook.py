@@ -1,5 +1,6 @@
 """FiniteFeaturesHook: names the stage and layer in which a backbone's features stop being finite."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip('mmcv')
 
 from mmkerv.engine import FiniteFeaturesHook
 from mmkerv.engine.hooks import finite_features_hook
+from mmkerv.engine.hooks.finite_features_hook import first_not_finite
 from mmkerv.errors import ConfigError, NonFiniteFeaturesError
 from mmkerv.models import UniRepLKNet
 
@@ -56,6 +58,17 @@ def test_a_warning_is_logged_once_for_each_layer(watched, monkeypatch):
         watched.model.backbone(torch.randn(1, 3, 64, 64))
     (line,) = lines
     assert "'downsample_layers.0.0' (Conv2d, in the stem," in line
+
+
+def test_looking_for_the_layer_changes_nothing(watched):
+    net = watched.model.backbone.train()
+    with torch.no_grad():
+        net.stages[2][1].gamma.fill_(float('nan'))
+    before, state = copy.deepcopy(net.state_dict()), torch.random.get_rng_state()
+    assert first_not_finite(net, (torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)),)) is not None
+    assert all(torch.equal(value, net.state_dict()[name]) or value.isnan().any() for name, value in before.items())
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert 'num_batches_tracked' in ' '.join(before)
 
 
 def test_bad_settings_are_named(watched):

@@ -102,6 +102,14 @@ def test_backbones_of_mmpretrain_have_layers():
     assert min(rates.values()) < LR * 0.5**5
 
 
+def test_a_classifier_of_mmpretrain_is_asked_by_its_backbone():
+    """Its own method of this name has no prefix."""
+    models = pytest.importorskip('mmpretrain.models')
+    head = dict(type='mmpretrain.LinearClsHead', num_classes=3, in_channels=320)
+    model = models.ImageClassifier(dict(type='mmkerv.UniRepLKNet', arch='A'), head=head)
+    assert len(groups(model, dict(layer_decay_rate=0.8))) > 7
+
+
 def test_the_train_tool_leaves_it_alone_and_the_deploy_config_drops_it():
     wrapper = dict(constructor='mmkerv.LayerDecayConstructor', optimizer=dict(type='AdamW', lr=LR))
     wrapper['paramwise_cfg'] = dict(layer_decay_rate=0.7, norm_decay_mult=0.0)

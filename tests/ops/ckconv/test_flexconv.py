@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmkerv.errors import CheckpointMismatchError
-from mmkerv.ops import CKConv, CKConv1d, CKConv2d
+from mmkerv.ops import CKConv, CKConv1d, CKConv2d, FlexConv
 from mmkerv.ops.ckconv.mask import gaussian_mask
 from tests.ops.ckconv.ck_operators import random_parameters, response_1d, response_2d, signal
 from tests.ops.ckconv.ck_oracle import kernel_of, mask_at, sampled
@@ -215,3 +215,11 @@ def test_bad_combinations_are_named(settings, message):
 def test_half_precision_starts_finite(dtype):
     op = CKConv2d(2, 4, 9, **FLEXIBLE, dtype=dtype)
     assert torch.isfinite(op.kernel()).all() and op.kernel().abs().sum() > 0
+
+
+def test_the_name_in_configs_has_the_papers_options():
+    named = FlexConv(4, 6, 3, padding=1, kernel_extent=9, hidden=4)
+    options = dict(net='magnet', mask='gaussian', crop=0.1)
+    assert named.options == CKConv(4, 6, 3, padding=1, kernel_extent=9, hidden=4, **options).options
+    assert FlexConv(4, 6, 3, padding=1, hidden=4, crop=None).options.crop is None
+    assert type(FlexConv(4, 6, 1, kernel_extent=9)) is torch.nn.Conv2d

@@ -174,9 +174,7 @@ def test_compiles_without_graph_breaks(kernel):
 
 def test_what_only_a_function_of_the_position_can_do_is_refused():
     op, x = built('long', 4, 4, 21, groups=4), signal(2, 4, 30)
-    with pytest.raises(
-        ValueError, match="one resolution, since its samples are parameters, got 2; use kernel='ckconv'"
-    ):
+    with pytest.raises(ValueError, match="one resolution, since its samples are parameters, got 2; use kernel='mlp'"):
         op(x, scale_factor=2)
     with pytest.raises(ValueError, match=r'0: .*one resolution'):
         set_resolution(nn.Sequential(op), 0.5)
@@ -189,14 +187,14 @@ def test_what_only_a_function_of_the_position_can_do_is_refused():
     [
         ({'kernel': 'sgcon'}, "did you mean 'sgconv'"),
         ({'kernel': 'long', 'scale_size': 3}, "scale_size is an option of kernel='sgconv'"),
-        ({'squash': 0.1}, "squash is an option of kernel='long', got squash=0.1 with kernel='ckconv'"),
-        ({'kernel': 'long', 'hidden': 8}, "hidden is an option of kernel='ckconv'"),
-        ({'kernel': 'sgconv', 'mask': 'gaussian'}, "mask is an option of kernel='ckconv'"),
+        ({'squash': 0.1}, "squash is an option of kernel='long', got squash=0.1 with kernel='mlp'"),
+        ({'kernel': 'long', 'hidden': 8}, "hidden is an option of kernel='mlp'"),
+        ({'kernel': 'sgconv', 'mask': 'gaussian'}, "mask is an option of kernel='mlp'"),
         ({'kernel': 'sgconv', 'decay': 0.0}, 'decay must be > 0'),
         ({'kernel': 'sgconv', 'decay': (1.0, 2.0, 3.0)}, 'decay'),
         ({'kernel': 'multires', 'filter_size': 1}, 'filter_size must be >= 2'),
         ({'kernel': 'multires', 'causal': False}, "kernel='multires' is causal"),
-        ({'kernel': 'long', 'kernel_size': None}, "kernel_size=None is for kernel='ckconv'"),
+        ({'kernel': 'long', 'kernel_size': None}, "kernel_size=None is for kernel='mlp'"),
     ],
     ids=str,
 )

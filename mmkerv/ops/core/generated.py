@@ -110,8 +110,8 @@ def relative_change(kernel: Tensor, weight: Tensor) -> float:
         weight: W, (O, C/groups, *other); the smaller of the two is centred among zeros.
 
     Example:
-        >>> relative_change(torch.tensor([[[3.0, 4.0, 0.0]]]), torch.tensor([[[3.0]]]))
-        1.6666666269302368
+        >>> relative_change(torch.tensor([[[0.0, 4.0, 1.0]]]), torch.tensor([[[4.0]]]))
+        0.25
     """
     size = [max(pair) for pair in zip(kernel.shape[2:], weight.shape[2:])]
     kernel, weight = embedded(kernel, 1, size), embedded(weight, 1, size)

@@ -1,6 +1,7 @@
 """The step with which upstream's RepVGG and its like merge the branches of their blocks, after the operators' fold."""
 
 import inspect
+import re
 
 from mmengine.config import Config
 from torch import nn
@@ -64,11 +65,23 @@ def merge_branches(model: nn.Module, cfg: Config) -> None:
             'step would read their `weight` as their kernel; leave the flag out'
         )
     model.backbone.switch_to_deploy()
-    _network(_network(cfg.model)['backbone'])[argument] = True
+    own = [re.escape(name) for name in getattr(model.backbone, 'own_operators', list)()]
+    network = _network(cfg.model, [rf'backbone\.{name}' for name in own])
+    _network(network['backbone'], own)[argument] = True
 
 
-def _network(node: dict) -> dict:
-    """Return the config of the network that ``mmkerv.Converted`` builds, ``node`` itself if it is that of another."""
+def _network(node: dict, own: list[str]) -> dict:
+    """Return the config of the network that ``mmkerv.Converted`` builds, ``node`` itself if it is that of another.
+
+    The layers ``own`` were operators, which ``Converted`` left alone; merged they are plain convolutions, which its
+    ``where`` is made to leave out.
+    """
     while local_name(node.get('type'), ('mmkerv',)) == 'Converted':
+        if own:
+            where = dict(node.get('where') or {})
+            names = where.get('names') or ['']
+            names = [names] if isinstance(names, str) else names
+            where['names'] = [rf'^(?!(?:{"|".join(own)})$).*(?:{name})' for name in names]
+            node['where'] = where
         node = node.get('model') or node['backbone']
     return node

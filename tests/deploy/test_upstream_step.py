@@ -169,7 +169,7 @@ def converted_backbone(backbone: dict, **how) -> dict:
 def test_unireplknet_inside_converted_is_merged(whole, conv_cfg, tmp_path):
     """``deploy`` belongs to the network's own config, not to that of ``Converted`` around it."""
     arch = {'depths': (1, 1, 2, 1), 'channels': 8, 'kernel_sizes': (3, 13, (13, 3), 13)}
-    how = dict(conv_cfg=conv_cfg, where=dict(kernel_sizes=[3]))
+    how = dict(conv_cfg=conv_cfg)
     backbone = dict(type='mmkerv.UniRepLKNet', arch=arch)
     cfg = config(backbone if whole else converted_backbone(backbone, **how), 64)
     cfg.model.neck = None

@@ -167,7 +167,8 @@ class UniRepLKNetBlock(nn.Module):
         super().__init__()
         self.with_cp = with_cp
         geometry = {'padding': kernel_size // 2, 'groups': channels, 'bias': deploy}
-        if kernel_size >= LARGE and not deploy:
+        self.is_large = kernel_size >= LARGE
+        if self.is_large and not deploy:
             self.dwconv = ReparamConv2d(channels, channels, kernel_size, preset='unirep', **geometry)
             for branch in self.dwconv.parallel.values():
                 nn.init.trunc_normal_(branch.weight, std=0.02)
@@ -311,6 +312,10 @@ class UniRepLKNet(BaseModule):
                 else:
                     outputs.append(norm(x))
         return tuple(outputs)
+
+    def own_operators(self) -> list[str]:
+        """Return the names of the layers that are operators without any conv_cfg, until they are merged."""
+        return [name + '.dwconv' for name, block in self.named_modules() if getattr(block, 'is_large', False)]
 
     def switch_to_deploy(self) -> None:
         """Merge the norms of all blocks into their convolutions and linear layers, in place; for evaluation only."""

@@ -187,8 +187,11 @@ class CKConv1d(ContinuousKernel, Conv1d):
             else:
                 past, future = self.kernel_net(size // 2 + 1, computing['dtype']).chunk(2)
                 values = torch.cat([past.flip(-1), future[:, :-1]], -1)
-        shape = (len(values), 1) if self.options.separable else (self.out_channels, -1)
-        return values.reshape(*shape, size)
+        # The sizes as numbers: the legacy ONNX exporter must know the shape of a kernel.
+        channels = (self.in_channels, 1)
+        if not self.options.separable:
+            channels = (self.out_channels, self.in_channels // self.groups)
+        return values.reshape(*channels, size)
 
     def _parameter(self) -> Tensor:
         return super()._parameter() if self.is_continuous else next(self.kernel_net.parameters())

@@ -105,8 +105,7 @@ def test_backbones_of_mmpretrain_have_layers():
 def test_a_classifier_of_mmpretrain_is_asked_by_its_backbone():
     """Its own method of this name has no prefix."""
     models = pytest.importorskip('mmpretrain.models')
-    head = dict(type='mmpretrain.LinearClsHead', num_classes=3, in_channels=320)
-    model = models.ImageClassifier(dict(type='mmkerv.UniRepLKNet', arch='A'), head=head)
+    model = models.ImageClassifier(UniRepLKNet('A'))
     assert len(groups(model, dict(layer_decay_rate=0.8))) > 7
 
 

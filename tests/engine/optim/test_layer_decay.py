@@ -105,7 +105,7 @@ def test_backbones_of_mmpretrain_have_layers():
 def test_a_classifier_of_mmpretrain_is_asked_by_its_backbone():
     """Its own method of this name has no prefix."""
     models = pytest.importorskip('mmpretrain.models')
-    model = models.ImageClassifier(UniRepLKNet('A'))
+    model = models.ImageClassifier(UniRepLKNet('A'), data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'))
     assert len(groups(model, dict(layer_decay_rate=0.8))) > 7
 
 

@@ -72,10 +72,10 @@ class ShiftwiseOptions(NamedTuple):
 
 
 def released_orders(channels: int, used: int, count: int, repeats: int) -> dict[str, Tensor]:
-    """Return the buffers of :class:`ShiftwiseConv2d` that the authors' code draws anew in every constructor.
+    """Return the buffers of :class:`ShiftwiseConv2d` that a layer of the authors' code has.
 
-    Their checkpoints do not contain them: they come from seed 123 of torch's and numpy's global generators, which this
-    function leaves alone.
+    The authors' checkpoints do not contain them. Their constructor seeds torch's and numpy's global generators with 123
+    and draws them again; this function draws the same numbers and leaves the global generators alone.
 
     Args:
         channels: C.

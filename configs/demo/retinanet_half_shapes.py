@@ -3,6 +3,8 @@
 #
 #   retinanet_reparam_shapes.py      re-parameterized convolutions in the backbone
 #   retinanet_dcls_shapes.py         convolutions with learnable spacings in the backbone
+#   retinanet_fdconv_shapes.py       frequency dynamic convolution in the backbone
+#   retinanet_condconv_shapes.py     conditionally parameterised convolutions in the backbone
 #   retinanet_mobilenet_shapes.py    MobileNetV2 as backbone, the plain counterpart of retinanet_inceptiondw_shapes.py
 #   retinanet_unireplknet_shapes.py  UniRepLKNet-A as backbone
 #

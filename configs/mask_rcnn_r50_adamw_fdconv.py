@@ -9,6 +9,6 @@ model = dict(
     backbone=dict(
         type='mmkerv.ResNet',
         conv_cfg=dict(type='mmkerv.FDConv'),
-        where=dict(stages=(2, 3, 4), stem=False, kernel_sizes='all', names=[r'\.conv\d$']),
+        where=dict(stages=(2, 3, 4), stem=False, names=[r'\.conv\d$']),
     )
 )

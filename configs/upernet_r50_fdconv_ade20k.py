@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(
         type='mmkerv.ResNetV1c',
         conv_cfg=dict(type='mmkerv.FDConv'),
-        where=dict(stem=False, kernel_sizes='all', names=[r'\.conv\d$']),
+        where=dict(stem=False, names=[r'\.conv\d$']),
         with_cp=True,
     )
 )

@@ -9,6 +9,6 @@ model = dict(
     backbone=dict(
         type='mmkerv.MobileNetV2',
         conv_cfg=dict(type='mmkerv.CondConv', experts=4),
-        where=dict(stem=False, kernel_sizes='all'),
+        where=dict(stem=False),
     )
 )

@@ -10,6 +10,6 @@ model = dict(
     backbone=dict(
         type='mmkerv.ResNet',
         conv_cfg=dict(type='mmkerv.CondConv', experts=4),
-        where=dict(stem=False, stages=(3, 4), kernel_sizes='all', names=[r'\.conv\d$']),
+        where=dict(stem=False, stages=(3, 4), names=[r'\.conv\d$']),
     )
 )

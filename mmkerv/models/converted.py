@@ -28,7 +28,8 @@ class Converted:
     Args:
         backbone: config of the network, with a ``type`` of the default scope.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         model: another name of ``backbone``, for necks, heads and whole models.
         share: parameters that layers of one shape in a stage share, as ``dict(names='positions')``: the arguments of
             ``mmkerv.share_parameters`` without the model, or a list of such.

@@ -26,18 +26,19 @@ class Where(NamedTuple):
         stem: whether to select convolutions before the first stage.
         stages: numbers of the stages to select, from 1; ``None`` selects every stage and everything outside the stages
             but the stem (necks, heads). What lies between two stages belongs to the later one.
-        kernel_sizes: ``'>1'`` every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
+        kernel_sizes: ``None`` the sizes that the operator takes: all, or with most operators all but 1x1; ``'>1'``
+            every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
         depthwise: whether to select depthwise convolutions (as many groups as input channels, more than one).
         names: regular expressions, of which one must match somewhere in the convolution's name; ``None`` matches any.
 
     Example:
         >>> Where.of({'stages': (3, 4), 'depthwise': False})
-        Where(stem=True, stages=(3, 4), kernel_sizes='>1', depthwise=False, names=None)
+        Where(stem=True, stages=(3, 4), kernel_sizes=None, depthwise=False, names=None)
     """
 
     stem: bool = True
     stages: tuple[int, ...] | None = None
-    kernel_sizes: str | tuple[tuple[int, int], ...] = '>1'
+    kernel_sizes: str | tuple[tuple[int, int], ...] | None = None
     depthwise: bool = True
     names: tuple[str, ...] | None = None
 
@@ -50,8 +51,8 @@ class Where(NamedTuple):
             TypeError: for an unknown key or a value of the wrong type.
 
         Example:
-            >>> Where.of(None).kernel_sizes
-            '>1'
+            >>> Where.of(dict(kernel_sizes=[3])).kernel_sizes
+            ((3, 3),)
         """
         if where is not None and not isinstance(where, (dict, Where)):
             raise ArgumentTypeError(f'where must be a dict with some of {cls._fields}, got {where!r}')
@@ -63,7 +64,7 @@ class Where(NamedTuple):
         stages, sizes, names = rule.stages, rule.kernel_sizes, rule.names
         if stages is not None:
             stages = tuple(integer(s, 'where.stages', 1) for s in _sequence(stages, 'stages'))
-        if sizes not in ('>1', 'all'):
+        if sizes not in (None, '>1', 'all'):
             sizes = tuple(integers(s, 2, 'where.kernel_sizes', 1) for s in _sequence(sizes, 'kernel_sizes'))
         if names is not None:
             names = tuple(_sequence([names] if isinstance(names, str) else names, 'names'))
@@ -89,7 +90,7 @@ class Where(NamedTuple):
             stage_matches = self.stem
         else:
             stage_matches = self.stages is None or stage in self.stages
-        if self.kernel_sizes == '>1':
+        if self.kernel_sizes in (None, '>1'):
             size_matches = max(conv.kernel_size) > 1
         else:
             size_matches = self.kernel_sizes == 'all' or conv.kernel_size in self.kernel_sizes
@@ -118,7 +119,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         model: network of any library, including torchvision and timm.
         conv_cfg: as in OpenMMLab's configs, ``dict(type='CoCConv', ...)``; the type is the name of an operator or of a
             convolution registered with mmengine, such as mmcv's ``'ConvWS'``, or a class.
-        where: rule that selects the convolutions, see :class:`Where`.
+        where: rule that selects the convolutions, see :class:`Where`; by default all that the operator takes, which
+            with most operators are all but 1x1.
 
     Returns:
         ``model``.
@@ -136,6 +138,8 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         'CoCConv2d'
     """
     rule, operator = Where.of(where), Operator.of(conv_cfg)
+    if rule.kernel_sizes is None:
+        rule = rule._replace(kernel_sizes='all' if operator.takes_1x1 else '>1')
     convs = _convolutions(model)
     stages, holders = _stages(model, convs, rule), kept_by(model)
     replaced: dict[nn.Module, nn.Module] = {}

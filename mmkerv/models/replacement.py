@@ -55,8 +55,7 @@ class Operator(NamedTuple):
         if not isinstance(kind, str):
             if not callable(kind):
                 raise ArgumentTypeError(f'conv_cfg type must be a name, a class or a function, got {kind!r}')
-            named = kind.func if isinstance(kind, functools.partial) else kind
-            return cls(kind, options, getattr(named, '__name__', str(named)))
+            return cls(kind, options, getattr(_named(kind), '__name__', str(_named(kind))))
         name, operators = kind.rpartition('.')[2], _operators()
         # 'CoCConv', 'mmkerv.CoCConv', or 'mmkerv.ops.CoCConv', as mmengine writes a class.
         if name in operators and kind.partition('.')[0] in (name, 'mmkerv'):
@@ -82,6 +81,16 @@ class Operator(NamedTuple):
             True
         """
         return self.build in (nn.Conv2d, ops.FoldedConv)
+
+    @property
+    def takes_1x1(self) -> bool:
+        """Return whether the operator replaces 1x1 convolutions unless ``where`` says otherwise.
+
+        Example:
+            >>> [Operator.of(dict(type=name)).takes_1x1 for name in ('CoCConv', 'FDConv')]
+            [False, True]
+        """
+        return bool(getattr(_named(self.build), 'takes_1x1', False))
 
     @property
     def advice_for_plain(self) -> str:
@@ -161,6 +170,11 @@ class Operator(NamedTuple):
             return self.build(
                 conv.in_channels, conv.out_channels, kernel_size, bias=conv.bias is not None, **geometry, **self.options
             )
+
+
+def _named(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return the class or function inside ``functools.partial``."""
+    return build.func if isinstance(build, functools.partial) else build
 
 
 def _operators() -> dict[str, type]:

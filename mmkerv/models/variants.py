@@ -12,7 +12,8 @@ DOC = """{family} of an upstream library, converted to the operator ``conv_cfg``
     Args:
         *args: upstream's arguments.
         conv_cfg: operator, such as ``dict(type='CoCConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         host: library, ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``; by default the current default scope, or mmpretrain
             if that library has no {family}.
         **kwargs: upstream's arguments.

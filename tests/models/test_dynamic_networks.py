@@ -11,7 +11,7 @@ from tests.ops.contract import relative
 
 torchvision = pytest.importorskip('torchvision')
 
-BOTTLENECKS = {'stem': False, 'kernel_sizes': 'all', 'names': [r'\.conv\d$']}
+BOTTLENECKS = {'stem': False, 'names': [r'\.conv\d$']}
 KINDS = {'FDConv': (FDConv2d, 48), 'CondConv': (CondConv2d, 48)}
 
 

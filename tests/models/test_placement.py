@@ -5,6 +5,7 @@ import functools
 import logging
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from torch.nn.utils import prune
 
 import mmkerv
 from mmkerv.models import placement
-from mmkerv.ops import CoCConv, CoCConv2d, KervConv, KervConv2d, ReparamConv
+from mmkerv.ops import CoCConv, CoCConv2d, FDConv, KervConv, KervConv2d, ReparamConv
+from mmkerv.ops.core.base import Conv2d
 
 COC = {'type': 'CoCConv'}
 KERV = {'type': 'KervConv'}
@@ -71,6 +73,32 @@ def test_1x1_stays_plain_unless_replace_1x1_is_set():
     assert len(replaced(mmkerv.convert(resnet(), {**COC, 'replace_1x1': True}, {'kernel_sizes': 'all'}))) == 20
 
 
+@pytest.mark.parametrize(
+    ('kind', 'where', 'sizes'),
+    [
+        ('KervConv', None, {7: 1, 3: 16, 1: 36}),
+        ('CondConv', {'stem': False}, {3: 16, 1: 36}),
+        ('CondConv', {'kernel_sizes': '>1'}, {7: 1, 3: 16}),
+        # Of more than 16 channels; the downsampling is 1x1, which names can leave out.
+        ('FDConv', None, {3: 16, 1: 36}),
+        ('FDConv', {'stem': False, 'names': r'\.conv\d$'}, {3: 16, 1: 32}),
+        (functools.partial(FDConv, kernel_num=4), {'stages': (1,), 'stem': False}, {3: 3, 1: 7}),
+        (FDConv, {'kernel_sizes': '>1'}, {3: 16}),
+        ('CoCConv', None, {7: 1, 3: 16}),
+        ('ReparamConv', None, {7: 1, 3: 16}),
+    ],
+    ids=str,
+)
+def test_where_selects_the_sizes_that_the_operator_takes(kind, where, sizes, lines):
+    with torch.device('meta'):
+        model = torchvision.models.resnet50()
+    mmkerv.convert(model, {'type': kind}, where)
+    found = Counter(m.kernel_size[0] for m in model.modules() if isinstance(m, Conv2d))
+    counts = ', '.join(f'{size}x{size}: {count}' for size, count in sizes.items())
+    assert found == sizes
+    assert f'{sum(sizes.values())} of 53 convolutions' in lines[0] and f'({counts}); kept' in lines[0]
+
+
 def test_depthwise_convolutions_can_be_excluded():
     model = torchvision.models.mobilenet_v2().eval()
     assert len(replaced(mmkerv.convert(copy.deepcopy(model), COC))) == 18
@@ -102,7 +130,7 @@ def test_only_the_stem_becomes_a_kervolution(kind, lines):
 def test_linear_kervolution_changes_no_prediction():
     model, x = resnet(), torch.randn(1, 3, 64, 64)
     expected = model(x)
-    mmkerv.convert(model, {**KERV, 'kernel': 'linear'}, {'kernel_sizes': 'all'})
+    mmkerv.convert(model, {**KERV, 'kernel': 'linear'})
     assert len(kervolutions(model)) == 20, 'a 1x1 kervolution is legal'
     assert torch.equal(model(x), expected)
 

@@ -28,7 +28,8 @@ class DenseNetCifar(BaseModule):
         stem_channels: channels of the first convolution.
         drop_rate: dropout after every convolution but the first; the paper uses 0.2 without data augmentation.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         init_cfg: as in every mmengine module; by default He's initialisation, as in the paper.
 
     Raises:

@@ -36,7 +36,8 @@ class GoogLeNetCifar(BaseModule):
     Args:
         in_channels: channels of the image.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         init_cfg: as in every mmengine module; by default He's initialisation.
 
     Raises:

@@ -33,7 +33,8 @@ class RepLKNet:
     Args:
         arch: ``'31B'``, ``'31L'``, ``'XL'``, or a dict as in mmpretrain.
         conv_cfg: operator, such as ``dict(type='DCLSConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         norm_cfg: a batch norm: ``dict(type='BN')``, ``'SyncBN'`` and their like, since the branches merge with it.
         strides: of the end of the stem, and of the layers before stages 2 to 4; the default (2, 2, 2, 2) gives outputs
             of stride 4 to 32.

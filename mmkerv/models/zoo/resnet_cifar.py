@@ -23,7 +23,8 @@ class ResNetCifar:
     Args:
         depth: 20, 32, 44, 56 or 110.
         conv_cfg: operator, such as ``dict(type='KervConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         **kwargs: mmpretrain's arguments.
 
     Raises:

@@ -48,7 +48,8 @@ class TimmBackbone(BaseModule):
         norm_eval: keep all batch norms in evaluation mode.
         with_cp: recompute the stages in backward, by timm's ``set_grad_checkpointing``.
         conv_cfg: operator, such as ``dict(type='CoCConv')``; ``None`` keeps the network plain.
-        where: rule that selects the convolutions, see :class:`mmkerv.models.placement.Where`; by default all but 1x1.
+        where: rule that selects the convolutions, by default all that the operator takes, see
+            :class:`mmkerv.models.placement.Where`.
         init_cfg: as in every mmengine module; ``dict(type='Pretrained', checkpoint=...)`` loads timm's weights. Without
             it the network starts as timm initialises it.
         pretrained: let timm download its weights.

@@ -11,6 +11,7 @@ __all__ = ['Where', 'convert', 'share_kernels', 'share_parameters']
 
 if importable('mmengine'):
     from mmkerv.models.converted import Converted
+    from mmkerv.models.lsk_block import LSKBlock
     from mmkerv.models.variants import HRNet, MobileNetV2, MobileNetV3, ResNet, ResNetV1c, ResNetV1d, ShuffleNetV2
     from mmkerv.models.zoo.ckcnn import CKCNN
     from mmkerv.models.zoo.densenet_cifar import DenseNetCifar
@@ -18,13 +19,14 @@ if importable('mmengine'):
     from mmkerv.models.zoo.resnet_cifar import ResNetCifar
     from mmkerv.models.zoo.timm_backbone import TimmBackbone
 
-    __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'HRNet', 'MobileNetV2', 'MobileNetV3', 'ResNet', 'ResNetCifar']
-    __all__ += ['RepLKNet', 'ResNetV1c', 'ResNetV1d', 'ShuffleNetV2', 'TimmBackbone']
+    __all__ += ['CKCNN', 'Converted', 'DenseNetCifar', 'HRNet', 'LSKBlock', 'MobileNetV2', 'MobileNetV3', 'ResNet']
+    __all__ += ['RepLKNet', 'ResNetCifar', 'ResNetV1c', 'ResNetV1d', 'ShuffleNetV2', 'TimmBackbone']
 
     if importable('mmcv'):
         from mmkerv.models.zoo.googlenet_cifar import GoogLeNetCifar
         from mmkerv.models.zoo.kernel_size_net import KernelSizeNet
         from mmkerv.models.zoo.lenet import LeNet5Kerv
+        from mmkerv.models.zoo.lsknet import LSKNet
         from mmkerv.models.zoo.unireplknet import UniRepLKNet
 
-        __all__ += ['GoogLeNetCifar', 'KernelSizeNet', 'LeNet5Kerv', 'UniRepLKNet']
+        __all__ += ['GoogLeNetCifar', 'KernelSizeNet', 'LSKNet', 'LeNet5Kerv', 'UniRepLKNet']

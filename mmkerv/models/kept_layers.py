@@ -17,6 +17,7 @@ from mmkerv.ops.core.base import ConvNd
 # its 1x1 convolutions are selected only if 1x1 ones are asked for.
 KEPT_LAYERS = {
     'mmcv': ('CARAFEPack', 'ContextBlock', 'CrissCrossAttention', 'GeneralizedAttention', '_NonLocalNd'),
+    'mmkerv': ('LSKBlock',),
     'timm': (
         'BatNonLocalAttn', 'BilinearAttnTransform', 'BottleneckAttn', 'CbamModule', 'GlobalContext', 'HaloAttn',
         'LambdaLayer', 'LightCbamModule', 'NonLocalAttn',

@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmkerv.errors import ArgumentError
+from mmkerv.models.zoo import stage_arguments
 from mmkerv.ops import ReparamConv2d
-from mmkerv.ops.core.arguments import boolean, integer, one_of, real
+from mmkerv.ops.core.arguments import boolean, integer, one_of
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.branches import scale_and_shift
 from mmkerv.registry import MODELS
@@ -275,14 +276,10 @@ class UniRepLKNet(BaseModule):
         trunc = {'type': 'TruncNormal', 'layer': ['Conv2d', 'Linear'], 'std': 0.02, 'bias': 0.0}
         super().__init__(init_cfg or [trunc])
         depths, channels, kernel_sizes = _settings(arch)
-        self.out_indices = _out_indices(out_indices)
+        self.out_indices = stage_arguments.output_stages(out_indices, STAGES)
         self.gap_before_final_norm = boolean(gap_before_final_norm, 'gap_before_final_norm')
-        self.frozen_stages = integer(frozen_stages, 'frozen_stages', -1)
-        if self.frozen_stages > STAGES:
-            raise ArgumentError(f'frozen_stages must be <= {STAGES}, got {frozen_stages}')
+        self.frozen_stages = stage_arguments.frozen_stages(frozen_stages, STAGES)
         self.norm_eval = boolean(norm_eval, 'norm_eval')
-        if real(drop_path_rate, 'drop_path_rate', 0.0) >= 1:
-            raise ArgumentError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         self.depths, self.channels = depths, channels
         first = channels[0] // 2
         stem = [nn.Conv2d(in_channels, first, 3, 2, 1), LayerNorm2d(first, eps=1e-6), nn.GELU()]
@@ -291,7 +288,7 @@ class UniRepLKNet(BaseModule):
         for before, after in pairwise(channels):
             layers = nn.Conv2d(before, after, 3, 2, 1), LayerNorm2d(after, eps=1e-6)
             self.downsample_layers.append(nn.Sequential(*layers))
-        rates = iter([drop_path_rate * i / max(1, sum(depths) - 1) for i in range(sum(depths))])
+        rates = iter(stage_arguments.drop_path_rates(drop_path_rate, depths))
         options = {'layer_scale': layer_scale_init_value, 'with_cp': with_cp, 'deploy': deploy}
         self.stages = nn.ModuleList()
         for width, sizes in zip(channels, kernel_sizes):
@@ -401,10 +398,3 @@ def _settings(arch: str | dict) -> tuple[tuple[int, ...], tuple[int, ...], tuple
         kernel_sizes.append(blocks)
     channels = integer(settings['channels'], 'arch.channels', 8)
     return depths, tuple(channels * 2**i for i in range(STAGES)), tuple(kernel_sizes)
-
-
-def _out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or any(not -STAGES <= integer(index, 'out_indices', -STAGES) < STAGES for index in indices):
-        raise ArgumentError(f'out_indices must be stages from 0 to {STAGES - 1}, got {out_indices!r}')
-    return tuple(index % STAGES for index in indices)

@@ -1,0 +1,57 @@
+"""Arguments that the backbones of several stages share."""
+
+from collections.abc import Sequence
+
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import integer, real
+
+
+def output_stages(out_indices: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """Return the stages whose output is wanted, from 0.
+
+    Args:
+        out_indices: one or several stages, from -count to count - 1.
+        count: number of stages.
+
+    Raises:
+        ValueError: for no stage, or one that does not exist.
+
+    Example:
+        >>> output_stages(-1, 4), output_stages([0, 2], 4)
+        ((3,), (0, 2))
+    """
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or any(not -count <= integer(index, 'out_indices', -count) < count for index in indices):
+        raise ArgumentError(f'out_indices must be stages from 0 to {count - 1}, got {out_indices!r}')
+    return tuple(index % count for index in indices)
+
+
+def frozen_stages(value: int, count: int) -> int:
+    """Return the number of stages that do not learn, -1 for none and not even what is before them.
+
+    Raises:
+        ValueError: if there are not so many.
+
+    Example:
+        >>> frozen_stages(1, 4)
+        1
+    """
+    if integer(value, 'frozen_stages', -1) > count:
+        raise ArgumentError(f'frozen_stages must be <= {count}, got {value}')
+    return value
+
+
+def drop_path_rates(largest: float, depths: Sequence[int]) -> list[float]:
+    """Return the rate of stochastic depth of each block, which grows from 0 to ``largest``.
+
+    Raises:
+        ValueError: if ``largest`` is not in [0, 1).
+
+    Example:
+        >>> drop_path_rates(0.5, (1, 2))
+        [0.0, 0.25, 0.5]
+    """
+    if real(largest, 'drop_path_rate', 0.0) >= 1:
+        raise ArgumentError(f'drop_path_rate must be in [0, 1), got {largest}')
+    blocks = sum(depths)
+    return [largest * i / max(1, blocks - 1) for i in range(blocks)]

@@ -1,4 +1,4 @@
-"""Writers of scenes in the official folder layouts of COCO 2017, PASCAL VOC 2012 and ImageNet."""
+"""Writers of scenes in the official folder layouts of COCO 2017, PASCAL VOC 2012, DOTA and ImageNet."""
 
 import json
 from itertools import chain
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmkerv.datasets.outlines import trace_outlines
+from mmkerv.datasets.outlines import smallest_rectangle, trace_outlines
 from mmkerv.datasets.scenes import CLASSES, Scene
 
 # First image and annotation id of each split; ids of the two splits never coincide.
@@ -92,6 +92,34 @@ class VocWriter:
             (folder / f'{split}.txt').write_text(''.join(f'{name}\n' for name in names))
 
 
+class DotaWriter:
+    """Writer of scenes as ``DOTA/{train,val}/images/*.png`` and ``DOTA/{train,val}/labelTxt/*.txt``.
+
+    Each line of a text is a shape: the corners x1 y1 ... x4 y4 of the smallest rectangle around its visible pixels, at
+    any angle and clockwise, its class, and the difficulty 0. A circle has no angle; its rectangle is upright. The two
+    lines at the head of DOTA's own files (``imagesource``, ``gsd``) are left out: readers of split images expect none.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / 'DOTA'
+
+    def add(self, split: str, index: int, scene: Scene) -> None:
+        """Write the image and the text of scene ``index`` of a split."""
+        name = f'P{FIRST_ID[split] + index:07d}'
+        image, text = (self.root / split / part for part in (f'images/{name}.png', f'labelTxt/{name}.txt'))
+        for path in (image, text):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene.image).save(image)
+        lines = [
+            f'{" ".join(f"{value:.1f}" for value in rotated_box(scene, i).ravel())} {CLASSES[label]} 0\n'
+            for i, label in enumerate(scene.labels)
+        ]
+        text.write_text(''.join(lines))
+
+    def close(self) -> None:
+        """Do nothing; every image has its text."""
+
+
 class ImageNetWriter:
     """Writer of pictures of single shapes as ``{train,val}/<class>/*.jpg``."""
 
@@ -122,6 +150,21 @@ def annotate(mask: np.ndarray) -> dict:
         'area': int(mask.sum()),
         'segmentation': [outline.ravel().tolist() for outline in trace_outlines(mask)],
     }
+
+
+def rotated_box(scene: Scene, index: int) -> np.ndarray:
+    """Return the corners (4, 2), as (x, y), of the rectangle around the visible pixels of a shape.
+
+    Example:
+        >>> from mmkerv.datasets.scenes import draw_single
+        >>> rotated_box(draw_single(np.random.default_rng(0), size=32, label=1), 0).shape
+        (4, 2)
+    """
+    corners = np.concatenate(trace_outlines(scene.mask(index)))
+    if CLASSES[scene.labels[index]] != 'circle':
+        return smallest_rectangle(corners)
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=float)
 
 
 def class_mask(scene: Scene) -> np.ndarray:

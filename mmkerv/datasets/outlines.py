@@ -71,6 +71,53 @@ def signed_area(outline: np.ndarray) -> float:
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
 
 
+def convex_hull(points: np.ndarray) -> np.ndarray:
+    """Return the corners (N, 2) of the smallest convex polygon around ``points`` (M, 2), of positive signed area.
+
+    Example:
+        >>> convex_hull(np.array([[0, 0], [4, 0], [2, 1], [4, 4], [0, 4]])).tolist()
+        [[0, 0], [4, 0], [4, 4], [0, 4]]
+    """
+    ordered = sorted({tuple(point) for point in points.tolist()})
+
+    def chain(points: list[tuple]) -> list[tuple]:
+        kept: list[tuple] = []
+        for x, y in points:
+            # The middle one of three points goes if they do not turn right on the screen.
+            while len(kept) > 1 and (kept[-1][0] - kept[-2][0]) * (y - kept[-2][1]) <= (kept[-1][1] - kept[-2][1]) * (
+                x - kept[-2][0]
+            ):
+                kept.pop()
+            kept.append((x, y))
+        return kept[:-1]
+
+    return np.array(chain(ordered) + chain(ordered[::-1]))
+
+
+def smallest_rectangle(points: np.ndarray) -> np.ndarray:
+    """Return the corners (4, 2) of the rectangle of smallest area, at any angle, around ``points`` (M, 2).
+
+    They go clockwise on the screen, from the one nearest to the upper left.
+
+    Example:
+        >>> smallest_rectangle(np.array([[3, 1], [5, 3], [3, 5], [1, 3]])).round(6).tolist()
+        [[3.0, 1.0], [5.0, 3.0], [3.0, 5.0], [1.0, 3.0]]
+    """
+    hull = convex_hull(points).astype(float)
+    edges = np.roll(hull, -1, axis=0) - hull
+    # One side of the rectangle lies on an edge of the hull.
+    angles = np.sort(np.unique(np.round(np.arctan2(edges[:, 1], edges[:, 0]) % (np.pi / 2), 9)))
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    u, v = hull @ along.T, hull @ across.T
+    areas = np.round(np.ptp(u, axis=0) * np.ptp(v, axis=0), 6)
+    best = int(areas.argmin())
+    (u0, u1), (v0, v1) = ((w[:, best].min(), w[:, best].max()) for w in (u, v))
+    corners = np.array([(u0, v0), (u1, v0), (u1, v1), (u0, v1)]) @ np.stack([along[best], across[best]])
+    first = int(np.round(corners.sum(axis=1), 6).argmin())
+    return np.roll(corners, -first, axis=0)
+
+
 def has_hole(mask: np.ndarray) -> bool:
     """Return whether a mask (H, W) has a hole, which the polygons of COCO cannot express.
 

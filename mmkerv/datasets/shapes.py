@@ -1,18 +1,21 @@
 """Built-in data set: small scenes of textured circles, rectangles and triangles.
 
-``python -m mmkerv.datasets.shapes OUT_DIR`` writes it in three official layouts, side by side in OUT_DIR:
+``python -m mmkerv.datasets.shapes OUT_DIR`` writes it in four official layouts, side by side in OUT_DIR:
 
 ========  ==========================================================================================================
 coco      ``{train,val}2017/*.jpg``, ``annotations/instances_{train,val}2017.json`` (boxes and polygons)
 voc       ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass}``, ``ImageSets/Segmentation/{train,val,trainval}.txt``
+dota      ``DOTA/{train,val}/images/*.png``, ``DOTA/{train,val}/labelTxt/*.txt`` (rotated boxes)
 imagenet  ``{train,val}/<class>/*.jpg``, one shape in each picture
 ========  ==========================================================================================================
 
-coco and voc contain the same scenes. Upstream's dataset classes read them, with the class names in ``metainfo``::
+coco, voc and dota contain the same scenes. Upstream's dataset classes read them, with the class names in ``metainfo``::
 
     dict(type='CocoDataset', metainfo=dict(classes=('circle', 'rectangle', 'triangle')), ...)
     dict(type='BaseSegDataset', metainfo=dict(classes=('background', 'circle', 'rectangle', 'triangle')),
          img_suffix='.jpg', seg_map_suffix='.png', ...)
+    dict(type='DOTADataset', metainfo=dict(classes=('circle', 'rectangle', 'triangle')),
+         ann_file='train/labelTxt/', data_prefix=dict(img_path='train/images/'), ...)
     dict(type='ImageNet', metainfo=dict(classes=('circle', 'rectangle', 'triangle')), ...)
 
 ``PascalVOCDataset`` reads the voc layout too, but accepts only its own class names.
@@ -32,11 +35,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mmkerv.datasets.layouts import CocoWriter, ImageNetWriter, VocWriter
+from mmkerv.datasets.layouts import CocoWriter, DotaWriter, ImageNetWriter, VocWriter
 from mmkerv.datasets.scenes import CLASSES, Scene, draw_scene, draw_single
 
-Writer = CocoWriter | VocWriter | ImageNetWriter
-LAYOUTS: dict[str, type[Writer]] = {'coco': CocoWriter, 'voc': VocWriter, 'imagenet': ImageNetWriter}
+Writer = CocoWriter | VocWriter | DotaWriter | ImageNetWriter
+LAYOUTS: dict[str, type[Writer]] = {
+    'coco': CocoWriter,
+    'voc': VocWriter,
+    'dota': DotaWriter,
+    'imagenet': ImageNetWriter,
+}
 SETTINGS_FILE = 'shapes.json'
 _SPLITS = ('train', 'val')
 # Raised whenever the same settings would give different files.
@@ -53,7 +61,7 @@ class ShapesSettings:
         size: height and width in pixels, 32 to 4096.
         seed: seed of all scenes, >= 0.
         max_shapes: largest number of shapes in a scene, 1 to 20.
-        layouts: some of ``'coco'``, ``'voc'`` and ``'imagenet'``.
+        layouts: some of ``'coco'``, ``'voc'``, ``'dota'`` and ``'imagenet'``.
 
     Raises:
         TypeError: if a number is not an int.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmkerv.datasets.outlines import smallest_rectangle
 from mmkerv.datasets.scenes import CLASSES
 
 METAINFO = {'classes': CLASSES}
@@ -83,6 +84,61 @@ class TestVoc:
         assert voc_names(data, 'trainval') == train + val and not set(train) & set(val)
 
 
+def dota_shapes(data: Path, split: str) -> dict[str, list[tuple[np.ndarray, str, str]]]:
+    """Corners, class and difficulty of every shape, by the name of the image."""
+    shapes = {}
+    for file in sorted((data / 'DOTA' / split / 'labelTxt').iterdir()):
+        lines = [line.split(' ') for line in file.read_text().splitlines()]
+        shapes[file.stem] = [(np.array(line[:8], dtype=float).reshape(4, 2), *line[8:]) for line in lines]
+    return shapes
+
+
+def distances(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distance of each point from each side of a rectangle, positive inside."""
+    sides = np.roll(corners, -1, axis=0) - corners
+    to = points[:, None] - corners
+    return (sides[:, 0] * to[..., 1] - sides[:, 1] * to[..., 0]) / np.linalg.norm(sides, axis=1)
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+class TestDota:
+    def test_images_are_those_of_the_other_layouts_without_loss(self, data, split, small):
+        names = sorted(path.stem for path in (data / 'DOTA' / split / 'images').glob('*.png'))
+        assert names == list(dota_shapes(data, split)) and len(names) == small[f'num_{split}']
+        for name, other in zip(names, coco_json(data, split)['images'], strict=True):
+            image, jpeg = (
+                np.array(Image.open(path), dtype=float)
+                for path in (data / f'DOTA/{split}/images/{name}.png', data / f'{split}2017' / other['file_name'])
+            )
+            assert 0 < np.abs(image - jpeg).mean() < 20
+
+    def test_rectangles_are_tight_around_the_shapes(self, data, split):
+        content = coco_json(data, split)
+        for image, shapes in zip(content['images'], dota_shapes(data, split).values(), strict=True):
+            own = [a for a in content['annotations'] if a['image_id'] == image['id']]
+            for annotation, (corners, name, difficulty) in zip(own, shapes, strict=True):
+                assert (CLASSES[annotation['category_id'] - 1], '0') == (name, difficulty)
+                sides = np.roll(corners, -1, axis=0) - corners
+                assert abs((sides * np.roll(sides, 1, axis=0)).sum(axis=1)).max() < 0.2 * np.abs(sides).max()
+                points = np.concatenate(annotation['segmentation']).reshape(-1, 2)
+                # Every side touches, and nothing is outside; coordinates have one decimal.
+                assert np.abs(distances(corners, points).min(axis=0)).max() < 0.1
+                x, y = corners.T
+                area = (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
+                assert annotation['area'] <= area * 1.01 <= 1.02 * annotation['bbox'][2] * annotation['bbox'][3]
+                if name == 'circle':
+                    assert sorted({*x, *y}) == sorted({*points.min(axis=0), *points.max(axis=0)})
+                # A rectangle is covered by its box, but for its pixel border and what hides it.
+                assert name != 'rectangle' or annotation['area'] > 0.6 * area
+
+
+def test_a_rotated_rectangle_is_found_exactly():
+    corners = np.array([(30.0, 10.0), (50.0, 25.0), (38.0, 41.0), (18.0, 26.0)])
+    inside = np.array([corners.T @ w for w in np.random.default_rng(0).dirichlet(np.ones(4), 50)])
+    found = smallest_rectangle(np.concatenate([inside, corners[::-1]]))
+    assert np.allclose(np.roll(found, -int(np.argmin(np.abs(found - corners[0]).sum(1))), axis=0), corners)
+
+
 def test_pictures_are_in_folders_by_class(data, small):
     for split in ('train', 'val'):
         folders = {folder.name: len(list(folder.glob('*.jpg'))) for folder in (data / split).iterdir()}
@@ -127,6 +183,32 @@ class TestUpstreamDatasets:
             prediction = {'bboxes': boxes, 'scores': torch.ones(len(own)), 'labels': labels}
             metric.process({}, [{'img_id': image['id'], 'ori_shape': (96, 96), 'pred_instances': prediction}])
         assert metric.evaluate(size=len(content['images']))['coco/bbox_mAP'] == 1
+
+    @pytest.mark.parametrize('split', ['train', 'val'])
+    def test_mmrotate_reads_the_dota_layout(self, data, split, small):
+        pytest.importorskip('mmrotate', reason='mmrotate is not installed')
+        from mmrotate.datasets import DOTADataset
+        from mmrotate.structures.bbox import QuadriBoxes
+
+        dataset = DOTADataset(
+            data_root=str(data / 'DOTA'),
+            ann_file=f'{split}/labelTxt/',
+            data_prefix={'img_path': f'{split}/images/'},
+            metainfo=METAINFO,
+            pipeline=[
+                {'type': 'mmdet.LoadImageFromFile'},
+                {'type': 'mmdet.LoadAnnotations', 'with_bbox': True, 'box_type': 'qbox'},
+                {'type': 'mmrotate.ConvertBoxType', 'box_type_mapping': {'gt_bboxes': 'rbox'}},
+            ],
+        )
+        assert len(dataset) == small[f'num_{split}']
+        for sample in dataset:
+            shapes = dota_shapes(data, split)[sample['img_id']]
+            assert [CLASSES[label] for label in sample['gt_bboxes_labels']] == [name for _, name, _ in shapes]
+            corners = sample['gt_bboxes'].convert_to('qbox')
+            assert isinstance(corners, QuadriBoxes)
+            for found, (wanted, _, _) in zip(corners.tensor.view(-1, 4, 2).numpy(), shapes, strict=True):
+                assert max(np.abs(found - point).sum(1).min() for point in wanted) < 0.5
 
     @pytest.mark.parametrize('kind', ['PascalVOCDataset', 'BaseSegDataset'])
     def test_mmseg_reads_the_voc_layout(self, data, kind, small):

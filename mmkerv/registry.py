@@ -50,6 +50,7 @@ OPERATORS = {
     'FDConv': 'mmkerv.ops.fdconv',
     'FlexConv': 'mmkerv.ops.ckconv',
     'InceptionDWConv': 'mmkerv.ops.inception_dw',
+    'KANConv': 'mmkerv.ops.kan',
     'KervConv': 'mmkerv.ops.kerv',
     'KervConv1d': 'mmkerv.ops.kerv',
     'KervConv3d': 'mmkerv.ops.kerv',

@@ -10,6 +10,7 @@ from mmkerv.ops.dcls import DCLSConv, DCLSConv2d
 from mmkerv.ops.fdconv import FDConv, FDConv2d
 from mmkerv.ops.folded_conv import FoldedConv
 from mmkerv.ops.inception_dw import InceptionDWConv, InceptionDWConv2d
+from mmkerv.ops.kan import KANConv, KANConv2d
 from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel
 from mmkerv.ops.lightweight import LightweightConv1d
 from mmkerv.ops.mixconv import MixConv, MixConv2d
@@ -48,6 +49,8 @@ __all__ = [
     'FoldedConv',
     'InceptionDWConv',
     'InceptionDWConv2d',
+    'KANConv',
+    'KANConv2d',
     'KervConv',
     'KervConv1d',
     'KervConv2d',

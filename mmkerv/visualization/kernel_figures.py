@@ -18,11 +18,13 @@ from mmkerv.ops.ckconv import ContinuousKernel
 from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.arguments import one_of
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.kan import KANConv2d
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.ops.recconv import RecConv2d
 from mmkerv.visualization.association_figure import association_arrays, association_details, association_figure
 from mmkerv.visualization.continuous_figure import continuous_arrays, continuous_details, continuous_figure
 from mmkerv.visualization.filter_figure import filter_arrays, filter_figure, hyperparameters, recursion
+from mmkerv.visualization.function_figure import function_arrays, function_details, function_figure
 from mmkerv.visualization.pictures import SUFFIXES
 from mmkerv.visualization.tiles import COLOURS
 
@@ -32,14 +34,17 @@ PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 picture = singledispatch(filter_figure)
 picture.register(CoCConv2d, association_figure)
 picture.register(ContinuousKernel, continuous_figure)
+picture.register(KANConv2d, function_figure)
 
 arrays = singledispatch(lambda layer, topk: filter_arrays(layer))
 arrays.register(CoCConv2d, lambda layer, topk: association_arrays(layer))
 arrays.register(ContinuousKernel, continuous_arrays)
+arrays.register(KANConv2d, function_arrays)
 
 details = singledispatch(lambda layer: '')
 details.register(CoCConv2d, association_details)
 details.register(ContinuousKernel, continuous_details)
+details.register(KANConv2d, function_details)
 details.register(Kervolution, hyperparameters)
 details.register(RecConv2d, recursion)
 
@@ -49,6 +54,7 @@ def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None, 
 
     - ``CoCConv``: before and after association, in association groups, with the super kernels in the corner;
     - ``CKConv1d``, ``CKConv2d``: curves or surfaces, with the sampled points;
+    - ``KANConv``: the learned functions, a curve for each tap;
     - ``KervConv`` and all other convolutions: the filters; a kervolution's title has its kernel and hyperparameters.
 
     Args:
@@ -63,7 +69,7 @@ def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None, 
         A figure that needs no display; ``figure.savefig('kernels.png')`` writes it.
 
     Raises:
-        ValueError: if ``topk`` is below 1, or for unknown ``colours``, or ``'range'`` for a continuous kernel.
+        ValueError: if ``topk`` is below 1, or for unknown ``colours``, or ``'range'`` for curves and surfaces.
         TypeError: if ``operator`` is not a convolution.
 
     Example:
@@ -77,7 +83,7 @@ def kernel_arrays(operator: nn.Module, topk: int | None = None) -> dict[str, np.
     """Return the arrays that :func:`kernel_figure` draws, by name.
 
     Every operator has ``kernel`` (O, C/groups, *size); for the others see :func:`association_arrays`,
-    :func:`continuous_arrays` and :func:`filter_arrays`.
+    :func:`continuous_arrays`, :func:`function_arrays` and :func:`filter_arrays`.
 
     Args:
         operator: an operator, or a plain convolution of torch.

@@ -9,7 +9,7 @@ pytest.importorskip('mmcv')
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.analysis.complexity import complexity
-from mmkerv.ops import CKConv, CoCConv2d, KervConv2d
+from mmkerv.ops import CKConv, CoCConv2d, KANConv2d, KervConv2d
 from tests.engine.small_networks import NETWORKS, associated
 
 
@@ -30,6 +30,13 @@ def test_an_image_costs_as_much_as_with_a_convolution(make):
     found = complexity(nn.Sequential(make()).eval(), (9, 9))
     assert plain.image == 7 * 7 * 8 * 27 and plain.kernels == 0
     assert found.image == plain.image == found.folded
+
+
+def test_lifted_channels_count():
+    model = nn.Sequential(KANConv2d(4, 6, 3, groups=2), KANConv2d(6, 2, 1, basis='gram', bias=False)).eval()
+    found, weights = complexity(model, (9, 9)), 9 * 6 * 2 * 9
+    assert found.image == found.folded == 7 * 7 * (weights + 5 * 6 * 2) and found.kernels == 0
+    assert found.parameters == weights + 6 + 5 * 6 * 2
 
 
 @pytest.mark.parametrize('name', NETWORKS)

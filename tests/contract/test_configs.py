@@ -34,6 +34,7 @@ from mmkerv.ops import (
     DCLSConv2d,
     FDConv2d,
     InceptionDWConv2d,
+    KANConv2d,
     KervConv2d,
     ReparamConv2d,
     switch_to_deploy,
@@ -60,6 +61,7 @@ OPERATORS = {
     '_inceptiondw': InceptionDWConv2d,
     '_condconv': CondConv2d,
     '_fdconv': FDConv2d,
+    '_kan': KANConv2d,
     '_reparam': ReparamConv2d,
     'unireplknet': ReparamConv2d,
 }
@@ -70,7 +72,7 @@ every_data_set = pytest.mark.parametrize(
     [
         p
         for p in CLASSIFIERS
-        if not any(mark in p.stem for mark in ('_kerv', '_ck', '_coc', '_condconv', '_orth', '_stnd'))
+        if not any(mark in p.stem for mark in ('_kerv', '_kan', '_ck', '_coc', '_condconv', '_orth', '_stnd'))
     ],
     ids=name_of,
 )
@@ -222,7 +224,7 @@ def test_config_builds_and_trains_a_step(path):
     if 'ckcnn' in path.stem:
         with pytest.raises(ValueError, match='no folded form'):
             deploy_config(cfg)
-    elif not any(kind in path.stem for kind in ('_kerv', '_fdconv', '_condconv')):
+    elif not any(kind in path.stem for kind in ('_kerv', '_kan', '_fdconv', '_condconv')):
         switch_to_deploy(model, 'dense')
         deployed = deploy_config(cfg)
         if merges_always(model):

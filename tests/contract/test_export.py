@@ -102,6 +102,8 @@ LAYERS = {
     'spatially separable': lambda: SpatiallySeparableConv2d(3, 6, 3, padding=1),
     'conditional': lambda: layer('Conditional', 3, 6),
     'frequency dynamic': lambda: layer('Frequency dynamic', 3, 6),
+    'KAN': lambda: layer('KAN', 3, 6),
+    'KAN gram': lambda: layer('KAN gram', 3, 6),
 }
 
 

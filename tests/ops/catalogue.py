@@ -21,6 +21,7 @@ from mmkerv.ops import (
     DepthwiseSeparableConv2d,
     FDConv2d,
     InceptionDWConv2d,
+    KANConv2d,
     KervConv1d,
     KervConv2d,
     KervConv3d,
@@ -37,6 +38,7 @@ from mmkerv.ops import (
 )
 from mmkerv.ops.coc.options import OFFICIAL
 from mmkerv.ops.core.dynamic import DynamicKernel
+from mmkerv.ops.core.response import Response
 from tests.ops import static_oracle
 from tests.ops.coc.coc_operators import naive_kernel
 from tests.ops.sequence_oracle import lightweight_kernel
@@ -239,6 +241,27 @@ CATALOGUE = {
         },
         kernel=static_oracle.depthwise_parts_kernel,
     ),
+    'KANConv': Operator(
+        KANConv2d,
+        {
+            'KAN': Variant(folds=False),
+            'KAN gram': Variant({'basis': 'gram', 'base_activation': 'silu'}, folds=False),
+            'KAN chebyshev': Variant({'basis': 'chebyshev', 'degree': 4}, distributed=False, folds=False),
+            'KAN legendre': Variant({'basis': 'legendre', 'degree': 2}, distributed=False, folds=False),
+            'KAN rbf': Variant({'basis': 'rbf', 'grid_size': 3}, distributed=False, folds=False),
+        },
+        choices={
+            'basis': ['spline', 'gram', 'chebyshev', 'legendre', 'rbf'],
+            'base_activation': [None, 'silu'],
+        },
+        wrong={
+            'basis': ['bspline', None, 0, True, ['gram']],
+            'degree': [0, -1, 1.5, '3', True],
+            'grid_size': [0, -1, 1.5, '5', True],
+            'grid_range': [1, (1,), (1, -1), (0, 0), (0, float('inf')), ('a', 'b'), (True, 2), (0, 1, 2)],
+            'base_activation': ['relu', 0, True, 'SiLU'],
+        },
+    ),
     'LightweightConv1d': Operator(
         LightweightConv1d,
         {'Lightweight': Variant({'heads': 2}, 5, 2, distributed=False)},
@@ -361,8 +384,8 @@ def layer(label: str, in_channels: int = 4, out_channels: int = 8) -> nn.Module:
         if name.endswith('branch_scale'):
             # At the start, where it is 0, the kernel of the branch has no gradient.
             nn.init.uniform_(parameter, 0.5, 1)
-        elif isinstance(op, DynamicKernel) and not parameter.is_meta and not parameter.any():
-            # Nor have the features, while no gate depends on them.
+        elif isinstance(op, (DynamicKernel, Response)) and not parameter.is_meta and not parameter.any():
+            # Nor have the features, while no gate depends on them, nor the input through functions of weight 0.
             nn.init.normal_(parameter, std=0.3)
     return op
 

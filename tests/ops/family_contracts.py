@@ -97,15 +97,18 @@ class DynamicContract(OperatorContract):
 
 
 class ResponseContract(OperatorContract):
-    """Operators that are not linear; ``options`` make them so, ``linear`` those that make them a convolution."""
+    """Operators that are not linear; ``options`` make them so, ``linear`` those of a convolution, if any."""
 
-    linear: dict
+    linear: dict | None = None
 
     def test_folds_only_where_it_is_a_convolution(self):
         op, x = self.make(padding=1), self.input()
         for refused in (op.to_conv2d, op.kernel):
             with pytest.raises(FoldError, match='not linear'):
                 refused()
+        assert 'not linear' in switch_to_deploy(nn.Sequential(op)).kept['0']
+        if self.linear is None:
+            return
         op = self.make(padding=1, **self.linear)
         conv = op.to_conv2d()
         assert type(conv) is nn.Conv2d and torch.equal(conv.weight, op.kernel())

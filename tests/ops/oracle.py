@@ -4,10 +4,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkerv.ops import CKConv1d, CKConv2d, DepthwiseSeparableConv2d, SpatiallySeparableConv2d, StackedConv2d
+from mmkerv.ops import (
+    CKConv1d,
+    CKConv2d,
+    DepthwiseSeparableConv2d,
+    KANConv2d,
+    SpatiallySeparableConv2d,
+    StackedConv2d,
+)
 from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.kerv import Kervolution
-from tests.ops import dynamic_oracle
+from tests.ops import dynamic_oracle, kan_oracle
 from tests.ops.catalogue import CATALOGUE
 from tests.ops.ckconv.ck_oracle import causal_sum, conv_loop, kernel_of, sampled
 from tests.ops.kerv.kerv_oracle import kerv_loop, response
@@ -84,6 +91,10 @@ def convolution(op: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
             shape = conv_loop(x, np.abs(double(op.weight)), None, **settings)
             return shape, shape
         return tuple(np.concatenate(part) for part in zip(*answers))
+    if isinstance(op, KANConv2d):
+        maps, kernel = kan_oracle.parts(op, double(x))
+        answers = conv_loop(maps, kernel, op.bias, **geometry_of(op))
+        return answers, conv_loop(np.abs(maps), np.abs(kernel), None, **geometry_of(op))
     kernel, settings = dense_kernel(op), geometry_of(op)
     magnitude = np.abs(kernel)
     if isinstance(op, (SpatiallySeparableConv2d, StackedConv2d)):

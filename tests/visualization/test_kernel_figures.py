@@ -10,7 +10,17 @@ from torch import nn
 pytest.importorskip('matplotlib')
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops import CKConv1d, CKConv2d, CoCConv2d, DCLSConv2d, KervConv1d, KervConv2d, KervConv3d, SMPConv2d
+from mmkerv.ops import (
+    CKConv1d,
+    CKConv2d,
+    CoCConv2d,
+    DCLSConv2d,
+    KANConv2d,
+    KervConv1d,
+    KervConv2d,
+    KervConv3d,
+    SMPConv2d,
+)
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.visualization import kernel_arrays, kernel_figure, spectrum_arrays, spectrum_figure
@@ -135,6 +145,33 @@ def test_a_kervolution_is_drawn_with_its_learned_hyperparameters():
     assert np.array_equal(arrays['kernel'], conv.weight.detach()) and np.array_equal(
         arrays['gamma'], conv.gamma.detach()
     )
+
+
+def test_a_kolmogorov_arnold_convolution_is_drawn_by_its_functions():
+    torch.manual_seed(0)
+    conv = KANConv2d(6, 5, 3, basis='rbf', grid_range=(-4, 4), base_activation='silu')
+    figure = kernel_figure(conv, 'conv1')
+    assert figure.get_suptitle() == 'conv1: KANConv2d 6 → 5, 3×3, rbf, 8 Gaussians of [-4, 4], silu base'
+    arrays = kernel_arrays(conv)
+    x, numbers = arrays['x'], [arrays[key].tolist() for key in ('outputs', 'inputs')]
+    assert (x[0], x[-1]) == (-4, 4) and numbers == [[0, 1, 2, 3]] * 2
+    assert np.array_equal(arrays['kernel'], conv.weight.detach())
+    drawn_lines = [line for axes in figure.axes for line in axes.lines if len(line.get_xdata()) == len(x)]
+    assert len(figure.axes) == 16 and len(drawn_lines) == 16 * 9
+    curves = arrays['functions'].reshape(-1, len(x))
+    assert all(np.array_equal(line.get_ydata(), curve) for line, curve in zip(drawn_lines, curves, strict=True))
+    for number, value in list(enumerate(x))[::40]:
+        with torch.no_grad():
+            phi = torch.exp(-((float(value) - torch.linspace(-4, 4, 8)) * 7 / 8).square())
+            weights = conv.basis.weight.view(5, 6, 8, 3, 3)[2, 1, :, 0, 2]
+            expected = conv.weight[2, 1, 0, 2] * nn.functional.silu(torch.tensor(value)) + phi @ weights
+        assert abs(arrays['functions'][2, 1, 0, 2, number] - float(expected)) < 1e-5
+    with torch.no_grad():
+        conv.basis.weight[4, 8 * 5 : 8 * 6] += 10
+    largest = kernel_arrays(conv, topk=1)
+    assert (largest['outputs'].tolist(), largest['inputs'].tolist()) == ([4], [5])
+    with pytest.raises(ArgumentError, match='KANConv2d is drawn as curves'):
+        kernel_figure(conv, colours='range')
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Draw the kernels of each operator: of a CoCConv before and after association with its super '
-        'kernels, of a CKConv the continuous kernel with its samples, of a KervConv the filters; or their spectra'
+        'kernels, of a CKConv the continuous kernel with its samples, of a KANConv the learned '
+        'functions, of a KervConv the filters; or their spectra'
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')

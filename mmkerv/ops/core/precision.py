@@ -50,6 +50,17 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
 
 
+def convolution_type(x: Tensor) -> torch.dtype:
+    """Return the type that torch's convolutions compute ``x`` in: that of autocast where it casts, else its own.
+
+    Example:
+        >>> with torch.autocast('cpu', torch.bfloat16):
+        ...     convolution_type(torch.ones(1)), convolution_type(torch.ones(1).double())
+        (torch.bfloat16, torch.float64)
+    """
+    return (autocast_type(x.device) if x.dtype in _CAST else None) or x.dtype
+
+
 def require_type(x: Tensor, parameter: Tensor, layer: str) -> None:
     """Raise unless torch's convolutions would take ``x`` with such a parameter: of its type, or cast by autocast.
 

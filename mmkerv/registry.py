@@ -55,6 +55,7 @@ OPERATORS = {
     'KervConv1d': 'mmkerv.ops.kerv',
     'KervConv3d': 'mmkerv.ops.kerv',
     'LightweightConv1d': 'mmkerv.ops.lightweight',
+    'LowRankConv': 'mmkerv.ops.lowrank',
     'MixConv': 'mmkerv.ops.mixconv',
     'PConv': 'mmkerv.ops.pconv',
     'RecConv': 'mmkerv.ops.recconv',

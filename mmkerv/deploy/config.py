@@ -70,7 +70,7 @@ def _without_operator_rules(optim_wrapper: dict) -> None:
 def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
     """Return a part of the model's config without the operators; a dict is changed in place."""
     if isinstance(node, dict):
-        folded = False
+        folded = takes_1x1 = False
         # mmengine's own access turns the imports of a pure-Python config into classes.
         for key, value in list(dict.items(node)):
             is_conv_cfg = key.endswith('conv_cfg') and isinstance(value, dict)
@@ -80,7 +80,11 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
             else:
                 node[key] = getattr(ops, operator).deploy_cfg(value)
                 folded = True
+                takes_1x1 = takes_1x1 or getattr(ops, operator).takes_1x1
         family = local_name(node.get('type'), ('mmkerv',))
+        if takes_1x1 and family and node.get('conv_cfg'):
+            # What an operator takes by default need not be what its folded form takes.
+            node['where'] = {'kernel_sizes': 'all', **(node.get('where') or {})}
         if family == 'CKCNN':
             raise ArgumentError(
                 'mmkerv.CKCNN has no folded form: its kernels are as long as the sequence, and Fourier transforms '

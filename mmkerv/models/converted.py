@@ -7,7 +7,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkerv.errors import ArgumentTypeError
-from mmkerv.models.placement import Where, convert
+from mmkerv.models.placement import Where, initialised, replace_convolutions
 from mmkerv.models.sharing import apply_share
 from mmkerv.ops.core.arguments import reject_unknown
 from mmkerv.registry import MODELS
@@ -92,7 +92,7 @@ def _refuse(unknown: list[str], network: Any) -> None:
 
 
 def apply_conv_cfg(model: nn.Module, conv_cfg: dict | None, where: Where | dict | None) -> nn.Module:
-    """Convert ``model`` in place, unless ``conv_cfg`` is ``None``; ``where`` is checked in either case.
+    """Convert ``model``, which is being built, unless ``conv_cfg`` is ``None``; ``where`` is checked in either case.
 
     Raises:
         ValueError: if ``where`` selects nothing.
@@ -103,4 +103,5 @@ def apply_conv_cfg(model: nn.Module, conv_cfg: dict | None, where: Where | dict 
         (3, 3)
     """
     rule = Where.of(where)
-    return model if conv_cfg is None else convert(model, conv_cfg, rule)
+    # What is still to be initialised, or loaded after that, is not decomposed.
+    return model if conv_cfg is None else replace_convolutions(model, conv_cfg, rule, initialised(model))

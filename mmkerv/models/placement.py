@@ -107,8 +107,9 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
 
     The operator takes over the parameters themselves, so optimizers and shared parameters remain valid, and an operator
     that starts as the identity computes what the network computed before; the weights of a ``WeightedConv`` are divided
-    by its densities, so that it does too. An operator without a basic kernel (CKConv,
-    the separable ones) starts with a new kernel, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it
+    by its densities, so that it does too. A ``LowRankConv`` starts near the convolution: the weight is decomposed, and
+    the log has the relative error of each layer. Any other operator without a basic kernel (CKConv, the separable ones)
+    starts with a new kernel, and the log says so. Only exact ``nn.Conv2d``, mmcv's wrapper of it
     and mmcv's ``Conv2dAdaptivePadding`` are replaced, the last by an operator that pads and folds accordingly; other
     classes (deformable, weight-standardised, parametrized) and convolutions with hooks are kept, and with a kept layer
     the convolutions inside it (offsets of deformable layers, attention in plugins), unless ``where.names`` matches
@@ -137,7 +138,25 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         >>> type(convert(model, dict(type='CoCConv'))[0]).__name__
         'CoCConv2d'
     """
-    rule, operator = Where.of(where), Operator.of(conv_cfg)
+    return replace_convolutions(model, conv_cfg, Where.of(where), set(model.modules()))
+
+
+def replace_convolutions(model: nn.Module, conv_cfg: dict, rule: Where, trained: set[nn.Module]) -> nn.Module:
+    """Replace convolutions as :func:`convert` does, of a network that is perhaps still to be initialised.
+
+    Args:
+        model: network.
+        conv_cfg: as in :func:`convert`.
+        rule: which convolutions.
+        trained: convolutions whose weights are worth decomposing, for an operator without a basic kernel that starts
+            from a decomposition; see :func:`initialised`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(8, 8, 3))
+        >>> type(replace_convolutions(model, dict(type='LowRankConv'), Where(), set())[0]).__name__
+        'LowRankConv2d'
+    """
+    operator = Operator.of(conv_cfg)
     if rule.kernel_sizes is None:
         rule = rule._replace(kernel_sizes='all' if operator.takes_1x1 else '>1')
     convs = _convolutions(model)
@@ -209,6 +228,7 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         )
     replace_modules(model, replaced)
     started = _start_from_plain(replaced)
+    errors = _decompose(model, {conv: new for conv, new in replaced.items() if conv in trained})
     line = f'mmkerv: {len(replaced)} of {len(convs)} convolutions -> {operator.name}'
     if replaced:
         line += f' ({_sizes(replaced)})'
@@ -217,7 +237,11 @@ def convert(model: nn.Module, conv_cfg: dict, where: Where | dict | None = None)
         line += f' ({_sizes(kept)})'
     if even:
         line += f'; {len(even)} even: {", ".join(dict.fromkeys(map(size, even)))}'
-    if replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items()):
+    if errors:
+        line += f'; {len(errors)} weights were decomposed, with relative errors {min(errors):.3g} to {max(errors):.3g}'
+    elif any(getattr(new, 'decomposes_weight', False) for new in replaced.values()):
+        line += '; its kernels are newly initialised, and plain weights that are loaded later will be decomposed'
+    elif replaced and all(getattr(new, 'weight', None) is not conv.weight for conv, new in replaced.items()):
         line += '; the operator has no basic kernel, so the weights were dropped and its kernels are newly initialised'
     for change, count in started.items():
         line += f'; {count} weights were {change}, so that the network computes what it did'
@@ -238,6 +262,36 @@ def _start_from_plain(replaced: dict[nn.Module, nn.Module]) -> Counter:
             if change := new.start_from_plain():
                 done[change] += 1
     return done
+
+
+def _decompose(model: nn.Module, replaced: dict[nn.Module, nn.Module]) -> list[float]:
+    """Let operators that decompose weights start from those of the convolutions; return and log the errors."""
+    errors, origins = [], {new: conv for conv, new in replaced.items() if getattr(new, 'decomposes_weight', False)}
+    for name, new in model.named_modules():
+        if new in origins:
+            errors.append(new.decompose(origins[new].weight))
+            log(f'mmkerv: {name}.weight decomposed to ranks {new.ranks}, relative error {errors[-1]:.3g}')
+    return errors
+
+
+def initialised(model: nn.Module) -> set[nn.Module]:
+    """Return the modules whose parameters mmengine's ``init_weights`` will not set, because it has or need not.
+
+    A backbone that is built with its weights, such as mmpretrain's ``TIMMBackbone(pretrained=True)``, says so in
+    ``_is_init``, which counts for all that is inside.
+
+    Args:
+        model: network that is being built.
+
+    Example:
+        >>> len(initialised(nn.Sequential(nn.Conv2d(3, 8, 3))))
+        0
+    """
+    found = set()
+    for module in model.modules():
+        if getattr(module, '_is_init', False) is True:
+            found.update(module.modules())
+    return found
 
 
 def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> dict[str, nn.Module]:

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmkerv.errors import ArgumentError
-from mmkerv.models.placement import Where, convert
+from mmkerv.models.placement import Where, replace_convolutions
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.utils import log
@@ -75,7 +75,7 @@ def variant(family: str, host: str) -> type[nn.Module]:
             super().__init__(*args, **kwargs)
             rule = Where.of(where)
             if conv_cfg is not None:
-                convert(self, conv_cfg, rule)
+                replace_convolutions(self, conv_cfg, rule, set())
 
         def init_weights(self) -> None:
             with plain_convolutions(self):

@@ -13,6 +13,7 @@ from mmkerv.ops.inception_dw import InceptionDWConv, InceptionDWConv2d
 from mmkerv.ops.kan import KANConv, KANConv2d
 from mmkerv.ops.kerv import KervConv, KervConv1d, KervConv2d, KervConv3d, kerv1d, kerv2d, kerv3d, register_kernel
 from mmkerv.ops.lightweight import LightweightConv1d
+from mmkerv.ops.lowrank import LowRankConv, LowRankConv2d
 from mmkerv.ops.mixconv import MixConv, MixConv2d
 from mmkerv.ops.pconv import PConv, PConv2d
 from mmkerv.ops.recconv import RecConv, RecConv2d
@@ -56,6 +57,8 @@ __all__ = [
     'KervConv2d',
     'KervConv3d',
     'LightweightConv1d',
+    'LowRankConv',
+    'LowRankConv2d',
     'MixConv',
     'MixConv2d',
     'PConv',

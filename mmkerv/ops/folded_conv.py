@@ -4,9 +4,11 @@ from typing import Any
 
 from torch import nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONV2D_KEYWORDS
 from mmkerv.ops.core.geometry import extended_padding, odd
+from mmkerv.ops.lowrank.module import LowRankConv
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
 from mmkerv.ops.separable.stacked import StackedConv
@@ -29,6 +31,7 @@ class FoldedConv:
             with ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, with ``'spatial'`` those of a
             :class:`SpatiallySeparableConv`, with ``'stacked'`` those of a :class:`StackedConv`; the last three stay one
             convolution where there is nothing to separate.
+        lowrank: build an ``nn.Sequential`` of the convolutions of a :class:`LowRankConv` with these arguments, a dict.
         replace_1x1: apply the other arguments to 1x1 kernels too, which otherwise stay plain.
         with_bias: give the layer a bias even if its host asks for none, since the norms inside the operator have one.
 
@@ -57,12 +60,13 @@ class FoldedConv:
         *,
         kernel_extent: Any = None,
         separable: bool | str = False,
+        lowrank: dict[str, Any] | None = None,
         replace_1x1: bool = False,
         with_bias: bool = False,
         **kwargs: Any,
     ) -> nn.Module:
         """Build the module."""
-        own = ('kernel_extent', 'separable', 'replace_1x1', 'with_bias')
+        own = ('kernel_extent', 'separable', 'lowrank', 'replace_1x1', 'with_bias')
         arguments.reject_unknown('FoldedConv', kwargs, (*own, *CONV2D_KEYWORDS))
         arguments.one_of(separable, 'separable', (True, False, *SEPARABLE))
         arguments.boolean(replace_1x1, 'replace_1x1')
@@ -71,8 +75,16 @@ class FoldedConv:
         bias = bias or (arguments.boolean(with_bias, 'with_bias') and (max(sizes) > 1 or replace_1x1))
         factory = {'device': device, 'dtype': dtype}
         geometry = (in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode)
-        if separable in SEPARABLE:
-            operator = SEPARABLE[separable](*geometry, **factory)
+        if lowrank is not None and (separable or kernel_extent is not None):
+            raise ArgumentError(
+                f'lowrank has a form of its own, got also separable={separable!r} and kernel_extent={kernel_extent!r}; '
+                'leave those out'
+            )
+        if lowrank is not None or separable in SEPARABLE:
+            if lowrank is None:
+                operator = SEPARABLE[separable](*geometry, **factory)
+            else:
+                operator = LowRankConv(*geometry, **factory, **lowrank)
             return operator if isinstance(operator, nn.Conv2d) else _like(operator, operator.to_conv2d())
         plain = nn.Conv2d(*geometry, **factory)
         if plain.kernel_size == (1, 1) and not replace_1x1:

@@ -194,3 +194,17 @@ def test_a_converted_network_becomes_the_network_itself(key):
     }
     nested = dict(type='mmkerv.Converted', backbone=outer, conv_cfg=dict(type='mmkerv.CoCConv'))
     assert deployed(dict(backbone=nested)).model.backbone.to_dict() == network
+
+
+def test_low_rank_operators_become_a_folded_conv_in_the_layers_they_took():
+    conv_cfg = dict(type='mmkerv.LowRankConv', rank=0.25)
+    result = deployed(dict(backbone=dict(type='ResNet', conv_cfg=conv_cfg)))
+    folded = dict(type='mmkerv.FoldedConv', lowrank=dict(rank=0.25))
+    assert result.model.backbone.conv_cfg.to_dict() == folded and 'where' not in result.model.backbone
+    for where in (None, dict(names=['conv1'])):
+        network = dict(type='mmkerv.Converted', model=dict(type='ResNet'), conv_cfg=conv_cfg, where=where)
+        result = deployed(dict(backbone=network)).model.backbone
+        # By default the operator takes 1x1 kernels, which its folded form would leave.
+        assert result.conv_cfg.to_dict() == folded and result.where == dict(kernel_sizes='all', **(where or {}))
+    network['where'] = dict(kernel_sizes=[3])
+    assert deployed(dict(backbone=network)).model.backbone.where == dict(kernel_sizes=[3])

@@ -12,7 +12,8 @@ pytest.importorskip('mmpretrain')
 from mmcv.cnn import fuse_conv_bn
 from mmengine.registry import MODELS, init_default_scope
 
-from mmkerv.ops import CoCConv2d, KervConv2d, switch_to_deploy
+from mmkerv.models.converted import apply_conv_cfg
+from mmkerv.ops import CoCConv2d, KervConv2d, LowRankConv2d, switch_to_deploy
 from tests.ops.contract import relative
 
 # DenseNet-121's shape with fewer layers.
@@ -50,7 +51,7 @@ def images():
     ('where', 'expected'),
     [
         ({'stages': ()}, ['stem.0']),
-        ({'stem': False, 'stages': (2,)}, [f'stages.1.block.{i}.conv2' for i in range(3)]),
+        ({'stem': False, 'stages': (2,), 'kernel_sizes': '>1'}, [f'stages.1.block.{i}.conv2' for i in range(3)]),
         ({'stem': False, 'names': 'transitions', 'kernel_sizes': 'all'}, ['transitions.0.conv', 'transitions.1.conv']),
     ],
     ids=str,
@@ -222,3 +223,15 @@ def test_a_config_puts_an_operator_into_the_whole_model_of_its_base(tmp_path):
     net = build(cfg.model)
     assert len(operators(net)) == 7 and all(name.startswith('backbone.stages') for name in operators(net))
     assert deploy_config(cfg).model == Config.fromfile(tmp_path / 'base.py').model
+
+
+def test_only_weights_that_will_not_be_initialised_are_decomposed():
+    """A network under construction gets its weights later; a part that is built with weights says so."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 6, 3), nn.Sequential(nn.Conv2d(6, 4, 3)))
+    model[1]._is_init = True
+    weights = [conv.weight.clone() for conv in (model[0], model[1][0])]
+    apply_conv_cfg(model, {'type': 'LowRankConv', 'rank': (8, 8)}, None)
+    first, second = model[0], model[1][0]
+    assert type(first) is type(second) is LowRankConv2d
+    assert relative(second.kernel(), weights[1]) < 1e-5 and relative(first.kernel(), weights[0]) > 0.1

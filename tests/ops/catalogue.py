@@ -26,6 +26,7 @@ from mmkerv.ops import (
     KervConv2d,
     KervConv3d,
     LightweightConv1d,
+    LowRankConv2d,
     MixConv2d,
     PConv2d,
     RecConv2d,
@@ -273,6 +274,20 @@ CATALOGUE = {
             'weight_dropout': [1, -0.1, None, 'x', True, float('nan')],
         },
         kernel=lightweight_kernel,
+    ),
+    'LowRankConv': Operator(
+        LowRankConv2d,
+        {
+            'LowRank': Variant({'rank': (3, 4)}),
+            'LowRank cp3': Variant({'decomposition': 'cp3', 'rank': 5}, distributed=False),
+            'LowRank cp4': Variant({'decomposition': 'cp4', 'rank': 0.9}, distributed=False),
+        },
+        choices={'decomposition': ['tucker2', 'cp3', 'cp4'], 'rank': [0.5, 1, 1.0, 3]},
+        wrong={
+            'decomposition': ['tucker', 'cp', None, 2, True],
+            'rank': [0, -1, 0.0, 1.5, -0.5, None, '8', True, (1, 2, 3), (0, 2), (0.5, 0.5), float('nan')],
+        },
+        kernel=static_oracle.low_rank_kernel,
     ),
     'MixConv': Operator(
         MixConv2d,

@@ -9,6 +9,7 @@ from mmkerv.ops import (
     CKConv2d,
     DepthwiseSeparableConv2d,
     KANConv2d,
+    LowRankConv2d,
     SpatiallySeparableConv2d,
     StackedConv2d,
 )
@@ -97,9 +98,10 @@ def convolution(op: nn.Module, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return answers, conv_loop(np.abs(maps), np.abs(kernel), None, **geometry_of(op))
     kernel, settings = dense_kernel(op), geometry_of(op)
     magnitude = np.abs(kernel)
-    if isinstance(op, (SpatiallySeparableConv2d, StackedConv2d)):
+    if isinstance(op, (LowRankConv2d, SpatiallySeparableConv2d, StackedConv2d)):
         # What cancels between the factors rounds as well.
-        copy = type(op)(op.in_channels, op.out_channels, op.kernel_size, groups=op.groups, dtype=torch.float64)
+        options = {'groups': op.groups, 'dtype': torch.float64, **op.options._asdict()}
+        copy = type(op)(op.in_channels, op.out_channels, op.kernel_size, **options)
         with torch.no_grad():
             for name, parameter in copy.own_parameters().items():
                 parameter.copy_(getattr(op, name).abs())

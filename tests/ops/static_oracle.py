@@ -35,6 +35,30 @@ def dcls_kernel(op: nn.Module) -> np.ndarray:
     return kernel
 
 
+def low_rank_kernel(op: nn.Module) -> np.ndarray:
+    """K[o, i, y, x] of each group: sum_pq A_op C_pq B_iq, or sum_r A_or B_ir H_r V_r, or for 1x1 sum_r A_or B_ir."""
+    width, outputs, (inner, outer) = op.in_channels // op.groups, op.out_channels // op.groups, op.ranks
+    first, last = array(op.first)[:, :, 0, 0], array(op.last)[:, :, 0, 0]
+    kernel = np.zeros((op.out_channels, width, *op.kernel_size))
+    for o, i, y, x in np.ndindex(kernel.shape):
+        group = o // outputs
+        for p in range(outer):
+            if op.kernel_size == (1, 1):
+                kernel[o, i, y, x] += last[o, p] * first[group * inner + p, i]
+            elif op.options.decomposition == 'tucker2':
+                for q in range(inner):
+                    tap = array(op.core)[group * outer + p, q, y, x]
+                    kernel[o, i, y, x] += last[o, p] * tap * first[group * inner + q, i]
+            else:
+                r = group * inner + p
+                if op.options.decomposition == 'cp3':
+                    tap = array(op.core)[r, 0, y, x]
+                else:
+                    tap = array(op.vertical)[r, 0, y, 0] * array(op.horizontal)[r, 0, 0, x]
+                kernel[o, i, y, x] += last[o, p] * tap * first[r, i]
+    return kernel
+
+
 def smp_point_kernel(values, positions, radius, size, average: bool) -> np.ndarray:
     """K[r, c] = sum_j w_j relu(1 - |u - p_j|_1 / rho_j), divided by the number of points there if ``average``."""
     height, width = size

@@ -275,7 +275,21 @@ def _shape(value: Any) -> torch.Size | None:
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return the state dict by the names of the bare network, as its layers will read it."""
-    return adapted_to_kernel_nets(model, unwrapped_names(state_dict))
+    return _decomposed_names(model, adapted_to_kernel_nets(model, unwrapped_names(state_dict)))
+
+
+def _decomposed_names(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
+    """Replace plain weights that operators will decompose by what they become; its values stay to be computed."""
+    for name, operator in model.named_modules():
+        if not getattr(operator, 'decomposes_weight', False):
+            continue
+        prefix = f'{name}.' if name else ''
+        own = {f'{prefix}{key}': value for key, value in operator.own_parameters().items()}
+        shape = (operator.out_channels, operator.in_channels // operator.groups, *operator.kernel_size)
+        if _shape(given.get(f'{prefix}weight')) == shape and not any(key in given for key in own):
+            given = {**given, **own}
+            del given[f'{prefix}weight']
+    return given
 
 
 def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str, ConvNd]]:

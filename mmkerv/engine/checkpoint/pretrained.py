@@ -152,7 +152,8 @@ def require_pretrained(
         raise CheckpointMismatchError(
             f'checkpoint {source!r} is not of {target}: {match}: {"; ".join(reasons)}. {advice}'
         )
-    require_finite({key: state_dict[key] for key in match.loaded}, source, own)
+    # Of weights that are decomposed the operator checks it.
+    require_finite({key: state_dict[key] for key in match.loaded if key in state_dict}, source, own)
     return match
 
 
@@ -193,6 +194,8 @@ def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:
             continue
         own = [f'{name}.{parameter}' for parameter in operator.own_parameters()]
         if any(key in state_dict for key in own):
+            continue
+        if operator.decomposes_weight:
             continue
         if operator.weight is None:
             weightless += own

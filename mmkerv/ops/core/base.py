@@ -78,6 +78,9 @@ class ConvNd(nn.Module):
     Options: type = NoOptions
     # False for an operator whose kernel is not derived from a basic kernel; its `weight` is None.
     has_weight = True
+    # Whether it has no basic kernel, but a method `decompose(weight)` that brings it near a plain convolution and
+    # returns the relative error. A plain weight that is loaded is then decomposed as well.
+    decomposes_weight = False
     # Name in commands and file names: the registered name in lower case without `conv`.
     short_name = ''
     # Whether configs replace 1x1 convolutions with it too.

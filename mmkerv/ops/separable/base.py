@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import wide_type
@@ -69,6 +70,17 @@ class SeparableKernel(GeneratedKernel):
         if dense or self.leaves_plain(self.in_channels, self.kernel_size, self.groups):
             return super()._folded(dense)
         return self._factors().train(self.training)
+
+    def _by_axis(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return stride, padding and dilation of a k x 1 and a 1 x k convolution that share those of the layer."""
+        rows = {name: (_pair(getattr(self, name))[0], 1) for name in ('stride', 'dilation')}
+        columns = {name: (1, _pair(getattr(self, name))[1]) for name in ('stride', 'dilation')}
+        if isinstance(self.padding, str):
+            rows['padding'] = columns['padding'] = self.padding
+        else:
+            above, left = _pair(self.padding)
+            rows['padding'], columns['padding'] = (above, 0), (0, left)
+        return rows, columns
 
     def _kernel(self) -> Tensor:
         kernels = (getattr(self, name) for name in self._shapes())

@@ -109,13 +109,7 @@ class SpatiallySeparableConv2d(SeparableKernel, Conv2d):
         return spatially_separable_kernel(first, second, self.groups)
 
     def _factors(self) -> nn.Sequential:
-        rows = {name: (_pair(getattr(self, name))[0], 1) for name in ('stride', 'dilation')}
-        columns = {name: (1, _pair(getattr(self, name))[1]) for name in ('stride', 'dilation')}
-        if isinstance(self.padding, str):
-            rows['padding'] = columns['padding'] = self.padding
-        else:
-            above, left = _pair(self.padding)
-            rows['padding'], columns['padding'] = (above, 0), (0, left)
+        rows, columns = self._by_axis()
         return nn.Sequential(
             self._plain(self.vertical, None, **rows), self._plain(self.horizontal, self.bias, **columns)
         )

@@ -6,9 +6,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
-from mmkerv.engine import match_checkpoint, require_match
+from mmkerv.engine import match_checkpoint, require_match, require_pretrained
 from mmkerv.errors import CheckpointMismatchError
-from mmkerv.ops import switch_to_deploy
+from mmkerv.ops import LowRankConv2d, switch_to_deploy
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 HOOK = 'mmkerv.CheckpointMatchHook'
@@ -235,3 +235,18 @@ def test_hook_checks_the_raw_weights_on_resume(tmp_path, fits):
     else:
         with pytest.raises(CheckpointMismatchError, match=r'of another shape \(conv\.weight\)'):
             second.load_checkpoint(file)
+
+
+def test_a_plain_weight_that_will_be_decomposed_is_what_the_operator_needs():
+    model = nn.Sequential(nn.ReLU(), LowRankConv2d(8, 6, 3, rank=2))
+    state = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 3)).state_dict()
+    for match in (
+        match_checkpoint(model, state),
+        require_match(model, state, 'a.pth'),
+        require_pretrained(model, state, 'a.pth'),
+    ):
+        assert sorted(match.loaded) == ['1.bias', '1.core', '1.first', '1.last']
+        assert not (match.missing or match.unexpected or match.shapes or match.weightless)
+    assert list(state) == ['1.weight', '1.bias']
+    other = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 5)).state_dict()
+    assert match_checkpoint(model, other).unexpected == ['1.weight']

@@ -30,9 +30,9 @@ class LazyDictAction(argparse.Action):
         for value in values:
             key, equals, text = value.partition('=')
             if not equals:
-                parser.error(f'--cfg-options takes key=value pairs, got {value!r}')
+                parser.error(f'{option} takes key=value pairs, got {value!r}')
             if any(text.count(left) != text.count(right) for left, right in BRACKETS) and is_sequence(text):
-                parser.error(f'--cfg-options {value}: its brackets are not in pairs')
+                parser.error(f'{option} {value}: its brackets are not in pairs')
             pairs.append(f'{key}={protected(text)}')
         DictAction(self.option_strings, self.dest)(parser, namespace, pairs, option)
         setattr(namespace, self.dest, restored(getattr(namespace, self.dest)))

@@ -322,11 +322,13 @@ def _number_deep_stem(name: str) -> str:
 def _require_convolutions(network: nn.Module, given: Mapping[str, Any], source: str) -> None:
     """Refuse operators that cannot compute the convolution with the weight they are given."""
     taking = {name: operator for name, operator in _operators(network).items() if f'{name}.weight' in given}
-    weightless = [name for name, operator in taking.items() if operator.weight is None]
+    near = [name for name, operator in taking.items() if operator.decomposes_weight]
+    weightless = [name for name, operator in taking.items() if operator.weight is None and name not in near]
     # A generated kernel that does not start as the identity is refused by require_match, with advice of its own.
     other = [n for n, op in taking.items() if not (op.starts_as_identity or isinstance(op, GeneratedKernel))]
     for names, reason in (
         (weightless, 'have no basic kernel to take the weight of a plain convolution'),
+        (near, 'only come near it; tools/model_converters/decompose.py makes such a network and says how near'),
         (other, 'compute something other than the convolution with their weight'),
     ):
         if names:

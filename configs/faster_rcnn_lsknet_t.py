@@ -1,5 +1,5 @@
 # Faster R-CNN with LSKNet-T on COCO 2017. There is no published figure on COCO (the network is from ICCV 2023, for
-# rotated objects), and this config was not run.
+# rotated objects: configs/oriented_rcnn_lsknet_t.py), and this config was not run.
 #
 # Optimizer and stochastic depth as the authors' for rotated boxes: AdamW 2e-4 with decay 0.05, batch 16, rate 0.1.
 # Schedule and data are mmdetection's 1x. The backbone starts from a classifier, of which the authors publish one:

@@ -29,12 +29,15 @@ TESTED = {
         'mmpretrain': ('mmpretrain', '1.2.0'),
     },
 }
+# As TESTED: libraries that nothing here needs. The original distribution has no mmrotate for its mmdet.
+OPTIONAL = {'onedl': {'mmrotate': ('onedl-mmrotate', '1.2.1')}, 'openmmlab': {}}
 # distribution -> package -> version
 TORCH = {
     'onedl': {'torch': '2.11.0', 'torchvision': '0.26.0'},
     'openmmlab': {'torch': '2.1.2', 'torchvision': '0.16.2'},
 }
 LIBRARIES = tuple(TESTED['onedl'])
+OPTIONAL_LIBRARIES = tuple(OPTIONAL['onedl'])
 
 # Other packages that provide `mmcv`: those without its compiled operators, and mmcv before 2.0.
 OTHER_MMCV = {'onedl': ('onedl-mmcv-lite',), 'openmmlab': ('mmcv-lite', 'mmcv-full')}
@@ -59,7 +62,7 @@ class Package:
     @property
     def tested(self) -> str:
         """Name and version of the package that mmkerv is tested with for this library."""
-        return ' '.join(TESTED[self.distribution][self.library])
+        return ' '.join(packages_of(self.distribution)[self.library])
 
     @property
     def is_tested(self) -> bool:
@@ -68,6 +71,19 @@ class Package:
 
     def __str__(self) -> str:
         return f'{self.name} {self.version}'
+
+
+def packages_of(family: str) -> dict[str, tuple[str, str]]:
+    """Return package and version of every library, also the optional ones, that a distribution is tested with.
+
+    Args:
+        family: `onedl` or `openmmlab`.
+
+    Example:
+        >>> packages_of('onedl')['mmrotate'][0], 'mmrotate' in packages_of('openmmlab')
+        ('onedl-mmrotate', False)
+    """
+    return {**TESTED[family], **OPTIONAL[family]}
 
 
 def version(package: str) -> str | None:
@@ -96,17 +112,18 @@ def importable(module: str) -> bool:
 
 
 def installed_packages() -> list[Package]:
-    """List the installed packages of OpenMMLab, of both distributions, in the order of `LIBRARIES`.
+    """List the installed packages of OpenMMLab, of both distributions, in the order of `LIBRARIES`, then optional ones.
 
     Example:
-        >>> all(package.library in LIBRARIES for package in installed_packages())
+        >>> all(package.library in (*LIBRARIES, *OPTIONAL_LIBRARIES) for package in installed_packages())
         True
     """
     candidates = [
         (name, library, family)
-        for library in LIBRARIES
-        for family, table in TESTED.items()
-        for name in (table[library][0], *(OTHER_MMCV[family] if library == 'mmcv' else ()))
+        for library in (*LIBRARIES, *OPTIONAL_LIBRARIES)
+        for family in TESTED
+        if library in packages_of(family)
+        for name in (packages_of(family)[library][0], *(OTHER_MMCV[family] if library == 'mmcv' else ()))
     ]
     found = ((name, version(name), library, family) for name, library, family in candidates)
     return [Package(*fields) for fields in found if fields[1] is not None]

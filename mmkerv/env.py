@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmkerv import distributions
 from mmkerv import install_advice as advice
-from mmkerv.distributions import LIBRARIES, TESTED, Package, distribution, warn_untested
+from mmkerv.distributions import LIBRARIES, OPTIONAL_LIBRARIES, TESTED, Package, distribution, warn_untested
 from mmkerv.errors import InstallationError
 from mmkerv.install_advice import Problem
 from mmkerv.version import __version__
@@ -74,7 +74,8 @@ class Environment:
             ('numpy', self.numpy),
             ('distribution', self.distribution),
         ]
-        for library in LIBRARIES:
+        installed = {package.library for package in self.packages}
+        for library in (*LIBRARIES, *(name for name in OPTIONAL_LIBRARIES if name in installed)):
             packages = [
                 f'{package} (tested)' if package.is_tested else f'{package} (not tested; {package.tested} is)'
                 for package in self.packages
@@ -157,19 +158,21 @@ def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
     """List the problems that keep `libraries` from working, each with the command that fixes it.
 
     Args:
-        *libraries: Import names out of `LIBRARIES`, all by default; mmengine and mmcv, which they need, are added.
+        *libraries: Import names out of `LIBRARIES`, all by default, or `OPTIONAL_LIBRARIES`; mmengine and mmcv, which
+            they need, are added.
         compiled_ops: Whether mmcv's compiled operators are needed, as for detection and segmentation.
 
     Raises:
-        ValueError: If a name is not one of `LIBRARIES`.
+        ValueError: If a name is none of these.
 
     Example:
         >>> for problem in problems('mmdet'):
         ...     print(problem.what, problem.command)
     """
-    unknown = [library for library in libraries if library not in LIBRARIES]
+    known = (*LIBRARIES, *OPTIONAL_LIBRARIES)
+    unknown = [library for library in libraries if library not in known]
     if unknown:
-        raise ValueError(f'libraries must be out of {", ".join(LIBRARIES)}, got {", ".join(map(repr, unknown))}')
+        raise ValueError(f'libraries must be out of {", ".join(known)}, got {", ".join(map(repr, unknown))}')
     needed = set(libraries or LIBRARIES)
     if needed != {'mmengine'}:
         needed |= {'mmcv', 'mmengine'}
@@ -180,7 +183,7 @@ def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
         result.append(Problem('torch is not installed', advice.install_torch(family if family in TESTED else 'onedl')))
     if family == 'mixture':
         return [*result, advice.mixture(packages)]
-    missing = [library for library in LIBRARIES if library in needed and not distributions.importable(library)]
+    missing = [library for library in known if library in needed and not distributions.importable(library)]
     result += advice.missing_libraries(missing, packages)
     companions = advice.missing_companions() if family == 'openmmlab' else []
     result += companions
@@ -200,7 +203,7 @@ def require(*libraries: str, compiled_ops: bool = True) -> None:
 
     Raises:
         InstallationError: If something is missing, unusable or mixed. The message has the command that fixes it.
-        ValueError: If a name is not one of `LIBRARIES`.
+        ValueError: If a name is no library's.
 
     Example:
         >>> try:
@@ -224,7 +227,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description='Print the environment of mmkerv, its problems and the commands that fix them.',
     )
     parser.add_argument(
-        'libraries', nargs='*', metavar='LIBRARY', help=f'libraries to check: {", ".join(LIBRARIES)} (default: all)'
+        'libraries',
+        nargs='*',
+        metavar='LIBRARY',
+        help=f'libraries to check: {", ".join(LIBRARIES)} (default: all), {", ".join(OPTIONAL_LIBRARIES)}',
     )
     try:
         libraries = parser.parse_args(argv).libraries

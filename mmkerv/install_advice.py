@@ -5,7 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmkerv.distributions import LIBRARIES, OTHER_MMCV, TESTED, TORCH, Package, distribution, importable, version
+from mmkerv.distributions import (
+    LIBRARIES,
+    OTHER_MMCV,
+    TESTED,
+    TORCH,
+    Package,
+    distribution,
+    importable,
+    packages_of,
+    version,
+)
 
 
 @dataclass(frozen=True)
@@ -48,14 +58,14 @@ def install(family: str, libraries: Sequence[str], reinstall: bool = False) -> s
 
     Args:
         family: `onedl` or `openmmlab`.
-        libraries: Import names out of `mmkerv.distributions.LIBRARIES`.
+        libraries: Import names of what the distribution has.
         reinstall: Whether to replace installed packages, without touching their dependencies.
 
     Example:
         >>> 'onedl-mmdetection==' in install('onedl', ['mmdet'])
         True
     """
-    pins = ['=='.join(TESTED[family][library]) for library in libraries]
+    pins = ['=='.join(packages_of(family)[library]) for library in libraries]
     again = ('--force-reinstall', '--no-deps') if reinstall else ()
     if 'mmcv' not in libraries:
         return pip('install', *again, *pins)
@@ -100,12 +110,16 @@ def missing_libraries(libraries: Sequence[str], packages: Sequence[Package]) -> 
         what = f'installed, but their files are gone: {", ".join(broken)}'
         problems.append(Problem(what, install(family, broken, reinstall=True)))
     absent = [library for library in libraries if library not in installed]
+    if family == 'openmmlab' and (lacking := [library for library in absent if library not in packages_of(family)]):
+        what = f'not installed: {", ".join(lacking)}, of which the distribution openmmlab has no version for its mmdet'
+        problems.append(Problem(what, 'take another environment, with the distribution onedl'))
+        absent = [library for library in absent if library not in lacking]
     if absent and family in TESTED:
         what = f'not installed: {", ".join(absent)} (of the distribution {family})'
         problems.append(Problem(what, install(family, absent)))
     elif absent:
         what = f'not installed: {", ".join(absent)}. Two distributions of OpenMMLab provide them, take one'
-        choices = [f'{name}: {install(name, absent)}' for name in TESTED]
+        choices = [f'{name}: {install(name, absent)}' for name in TESTED if {*absent} <= {*packages_of(name)}]
         problems.append(Problem(what, '\n    '.join(['', *choices])))
     return problems
 

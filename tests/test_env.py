@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmkerv import distributions, env, install_advice
-from mmkerv.distributions import LIBRARIES, TESTED, TORCH
+from mmkerv.distributions import LIBRARIES, OPTIONAL, TESTED, TORCH
 from mmkerv.errors import InstallationError
 from mmkerv.version import __version__
 
@@ -98,6 +98,25 @@ def test_missing_library_is_taken_from_the_installed_distribution(fake):
     assert 'mmseg' in problem.what and 'mmdet' not in problem.what
     assert problem.command == f'{sys.executable} -m pip install mmsegmentation==1.2.2'
     assert env.problems('mmdet') == []
+
+
+def test_an_optional_library_is_a_problem_only_if_it_is_asked_for(fake):
+    fake(ONEDL | MODERN)
+    assert env.problems() == [] and 'mmrotate' not in str(env.collect_env())
+    (problem,) = env.problems('mmrotate')
+    assert problem.command == f'{sys.executable} -m pip install onedl-mmrotate==1.2.1'
+    fake(ONEDL | MODERN | {'onedl-mmrotate': '1.2.1'}, modules=(*IMPORTABLE, 'mmrotate'))
+    assert env.problems('mmrotate') == []
+    assert 'onedl-mmrotate 1.2.1 (tested)' in str(env.collect_env())
+    fake(OPENMMLAB | CLASSIC)
+    (problem,) = env.problems('mmrotate')
+    assert 'the distribution openmmlab has no version' in problem.what
+
+
+def test_an_optional_library_without_a_distribution_is_offered_from_onedl(fake):
+    fake(MODERN, modules=('torch', 'pip'))
+    missing = [problem for problem in env.problems('mmrotate') if 'mmrotate' in problem.what]
+    assert 'onedl-mmrotate==1.2.1' in missing[0].command and 'openmmlab:' not in missing[0].command
 
 
 @pytest.mark.parametrize(
@@ -239,7 +258,8 @@ def test_environment_of_the_tests_has_no_problem():
     assert env.problems() == []
     found = env.collect_env()
     assert found.distribution in TESTED
-    assert {(package.name, package.version) for package in found.packages} == set(TESTED[found.distribution].values())
+    packages = {(package.name, package.version) for package in found.packages}
+    assert packages - set(OPTIONAL[found.distribution].values()) == set(TESTED[found.distribution].values())
     assert found.mmcv_ops == 'available'
     assert found.torch.partition('+')[0] == TORCH[found.distribution]['torch']
 
@@ -297,3 +317,8 @@ def test_pins_and_extras_agree_with_the_table(family):
         assert {name: found.get(name) for name in pins} == pins, file.name
     extra = re.search(rf'^{family} = \[(.*?)^\]', (ROOT / 'pyproject.toml').read_text(), re.MULTILINE | re.DOTALL)[1]
     assert dict(re.findall(r'"([\w-]+)>=([\w.]+)', extra)) == dict(TESTED[family].values())
+
+
+def test_the_extra_of_optional_libraries_agrees_with_the_table():
+    extra = re.search(r'^rotate = \[(.*?)\]', (ROOT / 'pyproject.toml').read_text(), re.MULTILINE)[1]
+    assert dict(re.findall(r'"([\w-]+)>=([\w.]+)', extra)) == dict(OPTIONAL['onedl'].values())

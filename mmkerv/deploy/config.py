@@ -9,7 +9,7 @@ from mmkerv import ops
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ArgumentError
-from mmkerv.models.upstream_backbones import FAMILIES, find_library
+from mmkerv.models.upstream_backbones import BUILT_ON, FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
 
 
@@ -97,7 +97,8 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
         if family == 'Converted' and node.get('conv_cfg') is None:
             return node.get('model') or node['backbone']
         if family in FAMILIES and node.get('conv_cfg') is None:
-            node['type'] = f'{find_library(family, node.pop("host", None) or scope)}.{family}'
+            host = node.pop('host', None) or BUILT_ON.get(scope, scope)
+            node['type'] = f'{find_library(family, host)}.{family}'
             for key in ('conv_cfg', 'where'):
                 node.pop(key, None)
     elif isinstance(node, (list, tuple)):

@@ -13,10 +13,12 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_object_from_string
 
-from mmkerv.models.upstream_backbones import LIBRARIES
+from mmkerv.models.upstream_backbones import BUILT_ON
+from mmkerv.models.upstream_backbones import LIBRARIES as BACKBONE_LIBRARIES
 
 # Parts of a config that tell its library, the most telling first: a segmentor may have a backbone of mmpretrain.
 PARTS = ('model', 'data_preprocessor', 'visualizer', 'test_dataloader', 'val_dataloader', 'train_dataloader')
+LIBRARIES = (*BACKBONE_LIBRARIES, *BUILT_ON)
 
 
 def library_of(cfg: Config) -> str | None:
@@ -26,8 +28,9 @@ def library_of(cfg: Config) -> str | None:
         cfg: config.
 
     Returns:
-        ``default_scope`` whatever it is, else ``'mmdet'``, ``'mmseg'`` or ``'mmpretrain'``, or ``None`` if no part of
-        the config belongs to one of these.
+        ``default_scope`` whatever it is, else ``'mmdet'``, ``'mmseg'``, ``'mmpretrain'`` or ``'mmrotate'`` (whose
+        models and data are largely mmdetection's: it is taken if anything of its own is there), or ``None`` if no part
+        of the config belongs to one of these.
 
     Example:
         >>> library_of(Config(dict(model=dict(type='mmseg.models.EncoderDecoder'))))
@@ -38,8 +41,10 @@ def library_of(cfg: Config) -> str | None:
     scope = cfg.get('default_scope')
     if scope:
         return scope
-    kinds = (kind for part in PARTS for kind in _types(dict.get(cfg._cfg_dict, part)))
-    return next(filter(None, map(_library_of_type, kinds)), None)
+    kinds = [kind for part in PARTS for kind in _types(dict.get(cfg._cfg_dict, part))]
+    found = next(filter(None, map(_library_of_type, kinds)), None)
+    named = {_named_library(kind) for kind in kinds}
+    return next((library for library, base in BUILT_ON.items() if base == found and library in named), found)
 
 
 def enter_scope(cfg: Config) -> None:
@@ -64,19 +69,27 @@ def _types(node: Any) -> Iterator[Any]:
         yield from _types(child)
 
 
-def _library_of_type(kind: Any) -> str | None:
-    if isinstance(kind, str):
-        library = kind.partition('.')[0]
-        if library in LIBRARIES:
-            return library
-        # A user's own class, as mmengine writes it when it dumps a config.
-        kind = get_object_from_string(kind) if '.' in kind else None
+def _named_library(kind: Any) -> str | None:
+    """Return the library that the name of a type begins with; nothing is imported."""
     while isinstance(kind, functools.partial):
         kind = kind.func
     if isinstance(kind, (LazyObject, LazyAttr)):
-        library = kind.module.partition('.')[0]
-        if library in LIBRARIES:
-            return library
+        kind = kind.module
+    elif not isinstance(kind, str):
+        kind = getattr(kind, '__module__', None) or ''
+    library = kind.partition('.')[0]
+    return library if library in LIBRARIES else None
+
+
+def _library_of_type(kind: Any) -> str | None:
+    if library := _named_library(kind):
+        return library
+    while isinstance(kind, functools.partial):
+        kind = kind.func
+    if isinstance(kind, str):
+        # A user's own class, as mmengine writes it when it dumps a config.
+        kind = get_object_from_string(kind) if '.' in kind else None
+    if isinstance(kind, (LazyObject, LazyAttr)):
         kind = kind.build()
     # A user's own model derives from one of the library.
     modules = [base.__module__ for base in getattr(kind, '__mro__', ())] or [getattr(kind, '__module__', None) or '']

@@ -20,13 +20,16 @@ from mmkerv.utils import log
 
 FAMILIES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'HRNet', 'ShuffleNetV2', 'MobileNetV2', 'MobileNetV3')
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
+# Libraries whose networks have the backbones of another one.
+BUILT_ON = {'mmrotate': 'mmdet'}
 FALLBACK = 'mmpretrain'
 
 
 def find_library(family: str, host: str | None = None) -> str:
     """Return the library that a backbone comes from.
 
-    A library without that family of backbones falls back to mmpretrain, with a warning in the log.
+    In the scope of mmrotate, whose detectors have mmdetection's backbones, it is mmdetection. A library without that
+    family of backbones falls back to mmpretrain, with a warning in the log.
 
     Args:
         family: name of the class, such as ``'ResNet'``.
@@ -41,6 +44,8 @@ def find_library(family: str, host: str | None = None) -> str:
     """
     scope = DefaultScope.get_current_instance()
     name = host or (scope.scope_name if scope else None)
+    if host is None:
+        name = BUILT_ON.get(name, name)
     if name is None or (host is None and name not in LIBRARIES):
         raise ArgumentError(
             f'mmkerv.{family} needs to know whose {family} it is: the default scope is {name!r}; '

@@ -8,8 +8,11 @@ import torch
 
 pytest.importorskip('mmengine')
 pytest.importorskip('mmcv')
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
+from mmkerv.deploy.config import deploy_config
+from mmkerv.models.upstream_backbones import find_library
 from mmkerv.ops import CoCConv2d, switch_to_deploy
 from tests.contract.backbones import HRNET, LIBRARIES, build, outputs
 from tests.ops.contract import relative
@@ -122,6 +125,16 @@ def test_a_scope_without_the_family_falls_back():
     pytest.importorskip('mmpretrain')
     net = build('mmdet', {'type': 'mmkerv.ShuffleNetV2', 'widen_factor': 0.5}, conv_cfg=COC)
     assert type(net).__mro__[1].__module__.startswith('mmpretrain.')
+
+
+@pytest.mark.parametrize(('family', 'library'), [('ResNet', 'mmdet'), ('ShuffleNetV2', 'mmpretrain')])
+def test_rotated_detectors_have_mmdetections_backbones(family, library):
+    for name in ('mmdet', 'mmpretrain'):
+        pytest.importorskip(name)
+    with DefaultScope.overwrite_default_scope('mmrotate'):
+        assert find_library(family) == library
+    deployed = deploy_config(Config(dict(default_scope='mmrotate', model=dict(type=f'mmkerv.{family}', conv_cfg=COC))))
+    assert deployed.model.type == f'{library}.{family}'
 
 
 @pytest.mark.parametrize('host', LIBRARIES)

@@ -88,12 +88,14 @@ def check_data(cfg: Config, phase: str) -> None:
         files = [('data_root', root, Path(root).is_dir())] if root else []
         if isinstance(annotations, str) and annotations:
             path = Path(root, annotations)
-            files.append(('ann_file', str(path), path.is_file()))
+            # The annotations of DOTA are a folder with a text for each image.
+            files.append(('ann_file', str(path), path.is_file() or any(path.glob('*.txt'))))
         for key, path, exists in files:
             if not exists:
+                lacks = ' or has no texts' if Path(path).is_dir() else ''
                 message = (
-                    f'{place}.{key}: {path!r} does not exist (seen from {Path.cwd()}). Put the data there, or say '
-                    f'where it is with --cfg-options data_root=DIR (or {place}.{key}=...)'
+                    f'{place}.{key}: {path!r} does not exist{lacks} (seen from {Path.cwd()}). Put the data there, or '
+                    f'say where it is with --cfg-options data_root=DIR (or {place}.{key}=...)'
                 )
                 if key == 'ann_file' and Path(path).name == 'aug.txt':
                     # The list of VOC 2012's additional annotations, which upstream's converter writes.

@@ -11,7 +11,11 @@ from mmkerv.engine.config.check import datasets
 from mmkerv.engine.config.prepare import build_runner
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
+from mmkerv.models.upstream_backbones import BUILT_ON
 from mmkerv.registry import local_name
+
+# Libraries whose predictions are boxes.
+DETECTION = ('mmdet', *(library for library, base in BUILT_ON.items() if base == 'mmdet'))
 
 
 def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int = 1) -> None:
@@ -73,11 +77,13 @@ def augment_test(cfg: Config) -> None:
 def _flipped(pipeline: list[dict], scope: str | None) -> list[dict]:
     """Return a pipeline that ends in the image and its mirror image."""
     last = deepcopy(pipeline[-1])
-    if scope == 'mmdet':
+    if scope in DETECTION:
         last['meta_keys'] = (
             'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'
         )  # fmt: skip
-    flips = [{'type': 'RandomFlip', 'prob': p} for p in (1.0, 0.0)]
+    # mmrotate's registry has no transforms of mmdetection.
+    name = f'{BUILT_ON[scope]}.RandomFlip' if scope in BUILT_ON else 'RandomFlip'
+    flips = [{'type': name, 'prob': p} for p in (1.0, 0.0)]
     return [*pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [last]]}]
 
 
@@ -110,7 +116,7 @@ def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dic
         wanted = '.pkl' if predictions else '.json, .yaml or .pkl'
         raise ConfigError(f'--out must end in {wanted} for {out_item}, got {out!r}')
     runner = build_runner(cfg)
-    if predictions and scope == 'mmdet':
+    if predictions and scope in DETECTION:
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=predictions))

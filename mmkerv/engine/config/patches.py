@@ -20,6 +20,7 @@ from mmkerv.engine.checkpoint.pretrained import reported_load
 from mmkerv.engine.checkpoint.safe_load import checkpoint_loaders
 from mmkerv.engine.config.data_files import SafePickleHandler, SafeYamlHandler
 from mmkerv.engine.data_checks import upstream_errors
+from mmkerv.models.upstream_backbones import BUILT_ON
 from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.utils import bare_network
 
@@ -172,7 +173,8 @@ def apply_patches(scope: str | None = None, trust: bool = False, only: Collectio
     Applying it again replaces what is there by what the arguments ask for; nothing is wrapped twice.
 
     Args:
-        scope: ``default_scope`` of the config; the rows of its library are applied too.
+        scope: ``default_scope`` of the config; the rows of its library, and of the one that it builds on, are applied
+            too.
         trust: read checkpoints and pickles without restriction: they may run any code.
         only: places to change; all by default.
 
@@ -180,8 +182,9 @@ def apply_patches(scope: str | None = None, trust: bool = False, only: Collectio
         >>> apply_patches('mmdet')
         >>> undo_patches()
     """
+    libraries = (scope, BUILT_ON.get(scope))
     for patch in PATCHES:
-        wanted = patch.scope is None or (patch.scope == scope and importable(scope))
+        wanted = patch.scope is None or (patch.scope in libraries and importable(patch.scope))
         if wanted and (only is None or patch.place in only):
             owner, key = _locate(patch.place)
             if patch.place not in _replaced:

@@ -6,12 +6,14 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmkerv import env
+from mmkerv.distributions import LIBRARIES, OPTIONAL_LIBRARIES, importable
 from mmkerv.engine.config.check import check_hooks, check_operators
 from mmkerv.engine.config.imports import check_imports
 from mmkerv.engine.config.patches import DATA_FILES, patched
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
-from mmkerv.errors import ConfigError
+from mmkerv.errors import ConfigError, InstallationError
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -72,6 +74,7 @@ def read_config(path: str) -> Config:
         ConfigError: naming the file and what is wrong with it: its suffix, its syntax, an error in its code, base
             configs that include one another.
         FileNotFoundError: if it or a base config is not there.
+        InstallationError: if a base config's library is not installed.
 
     Example:
         >>> read_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP
@@ -85,7 +88,7 @@ def read_config(path: str) -> Config:
         with patched(only=DATA_FILES):
             _refuse_cycle(Path(path), (), set())
             return Config.fromfile(path)
-    except ConfigError:
+    except (ConfigError, InstallationError):
         raise
     except OSError as error:
         if error.filename is None:
@@ -112,9 +115,17 @@ def _refuse_cycle(file: Path, above: tuple[Path, ...], checked: set[Path]) -> No
     if file in checked or not file.is_file():
         return
     for base in Config._get_base_files(str(file)):
-        if isinstance(base, str) and '::' not in base:
+        if isinstance(base, str) and '::' in base:
+            _require_package(base.partition('::')[0])
+        elif isinstance(base, str):
             _refuse_cycle(file.parent / base, (*above, file), checked)
     checked.add(file)
+
+
+def _require_package(package: str) -> None:
+    """Refuse the base config of a library that is not installed: mmengine's advice may name another distribution's."""
+    if package in (*LIBRARIES, *OPTIONAL_LIBRARIES) and not importable(package):
+        env.require(package, compiled_ops=False)
 
 
 def _described(error: Exception, path: str) -> str:

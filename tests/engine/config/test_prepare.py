@@ -108,6 +108,15 @@ def test_existing_or_remote_data_passes(tmp_path):
     check_data(data(tmp_path), 'train')
 
 
+def test_annotations_may_be_a_folder_of_texts(tmp_path):
+    folder = tmp_path / 'labelTxt'
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"ann_file: '.*labelTxt' does not exist or has no texts"):
+        check_data(data(tmp_path, type='DOTADataset', ann_file='labelTxt/'), 'val')
+    (folder / 'P0001.txt').write_text('')
+    check_data(data(tmp_path, type='DOTADataset', ann_file='labelTxt/'), 'val')
+
+
 @pytest.mark.parametrize('missing', ['data_root', 'ann_file'])
 def test_missing_data_is_named(tmp_path, missing):
     root = tmp_path / 'absent' if missing == 'data_root' else tmp_path

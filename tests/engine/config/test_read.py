@@ -7,9 +7,10 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
+from mmkerv.distributions import importable
 from mmkerv.engine import apply_patches
 from mmkerv.engine.config.read import load_config, read_config
-from mmkerv.errors import ConfigError, UnsafeCheckpointError
+from mmkerv.errors import ConfigError, InstallationError, UnsafeCheckpointError
 
 
 class MaliciousObject:
@@ -62,6 +63,13 @@ def test_bytes_that_are_not_text_are_refused(tmp_path):
 def test_missing_base_is_named(tmp_path):
     (tmp_path / 'a.py').write_text("_base_ = './none.py'")
     with pytest.raises(FileNotFoundError, match=r"a\.py' needs '.*none\.py', which cannot be read.*_base_"):
+        read_config(str(tmp_path / 'a.py'))
+
+
+@pytest.mark.skipif(importable('mmrotate'), reason='mmrotate is installed')
+def test_the_base_of_a_library_that_is_not_installed_is_refused_with_advice(tmp_path):
+    (tmp_path / 'a.py').write_text("_base_ = 'mmrotate::oriented_rcnn/a.py'")
+    with pytest.raises(InstallationError, match=r'not installed: mmrotate'):
         read_config(str(tmp_path / 'a.py'))
 
 

@@ -97,6 +97,16 @@ def test_the_library_is_told_by_the_class_of_the_model(library):
     assert library_of(Config(dict(default_scope='mmengine', model=dict(type=base)))) == 'mmengine'
 
 
+def test_rotated_detection_is_told_by_anything_of_its_own():
+    """The models of mmrotate are mmdetection's, with rotated heads and data."""
+    model = dict(type='mmdet.FasterRCNN', rpn_head=dict(type='mmrotate.OrientedRPNHead'))
+    assert library_of(Config(dict(model=model))) == 'mmrotate'
+    data = dict(dataset=dict(type='mmrotate.datasets.DOTADataset'))
+    assert library_of(Config(dict(model=dict(type='mmdet.RetinaNet'), train_dataloader=data))) == 'mmrotate'
+    assert library_of(Config(dict(model=dict(type='mmdet.RetinaNet'), train_dataloader={}))) == 'mmdet'
+    assert library_of(Config(dict(model=dict(type='mmseg.EncoderDecoder'), train_dataloader=data))) == 'mmseg'
+
+
 def test_a_config_of_no_library_has_none():
     assert library_of(Config(dict(model=dict(type=Own, backbone=dict(type='ResNet'))))) is None
     assert library_of(Config({})) is None

@@ -16,6 +16,10 @@ class ArgumentTypeError(UserError, TypeError):
     """An argument has a type that cannot be used, or is unknown."""
 
 
+class UndefinedStatisticError(UserError, ValueError):
+    """A statistic is not defined for a kernel; the message is the reason."""
+
+
 class InputTypeError(UserError, RuntimeError):
     """A layer's input has another type than its parameters; a RuntimeError, as torch's convolutions raise."""
 

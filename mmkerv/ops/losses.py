@@ -1,5 +1,6 @@
 """Orthogonality loss of a convolution, from the self-convolution of its kernel at every shift of its stride."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 
@@ -62,6 +63,42 @@ def orthogonality_loss(kernel: Tensor, stride: Sequence[int], dilation: Sequence
                 loss + (products - torch.eye(filters.shape[1], dtype=kernel.dtype, device=kernel.device)).square().sum()
             )
     return loss
+
+
+def orthogonality_minimum(
+    out_channels: int,
+    in_channels: int,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> int:
+    r"""Return the least value of :func:`orthogonality_loss` for kernels of a given shape.
+
+    :math:`g \, \max(0, O/g - (C/g) \prod_a \min(k_a, s_a / \gcd(s_a, d_a)))`
+
+    with stride s and dilation d along each axis a: at every output position, that many filters of a group are more than
+    the input has dimensions, and each of them is at a squared distance of 1 or more from any orthonormal system.
+
+    Args:
+        out_channels: number of filters O.
+        in_channels: number of input channels C.
+        kernel_size: number of taps along each axis.
+        stride: step of the window along each axis.
+        dilation: distance between the kernel's taps along each axis.
+        groups: number of groups of channels.
+
+    Returns:
+        0 where a convolution of this shape can be orthogonal.
+
+    Source: Orthogonal Convolutional Neural Networks, CVPR 2020, section 3.
+
+    Example:
+        >>> [orthogonality_minimum(8, 4, size, (2, 2), (1, 1), 1) for size in ((1, 1), (3, 3))]
+        [4, 0]
+    """
+    steps = [min(k, s // math.gcd(s, d)) for k, s, d in zip(kernel_size, stride, dilation)]
+    return groups * max(0, out_channels // groups - in_channels // groups * math.prod(steps))
 
 
 def _shifts(size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Iterator[tuple[int, ...]]:

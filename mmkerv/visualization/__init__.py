@@ -9,6 +9,8 @@ from mmkerv.errors import InstallationError
 # The module of each name. They are imported on first use: pictures of kernels need neither grad-cam nor a model's
 # library, and the hook of this package is registered without matplotlib.
 _MODULES = {
+    'component_arrays': 'kernel_components',
+    'components_figure': 'kernel_components',
     'draw_explained': 'class_activation',
     'draw_feature_map': 'feature_maps',
     'draw_receptive_fields': 'receptive_field',

@@ -1,6 +1,7 @@
 """The analysis tools on small networks and data of the three libraries, and their refusals."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -338,9 +339,48 @@ def test_flops_of_the_images_of_the_data(shapes, capsys):
     assert 'the mean of 3 images' in capsys.readouterr().out
 
 
+# kernel_statistics
+
+
+def test_statistics_of_a_start_and_of_a_checkpoint(tmp_path, capsys):
+    from mmkerv.cli.kernel_statistics import main
+    from mmkerv.deploy.trained_model import load_trained
+
+    small = (
+        '--cfg-options',
+        'model.backbone.base_channels=8',
+        'model.backbone.stem_channels=8',
+        'model.head.in_channels=64',
+    )
+    options = dict(pair.split('=') for pair in small[1:])
+    _, model = load_trained(DEMO['resnet18'], None, {key: int(value) for key, value in options.items()})
+    torch.save({'state_dict': model.state_dict()}, tmp_path / 'a.pth')
+    out = [tmp_path / f'statistics.{kind}' for kind in ('md', 'csv', 'json', 'png')]
+    main([DEMO['resnet18'], '--compare', str(tmp_path / 'a.pth'), '--out', *map(str, out), *small])
+    assert f'20 layers, 0 flagged, 0 without a kernel; wrote {out[0]}' in capsys.readouterr().out
+    content = json.loads(out[2].read_text())
+    assert [layer['name'] for layer in content['layers']][:2] == ['backbone.conv1', 'backbone.layer1.0.conv1']
+    assert content['layers'][0]['operator'] == 'CoCConv2d' and content['layers'][0]['distance'] > 0
+    sizes = [row['name'] for row in content['shifts']][:3]
+    assert sizes == ['7x7', '3x3', '1x1'] and content['shifts'][3]['distance'] > 0
+    text = out[0].read_text()
+    assert (
+        text.startswith('# resnet18_coc_shapes, at the start, seed 0')
+        and '## Against resnet18_coc_shapes, a.pth' in text
+    )
+    assert len(out[1].read_text().splitlines()) == 21 and np.ptp(mmcv.imread(out[3])) > 100
+    # The same seed, the same start; a config is compared as a network of its own.
+    main([DEMO['resnet18'], '--compare', DEMO['resnet18'], *small])
+    printed = capsys.readouterr().out
+    assert re.search(r'\| backbone\.conv1 +\| 24 +\| 0 ', printed.split('## Against')[1])
+
+
 @pytest.mark.parametrize(
     ('tool', 'flags'),
     [
+        ('kernel_statistics', ('--out', 'a.md', 'a.xls')),
+        ('kernel_statistics', ('--compare', 'a.pth', 'b.pth')),
+        ('kernel_statistics', ('--compare', 'a.py', 'b.pth', 'c.pth')),
         ('kernel_report', ('--shape', '0')),
         ('kernel_report', ('--out', 'a.xls')),
         ('get_flops', ('--num-images', '0')),

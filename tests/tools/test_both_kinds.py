@@ -67,6 +67,7 @@ CASES = {
     'print': Case(('tools/misc/print_config.py', '{config}', '--save-path', '{out}/c.py'), 'segmentation', ('c.py',)),
     'flops': Case((f'{ANALYSIS}/get_flops.py', '{config}', '--num-images', '2', *DATA), None),
     'report': Case((f'{ANALYSIS}/kernel_report.py', '{config}', '--checkpoint', '{checkpoint}', '--shape', '64'), None),
+    'statistics': Case((f'{ANALYSIS}/kernel_statistics.py', *MODEL, '--out', '{out}/s.csv'), None, ('s.csv',)),
     **{
         f'browse {mode}': Case(
             (f'{ANALYSIS}/browse_dataset.py', '{config}', '-o', '{out}', '-n', '2', '-m', mode, *DATA), fast, ('*.*',)

@@ -1,7 +1,6 @@
 """Conversion of a plain network's checkpoint into an operator network's."""
 
 import copy
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -23,6 +21,7 @@ from mmkerv.engine.checkpoint.match import (
 )
 from mmkerv.engine.checkpoint.pretrained import PRETRAINED
 from mmkerv.engine.checkpoint.safe_load import safe_load
+from mmkerv.engine.initial_weights import draw_initial_weights
 from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import CheckpointMismatchError, ConfigError
 from mmkerv.ops.core.base import ConvNd
@@ -272,18 +271,9 @@ def _initialise(network: nn.Module) -> None:
         if len(kept) < len(init_cfgs):
             # Networks test whether init_cfg is None, not whether it is empty.
             module.init_cfg = kept or None
-    if not hasattr(network, 'init_weights'):
-        return
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    # mmengine logs how each parameter was initialised.
-    logger.setLevel(logging.WARNING)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network.init_weights()
-    finally:
-        logger.setLevel(level)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draw_initial_weights(network)
 
 
 def _canonical_places(network: nn.Module, weights: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,0 +1,28 @@
+"""Weights that a training starts from."""
+
+import logging
+
+from mmengine.logging import MMLogger
+from torch import nn
+
+
+def draw_initial_weights(network: nn.Module) -> None:
+    """Initialise a network as mmengine's runner does before training, without a log line for every parameter.
+
+    Networks without ``init_weights`` keep the weights they were built with.
+
+    Args:
+        network: network of a config, just built; changed in place.
+
+    Example:
+        >>> draw_initial_weights(nn.Conv2d(3, 8, 3))
+    """
+    if not hasattr(network, 'init_weights'):
+        return
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        network.init_weights()
+    finally:
+        logger.setLevel(level)

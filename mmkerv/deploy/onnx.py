@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mmkerv.deploy.model_outputs import RawOutputs, largest_difference
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ArgumentError, ExportCheckError
+from mmkerv.ops.core.arguments import one_of
+from mmkerv.ops.core.dynamic import EXPORT_FORMS, exported_as
 
 EXPORTERS = ('auto', 'dynamo', 'legacy')
 # First torch whose dynamo exporter handles dynamic shapes well.
@@ -23,6 +25,7 @@ def export_onnx(
     *,
     dynamic: bool = True,
     exporter: str = 'auto',
+    export_form: str | None = None,
     tolerance: float = 1e-4,
 ) -> float:
     """Export a network's raw outputs to ONNX, run the file, and compare; nothing is written if the outputs differ.
@@ -36,6 +39,9 @@ def export_onnx(
         shape: (N, C, H, W) of the example input.
         dynamic: whether N, H and W are free.
         exporter: ``'dynamo'`` (torch >= 2.6), ``'legacy'`` (tracing), or ``'auto'``: dynamo where torch has it.
+        export_form: form of operators whose kernel depends on the image: ``'unfold'``, a product of the kernels with
+            the unfolded patches; ``'mixture'``, a weighted sum of convolutions with fixed kernels; ``None``, the option
+            ``export_form`` of each layer.
         tolerance: largest difference that passes, relative to the largest magnitude of each output.
 
     Returns:
@@ -43,7 +49,8 @@ def export_onnx(
 
     Raises:
         ExportCheckError: if the file does not compute the same as the network.
-        ValueError: for an unknown exporter, a network in training mode, or one that is not in float32.
+        ValueError: for an unknown exporter or form, a network in training mode or not in float32, or a layer that the
+            form does not exist for.
         ImportError: without onnx or onnxruntime.
 
     Example:
@@ -55,6 +62,8 @@ def export_onnx(
 
     if exporter not in EXPORTERS:
         raise ValueError(f'exporter must be one of {", ".join(map(repr, EXPORTERS))}, got {exporter!r}')
+    if export_form is not None:
+        one_of(export_form, 'export_form', EXPORT_FORMS)
     _require_deployable(model)
     if exporter == 'auto':
         exporter = 'dynamo' if _version() >= DYNAMO_SINCE else 'legacy'
@@ -63,7 +72,7 @@ def export_onnx(
     # Of a batch of one, torch's dynamo exporter writes the number of images into the file.
     recorded = torch.cat([example, example]) if dynamic and shape[0] == 1 else example
     names = [f'output{i}' for i in range(len(network(example)))]
-    with atomic_path(out) as file:
+    with atomic_path(out) as file, exported_as(model, export_form):
         torch.onnx.export(
             network, (recorded,), str(file), input_names=['input'], output_names=names, **_settings(exporter, dynamic)
         )

@@ -15,7 +15,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
-from mmkerv.ops.core.dynamic import DynamicKernel
+from mmkerv.ops.core.dynamic import EXPORT_FORMS, DynamicKernel, Mixture
 from mmkerv.ops.core.gates import FEWEST_FEATURES, GATE_NORMS, Gate, Squeeze
 from mmkerv.ops.core.geometry import grouped
 from mmkerv.ops.core.precision import wide_type
@@ -43,6 +43,8 @@ class CondConvOptions(NamedTuple):
     reduction: float | None = None
     temperature: float = 1.0
     gate_norm: str = 'ln'
+    export_form: str = 'unfold'
+    recompute: bool = False
 
     def checked(self) -> 'CondConvOptions':
         """Return the options if each value and their combination are valid.
@@ -66,6 +68,8 @@ convolution; switch one of them on, or leave out the conv_cfg
             arguments.real(self.reduction, 'reduction', 0, above=True)
         arguments.real(self.temperature, 'temperature', 0, above=True)
         arguments.one_of(self.gate_norm, 'gate_norm', GATE_NORMS)
+        arguments.one_of(self.export_form, 'export_form', EXPORT_FORMS)
+        arguments.boolean(self.recompute, 'recompute')
         if not (self.kernel or self.channel or self.filter or self.spatial):
             raise ArgumentError(
                 'kernel, channel, filter and spatial are all False, which leaves a plain convolution; switch one of '
@@ -82,6 +86,26 @@ convolution; switch one of them on, or leave out the conv_cfg
                 'set reduction (ODConv has 1/16), or leave gate_norm out'
             )
         return self
+
+
+class CondConvGates(NamedTuple):
+    """What the kernels of images are made from; ``None`` where the layer does not have the gate.
+
+    Args:
+        routing: r - r0, (N, experts).
+        channels: c, (N, C).
+        filters: f, (N, O).
+        taps: s, (N, kH * kW).
+
+    Example:
+        >>> CondConv2d(16, 32, 3, filter=True).gates(torch.randn(2, 16, 5, 5)).filters.shape
+        torch.Size([2, 32])
+    """
+
+    routing: Tensor | None
+    channels: Tensor | None
+    filters: Tensor | None
+    taps: Tensor | None
 
 
 class CondConv2d(DynamicKernel, Conv2d):
@@ -113,6 +137,10 @@ class CondConv2d(DynamicKernel, Conv2d):
         temperature: T, > 0.
         gate_norm: norm of h with ``reduction``: ``'ln'``, or ``'bn'``, which makes a sample's output depend on the
             others in training and needs at least two of them.
+        export_form: how a graph for any batch size, as in ONNX, computes the layer: ``'unfold'``, a product of the
+            kernels with the unfolded patches; ``'mixture'``, a weighted sum of one convolution for ``weight`` and one
+            for each expert, with ``spatial`` gates for each tap of them.
+        recompute: compute the kernels again in backward instead of saving them: less memory, slower.
 
     Attributes:
         experts: (experts, O * C/groups * kH * kW), each row a kernel as ``weight.flatten()`` has it.
@@ -208,36 +236,73 @@ class CondConv2d(DynamicKernel, Conv2d):
         """
         return self._respond(input, routing)
 
-    def _kernel(self, x: Tensor) -> Tensor:
-        return self._kernels_and_biases(x)[0]
-
-    def _kernels_and_biases(self, x: Tensor, routing: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        dtype, t = wide_type(self.weight.dtype), self.options.temperature
-        h = x.to(dtype).mean((2, 3))
+    def _gates(self, x: Tensor, routing: Tensor | None = None) -> CondConvGates:
+        t = self.options.temperature
+        h = x.to(wide_type(self.weight.dtype)).mean((2, 3))
         if self.squeeze is not None:
             h = self.squeeze(h)
-        kernels, biases = self.weight.to(dtype).expand(x.shape[0], *self.weight.shape), None
-        if self.experts is not None:
-            r = self._routing(h, routing)
-            kernels = kernels + (r @ self.experts.to(dtype)).view(-1, *self.weight.shape)
-            if self.bias is not None:
-                biases = (self.bias.to(dtype) + r @ self.expert_bias.to(dtype)).to(self.bias.dtype)
-        elif routing is not None:
+        if self.experts is None and routing is not None:
             raise ArgumentError('routing is for layers with experts, and this one has kernel=False; leave it out')
-        if self.channel_gate is not None:
-            channels = grouped(self.channel_gate(h, t), 1, self.groups)
-            rows = channels.unsqueeze(2).expand(-1, -1, self.out_channels // self.groups, -1)
+        gates = (self.channel_gate, self.filter_gate, self.spatial_gate)
+        return CondConvGates(
+            None if self.experts is None else self._routing(h, routing),
+            *(None if gate is None else gate(h, t) for gate in gates),
+        )
+
+    def _sources(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.experts
+
+    def _kernel(
+        self,
+        weight: Tensor,
+        experts: Tensor | None,
+        routing: Tensor | None,
+        channels: Tensor | None,
+        filters: Tensor | None,
+        taps: Tensor | None,
+    ) -> Tensor:
+        dtype = wide_type(weight.dtype)
+        kernels = weight.to(dtype)[None]
+        if routing is not None:
+            kernels = kernels + (routing @ experts.to(dtype)).view(-1, *weight.shape)
+        if channels is not None:
+            rows = grouped(channels, 1, self.groups).unsqueeze(2).expand(-1, -1, self.out_channels // self.groups, -1)
             kernels = kernels * rows.flatten(1, 2)[..., None, None]
-        if self.filter_gate is not None:
-            kernels = kernels * self.filter_gate(h, t)[..., None, None, None]
-        if self.spatial_gate is not None:
-            kernels = kernels * self.spatial_gate(h, t).view(-1, 1, 1, *self.kernel_size)
-        return kernels.to(self.weight.dtype), biases
+        if filters is not None:
+            kernels = kernels * filters[..., None, None, None]
+        if taps is not None:
+            kernels = kernels * taps.view(-1, 1, 1, *self.kernel_size)
+        return kernels.to(weight.dtype)
+
+    def _biases(self, routing: Tensor | None, *others: Tensor | None) -> Tensor | None:
+        if routing is None:
+            return None
+        dtype = routing.dtype
+        return (self.bias.to(dtype) + routing @ self.expert_bias.to(dtype)).to(self.bias.dtype)
+
+    def _mixture(
+        self, routing: Tensor | None, channels: Tensor | None, filters: Tensor | None, taps: Tensor | None
+    ) -> Mixture:
+        experts = None if routing is None else self.experts.view(-1, *self.weight.shape)
+        return Mixture(experts, routing, channels, filters, taps)
+
+    def _makes_large_tensors(self) -> bool:
+        # The experts of images without gates are only added up.
+        return any(gate is not None for gate in (self.channel_gate, self.filter_gate, self.spatial_gate))
+
+    @property
+    def routing_at_start(self) -> float:
+        """r0, the routing at which a layer is the convolution with its ``weight``.
+
+        Example:
+            >>> CondConv2d(4, 8, 3, experts=5, routing='softmax').routing_at_start
+            0.2
+        """
+        return 1 / self.options.experts if self.options.routing == 'softmax' else 0.5
 
     def _routing(self, h: Tensor, given: Tensor | None) -> Tensor:
         """Return the routing minus its value at the start, (N, experts)."""
-        options = self.options
-        start = 1 / options.experts if options.routing == 'softmax' else 0.5
+        options, start = self.options, self.routing_at_start
         if given is not None:
             if given.shape != (h.shape[0], options.experts):
                 raise ArgumentError(
@@ -264,13 +329,12 @@ class CondConv2d(DynamicKernel, Conv2d):
         for name, ours in TENSORFLOW.items():
             if prefix + name in state_dict:
                 state_dict[prefix + ours] = self._from_tensorflow(state_dict.pop(prefix + name))
-        start = 1 / self.options.experts if self.options.routing == 'softmax' else 0.5
         for name, own in (('weight', 'experts'), ('bias', 'expert_bias')):
             theirs, mine = state_dict.get(prefix + name), getattr(self, own)
             # A plain kernel has four axes, a plain bias one.
             if mine is not None and theirs is not None and theirs.dim() == 2 and theirs.shape == mine.shape:
                 state_dict[prefix + own] = theirs
-                state_dict[prefix + name] = start * theirs.sum(0).view(getattr(self, name).shape)
+                state_dict[prefix + name] = self.routing_at_start * theirs.sum(0).view(getattr(self, name).shape)
 
     def _from_tensorflow(self, experts: Tensor) -> Tensor:
         """Return flat kernels (experts, kH * kW * C/groups * O) with the order of axes of ``weight``."""

@@ -14,17 +14,23 @@ from tests.ops.contract import relative
 pytest.importorskip('mmengine')
 pytest.importorskip('onnx', reason='onnx is not installed')
 pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+from mmengine.registry import MODELS, init_default_scope
+
 from mmkerv.deploy.onnx import DYNAMO_SINCE, RawOutputs, export_onnx
 from mmkerv.ops import (
     CKConv2d,
     CoCConv2d,
+    CondConv2d,
     DepthwiseSeparableConv2d,
+    FDConv2d,
     KervConv2d,
     SpatiallySeparableConv2d,
     switch_to_deploy,
 )
+from mmkerv.ops.core.dynamic import exported_as
 from tests.engine.small_networks import NETWORKS, SIZE, associated
 from tests.ops.catalogue import VARIANTS, layer, sample
+from tests.ops.test_fdconv import moved
 
 TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 EXPORTERS = ['legacy', pytest.param('dynamo', marks=pytest.mark.skipif(TORCH < DYNAMO_SINCE, reason='torch < 2.6'))]
@@ -101,7 +107,9 @@ LAYERS = {
     'depthwise separable': lambda: DepthwiseSeparableConv2d(3, 6, 3, padding=1),
     'spatially separable': lambda: SpatiallySeparableConv2d(3, 6, 3, padding=1),
     'conditional': lambda: layer('Conditional', 3, 6),
+    'conditional mixture': lambda: layer('Conditional mixture', 3, 6),
     'frequency dynamic': lambda: layer('Frequency dynamic', 3, 6),
+    'frequency dynamic mixture': lambda: layer('Frequency dynamic mixture', 3, 6),
     'KAN': lambda: layer('KAN', 3, 6),
     'KAN gram': lambda: layer('KAN gram', 3, 6),
 }
@@ -133,6 +141,83 @@ def test_every_layer_is_exported_in_old_opsets(label, opset):
     for batch, side in ((2, 7), (3, 9)):
         x = sample(model[0], batch, side)
         assert relative(torch.from_numpy(session.run(None, {'x': x.numpy()})[0]), model(x)) < 1e-4
+
+
+# Without gates of taps, a mixture is a convolution for each expert or band and one for the weight.
+FORMS = {
+    'experts': (lambda: CondConv2d(3, 8, 3, padding=1, experts=4, channel=True, filter=True), 5),
+    'bands': (lambda: FDConv2d(3, 8, 1, kernel_num=2, ksm_local=False), 3),
+    'taps': (lambda: CondConv2d(3, 6, (3, 2), (1, 2), padding='valid', groups=3, experts=2, spatial=True), 18),
+    'bands and taps': (
+        lambda: FDConv2d(3, 6, 3, 2, 2, 2, groups=3, kernel_num=2, ksm_local=False, fbm=False, padding_mode='circular'),
+        27,
+    ),
+}
+
+
+@pytest.mark.parametrize('opset', [11, 17])
+@pytest.mark.parametrize('form', ['unfold', 'mixture'])
+@pytest.mark.parametrize('name', FORMS)
+def test_layers_with_a_kernel_for_each_image_are_exported_in_both_forms(name, form, opset):
+    import onnx
+    import onnxruntime
+
+    torch.manual_seed(0)
+    make, convolutions = FORMS[name]
+    model, file = nn.Sequential(moved(make()), nn.Tanh()).eval(), io.BytesIO()
+    axes, settings = {0: 'batch', 2: 'height', 3: 'width'}, {'dynamo': False} if TORCH >= (2, 5) else {}
+    settings |= {'input_names': ['x'], 'opset_version': opset, 'dynamic_axes': {'x': axes}}
+    with exported_as(model, form):
+        torch.onnx.export(model, (torch.randn(1, 3, 9, 11),), file, **settings)
+    nodes = [node.op_type for node in onnx.load_from_string(file.getvalue()).graph.node]
+    assert nodes.count('Conv') == (convolutions if form == 'mixture' else 0)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
+    for batch in (1, 2, 5):
+        for size in ((9, 11), (16, 12)):
+            x = torch.randn(batch, 3, *size)
+            assert relative(torch.from_numpy(session.run(None, {'x': x.numpy()})[0]), model(x)) < 1e-4
+
+
+@pytest.mark.parametrize('form', ['unfold', 'mixture'])
+@pytest.mark.parametrize('operator', ['CondConv', 'FDConv'])
+def test_networks_with_a_kernel_for_each_image_are_exported_in_both_forms(operator, form, tmp_path):
+    """By the legacy exporter; the other one takes minutes for an FDConv."""
+    pytest.importorskip('mmpretrain')
+    import onnxruntime
+
+    cfg = NETWORKS['classifier']()
+    own = {'experts': 2, 'channel': True} if operator == 'CondConv' else {'kernel_num': 2, 'ksm_local': False}
+    # FDConv leaves layers of at most 16 channels plain.
+    for key in ('conv_cfg', 'where'):
+        cfg.model.backbone.pop(key)
+    # The first block: 3x3, 3x3, and 1x1 for the downsampling.
+    cfg.model.backbone.update(
+        conv_cfg=dict(type=f'mmkerv.{operator}', **own), base_channels=24, where=dict(names=r'layer1\.0')
+    )
+    cfg.model.head.in_channels = 192
+    torch.manual_seed(0)
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(cfg.model).eval()
+    layers = [moved(m) for m in model.modules() if isinstance(m, (CondConv2d, FDConv2d))]
+    assert len(layers) == 3
+    with torch.no_grad():
+        assert export_onnx(model, tmp_path / 'net.onnx', (1, 3, *SIZE), exporter='legacy', export_form=form) < 1e-4
+        assert all(layer.options.export_form == 'unfold' for layer in layers)
+        session = onnxruntime.InferenceSession(tmp_path / 'net.onnx', providers=['CPUExecutionProvider'])
+        for batch in (1, 5):
+            x = torch.randn(batch, 3, 64, 96)
+            (expected,) = RawOutputs(model)(x)
+            found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+            assert relative(torch.from_numpy(found), expected) < 1e-4
+
+
+def test_a_form_that_a_layer_does_not_have_is_refused(tmp_path):
+    model = nn.Sequential(CondConv2d(3, 4, 3), FDConv2d(4, 4, 3)).eval()
+    with pytest.raises(ArgumentError, match=r"^1 \(FDConv2d\): export_form='mixture' needs ksm_local=False"):
+        export_onnx(model, tmp_path / 'net.onnx', (1, 3, 8, 8), export_form='mixture')
+    assert [m.options.export_form for m in model] == ['unfold', 'unfold'] and not list(tmp_path.iterdir())
+    with pytest.raises(ArgumentError, match='export_form'):
+        export_onnx(model, tmp_path / 'net.onnx', (1, 3, 8, 8), export_form='fold')
 
 
 def test_a_wrong_file_is_refused_and_removed(tmp_path, monkeypatch):

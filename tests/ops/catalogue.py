@@ -160,6 +160,11 @@ CATALOGUE = {
                 },
                 folds=False,
             ),
+            'Conditional mixture': Variant(
+                {'channel': True, 'spatial': True, 'export_form': 'mixture', 'recompute': True},
+                distributed=False,
+                folds=False,
+            ),
         },
         choices={
             'experts': [1, 2, 4],
@@ -169,6 +174,7 @@ CATALOGUE = {
             'filter': [True, False],
             'spatial': [True, False],
             'reduction': [None, 0.5],
+            'recompute': [False, True],
         },
         wrong={
             'experts': [0, -1, 1.5, None, '4', True],
@@ -180,6 +186,8 @@ CATALOGUE = {
             'reduction': [0, -1.0, 'x', True],
             'temperature': [0, -1.0, None, 'x', True],
             'gate_norm': ['gn', None, True],
+            'export_form': ['fold', None, 0, True],
+            'recompute': [1, None, 'no'],
         },
     ),
     'DCLSConv': Operator(
@@ -210,6 +218,11 @@ CATALOGUE = {
         {
             'Frequency dynamic': Variant({'kernel_num': 5}, folds=False),
             'Frequency dynamic local': Variant({'ksm_global': False, 'fbm': False}, distributed=False, folds=False),
+            'Frequency dynamic mixture': Variant(
+                {'kernel_num': 3, 'ksm_local': False, 'export_form': 'mixture', 'recompute': True},
+                distributed=False,
+                folds=False,
+            ),
         },
         choices={
             'kernel_num': [1, 4, 64],
@@ -217,6 +230,7 @@ CATALOGUE = {
             'ksm_global': [True, True, False],
             'ksm_local': [True, False],
             'fbm': [True],
+            'recompute': [False, True],
         },
         wrong={
             'kernel_num': [0, -1, 1.5, None, '4', True],
@@ -227,6 +241,8 @@ CATALOGUE = {
             'fbm': [1, None, 'yes'],
             'gate_norm': ['gn', None, True],
             'band_order': ['float', None, True],
+            'export_form': ['fold', None, 0, True],
+            'recompute': [1, None, 'no'],
         },
     ),
     'InceptionDWConv': Operator(

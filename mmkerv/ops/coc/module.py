@@ -272,7 +272,7 @@ class CoCConv2d(GeneratedKernel, Conv2d):
         keeps = not self.options.recompute or self._frozen_kernel is not None or needs_plain_operations()
         if keeps or not torch.is_grad_enabled():
             return self._convolve(input, self._current_kernel())
-        return convolve_and_forget(input, self.kernel, self._convolve, list(self.parameters()))
+        return convolve_and_forget(input, self.kernel, self._convolve, self.parameters)
 
     def _kernel(self) -> Tensor:
         options, layers = self.options, self.super_layers

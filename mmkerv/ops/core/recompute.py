@@ -1,6 +1,6 @@
 """Convolution with a generated kernel that is recomputed in backward instead of being saved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def convolve_and_forget(
     x: Tensor,
     make: Callable[[], Tensor],
     convolve: Callable[[Tensor, Tensor], Tensor],
-    parameters: Sequence[Tensor],
+    parameters: Callable[[], Iterable[Tensor]],
 ) -> Tensor:
     r"""Compute :math:`y = \mathrm{convolve}(x, \mathrm{make}())` and save the parameters instead of the kernel.
 
@@ -26,24 +26,36 @@ def convolve_and_forget(
 
     Args:
         x: input, (N, C, H, W).
-        make: computes the kernel from ``parameters``, deterministically.
+        make: computes the kernel from the tensors that ``parameters`` returns, deterministically.
         convolve: computes the output from the input and the kernel.
-        parameters: tensors that ``make`` reads; they must not be changed in place between forward and backward.
+        parameters: returns the tensors that ``make`` would read now; from forward to backward they must be the same,
+            and not be changed in place.
 
     Raises:
-        RuntimeError: in backward, if ``parameters`` were changed in place.
+        RuntimeError: in backward, if they are other tensors or were changed in place.
 
     Example:
         >>> w, x = torch.ones(1, 1, 3, 3, requires_grad=True), torch.ones(1, 1, 5, 5)
-        >>> y = convolve_and_forget(x, lambda: 2 * w, torch.conv2d, [w])
+        >>> y = convolve_and_forget(x, lambda: 2 * w, torch.conv2d, lambda: [w])
         >>> y.sum().backward(); float(w.grad[0, 0, 0, 0])
         18.0
     """
-    kernel = checkpoint(make, use_reentrant=False, preserve_rng_state=False)
+    at_forward = [(p, p._version) for p in parameters()]
+
+    def make_again() -> Tensor:
+        if not all(now is p and p._version == version for now, (p, version) in zip(parameters(), at_forward)):
+            raise RuntimeError(
+                'the parameters of a kernel that is recomputed in backward (recompute=True) have changed since '
+                'forward; call backward before the optimizer steps and before torch.func.functional_call returns, or '
+                'leave recompute off'
+            )
+        return make()
+
+    kernel = checkpoint(make_again, use_reentrant=False, preserve_rng_state=False)
     # Cast here: autocast would cast inside the convolution and save a copy that `pack` cannot recognise as the kernel.
     kernel = kernel.to(autocast_type(x.device) or kernel.dtype)
     # Numbers, not the kernel itself: everything the hooks reference lives as long as the graph.
-    identity, dtype, versions = (kernel.data_ptr(), kernel.shape), kernel.dtype, [p._version for p in parameters]
+    identity, dtype = (kernel.data_ptr(), kernel.shape), kernel.dtype
 
     def pack(tensor: Tensor) -> Any:
         return _REBUILD if (tensor.data_ptr(), tensor.shape) == identity else tensor
@@ -51,13 +63,8 @@ def convolve_and_forget(
     def unpack(packed: Any) -> Tensor:
         if packed is not _REBUILD:
             return packed
-        if [p._version for p in parameters] != versions:
-            raise RuntimeError(
-                'the parameters of a kernel that is recomputed in backward (recompute=True) have changed since '
-                'forward; call backward before the optimizer steps, or leave recompute off'
-            )
         with torch.no_grad():
-            return make().to(dtype)
+            return make_again().to(dtype)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return convolve(x, kernel)

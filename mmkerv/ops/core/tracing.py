@@ -58,6 +58,18 @@ def is_traced_for_any_size() -> bool:
     return torch.jit.is_tracing() or (_is_exporting() and not _is_dynamo_compiling())
 
 
+def may_lack_fourier_transforms() -> bool:
+    """Return ``True`` while a graph is recorded for a format that may have no Fourier transforms, such as ONNX.
+
+    It has them from opset 17 on, and the legacy exporter of torch knows no inverse one.
+
+    Example:
+        >>> may_lack_fourier_transforms()
+        False
+    """
+    return is_traced_for_any_size() and (torch.onnx.is_in_onnx_export() or not torch.jit.is_tracing())
+
+
 def _never() -> bool:
     return False
 

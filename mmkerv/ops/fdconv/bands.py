@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.tracing import is_traced_for_any_size
+from mmkerv.ops.core.tracing import may_lack_fourier_transforms
 from mmkerv.ops.fdconv.real_dft import real_irfft2, real_rfft2
 
 BAND_ORDERS = ('integer', 'official')
@@ -112,15 +112,38 @@ def banded_kernels(weight: Tensor, gains: Tensor, ranks: Tensor, groups: int) ->
         >>> bool(torch.equal(banded_kernels(weight, torch.zeros(1, 4), order, 1)[0], weight))
         True
     """
+    return weight + _scaled(weight, gains, ranks, groups)
+
+
+def bands_of(weight: Tensor, number: int, ranks: Tensor, groups: int) -> Tensor:
+    r"""Cut a kernel into its frequency bands :math:`W_g`, which add up to it.
+
+    Args:
+        weight: W, (O, C/groups, kH, kW).
+        number: of bands.
+        ranks: of the coefficients, see :func:`gain_map`.
+        groups: number of groups.
+
+    Returns:
+        (bands, O, C/groups, kH, kW).
+
+    Example:
+        >>> weight, order = torch.randn(4, 2, 3, 3), torch.from_numpy(ranks(12, 6).copy())
+        >>> bool(torch.allclose(bands_of(weight, 3, order, 1).sum(0), weight, atol=1e-6))
+        True
+    """
+    return _scaled(weight, torch.eye(number, dtype=weight.dtype, device=weight.device), ranks, groups)
+
+
+def _scaled(weight: Tensor, gains: Tensor, ranks: Tensor, groups: int) -> Tensor:
+    """Return the sums of the bands of ``weight`` with the factors ``gains``."""
     outputs, width, height, across = [int(size) for size in weight.shape]
     rows, columns = spectrum_size(weight.shape, groups)
     matrix = weight.view(groups, outputs // groups, width, height, across).transpose(2, 3)
     matrix = matrix.reshape(groups, rows, columns)
     gain = gain_map(gains, ranks, rows, columns).unsqueeze(1)
-    if is_traced_for_any_size():
-        # ONNX has Fourier transforms from opset 17 on, and its legacy exporter knows no inverse one.
+    if may_lack_fourier_transforms():
         change = real_irfft2(*(part * gain for part in real_rfft2(matrix)), columns)
     else:
         change = torch.fft.irfft2(torch.fft.rfft2(matrix) * gain, s=(rows, columns))
-    change = change.reshape(-1, outputs, height, width, across).transpose(2, 3)
-    return weight + change
+    return change.reshape(-1, outputs, height, width, across).transpose(2, 3)

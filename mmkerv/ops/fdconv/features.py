@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmkerv.ops.core.tracing import is_traced_for_any_size
+from mmkerv.ops.core.tracing import may_lack_fourier_transforms
 from mmkerv.ops.fdconv.real_dft import counted, waves
 
 # The bands end at 1 / (2 k) cycles per pixel.
@@ -44,8 +44,7 @@ def low_passes(x: Tensor, official: bool = False) -> list[Tensor]:
         [0.0, 0.0, 0.0]
     """
     height, width = x.shape[-2:]
-    if is_traced_for_any_size():
-        # For formats without Fourier transforms, such as ONNX before opset 17.
+    if may_lack_fourier_transforms():
         return [_projection(height, k, x, official) @ x @ _projection(width, k, x, official) for k in EDGES]
     spectrum, lower = torch.fft.rfft2(x), []
     for k in EDGES:

@@ -14,11 +14,11 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
-from mmkerv.ops.core.dynamic import DynamicKernel
+from mmkerv.ops.core.dynamic import EXPORT_FORMS, DynamicKernel, Mixture
 from mmkerv.ops.core.gates import FEWEST_FEATURES, GATE_NORMS, Gate, Squeeze, layer_norm
 from mmkerv.ops.core.geometry import grouped
 from mmkerv.ops.core.precision import full_precision, wide_type
-from mmkerv.ops.fdconv.bands import BAND_ORDERS, banded_kernels, ranks, spectrum_size
+from mmkerv.ops.fdconv.bands import BAND_ORDERS, banded_kernels, bands_of, ranks, spectrum_size
 from mmkerv.ops.fdconv.features import EDGES, modulated
 from mmkerv.ops.fdconv.official import read_official
 
@@ -42,6 +42,8 @@ class FDConvOptions(NamedTuple):
     fbm: bool = True
     gate_norm: str = 'ln'
     band_order: str = 'integer'
+    export_form: str = 'unfold'
+    recompute: bool = False
 
     def checked(self) -> 'FDConvOptions':
         """Return the options if each value and their combination are valid.
@@ -64,6 +66,8 @@ switch one of them on, or leave out the conv_cfg
             arguments.boolean(getattr(self, name), name)
         arguments.one_of(self.gate_norm, 'gate_norm', GATE_NORMS)
         arguments.one_of(self.band_order, 'band_order', BAND_ORDERS)
+        arguments.one_of(self.export_form, 'export_form', EXPORT_FORMS)
+        arguments.boolean(self.recompute, 'recompute')
         if not (self.ksm_global or self.ksm_local or self.fbm):
             raise ArgumentError(
                 'ksm_global=False, ksm_local=False and fbm=False leave a plain convolution; switch one of them on, or '
@@ -75,6 +79,11 @@ switch one of them on, or leave out the conv_cfg
                     f'{name} belongs to ksm_global=True, got {name}={getattr(self, name)!r} with ksm_global=False; '
                     f'leave {name} out'
                 )
+        if self.export_form == 'mixture' and self.ksm_local:
+            raise ArgumentError(
+                "export_form='mixture' needs ksm_local=False: a kernel with a gate for each weight is no sum of a few "
+                "fixed ones; use export_form='unfold'"
+            )
         return self
 
 
@@ -103,6 +112,28 @@ class BandMaps(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(len(EDGES), channels, 3, 3, **factory))
         self.bias = nn.Parameter(torch.empty(len(EDGES), **factory))
+
+
+class FDConvGates(NamedTuple):
+    """What the kernels of images are made from; ``None`` where the layer does not have the gate.
+
+    Args:
+        bands: a - 1, (N, bands), from the lowest frequency to the highest.
+        channels: c, (N, C).
+        filters: f, (N, O).
+        taps: s, (N, kH * kW).
+        means: channel means after the layer norm, (N, C), from which the local gates are computed.
+
+    Example:
+        >>> FDConv2d(32, 64, 3, kernel_num=4).gates(torch.randn(2, 32, 5, 5)).bands.shape
+        torch.Size([2, 4])
+    """
+
+    bands: Tensor | None
+    channels: Tensor | None
+    filters: Tensor | None
+    taps: Tensor | None
+    means: Tensor | None
 
 
 class FDConv2d(DynamicKernel, Conv2d):
@@ -139,6 +170,10 @@ class FDConv2d(DynamicKernel, Conv2d):
             keeps its statistics at their start.
         band_order: order of the coefficients, see ``mmkerv.ops.fdconv.bands.ranks``; ``'official'`` for the
             authors' checkpoints, with the limits of FBM's bands that they were trained with, too.
+        export_form: how a graph for any batch size, as in ONNX, computes the layer: ``'unfold'``, a product of the
+            kernels with the unfolded patches; ``'mixture'``, a weighted sum of ``kernel_num`` + 1 convolutions, one for
+            each band, with the gates s for each tap of them. It needs ``ksm_local=False``.
+        recompute: compute the kernels again in backward instead of saving them: less memory, slower.
 
     A state dict of the authors' code (``dft_weight``, ``KSM_Global``, ...) loads as it is into a layer with
     ``gate_norm='bn', band_order='official'`` and their ``kernel_num``. Their FBM resizes its band limits from maps of
@@ -220,47 +255,111 @@ class FDConv2d(DynamicKernel, Conv2d):
         """
         return True
 
-    def _kernel(self, x: Tensor) -> Tensor:
-        dtype, options = wide_type(self.weight.dtype), self.options
-        z, weight = x.to(dtype).mean((2, 3)), self.weight.to(dtype)
-        kernels = weight.unsqueeze(0)
+    def _gates(self, x: Tensor) -> FDConvGates:
+        options = self.options
+        z = x.to(wide_type(self.weight.dtype)).mean((2, 3))
+        bands = channels = filters = taps = None
         if options.ksm_global:
             h, t = self.squeeze(z), options.temperature
-            self._find_order()
-            kernels = banded_kernels(weight, self.band_gate.excess(h, t), self._ranks, self.groups)
-            # c[channel] as (groups, 1, C/groups) and f[filter] as (groups, O/groups, 1).
-            inner = self.channel_gate(h, t).view(-1, self.groups, self.in_channels // self.groups)
-            outer = self.filter_gate(h, t).view(-1, self.groups, self.out_channels // self.groups)
-            gates = (outer.unsqueeze(3) * inner.unsqueeze(2)).view(-1, *weight.shape[:2], 1, 1)
-            if self.spatial_gate is not None:
-                gates = gates * self.spatial_gate(h, t).view(-1, 1, 1, *self.kernel_size)
-            kernels = kernels * gates
-        if options.ksm_local:
-            kernels = kernels * (1 + torch.tanh(self._local(layer_norm(z, self.local_norm)) / 2))
-        if not (options.ksm_global or options.ksm_local):
-            kernels = kernels.expand(x.shape[0], *weight.shape)
-        return kernels.to(self.weight.dtype)
+            bands = self.band_gate.excess(h, t)
+            channels, filters = self.channel_gate(h, t), self.filter_gate(h, t)
+            taps = None if self.spatial_gate is None else self.spatial_gate(h, t)
+        means = layer_norm(z, self.local_norm) if options.ksm_local else None
+        return FDConvGates(bands, channels, filters, taps, means)
 
-    def _local(self, z: Tensor) -> Tensor:
-        """Compute what enters the sigmoids of the local gates: (N, O, C/groups, kH, kW)."""
-        taps = self.local_gate.weight.to(z.dtype)
+    def _sources(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.local_gate.weight if self.options.ksm_local else None
+
+    def _kernel(
+        self,
+        basic: Tensor,
+        local: Tensor | None,
+        bands: Tensor | None,
+        channels: Tensor | None,
+        filters: Tensor | None,
+        taps: Tensor | None,
+        means: Tensor | None,
+    ) -> Tensor:
+        weight = basic.to(wide_type(basic.dtype))
+        kernels = weight[None]
+        if bands is not None:
+            self._find_order()
+            kernels = banded_kernels(weight, bands, self._ranks, self.groups)
+            # c[channel] as (groups, 1, C/groups) and f[filter] as (groups, O/groups, 1).
+            inner, outer = grouped(channels, 1, self.groups), grouped(filters, 1, self.groups)
+            gates = (outer.unsqueeze(3) * inner.unsqueeze(2)).view(-1, *weight.shape[:2], 1, 1)
+            if taps is not None:
+                gates = gates * taps.view(-1, 1, 1, *self.kernel_size)
+            kernels = kernels * gates
+        if means is not None:
+            kernels = kernels * self._local(local.to(means.dtype), means)
+        return kernels.to(basic.dtype)
+
+    def _local(self, taps: Tensor, means: Tensor) -> Tensor:
+        """Compute the local gates l, (N, O, C/groups, kH, kW), from their ``taps`` and ``means``."""
         count, width = local_taps(self.in_channels), self.in_channels // self.groups
-        bordered = F.pad(z, (count // 2, count // 2))
+        bordered = F.pad(means, (count // 2, count // 2))
         near = torch.stack([bordered[:, i : i + self.in_channels] for i in range(count)], 1)
         # (N, groups, taps, C/groups) for the channels, (groups, O/groups kH kW, taps) for the filters.
         near = near.view(-1, count, self.groups, width).transpose(1, 2)
         logits = grouped(taps, 0, self.groups) @ near
-        return logits.reshape(-1, self.out_channels, *self.kernel_size, width).movedim(4, 2)
+        logits = logits.reshape(-1, self.out_channels, *self.kernel_size, width).movedim(4, 2)
+        return 1 + torch.tanh(logits / 2)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def local_gates(self, means: Tensor) -> Tensor | None:
+        """Compute the local gates l, (N, O, C/groups, kH, kW), from ``means`` (N, C) of the layer's :meth:`gates`.
+
+        ``None`` where the layer has no local gates.
+
+        Example:
+            >>> conv = FDConv2d(32, 64, 3)
+            >>> conv.local_gates(conv.gates(torch.randn(1, 32, 5, 5)).means).shape
+            torch.Size([1, 64, 32, 3, 3])
+        """
+        if not self.options.ksm_local:
+            return None
+        with full_precision(means.device):
+            return self._local(self.local_gate.weight.to(means.dtype), means)
+
+    def _mixture(
+        self,
+        bands: Tensor | None,
+        channels: Tensor | None,
+        filters: Tensor | None,
+        taps: Tensor | None,
+        means: Tensor | None,
+    ) -> Mixture:
+        if bands is None:
+            return Mixture()
+        self._find_order()
+        weight = self.weight.to(wide_type(self.weight.dtype))
+        return Mixture(bands_of(weight, self._bands(), self._ranks, self.groups), bands, channels, filters, taps)
+
+    def _makes_large_tensors(self) -> bool:
+        return self.options.ksm_global or self.options.ksm_local
+
+    def band_gains(self, x: Tensor) -> Tensor | None:
+        """Compute FBM's m - 1 of ``x`` (N, C, H, W): (N, 3, H, W), from the highest frequencies to lower ones.
+
+        ``None`` where the layer has no FBM.
+
+        Example:
+            >>> FDConv2d(32, 64, 3).band_gains(torch.randn(2, 32, 5, 5)).shape
+            torch.Size([2, 3, 5, 5])
+        """
         if self.band_maps is None:
-            return x
+            return None
         dtype = wide_type(self.weight.dtype)
         weight, bias = self.band_maps.weight.to(dtype), self.band_maps.bias.to(dtype)
         with full_precision(x.device):
-            wide = x.to(dtype)
-            gains = torch.tanh(F.conv2d(wide, weight, bias, padding=1) / 2)
-            return modulated(wide, gains, self.options.band_order == 'official').to(x.dtype)
+            return torch.tanh(F.conv2d(x.to(dtype), weight, bias, padding=1) / 2)
+
+    def _features(self, x: Tensor) -> Tensor:
+        gains = self.band_gains(x)
+        if gains is None:
+            return x
+        with full_precision(x.device):
+            return modulated(x.to(gains.dtype), gains, self.options.band_order == 'official').to(x.dtype)
 
     def _find_order(self) -> None:
         """Number the Fourier coefficients, on the device of the parameters."""

@@ -82,6 +82,16 @@ def test_parameters_changed_before_backward_are_refused():
         y.sum().backward()
 
 
+@pytest.mark.parametrize('learns', [False, True], ids=['parameters', 'input too'])
+def test_other_parameters_in_backward_are_refused(learns):
+    """Those of torch.func.functional_call are gone when it returns; the kernel would be made from the layer's own."""
+    _, again = pair()
+    given = {name: (2 * p.detach()).requires_grad_() for name, p in again.named_parameters()}
+    y = torch.func.functional_call(again, given, (torch.randn(1, 8, 5, 5, requires_grad=learns),))
+    with pytest.raises(RuntimeError, match=r'before torch\.func\.functional_call returns'):
+        y.sum().backward()
+
+
 def test_compiles_and_folds():
     kept, again = pair()
     x = torch.randn(1, 8, 6, 6)
@@ -92,7 +102,9 @@ def test_compiles_and_folds():
 
 def test_gradcheck():
     w, x = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 1, 3, 3), (1, 1, 5, 5)))
-    assert torch.autograd.gradcheck(lambda w, x: convolve_and_forget(x, lambda: w.exp(), torch.conv2d, [w]), (w, x))
+    assert torch.autograd.gradcheck(
+        lambda w, x: convolve_and_forget(x, lambda: w.exp(), torch.conv2d, lambda: [w]), (w, x)
+    )
 
 
 def test_recompute_must_be_a_boolean():

@@ -4,9 +4,9 @@ import copy
 from typing import NamedTuple
 
 import torch
-from mmengine.analysis import get_model_complexity_info
 from torch import Tensor, nn
 
+from mmkerv.analysis.counting import counted
 from mmkerv.deploy.model_outputs import RawOutputs, sample_inputs
 from mmkerv.ops import frozen_kernels, switch_to_deploy
 
@@ -15,9 +15,9 @@ class Complexity(NamedTuple):
     """Multiply-adds of a forward pass of one image, and parameters.
 
     Args:
-        image: multiply-adds of an image, without the generation of the kernels.
-        kernels: multiply-adds of generating the kernels: once per training step, once in a ``frozen_kernels`` block,
-            never after folding.
+        image: multiply-adds of an image, without the generation of kernels that do not depend on it.
+        kernels: multiply-adds of generating these: once per training step, once in a ``frozen_kernels`` block, never
+            after folding.
         folded: multiply-adds of an image after folding.
         parameters: number of parameters.
         folded_parameters: number of parameters after folding.
@@ -66,6 +66,5 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
 
 
 def _count(model: nn.Module, inputs: Tensor, samples: list | None) -> int:
-    network = RawOutputs(model, samples).eval()
-    info = get_model_complexity_info(network, None, (inputs,), show_table=False, show_arch=False)
-    return int(info['flops'])
+    with counted(RawOutputs(model, samples).eval(), inputs) as counts:
+        return int(counts.total())

@@ -11,15 +11,16 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.analysis import FlopAnalyzer
 from torch import Tensor, nn
 
 from mmkerv.analysis.conv_forms import FORMS, Cost, Shape, forms
+from mmkerv.analysis.counting import counted
 from mmkerv.analysis.receptive_field import CONVOLUTIONS, Field, followed
 from mmkerv.deploy.model_outputs import RawOutputs, sample_inputs
 from mmkerv.errors import FoldError
 from mmkerv.ops import frozen_kernels
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 
 LAYERS = (*CONVOLUTIONS, nn.Linear)
@@ -38,12 +39,13 @@ class Layer(NamedTuple):
         output: spatial size of the first output.
         calls: number of calls for one image.
         parameters: parameters that no earlier row has counted.
-        macs: multiply-adds of one image, without the generation of the kernel.
+        macs: multiply-adds of one image, without the generation of a kernel that is the same for all.
         field: theoretical receptive field; ``None`` where there is none (after RoIAlign, in linear layers).
         folds_to: plain layers that folding makes of it; empty for a plain layer.
         reason: reason why it does not fold.
         association: |K - W| / |W| of a generated kernel K with a basic kernel W, else ``None``.
         forms: cost of each other form.
+        own: those of ``macs`` that compute the image's own kernel and maps, where the kernel depends on the image.
 
     Example:
         >>> row = Layer('fc', 'Linear', (), (), (8, 2), 1, (), 1, 18, 16, None, '', '', None, {})
@@ -66,6 +68,7 @@ class Layer(NamedTuple):
     reason: str
     association: float | None
     forms: dict[str, Cost]
+    own: int = 0
 
 
 class Report(NamedTuple):
@@ -156,14 +159,15 @@ def layer_report(model: nn.Module, shape: tuple[int, int]) -> Report:
 
 
 def _macs_by_module(network: nn.Module, inputs: Tensor) -> Any:
-    analyzer = FlopAnalyzer(network, (inputs,))
-    return analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_module()
+    with counted(network, inputs) as counts:
+        return counts.by_module()
 
 
 def _layer(module: nn.Module, name: str, calls: list, parameters: int, macs: int, field: Field | None) -> Layer:
     linear = isinstance(module, nn.Linear)
     folds_to, reason = _folds_to(module) if isinstance(module, ConvNd) else ('', '')
     kernel = () if linear else tuple(module.kernel_size)
+    dynamic = isinstance(module, DynamicKernel) and len(kernel) == 2
     return Layer(
         name=name,
         operator=type(module).__name__,
@@ -180,6 +184,7 @@ def _layer(module: nn.Module, name: str, calls: list, parameters: int, macs: int
         reason=reason,
         association=_association(module),
         forms=forms(_shape(module, kernel, calls)) if len(kernel) == 2 and not module.transposed else {},
+        own=macs - _shape(module, kernel, calls).cost().macs if dynamic else 0,
     )
 
 
@@ -316,6 +321,12 @@ def to_markdown(report: Report, title: str) -> str:
         parts.append(
             f'Generating the kernels costs {short(report.kernels)} more MACs: once per training step, never after '
             'folding.'
+        )
+    if own := sum(layer.own for layer in report.layers):
+        kinds = ', '.join(dict.fromkeys(layer.operator for layer in report.layers if layer.own))
+        parts.append(
+            f'Each image has kernels of its own in layers of {kinds}: {short(own)} of its MACs compute these, their '
+            'gates and changes of the maps.'
         )
     if report.other.weights or report.other.macs:
         parts.append(

@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.analysis.speed import image_shapes
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.config.patches import apply_patches
+    from mmkerv.ops.core.dynamic import DynamicKernel
 
     cfg, model = load_trained(args.config, None, args.cfg_options)
     apply_patches(cfg.get('default_scope'))
@@ -57,7 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ('Params after folding', mean.folded_parameters),
     ):
         print(f'{label}: {_format_size(value)}')
-    print(f'{bar}\nFlops are multiply-adds of convolutions and matrix products; elementwise functions are not counted.')
+    print(
+        f'{bar}\nFlops are multiply-adds of convolutions, matrix products and Fourier transforms; elementwise '
+        'functions are not counted.'
+    )
+    if any(isinstance(m, DynamicKernel) for m in model.modules()):
+        print('Those of an image include its own kernels and gates: some operators compute a kernel for each image.')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """Multiply-adds of an image and of the kernels, and parameters, before and after folding."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,8 @@ pytest.importorskip('mmcv')
 from mmengine.registry import MODELS, init_default_scope
 
 from mmkerv.analysis.complexity import complexity
-from mmkerv.ops import CKConv, CoCConv2d, KANConv2d, KervConv2d
+from mmkerv.analysis.layer_report import layer_report, to_markdown
+from mmkerv.ops import CKConv, CoCConv2d, CondConv2d, FDConv2d, KANConv2d, KervConv2d
 from tests.engine.small_networks import NETWORKS, associated
 
 
@@ -71,3 +74,34 @@ def test_counts_of_a_sequence_network():
     norms = found.image - plain
     assert 0 <= norms < 0.1 * plain and found.folded == found.image and found.kernels > 0
     assert found.folded_parameters == sum(p.numel() for n, p in model.named_parameters() if 'kernel_net' not in n) + 400
+
+
+@pytest.mark.parametrize(
+    ('make', 'own'),
+    [
+        # The gates, (C + 1) products each without their biases, and the sum of the experts.
+        (lambda form: CondConv2d(8, 16, 3, bias=False, experts=2, export_form=form), 8 * 2 + 2 * 16 * 8 * 9),
+        (lambda form: CondConv2d(8, 16, 3, bias=False, kernel=False, filter=True, export_form=form), 8 * 16),
+        # The local gates look at three channels.
+        (lambda form: FDConv2d(8, 16, 3, bias=False, ksm_global=False, fbm=False), 3 * 16 * 9 * 8),
+    ],
+    ids=['experts', 'filters', 'local'],
+)
+@pytest.mark.parametrize('form', ['unfold', 'mixture'])
+def test_an_image_pays_for_its_own_kernel(make, own, form):
+    """Whatever the form of an exported graph, in which mmengine counts."""
+    model = nn.Sequential(make(form)).eval()
+    found = complexity(model, (10, 12))
+    norms = found.image - 8 * 10 * 16 * 8 * 9 - own
+    assert 0 <= norms <= 5 * 8 and found.kernels == 0 and found.folded == found.image
+    assert model[0].options.export_form == (form if isinstance(model[0], CondConv2d) else 'unfold')
+
+
+def test_fourier_transforms_are_counted_as_such():
+    """Not as the products of matrices that an exported graph has instead of them."""
+    model = nn.Sequential(FDConv2d(32, 32, 3, kernel_num=4, ksm_local=False, fbm=False, bias=False)).eval()
+    coefficients = 96 * 96
+    transforms = complexity(model, (3, 3)).image - 32 * 32 * 9 - 16 * (32 + 32 + 32 + 9 + 4)
+    assert 0 <= transforms - 2 * coefficients * math.log2(coefficients) < 0.01 * coefficients
+    row = layer_report(model, (3, 3)).layers[0]
+    assert row.own == row.macs - 32 * 32 * 9 and 'FDConv2d' in to_markdown(layer_report(model, (3, 3)), 'net')

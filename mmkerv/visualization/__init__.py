@@ -15,6 +15,8 @@ _MODULES = {
     'draw_feature_map': 'feature_maps',
     'draw_receptive_fields': 'receptive_field',
     'explain_image': 'class_activation',
+    'image_arrays': 'image_gates',
+    'image_figure': 'image_gates',
     'kernel_arrays': 'kernel_figures',
     'kernel_figure': 'kernel_figures',
     'response_arrays': 'response',

@@ -18,6 +18,7 @@ from mmkerv.ops.ckconv import ContinuousKernel
 from mmkerv.ops.coc.module import CoCConv2d
 from mmkerv.ops.core.arguments import one_of
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.kan import KANConv2d
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.ops.recconv import RecConv2d
@@ -47,6 +48,8 @@ details.register(ContinuousKernel, continuous_details)
 details.register(KANConv2d, function_details)
 details.register(Kervolution, hyperparameters)
 details.register(RecConv2d, recursion)
+# Without an image, the filters are those of the basic kernel.
+details.register(DynamicKernel, lambda layer: 'the basic kernel W, which each image changes')
 
 
 def kernel_figure(operator: nn.Module, name: str = '', topk: int | None = None, colours: str = 'signed') -> Figure:

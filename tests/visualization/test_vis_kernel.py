@@ -17,7 +17,9 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from mmkerv.engine.config.read import load_config
-from mmkerv.visualization import kernel_arrays, response_arrays
+from mmkerv.ops import CoCConv2d, CondConv2d
+from mmkerv.visualization import image_figure, kernel_arrays, response_arrays
+from tests.ops.test_fdconv import moved as moved_layer
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL, RESPONSE = (ROOT / 'tools' / 'visualization' / f'vis_{name}.py' for name in ('kernel', 'response'))
@@ -142,3 +144,66 @@ def test_a_model_without_operators_ends_in_one_line(run, tmp_path):
 def test_a_number_out_of_range_is_refused_at_once(run, tool, flag):
     status, output = run(tool, CONFIG, 'absent.pth', flag, 0)
     assert status == 2 and f'{flag} must be' in output
+
+
+@pytest.fixture(scope='module')
+def dynamic(tmp_path_factory):
+    """A LeNet with an operator of each kind, its config and checkpoint, and an image."""
+    folder = tmp_path_factory.mktemp('dynamic')
+    config, weights, image = folder / 'lenet.py', folder / 'lenet.pth', folder / 'digit.png'
+    first = "dict(type='mmkerv.CondConv', experts=3, spatial=True)"
+    second = "dict(type='mmkerv.FDConv', replace_all=True)"
+    config.write_text(f"_base_ = '{CONFIG}'\nmodel = dict(backbone=dict(layers=({first}, {second})))\n")
+    torch.manual_seed(0)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(load_config(str(config)).model).eval()
+    for block in (model.backbone.layer1, model.backbone.layer2):
+        moved_layer(block[0])
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, weights)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)).save(image)
+    return model, config, weights, image
+
+
+def test_what_an_image_gets_is_drawn(run, dynamic, tmp_path):
+    model, config, weights, image = dynamic
+    arguments = (config, weights, '--image', image, '--save-path', tmp_path, '--arrays', tmp_path / 'image.npz')
+    status, output = run(KERNEL, *arguments)
+    assert status == 0, output
+    for layer in LAYERS:
+        assert (tmp_path / f'{layer}_digit.png').stat().st_size > 10000
+    with np.load(tmp_path / 'image.npz') as arrays:
+        found = {key: arrays[key] for key in arrays}
+    names = {'backbone.layer1.0': ['kernel', 'routing', 'taps']}
+    names['backbone.layer2.0'] = ['bands', 'channels', 'filters', 'kernel', 'local', 'maps', 'taps']
+    assert sorted(found) == [f'{layer}/{name}' for layer in LAYERS for name in names[layer]]
+    # The kernel is what the gates make of the experts, and the image's features reach the second layer.
+    layer, first = model.backbone.layer1[0], {name: found[f'{LAYERS[0]}/{name}'] for name in names[LAYERS[0]]}
+    experts = layer.experts.detach().numpy().reshape(3, *layer.weight.shape)
+    kernel = layer.weight.detach().numpy() + np.tensordot(first['routing'] - 0.5, experts, 1)
+    assert np.allclose(first['kernel'], kernel * first['taps'], atol=1e-5)
+    assert found[f'{LAYERS[1]}/maps'].shape[0] == 3 and np.ptp(found[f'{LAYERS[1]}/maps']) > 0
+    status, output = run(KERNEL, config, weights, '--save-path', tmp_path)
+    assert status == 0 and (tmp_path / 'backbone.layer1.0.png').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--image', 'missing.png'), "image 'missing.png' does not exist"),
+        (('--image', 'missing.png', '--topk', '3'), '--topk is for pictures without --image'),
+        (('--image', 'missing.png', '--what', 'spectra'), '--what is for pictures without --image'),
+        (('--image', 'missing.png', '--target-layers', 'head'), 'has no operator whose kernel depends on the image'),
+    ],
+    ids=['missing', 'topk', 'spectra', 'no operator'],
+)
+def test_bad_input_beside_an_image_ends_in_one_line(run, dynamic, arguments, message):
+    _, config, weights, _ = dynamic
+    status, output = run(KERNEL, config, weights, *arguments)
+    assert message in str(status) + output
+
+
+def test_other_operators_have_no_picture_of_an_image():
+    with pytest.raises(TypeError, match='has the same kernel for every image'):
+        image_figure(CoCConv2d(4, 8, 3), torch.randn(1, 4, 5, 5))
+    with pytest.raises(ValueError, match='shares'):
+        image_figure(CondConv2d(4, 8, 3), torch.randn(1, 4, 5, 5), shares=(0, 1))

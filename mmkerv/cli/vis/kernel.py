@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mmkerv.cli import common
 
@@ -11,8 +12,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Draw the kernels of each operator: of a CoCConv before and after association with its super '
-        'kernels, of a CKConv the continuous kernel with its samples, of a KANConv the learned '
-        'functions, of a KervConv the filters; or their spectra'
+        'kernels, of a CKConv the continuous kernel with its samples, of a KANConv the learned functions, of a '
+        'KervConv the filters; or their spectra; or what an image gets from operators whose kernel depends on it'
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -28,6 +29,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='number of filters (or association groups), those with the largest norm; default: the first ones',
     )
     parser.add_argument('--what', choices=['kernels', 'spectra'], default='kernels', help='what to draw (%(default)s)')
+    parser.add_argument(
+        '--image',
+        metavar='FILE',
+        help='draw what this image gets from each CondConv or FDConv: which experts or frequency bands fire, the '
+        'gates, and where the bands of the feature maps gain',
+    )
     parser.add_argument(
         '--colours',
         choices=['signed', 'range'],
@@ -53,6 +60,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--topk must be >= 1, got {args.topk}')
     if args.what == 'spectra' and args.colours != 'signed':
         parser.error('--colours is for --what kernels: leave it out')
+    if args.image is not None:
+        others = {'--topk': args.topk, '--what': args.what != 'kernels', '--colours': args.colours != 'signed'}
+        for flag in (flag for flag, given in others.items() if given):
+            parser.error(f'{flag} is for pictures without --image: leave it out')
     return args
 
 
@@ -69,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.visualization import kernel_figures, pictures
 
     apply_patches(trust=args.trust_checkpoint)
-    _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
+    cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     if args.preview_model:
         print(model)
+        return
+    if args.image is not None:
+        draw_image(args, cfg, model)
         return
     layers = kernel_figures.kernel_layers(model, args.target_layers)
     out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
@@ -86,6 +100,57 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'wrote {files[name]}', flush=True)
         if args.arrays:
             arrays |= {f'{name}/{key}': values for key, values in measure(layer, args.topk).items()}
+    if args.arrays:
+        pictures.save_arrays(args.arrays, **arrays)
+        print(f'wrote {args.arrays}')
+
+
+def draw_image(args: argparse.Namespace, cfg: Any, model: Any) -> None:
+    """Run the network on the image, and draw what the image gets from each operator whose kernel depends on it."""
+    import torch
+
+    from mmkerv import visualization
+    from mmkerv.deploy.trained_model import load_image
+    from mmkerv.models.layers import find_operators
+    from mmkerv.ops.core.dynamic import DynamicKernel
+    from mmkerv.visualization import feature_maps, kernel_figures, pictures
+
+    kind = 'operator whose kernel depends on the image'
+    layers = find_operators(model, args.target_layers, DynamicKernel, kind, 'mmkerv.CondConv')
+    out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
+    files = kernel_figures.picture_files(out, layers, args.format, f'_{Path(args.image).stem}')
+    data = load_image(model, cfg, args.image)
+    inputs, samples = data['inputs'], data['data_samples']
+    given: dict[str, tuple] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: Any, passed: tuple) -> None:
+            given.setdefault(name, passed)
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            feature_maps.forward(model, inputs, samples)
+    finally:
+        for handle in handles:
+            handle.remove()
+    picture = pictures.input_picture(model, inputs, samples[0])
+    shares = tuple(part / whole for part, whole in zip(picture.shape, inputs.shape[2:]))
+    arrays = {}
+    for name, layer in layers.items():
+        if name not in given:
+            print(f'{name}: the image does not pass through it')
+            continue
+        x, *others = given[name]
+        title = f'{kernel_figures.title_of(layer, name)}: what {Path(args.image).name} gets'
+        figure = visualization.image_figure(layer, x, title, picture, shares, tuple(others))
+        pictures.save_figure(figure, files[name])
+        print(f'wrote {files[name]}', flush=True)
+        if args.arrays:
+            values = visualization.image_arrays(layer, x, *others)
+            arrays |= {f'{name}/{key}': array for key, array in values.items()}
     if args.arrays:
         pictures.save_arrays(args.arrays, **arrays)
         print(f'wrote {args.arrays}')

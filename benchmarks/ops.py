@@ -8,6 +8,7 @@ The layers are those of ResNet-50, HRNet-W18 and MobileNetV3-small at 224 pixels
     python benchmarks/ops.py --kernels --layers --ckconv
     python benchmarks/ops.py --layers --static --repeats 7
     python benchmarks/ops.py --layers --large-kernels --batch 1 --repeats 5
+    python benchmarks/ops.py --layers --dynamic --batch 2 --repeats 7
 """
 
 import argparse
@@ -45,6 +46,7 @@ LAYERS = {
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
+    from dynamic_operators import CASES as DYNAMIC
     from record import add_arguments, add_numeric_arguments
     from static_operators import CASES
 
@@ -60,6 +62,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--static', nargs='*', choices=CASES, help='measure also operators with fixed kernels; default: all of them'
+    )
+    parser.add_argument(
+        '--dynamic',
+        nargs='*',
+        choices=DYNAMIC,
+        help='measure also operators with a kernel for each image, on the layers of --network; default: all of them',
     )
     parser.add_argument('--large-kernels', action='store_true', help="measure also RepLKNet-31's depthwise layers")
     add_numeric_arguments(parser)
@@ -116,6 +124,10 @@ def main() -> None:
             measure_static(measure, record)
         if args.large_kernels:
             measure_large_kernels(measure, record)
+    if args.dynamic is not None:
+        from dynamic_operators import measure_dynamic
+
+        measure_dynamic(measure, record, LAYERS[args.network])
     record.write()
 
 

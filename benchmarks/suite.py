@@ -40,6 +40,7 @@ FULL = {
     'ckconv_sequences': 'ops --layers --ckconv sequences',
     'ckconv_frozen': 'ops --layers --ckconv frozen',
     'static_operators': 'ops --layers --static --repeats 7',
+    'dynamic_operators': 'ops --layers --dynamic --batch 2 --repeats 7',
     'large_kernels': 'ops --layers --large-kernels --batch 1 --repeats 9',
     'resnet50_b2': 'networks resnet50 --batch 2 --forms coc "coc recompute" stnd --repeats 15',
     'resnet50_b16': 'networks resnet50 --batch 16 --forms coc "coc recompute" "kerv stem" ck --repeats 9',

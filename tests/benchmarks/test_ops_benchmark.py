@@ -47,6 +47,18 @@ def test_operators_with_fixed_kernels_are_measured(tmp_path):
     assert ('folded 51x51 depthwise 96x28 b1, forward', 'shiftwise folded') in rows
 
 
+@pytest.mark.slow
+def test_operators_with_a_kernel_for_each_image_are_measured(tmp_path):
+    arguments = ('--network', 'hrnet18', '--batch', 1, '--repeats', 1, '--threads', 1, '--layers')
+    result = run(*arguments, '--dynamic', 'condconv', '--json', tmp_path / 'ops.json')
+    assert result.returncode == 0, result.stderr
+    rows = {(row['case'], row['form']) for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
+    forms = ('', ' recompute', ' keeping everything', ' as a loop', ' as unfold', ' as mixture')
+    for quantity in ('forward', 'fwd+bwd', 'memory'):
+        found = {form for case, form in rows if case == f'3x3 18x56 b1, {quantity}'}
+        assert found >= {'conv', *(f'condconv{form}' for form in forms)}
+
+
 @pytest.mark.parametrize(
     ('work', 'floats'),
     [

@@ -40,28 +40,29 @@ def block(channels=4, **settings):
     return made.to(**settings)
 
 
-def convolved(x, conv, y, c, i, j):
-    """One output of a convolution of groups 1 or C, by loops."""
-    weight, dilation = conv.weight.detach().numpy(), conv.dilation[0]
+def convolved(x, conv, c, i, j, dilation):
+    """One output of a convolution of groups 1 or C, padded so that the size stays, by loops."""
+    weight = conv.weight.detach().numpy()
     total, (height, width) = conv.bias.detach().numpy()[c], x.shape[1:]
-    for k, u, v in itertools.product(range(weight.shape[1]), range(weight.shape[2]), range(weight.shape[3])):
-        row, column = i + u * dilation - conv.padding[0], j + v * dilation - conv.padding[1]
+    depthwise, centre = weight.shape[1] < len(x), weight.shape[2] // 2
+    for k, u, v in itertools.product(*map(range, weight.shape[1:])):
+        row, column = i + (u - centre) * dilation, j + (v - centre) * dilation
         if 0 <= row < height and 0 <= column < width:
-            total += weight[c, k, u, v] * x[c if conv.groups > 1 else k, row, column]
-    y[c, i, j] = total
+            total += weight[c, k, u, v] * x[c if depthwise else k, row, column]
+    return total
 
 
-def apply(x, conv):
-    y = np.zeros((conv.out_channels, *x.shape[1:]))
+def apply(x, conv, dilation=1):
+    y = np.zeros((len(conv.weight), *x.shape[1:]))
     for place in itertools.product(*map(range, y.shape)):
-        convolved(x, conv, y, *place)
+        y[place] = convolved(x, conv, *place, dilation)
     return y
 
 
 def naive(block, x):
     """The definition for one image (C, H, W) in float64, by loops."""
     a1 = apply(x, block.conv0)
-    a2 = apply(a1, block.conv_spatial)
+    a2 = apply(a1, block.conv_spatial, dilation=3)
     b1, b2 = apply(a1, block.conv1), apply(a2, block.conv2)
     squeezed = np.zeros((2, *x.shape[1:]))
     for i, j in itertools.product(*map(range, x.shape[1:])):

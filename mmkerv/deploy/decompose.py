@@ -116,7 +116,7 @@ def decompose_layers(
         >>> cfg = dict(type='mmkerv.LowRankConv', rank=0.25)
         >>> rows = decompose_layers(model, cfg, Where(), (9, 9), timer=lambda layers, inputs: [2.0, 1.0])
         >>> [(row.weights, row.kept) for row in rows], type(model[0]).__name__
-        ([((36864, 8825), '')], 'LowRankConv2d')
+        ([((36864, 9187), '')], 'LowRankConv2d')
     """
     inputs, samples = next(sample_inputs(model, shape, None))
     shapes: dict[nn.Module, list[torch.Size]] = {}

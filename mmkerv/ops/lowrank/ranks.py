@@ -12,8 +12,9 @@ Rank = int | float | tuple[int, int]
 def tucker_ranks(rank: Rank, inputs: int, outputs: int, taps: int) -> tuple[int, int]:
     r"""Return the ranks (r_in, r_out) of a Tucker-2 decomposition of one channel group.
 
-    With a fraction f, :math:`r_{in} = \lfloor t I \rfloor` and :math:`r_{out} = \lfloor t O \rfloor`, where t solves
-    :math:`t I^2 + t^2 I O k^2 + t O^2 = f I O k^2`.
+    With a fraction f they are those with the largest :math:`r_{in} r_{out}` for which :math:`r_{in} I + r_{in} r_{out}
+    k^2 + r_{out} O \le f I O k^2`: of a kernel without structure :math:`r_{in} r_{out} / (I O)` of the energy is kept.
+    So few input channels, as those of an image, are all kept.
 
     Args:
         rank: both ranks; or a fraction of the weights, in (0, 1]; or r_in and r_out.
@@ -26,12 +27,15 @@ def tucker_ranks(rank: Rank, inputs: int, outputs: int, taps: int) -> tuple[int,
 
     Example:
         >>> tucker_ranks(0.5, 256, 256, 9), tucker_ranks(96, 64, 256, 9), tucker_ranks(1.0, 256, 256, 9)
-        ((154, 154), (64, 96), (229, 229))
+        ((146, 164), (64, 96), (215, 244))
     """
     if isinstance(rank, float):
-        square, linear = inputs * outputs * taps, inputs**2 + outputs**2
-        share = (math.sqrt(linear**2 + 4 * rank * square**2) - linear) / (2 * square)
-        rank = int(share * inputs), int(share * outputs)
+        budget = int(rank * inputs * outputs * taps)
+        pairs = (
+            (first, min((budget - inputs * first) // (first * taps + outputs), outputs))
+            for first in range(1, inputs + 1)
+        )
+        rank = max(pairs, key=math.prod)
     first, last = rank if isinstance(rank, tuple) else (rank, rank)
     return min(max(first, 1), inputs), min(max(last, 1), outputs)
 

@@ -123,3 +123,18 @@ def test_ranks_of_a_fraction_keep_that_share_of_the_weights(fraction, inputs, ou
         rank = cp_rank(fraction, sizes)
         assert rank * sum(sizes) <= wanted or rank == 1
         assert wanted < (rank + 1) * sum(sizes) or rank == full_rank(sizes)
+
+
+@pytest.mark.parametrize(('inputs', 'outputs', 'taps'), [(3, 32, 49), (8, 8, 9), (12, 5, 9), (5, 12, 1)])
+def test_a_fraction_keeps_the_most_of_a_kernel_without_structure(inputs, outputs, taps):
+    for fraction in (0.3, 0.5, 1.0):
+        pairs = [
+            (first, last)
+            for first in range(1, inputs + 1)
+            for last in range(1, outputs + 1)
+            if inputs * first + first * last * taps + last * outputs <= fraction * inputs * outputs * taps
+        ]
+        best = max((first * last for first, last in pairs), default=1)
+        assert math.prod(tucker_ranks(fraction, inputs, outputs, taps)) == best
+    # The three channels of an image are all kept.
+    assert tucker_ranks(0.5, 3, 32, 49) == (3, 13)

@@ -6,8 +6,8 @@ pytest.importorskip('mmengine')
 from torch import nn
 
 from mmkerv.engine import OrthogonalityHook
-from mmkerv.ops import CoCConv, KervConv2d
-from mmkerv.ops.losses import orthogonality_loss
+from mmkerv.ops import CoCConv, KervConv2d, RecConv2d
+from mmkerv.ops.losses import group_orthogonality_loss, orthogonality_loss
 from tests.engine.hooks.test_kernel_regularizer_hook import gradients
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
@@ -78,7 +78,104 @@ def test_warns_of_a_super_bias(monkeypatch, super_bias):
     monkeypatch.setattr('mmkerv.engine.hooks.orthogonality_hook.log', lambda text, level=0: lines.append(text))
     model = nn.Sequential(CoCConv(3, 8, 3, super_bias=super_bias), nn.Conv2d(8, 8, 3))
     assert len(OrthogonalityHook(0.01).layers(model)) == 2
-    assert [('super_bias=True' in line and ' 0 ' in line) for line in lines] == ([True] if super_bias else [])
+    warnings = [line for line in lines if 'super bias' in line]
+    assert [('super_bias=True' in line and ' 0 ' in line) for line in warnings] == ([True] if super_bias else [])
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    lines = []
+    monkeypatch.setattr('mmkerv.engine.hooks.orthogonality_hook.log', lambda text, level=0: lines.append(text))
+    return lines
+
+
+@pytest.mark.parametrize('mode', [None, 'intra'])
+def test_groups_of_filters_in_a_run(tmp_path, mode):
+    options = {'shifts': 'zero', 'groups': 3, **({'mode': mode} if mode else {})}
+    plain, _ = gradients(tmp_path / 'plain', TinyModel(nn.Conv2d), [])
+    model = TinyModel(nn.Conv2d)
+    hooks = [dict(type='mmkerv.OrthogonalityHook', weight=0.2, **options)]
+    orthogonal, losses = gradients(tmp_path / 'orth', model, hooks)
+    # Two groups: 3 does not divide the 8 filters.
+    expected = 0.2 * group_orthogonality_loss(model.conv.weight, 1, 2, mode or 'inter')
+    assert losses['loss_orth'].item() == pytest.approx(expected.item(), rel=1e-5)
+    model.zero_grad()
+    expected.backward()
+    assert torch.allclose(orthogonal['conv.weight'], plain['conv.weight'] + model.conv.weight.grad, atol=1e-5)
+
+
+def test_follows_the_group_norm_behind_each_layer(lines):
+    model = nn.ModuleDict(
+        {
+            'a': nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)),
+            'b': nn.Sequential(nn.Conv2d(8, 12, 3, groups=2), nn.GroupNorm(6, 12)),
+            'c': nn.Sequential(nn.Conv2d(12, 12, 3), nn.BatchNorm2d(12)),
+        }
+    )
+    hook = OrthogonalityHook(1.0, shifts='zero', groups='gn')
+    layers = hook.layers(model)
+    assert list(layers) == ['a.0', 'b.0']
+    assert lines == [
+        'mmkerv: OrthogonalityHook: 2 layers are left out, since they have no GroupNorm behind them: a.3, c.0'
+    ]
+    for layer, number in zip(layers.values(), (4, 3)):
+        expected = group_orthogonality_loss(layer.weight, layer.groups, number)
+        assert hook.loss(layer).item() == pytest.approx(expected.item())
+    # The sets are the groups of the norm.
+    whole = model['b'][0].weight.flatten(1).view(6, 2, -1)
+    assert hook.loss(model['b'][0]).item() == pytest.approx(
+        (whole @ whole.mT - torch.eye(2)).square().sum().item(), rel=1e-5
+    )
+
+
+def test_a_model_without_group_norm_is_refused(tmp_path):
+    hooks = [dict(type='mmkerv.OrthogonalityHook', weight=1.0, shifts='zero', groups='gn')]
+    with pytest.raises(ValueError, match='OrthogonalityHook found no layer'):
+        tiny_runner(tmp_path, TinyModel(nn.Conv2d), custom_hooks=hooks).call_hook('before_train')
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (
+            {},
+            ('in 2 of 3 layers', 'of each is 0 5, 1 4; loss_orth is at least 0.9'),
+        ),
+        (
+            {'shifts': 'zero'},
+            ('in 1 of 3 layers', 'of each is 1 4; loss_orth is at least 0.4'),
+        ),
+        ({'shifts': 'zero', 'groups': 2}, ()),
+    ],
+    ids=['all', 'zero', 'groups'],
+)
+def test_tells_where_orthogonality_cannot_hold(options, words, lines):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(4, 8, 1, 2), CoCConv(8, 8, 3))
+    OrthogonalityHook(0.1, **options).layers(model)
+    assert len(lines) == bool(words) and all(word in line for line in lines for word in words), lines
+
+
+def test_operators_without_a_kernel_are_left_out(lines):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), RecConv2d(4, 4, 3, padding=1, groups=4))
+    assert list(OrthogonalityHook(1.0).layers(model)) == ['0']
+    assert 'have neither a kernel nor a basic weight: 1' in lines[0]
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'shifts': 'one'}, "shifts must be .*got 'one'"),
+        ({'groups': 4}, "groups is for shifts='zero', got groups=4"),
+        ({'mode': 'intra'}, "mode is for shifts='zero', got mode='intra'"),
+        ({'shifts': 'zero', 'groups': 0}, 'groups must be >= 1, got 0'),
+        ({'shifts': 'zero', 'groups': 'bn'}, "groups must be an integer >= 1 or 'gn', got 'bn'"),
+        ({'shifts': 'zero', 'mode': 'both'}, "mode must be .*got 'both'"),
+    ],
+    ids=str,
+)
+def test_options_of_groups_are_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        OrthogonalityHook(1.0, **options)
 
 
 def test_loss_falls_with_coc_without_super_bias():

@@ -25,6 +25,7 @@ from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
 from mmkerv.engine.hooks.repulsion_hook import RepulsionHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
+from mmkerv.engine.initialisers import ConvolutionAwareInit, DepthwiseStructuredInit
 from mmkerv.engine.optim.layer_decay import LayerDecayConstructor
 from mmkerv.engine.optim.operator_rules import OperatorRulesConstructor
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
@@ -49,8 +50,10 @@ __all__ = [
     'CheckpointLayoutHook',
     'CheckpointMatchHook',
     'CheckpointMismatchError',
+    'ConvolutionAwareInit',
     'DeadKernelError',
     'DeferredRemovalHook',
+    'DepthwiseStructuredInit',
     'DivergedError',
     'ExactResumeHook',
     'FiniteCheckpointHook',

@@ -23,6 +23,8 @@ from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.norm_fusion import is_fusing_norm
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
+# Modules with the functions that initialisers of ``init_cfg`` apply to a network.
+INITIALISERS = ('mmengine.model.weight_init', 'mmkerv.engine.initialisers')
 
 
 class NoOptions(NamedTuple):
@@ -226,7 +228,7 @@ class ConvNd(nn.Module):
         """
 
     def apply(self, fn: Callable[[nn.Module], None]) -> 'ConvNd':
-        """Call ``fn`` for the submodules, then for the layer; an initialiser of mmengine for the layer alone.
+        """Call ``fn`` for the submodules, then for the layer; an initialiser of ``init_cfg`` for the layer alone.
 
         With ``override=dict(name=...)``, such an initialiser sets whatever has a ``weight``, super layers too.
 
@@ -235,7 +237,7 @@ class ConvNd(nn.Module):
             >>> names = []; _ = CoCConv2d(3, 8, 3).apply(lambda m: names.append(type(m).__name__)); names
             ['SuperLayer', 'ModuleList', 'CoCConv2d']
         """
-        if getattr(fn, '__module__', None) == 'mmengine.model.weight_init':
+        if getattr(fn, '__module__', None) in INITIALISERS:
             fn(self)
             return self
         return super().apply(fn)

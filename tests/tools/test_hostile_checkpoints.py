@@ -35,6 +35,7 @@ MORE = {
 FASTER = {'tools/visualization/vis_erf.py': '--shape 32 32 --num 1'}
 # Values of required arguments, by the beginning of the argument's name.
 REQUIRED = {'config': '{config}', 'img': '{image}', 'image': '{image}'}
+REQUIRED_OPTIONS = {'--rate': '2'}
 
 
 class ParserReached(Exception):
@@ -72,7 +73,7 @@ def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
         metavar = ' '.join(action.metavar) if isinstance(action.metavar, tuple) else action.metavar
         text = f'{action.dest} {metavar} {action.help}'
         reads = READS.search(text) and not WRITES.search(action.help or '')
-        if reads and action.nargs != 0 and action.dest != 'cfg_options':
+        if reads and action.type is None and action.nargs != 0 and action.dest != 'cfg_options':
             checkpoints[action.dest] = action
     return checkpoints
 
@@ -90,6 +91,8 @@ def commands(tool: str) -> list[str]:
             elif not action.option_strings and action.nargs is None:
                 other = '{good}' if action.dest in checkpoints else '{out}/a.pth'
                 words.append(next((text for name, text in REQUIRED.items() if action.dest.startswith(name)), other))
+            elif action.required and action.option_strings:
+                words += [action.option_strings[-1], REQUIRED_OPTIONS[action.option_strings[-1]]]
         lines.append(' '.join(words))
     return lines
 

@@ -158,8 +158,9 @@ def test_the_first_convolution_becomes_a_kervolution(name):
 def test_where_selects_stages(name, where):
     net = build(SMALL[name], conv_cfg={'type': 'KervConv', 'kernel': 'linear'}, where=where)
     kerv = [n for n, m in net.named_modules() if isinstance(m, KervConv2d)]
-    convs = [n for n, m in net.named_modules() if isinstance(m, (KervConv2d, nn.Conv2d)) and m.kernel_size != (1, 1)]
-    second = ('layer2.',) if name == 'resnet' else ('stages.1.',)
+    convs = [n for n, m in net.named_modules() if isinstance(m, (KervConv2d, nn.Conv2d))]
+    # What lies between two stages belongs to the later one.
+    second = ('layer2.',) if name == 'resnet' else ('stages.1.', 'transitions.0.')
     assert kerv == [n for n in convs if where is None or n.startswith(second)] != []
 
 

@@ -151,7 +151,7 @@ class LayerInit(BaseInit):
         """Initialise the chosen layers of ``module``; with ``override``, all in it that it applies to.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if there is none, but ``layer`` or ``override`` chooses some.
 
         Example:
             >>> ConvolutionAwareInit(layer='Conv2d')(nn.Sequential(nn.Conv2d(3, 8, 3)))
@@ -165,8 +165,9 @@ class LayerInit(BaseInit):
 
         # As mmengine's initialisers do: operators apply it to themselves alone, not to the layers inside.
         module.apply(choose)
-        if not layers:
-            chosen = '' if self.wholemodule else f' among the layers of class {", ".join(self.layer) or "(none given)"}'
+        # With override alone mmengine calls it for no layers first. Without both it does nothing, as mmengine's do.
+        if not layers and (self.wholemodule or self.layer):
+            chosen = '' if self.wholemodule else f' among the layers of class {", ".join(self.layer)}'
             raise ConfigError(
                 f'{type(self).__name__} is for {self.wanted}, and {type(module).__name__} has none{chosen}; choose '
                 "others with layer='Conv2d' or override=dict(name=...), or take it out of init_cfg"

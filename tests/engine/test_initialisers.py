@@ -166,17 +166,24 @@ def test_override_names_a_module():
         assert (rows @ rows.mT - 0.25 * torch.eye(8)).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize('kind', ['ConvolutionAwareInit', 'DepthwiseStructuredInit'])
+def test_override_alone_names_the_only_module_that_is_drawn(kind):
+    parts = {name: nn.Conv2d(8, 8, 5, groups=8, bias=False) for name in ('stem', 'other')}
+    assert drawn(Net({'type': f'mmkerv.{kind}', 'override': {'name': 'stem'}}, **parts)) == ['stem.weight']
+    with pytest.raises(ConfigError, match=f'{kind} is for .*, and Linear has none; choose others'):
+        initialize(Net(None, fc=nn.Linear(3, 3)), {'type': f'mmkerv.{kind}', 'override': {'name': 'fc'}})
+
+
 @pytest.mark.parametrize(
     ('cfg', 'part', 'message'),
     [
         (AWARE, nn.Linear(3, 3), 'is for convolutions, and Net has none among the layers of class Conv2d'),
         ({**AWARE, 'layer': 'Linear'}, nn.Linear(3, 3), 'among the layers of class Linear'),
-        ({'type': 'mmkerv.ConvolutionAwareInit'}, nn.Conv2d(3, 3, 3), r'\(none given\); choose others with layer'),
         ({**AWARE, 'layer': 'ConvTranspose2d'}, nn.ConvTranspose2d(3, 3, 3), 'is for convolutions'),
         (STRUCTURED, nn.Conv2d(8, 8, 3, groups=8), 'is for depthwise convolutions of 5x5 and more'),
         (STRUCTURED, nn.Conv2d(8, 8, 7), 'is for depthwise convolutions of 5x5 and more'),
     ],
-    ids=['no convolution', 'linear', 'no layer', 'transposed', 'small', 'dense'],
+    ids=['no convolution', 'linear', 'transposed', 'small', 'dense'],
 )
 def test_where_they_do_not_apply_they_say_so(cfg, part, message):
     with pytest.raises(ConfigError, match=message):

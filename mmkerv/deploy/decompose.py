@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
-from mmkerv.deploy.compared_outputs import computable
+from mmkerv.deploy.compared_outputs import OutputKind, computable
 from mmkerv.deploy.fold import shapes_to_try
 from mmkerv.deploy.model_outputs import RawOutputs, largest_difference, sample_inputs
 from mmkerv.deploy.trained_model import build_model
@@ -94,6 +94,7 @@ def decompose_layers(
     shape: tuple[int, int],
     error: float | None = None,
     timer: Timer = median_seconds,
+    kind: OutputKind | None = None,
 ) -> list[Layer]:
     """Replace convolutions by low-rank ones, in place, unless they would gain nothing.
 
@@ -107,6 +108,8 @@ def decompose_layers(
         shape: height and width of the image for which the layers are timed.
         error: largest relative error of a layer.
         timer: returns the times of layers on some inputs.
+        kind: what the model computes from an image, as :func:`mmkerv.deploy.compared_outputs.computable` finds it; by
+            default its raw outputs.
 
     Returns:
         A row for each convolution that ``rule`` selects.
@@ -127,7 +130,10 @@ def decompose_layers(
 
     handles = [conv.register_forward_hook(record) for conv in convs.values()]
     try:
-        RawOutputs(model, samples).eval()(inputs)
+        if kind is None:
+            RawOutputs(model, samples).eval()(inputs)
+        else:
+            kind.of(model, inputs, samples)
     finally:
         for handle in handles:
             handle.remove()
@@ -236,7 +242,7 @@ def decompose_checkpoint(
     conv_cfg = {'type': 'mmkerv.LowRankConv', 'decomposition': decomposition, 'rank': 1 / rate}
     rule = Where.of({'kernel_sizes': 'all', **(where or {})})
     kind, shape = computable(model, [shape] if shape else shapes_to_try(cfg, model))
-    rows = decompose_layers(model, conv_cfg, rule, shape, error, timer)
+    rows = decompose_layers(model, conv_cfg, rule, shape, error, timer, kind)
     names = [row.name for row in rows if not row.kept]
     if not names:
         reasons = sorted({row.kept for row in rows}) or ['where selects none']

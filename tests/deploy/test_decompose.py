@@ -15,7 +15,7 @@ from mmkerv.engine import safe_load
 from mmkerv.errors import CheckpointMismatchError, ConfigError
 from mmkerv.models.placement import Where
 from mmkerv.ops import LowRankConv2d
-from tests.engine.small_networks import SIZE, backbone, neck, retinanet
+from tests.engine.small_networks import SIZE, associated, backbone, neck, retinanet, segmentor
 
 LOW_RANK = {'type': 'mmkerv.LowRankConv', 'rank': 0.5}
 
@@ -195,6 +195,27 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(trained, argument
     with pytest.raises(ConfigError, match=message):
         decompose_checkpoint(cfg, file, tmp_path / 'out.pth', **settings)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('broken', [['_forward'], ['_forward', 'predict']], ids=['raw outputs', 'predictions too'])
+def test_a_segmentor_without_a_tensor_mode_is_decomposed(broken, tmp_path, monkeypatch):
+    pytest.importorskip('mmseg')
+    cfg = segmentor()
+    del cfg.model.backbone['conv_cfg'], cfg.model.decode_head['conv_cfg'], cfg.model.auxiliary_head[0]['conv_cfg']
+    torch.save({'state_dict': associated(cfg, 0).state_dict()}, tmp_path / 'a.pth')
+
+    def refuse(*args, **kwargs):
+        raise NotImplementedError
+
+    for name in broken:
+        monkeypatch.setattr(MODELS.get('mmseg.EncoderDecoder'), name, refuse)
+    names = {'names': ['layer2', 'decode_head.convs']}
+    rows = decompose_checkpoint(
+        cfg, tmp_path / 'a.pth', tmp_path / 'b.pth', rate=2, where=names, shape=SIZE, timer=faster
+    )
+    assert (tmp_path / 'b.pth').exists() and not [row for row in rows if row.name.startswith('backbone') and row.kept]
+    head = [row.kept for row in rows if row.name.startswith('decode_head.convs')]
+    assert head == (['not computed for an image'] if 'predict' in broken else [''])
 
 
 def test_a_checkpoint_of_another_network_is_refused(trained, tmp_path):

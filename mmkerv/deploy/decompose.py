@@ -18,6 +18,7 @@ from mmkerv.deploy.model_outputs import RawOutputs, largest_difference, sample_i
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.layouts import weights_of
+from mmkerv.engine.checkpoint.pretrained import PRETRAINED
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.write import by_name
 from mmkerv.errors import ConfigError, FoldCheckError
@@ -328,12 +329,22 @@ def _without_pretrained(node: Any) -> Any:
     if isinstance(node, dict):
         kept = {}
         for key, value in dict.items(node):
-            pretrained = isinstance(value, dict) and local_name(value.get('type'), ('', 'mmengine')) == 'Pretrained'
-            if pretrained or (key == 'pretrained' and isinstance(value, str)):
+            if _is_pretrained(value) or (key == 'pretrained' and isinstance(value, str)):
                 kept[key] = None
+            elif key == 'pretrained' and value is True:
+                kept[key] = False
+            elif key == 'checkpoint_path' and isinstance(value, str):
+                # Of TIMMBackbone, which takes an empty one for none.
+                kept[key] = ''
             else:
                 kept[key] = _without_pretrained(value)
         return ConfigDict(kept)
     if isinstance(node, (list, tuple)) and not hasattr(node, '_fields'):
-        return type(node)(map(_without_pretrained, node))
+        parts = [_without_pretrained(part) for part in node if not _is_pretrained(part)]
+        # An initialiser out of a list of one.
+        return type(node)(parts) if parts or not node else None
     return node
+
+
+def _is_pretrained(node: Any) -> bool:
+    return isinstance(node, dict) and local_name(node.get('type'), ('', 'mmengine')) in PRETRAINED

@@ -179,6 +179,25 @@ def test_a_head_in_a_list_and_a_converted_model_are_found():
     assert again.where['names'] == [r'^backbone\.conv1$', '^head$']
 
 
+def test_the_config_has_no_other_pretrained_weights():
+    pretrained, kaiming = dict(type='Pretrained', checkpoint='a.pth'), dict(type='Kaiming', layer='Conv2d')
+    model = dict(
+        type='EncoderDecoder',
+        pretrained='a.pth',
+        backbone=dict(type='mmpretrain.TIMMBackbone', pretrained=True, checkpoint_path='a.pth', init_cfg=[pretrained]),
+        neck=dict(type='FPN', init_cfg=[kaiming, dict(pretrained, type='mmengine.model.PretrainedInit')]),
+        decode_head=dict(type='FCNHead', init_cfg=pretrained, channels=[]),
+        auxiliary_head=[dict(type='FCNHead', init_cfg=(kaiming,), pretrained=False)],
+    )
+    new = decomposed_config(Config(dict(model=model)), LOW_RANK, ['backbone.conv1'], 'low_rank.pth').model
+    assert new.pretrained is None and new.decode_head == dict(type='FCNHead', init_cfg=None, channels=[])
+    assert new.backbone.model == dict(
+        type='mmpretrain.TIMMBackbone', pretrained=False, checkpoint_path='', init_cfg=None
+    )
+    assert new.neck.init_cfg == [kaiming]
+    assert new.auxiliary_head == model['auxiliary_head']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

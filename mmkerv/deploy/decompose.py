@@ -1,6 +1,7 @@
 """Decompose the convolutions of a trained network into low-rank ones, where that saves weights and time."""
 
 import copy
+import math
 import re
 import statistics
 import time
@@ -23,7 +24,7 @@ from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.write import by_name
 from mmkerv.errors import ConfigError, FoldCheckError
 from mmkerv.models.placement import Where, selected
-from mmkerv.models.replacement import Operator, is_plain
+from mmkerv.models.replacement import Operator, peculiarity
 from mmkerv.ops import LowRankConv2d
 from mmkerv.ops.core.references import replace_modules
 from mmkerv.registry import local_name
@@ -126,10 +127,10 @@ def decompose_layers(
     shapes: dict[nn.Module, list[torch.Size]] = {}
     convs = selected(model, rule, (nn.Conv2d,))
 
-    def record(module: nn.Module, args: tuple, output: Any) -> None:
-        shapes.setdefault(module, []).append(args[0].shape)
+    def record(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        shapes.setdefault(module, []).append((args[0] if args else kwargs['input']).shape)
 
-    handles = [conv.register_forward_hook(record) for conv in convs.values()]
+    handles = [conv.register_forward_hook(record, with_kwargs=True) for conv in convs.values()]
     try:
         if kind is None:
             RawOutputs(model, samples).eval()(inputs)
@@ -159,9 +160,11 @@ def _tried(
     row = Layer(name, tuple(conv.weight.shape))
     if not shapes:
         return row._replace(kept='not computed for an image'), None
-    new = operator.replacement(name, conv) if is_plain(conv) else None
+    if special := peculiarity(conv):
+        return row._replace(kept=f'class {special}'), None
+    new = operator.replacement(name, conv)
     if new is None:
-        return row._replace(kept='depthwise' if is_plain(conv) else f'class {type(conv).__name__}'), None
+        return row._replace(kept='depthwise' if conv.in_channels > 1 else 'one input channel'), None
     weights = conv.weight.numel(), sum(p.numel() for p in new.own_parameters().values())
     row = row._replace(ranks=new.ranks, weights=weights, macs=(_macs(conv, shapes), _macs(new.to_conv2d(), shapes)))
     if weights[1] >= weights[0]:
@@ -234,8 +237,8 @@ def decompose_checkpoint(
     Example:
         >>> rows = decompose_checkpoint(cfg, 'epoch_12.pth', 'low_rank.pth', rate=2)  # doctest: +SKIP
     """
-    if not rate > 1:
-        raise ConfigError(f'--rate must be > 1, got {rate:g}: it divides the weights of each layer')
+    if not 1 < rate < math.inf:
+        raise ConfigError(f'--rate must be a finite number > 1, got {rate:g}: it divides the weights of each layer')
     if error is not None and not 0 < error <= 1:
         raise ConfigError(f'--error must be in (0, 1], got {error:g}: it is relative to the norm of the weight')
     loaded = safe_load(checkpoint, trust=trust)

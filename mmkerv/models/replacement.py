@@ -205,11 +205,16 @@ def is_plain(conv: nn.Conv2d) -> bool:
         >>> is_plain(nn.Conv2d(3, 8, 3)), is_plain(nn.LazyConv2d(8, 3))
         (True, False)
     """
-    return _peculiarity(conv) is None
+    return peculiarity(conv) is None
 
 
-def _peculiarity(conv: nn.Conv2d) -> str | None:
-    """Return what a convolution has that its replacement would lose, or ``None``."""
+def peculiarity(conv: nn.Conv2d) -> str | None:
+    """Return what a convolution has that its replacement would lose, or ``None``.
+
+    Example:
+        >>> print(peculiarity(nn.Conv2d(3, 8, 3)), peculiarity(nn.LazyConv2d(8, 3)))
+        None LazyConv2d
+    """
     kind = type(conv)
     wrapper = kind.__name__ == 'Conv2d' and kind.__module__ == 'mmcv.cnn.bricks.wrappers'
     if not (kind is nn.Conv2d or wrapper or is_adaptive(conv)):
@@ -228,5 +233,5 @@ def size(conv: nn.Conv2d) -> str:
         >>> size(nn.Conv2d(3, 8, (1, 7)))
         '1x7'
     """
-    text, peculiarity = 'x'.join(map(str, conv.kernel_size)), _peculiarity(conv)
-    return text if peculiarity is None else f'{text} {peculiarity}'
+    text, special = 'x'.join(map(str, conv.kernel_size)), peculiarity(conv)
+    return text if special is None else f'{text} {special}'

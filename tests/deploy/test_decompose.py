@@ -145,6 +145,31 @@ def test_layers_that_gain_nothing_stay_plain_and_are_named():
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(before.row[1:], model.row[1:]))
 
 
+class Peculiar(nn.Module):
+    """Convolutions of one channel, with a hook, of another class, and one that is called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.grey, self.hooked = nn.Conv2d(1, 16, 5), nn.Conv2d(16, 16, 3)
+        self.named, self.other = nn.Conv2d(16, 16, 3), type('Other', (nn.Conv2d,), {})(16, 16, 3)
+        self.hooked.register_forward_pre_hook(lambda module, args: None)
+
+    def forward(self, x):
+        return self.other(self.named(input=self.hooked(self.grey(x[:, :1]))))
+
+
+def test_the_reasons_are_those_of_the_layers():
+    model = Peculiar().eval()
+    rows = decompose_layers(model, LOW_RANK, Where.of({'kernel_sizes': 'all'}), (16, 16), timer=faster)
+    assert {row.name: row.kept for row in rows} == {
+        'grey': 'one input channel',
+        'hooked': 'class Conv2d with hooks',
+        'named': '',
+        'other': 'class Other',
+    }
+    assert type(model.named) is LowRankConv2d and model(torch.ones(1, 3, 16, 16)).shape == (1, 16, 6, 6)
+
+
 def test_an_error_above_the_limit_keeps_a_layer_plain():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)).eval()
@@ -201,8 +226,9 @@ def test_the_config_has_no_other_pretrained_weights():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'rate': 1.0}, '--rate must be > 1, got 1'),
-        ({'rate': float('nan')}, '--rate must be > 1'),
+        ({'rate': 1.0}, '--rate must be a finite number > 1, got 1'),
+        ({'rate': float('nan')}, '--rate must be a finite number > 1, got nan'),
+        ({'rate': float('inf')}, '--rate must be a finite number > 1, got inf'),
         ({'rate': 2.0, 'error': 0.0}, r'--error must be in \(0, 1\], got 0'),
         ({'rate': 2.0, 'timer': lambda layers, inputs: [1.0, 1.0]}, r'all \d+ convolutions stay plain \(.*slower'),
         ({'rate': 2.0, 'where': {'names': ['nothing']}}, r'all 0 convolutions stay plain \(where selects none\)'),

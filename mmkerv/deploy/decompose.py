@@ -101,7 +101,7 @@ def decompose_layers(
     """Replace convolutions by low-rank ones, in place, unless they would gain nothing.
 
     A layer stays plain if it has no fewer weights afterwards, if it is not faster, if its relative error is above
-    ``error``, or if no image reaches it.
+    ``error``, if it shares its weight with another layer, or if no image reaches it.
 
     Args:
         model: trained network in evaluation mode.
@@ -139,8 +139,11 @@ def decompose_layers(
     finally:
         for handle in handles:
             handle.remove()
-    operator, rows, replaced = Operator.of(conv_cfg), [], {}
+    operator, rows, replaced, holders = Operator.of(conv_cfg), [], {}, _holders(model)
     for name, conv in convs.items():
+        if others := [holder for holder in holders.get(conv.weight, ()) if holder != name]:
+            rows.append(Layer(name, tuple(conv.weight.shape), kept=f'shares its weight with {others[0]}'))
+            continue
         row, new = _tried(name, conv, operator, shapes.get(conv, []), error, timer)
         rows.append(row)
         if new is not None and not row.kept:
@@ -151,6 +154,15 @@ def decompose_layers(
             'be replaced; leave them out with --where'
         )
     return rows
+
+
+def _holders(model: nn.Module) -> dict[Tensor, list[str]]:
+    """Return the names of the modules that hold each parameter. A module that is used twice has one name."""
+    holders: dict[Tensor, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in dict.fromkeys(module.parameters(recurse=False)):
+            holders.setdefault(parameter, []).append(name)
+    return holders
 
 
 def _tried(

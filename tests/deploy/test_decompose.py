@@ -170,6 +170,17 @@ def test_the_reasons_are_those_of_the_layers():
     assert type(model.named) is LowRankConv2d and model(torch.ones(1, 3, 16, 16)).shape == (1, 16, 6, 6)
 
 
+def test_layers_that_share_a_weight_stay_plain():
+    model = nn.Sequential(*(nn.Conv2d(16, 16, 3) for _ in range(4)))
+    model[1].weight, model[3].bias = model[0].weight, model[2].bias
+    # One layer that is used twice shares nothing with another.
+    model.append(model[2]).eval()
+    rows = decompose_layers(model, LOW_RANK, Where(), (16, 16), timer=faster)
+    assert [row.kept for row in rows] == ['shares its weight with 1', 'shares its weight with 0', '', '']
+    assert model[0].weight is model[1].weight and model[2].bias is model[3].bias and model[4] is model[2]
+    assert [type(m).__name__ for m in model] == ['Conv2d'] * 2 + ['LowRankConv2d'] * 3
+
+
 def test_an_error_above_the_limit_keeps_a_layer_plain():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 16, 3)).eval()

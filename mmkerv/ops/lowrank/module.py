@@ -243,7 +243,10 @@ class LowRankConv2d(SeparableKernel, Conv2d):
         own = [f'{prefix}{name}' for name in self._shapes()]
         if tuple(getattr(weight, 'shape', ())) == shape and not any(name in state_dict for name in own):
             values, error = self._decomposed(weight)
-            state_dict.update({f'{prefix}{name}': value.to(weight.dtype) for name, value in values.items()})
+            # load_state_dict(assign=True) keeps the checkpoint's type; else a half-precision one must not round twice.
+            assign = args[0].get('assign_to_params_buffers', False)
+            for name, value in values.items():
+                state_dict[f'{prefix}{name}'] = value.to(weight.dtype if assign else getattr(self, name).dtype)
             del state_dict[f'{prefix}weight']
             log(f'mmkerv: {prefix}weight decomposed to ranks {self.ranks}, relative error {error:.3g}')
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -238,6 +238,16 @@ def test_loading_logs_the_error_and_refuses_what_is_not_finite(monkeypatch):
         model.load_state_dict(state)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
+def test_a_half_precision_weight_is_decomposed_in_the_precision_of_the_layer(dtype):
+    torch.manual_seed(0)
+    op, weight = LowRankConv2d(8, 6, 3, bias=False, rank=(8, 6)), torch.randn(6, 8, 3, 3).to(dtype)
+    op.load_state_dict({'weight': weight})
+    assert op.first.dtype == torch.float32 and relative(op.kernel(), weight.float()) < 1e-5
+    op.load_state_dict({'weight': weight}, assign=True)
+    assert {p.dtype for p in op.parameters()} == {dtype}
+
+
 def test_a_zero_weight_is_reproduced():
     for decomposition in DECOMPOSITIONS:
         op = LowRankConv2d(4, 6, 3, decomposition=decomposition, rank=2)

@@ -99,6 +99,14 @@ def test_the_numbers_of_splines():
     assert values(float('inf')) == values(-1e30) == [0.0] * 8
 
 
+def test_splines_of_the_largest_degree_keep_the_precision():
+    options = {'degree': 10, 'grid_size': 20}
+    x = torch.linspace(-1, 1, 401)
+    total = sum(functions(x, KANConv2d(1, 1, 1, **options).functions))
+    assert (total - 1).abs().max() < 1e-5
+    assert KANConv2d(1, 1, 1, basis='legendre', degree=25)(torch.ones(1, 1, 1, 1)).isfinite()
+
+
 def test_the_recurrence_of_gram_polynomials_is_that_of_orthogonal_ones():
     for n, m in itertools.combinations(range(1, 8), 2):
         assert gram_beta(n, m) == pytest.approx(float(kan_oracle.gram_beta(n, m)), rel=1e-12)
@@ -279,13 +287,14 @@ def test_the_config_class_takes_every_layer():
     ('options', 'message'),
     [
         ({'basis': 'rbf', 'degree': 3}, "basis='rbf' has no degree.* leave degree out"),
+        ({'degree': 11}, "degree must be <= 10 with basis='spline'.*, got 11; take a lower one"),
         ({'basis': 'gram', 'grid_size': 5}, "basis='gram' has no grid, got grid_size=5; leave grid_size out"),
         ({'basis': 'chebyshev', 'grid_range': (-1, 1)}, 'leave grid_range out'),
         ({'basis': 'rbf', 'grid_size': 1}, 'grid_size must be >= 2'),
         ({'grid_range': (1, -1)}, r'grid_range must be the lowest and the highest point .* use such as \(-1, 1\)'),
         ({'basis': 'legandre'}, "did you mean 'legendre'"),
     ],
-    ids=['degree', 'size', 'range', 'one', 'order', 'name'],
+    ids=['degree', 'high degree', 'size', 'range', 'one', 'order', 'name'],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ArgumentError, match=message):

@@ -137,7 +137,8 @@ class KANConv2d(Response, Conv2d):
     2.2: larger inputs reach W alone. Gaussians have centres from -2 to 2 by default, at the distance h.
 
     The convolution pads :math:`\Phi(x)` with zeros, not x, and :math:`\Phi(0)` is not 0: a learned layer sees the
-    border of the image. The other padding modes repeat pixels and have no such effect.
+    border of the image. The other padding modes repeat pixels and have no such effect. In place of mmcv's
+    ``Conv2dAdaptivePadding`` the layer pads x with zeros, as that does, and takes the border for pixels that are 0.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:

@@ -23,7 +23,8 @@ def tucker_ranks(rank: Rank, inputs: int, outputs: int, taps: int) -> tuple[int,
         taps: number of taps of the kernel, :math:`k^2`.
 
     Returns:
-        The ranks, each from 1 to the number of channels, above which it changes nothing.
+        The ranks, each from 1 to the number of channels, and to :math:`k^2` times the other one: with more the kernel
+        is the same.
 
     Example:
         >>> tucker_ranks(0.5, 256, 256, 9), tucker_ranks(96, 64, 256, 9), tucker_ranks(1.0, 256, 256, 9)
@@ -32,12 +33,17 @@ def tucker_ranks(rank: Rank, inputs: int, outputs: int, taps: int) -> tuple[int,
     if isinstance(rank, float):
         budget = int(rank * inputs * outputs * taps)
         pairs = (
-            (first, min((budget - inputs * first) // (first * taps + outputs), outputs))
+            (first, min(max((budget - inputs * first) // (first * taps + outputs), 0), outputs))
             for first in range(1, inputs + 1)
         )
-        rank = max(pairs, key=math.prod)
+        rank = max((_lowered(*pair, taps) for pair in pairs), key=math.prod)
     first, last = rank if isinstance(rank, tuple) else (rank, rank)
-    return min(max(first, 1), inputs), min(max(last, 1), outputs)
+    return _lowered(min(max(first, 1), inputs), min(max(last, 1), outputs), taps)
+
+
+def _lowered(first: int, last: int, taps: int) -> tuple[int, int]:
+    """Return the largest ranks that a core of this size can have."""
+    return min(first, last * taps), min(last, first * taps)
 
 
 def cp_rank(rank: int | float, sizes: tuple[int, ...]) -> int:

@@ -125,7 +125,9 @@ def test_ranks_of_a_fraction_keep_that_share_of_the_weights(fraction, inputs, ou
         assert wanted < (rank + 1) * sum(sizes) or rank == full_rank(sizes)
 
 
-@pytest.mark.parametrize(('inputs', 'outputs', 'taps'), [(3, 32, 49), (8, 8, 9), (12, 5, 9), (5, 12, 1)])
+@pytest.mark.parametrize(
+    ('inputs', 'outputs', 'taps'), [(3, 32, 49), (8, 8, 9), (12, 5, 9), (5, 12, 1), (1, 32, 3), (64, 2, 3), (2, 64, 9)]
+)
 def test_a_fraction_keeps_the_most_of_a_kernel_without_structure(inputs, outputs, taps):
     for fraction in (0.3, 0.5, 1.0):
         pairs = [
@@ -133,8 +135,28 @@ def test_a_fraction_keeps_the_most_of_a_kernel_without_structure(inputs, outputs
             for first in range(1, inputs + 1)
             for last in range(1, outputs + 1)
             if inputs * first + first * last * taps + last * outputs <= fraction * inputs * outputs * taps
+            if first <= last * taps and last <= first * taps
         ]
         best = max((first * last for first, last in pairs), default=1)
         assert math.prod(tucker_ranks(fraction, inputs, outputs, taps)) == best
     # The three channels of an image are all kept.
     assert tucker_ranks(0.5, 3, 32, 49) == (3, 13)
+
+
+@pytest.mark.parametrize(
+    ('rank', 'sizes', 'expected'),
+    [(1000, (3, 64, 9), (3, 27)), ((1, 50), (8, 64, 9), (1, 9)), ((9, 1), (9, 8, 3), (3, 1)), (4, (8, 8, 9), (4, 4))],
+    ids=str,
+)
+def test_ranks_above_those_of_the_core_are_lowered(rank, sizes, expected):
+    inputs, outputs, taps = sizes
+    first, last = tucker_ranks(rank, *sizes)
+    assert (first, last) == expected
+    # They lose nothing against the ranks as given.
+    kernel = random(outputs, inputs, 1, taps)
+    given = rank if isinstance(rank, tuple) else (min(rank, inputs), min(rank, outputs))
+    errors = []
+    for ranks in ((first, last), given):
+        a, core, b = tucker2(kernel, ranks)
+        errors.append(float((torch.einsum('op,pqyx,iq->oiyx', a, core, b) - kernel).norm() / kernel.norm()))
+    assert errors[0] < errors[1] + 1e-3

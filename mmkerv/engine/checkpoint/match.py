@@ -264,8 +264,12 @@ def _listed(keys: Sequence[str], label: str) -> str:
 
 
 def _require_finite_loaded(model: nn.Module, state_dict: dict[str, Any], match: CheckpointMatch, source: str) -> None:
-    own, given = bare_network(model).state_dict(), _given(bare_network(model), state_dict)
-    require_finite({key: given[key] for key in match.loaded}, source, own)
+    bare = bare_network(model)
+    named = adapted_to_kernel_nets(bare, unwrapped_names(state_dict))
+    given = _decomposed_names(bare, named)
+    # What is to be decomposed is checked as it is, under its name in the checkpoint.
+    decomposed = {key: value for key, value in named.items() if key not in given}
+    require_finite({**{key: given[key] for key in match.loaded}, **decomposed}, source, bare.state_dict())
 
 
 def _shape(value: Any) -> torch.Size | None:

@@ -208,11 +208,11 @@ class LowRankConv2d(SeparableKernel, Conv2d):
             getattr(self, name).copy_(value)
         return error
 
-    def _decomposed(self, weight: Tensor) -> tuple[dict[str, Tensor], float]:
+    def _decomposed(self, weight: Tensor, name: str = 'weight') -> tuple[dict[str, Tensor], float]:
         """Return the kernels of the chain for a plain weight, and the relative error of the composed kernel."""
         if not weight.isfinite().all():
             raise CheckpointMismatchError(
-                f'a weight of shape {tuple(weight.shape)} holds NaN or infinite numbers and cannot be decomposed; use '
+                f'{name} of shape {tuple(weight.shape)} holds NaN or infinite numbers and cannot be decomposed; use '
                 'a checkpoint from before the training diverged'
             )
         weight = weight.detach().double()
@@ -242,7 +242,7 @@ class LowRankConv2d(SeparableKernel, Conv2d):
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         own = [f'{prefix}{name}' for name in self._shapes()]
         if tuple(getattr(weight, 'shape', ())) == shape and not any(name in state_dict for name in own):
-            values, error = self._decomposed(weight)
+            values, error = self._decomposed(weight, f'{prefix}weight')
             # load_state_dict(assign=True) keeps the checkpoint's type; else a half-precision one must not round twice.
             assign = args[0].get('assign_to_params_buffers', False)
             for name, value in values.items():

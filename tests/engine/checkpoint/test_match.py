@@ -7,7 +7,7 @@ from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import match_checkpoint, require_match, require_pretrained
-from mmkerv.errors import CheckpointMismatchError
+from mmkerv.errors import CheckpointMismatchError, NonFiniteWeightsError
 from mmkerv.ops import LowRankConv2d, switch_to_deploy
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
@@ -248,5 +248,8 @@ def test_a_plain_weight_that_will_be_decomposed_is_what_the_operator_needs():
         assert sorted(match.loaded) == ['1.bias', '1.core', '1.first', '1.last']
         assert not (match.missing or match.unexpected or match.shapes or match.weightless)
     assert list(state) == ['1.weight', '1.bias']
+    state['1.weight'][0, 0, 0, 0] = float('nan')
+    with pytest.raises(NonFiniteWeightsError, match=r"checkpoint 'a\.pth' holds NaN in 1\.weight"):
+        require_match(model, state, 'a.pth')
     other = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 5)).state_dict()
     assert match_checkpoint(model, other).unexpected == ['1.weight']

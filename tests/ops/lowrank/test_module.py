@@ -234,7 +234,7 @@ def test_loading_logs_the_error_and_refuses_what_is_not_finite(monkeypatch):
         with pytest.raises(RuntimeError, match=r'(?s)Missing.*1\.first.*Unexpected.*1\.weight'):
             model.load_state_dict({**state, '1.weight': torch.randn(shape)})
     state['1.weight'][0, 0, 0, 0] = math.nan
-    with pytest.raises(CheckpointMismatchError, match='holds NaN'):
+    with pytest.raises(CheckpointMismatchError, match=r'1\.weight of shape \(6, 8, 3, 3\) holds NaN'):
         model.load_state_dict(state)
 
 

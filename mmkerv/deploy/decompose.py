@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from mmkerv.deploy.compared_outputs import OutputKind, computable
-from mmkerv.deploy.fold import shapes_to_try
+from mmkerv.deploy.fold import require_other_files, shapes_to_try
 from mmkerv.deploy.model_outputs import RawOutputs, largest_difference, sample_inputs
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
@@ -242,7 +242,8 @@ def decompose_checkpoint(
         A row for each convolution that ``where`` selects.
 
     Raises:
-        ConfigError: if ``rate`` or ``error`` is out of range, or every layer stays plain.
+        ConfigError: if ``rate`` or ``error`` is out of range, every layer stays plain, or ``out`` or its config would
+            overwrite what is read.
         CheckpointMismatchError: if the checkpoint does not fit the network.
         FoldCheckError: if the written config gives another network.
 
@@ -253,6 +254,7 @@ def decompose_checkpoint(
         raise ConfigError(f'--rate must be a finite number > 1, got {rate:g}: it divides the weights of each layer')
     if error is not None and not 0 < error <= 1:
         raise ConfigError(f'--error must be in (0, 1], got {error:g}: it is relative to the norm of the weight')
+    require_other_files(cfg, checkpoint, out)
     loaded = safe_load(checkpoint, trust=trust)
     model = build_model(cfg, weights_of(loaded, str(checkpoint)), str(checkpoint)).float()
     conv_cfg = {'type': 'mmkerv.LowRankConv', 'decomposition': decomposition, 'rank': 1 / rate}

@@ -16,7 +16,7 @@ from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.scope import library_of
-from mmkerv.errors import FoldCheckError
+from mmkerv.errors import ConfigError, FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.registry import operator_name
 from mmkerv.utils import log
@@ -86,11 +86,13 @@ def fold_checkpoint(
         FoldCheckError: if nothing can be folded, the outputs differ by more than ``tolerance``, the network computes
             nothing from images alone, or there is no deploy step.
         CheckpointMismatchError: if the checkpoint does not fit the network.
+        ConfigError: if ``out`` or its config would overwrite what is read.
 
     Example:
         >>> fold_checkpoint(Config.fromfile('coc.py'), 'epoch_12.pth', 'deploy.pth').error  # doctest: +SKIP
         2.1e-07
     """
+    require_other_files(cfg, checkpoint, out)
     loaded = safe_load(checkpoint, trust=trust)
     state_dict = weights_of(loaded, str(checkpoint))
     model = build_model(cfg, state_dict, str(checkpoint)).float()
@@ -128,6 +130,29 @@ def fold_checkpoint(
         config.write_text(plain_cfg.pretty_text)
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
     return FoldResult(report, error, associations, count, kind.name, dearer)
+
+
+def require_other_files(cfg: Config, checkpoint: str | Path, out: str | Path) -> None:
+    """Refuse to write ``out`` and its config over the config or the checkpoint that they are made from.
+
+    Args:
+        cfg: config that was read.
+        checkpoint: checkpoint to read.
+        out: ``.pth`` file to write, with its config beside it.
+
+    Raises:
+        ConfigError: naming the file, and what to do.
+
+    Example:
+        >>> require_other_files(Config(), 'epoch_12.pth', 'deploy.pth')
+    """
+    sources = {Path(file).resolve() for file in (cfg.filename, checkpoint) if file}
+    for target in (Path(out), Path(out).with_suffix('.py')):
+        if target.resolve() in sources:
+            raise ConfigError(
+                f'save_path {str(out)!r} would overwrite {str(target)!r}, which is read: {out} is written together '
+                'with its config, of the same name with the suffix .py. Give another name or folder'
+            )
 
 
 def _dearer(model: nn.Module, folded: nn.Module, names: list[str]) -> dict[str, tuple[int, int]]:

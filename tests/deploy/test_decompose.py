@@ -1,6 +1,7 @@
 """Decomposing a trained network: what is replaced, what stays plain, and the files that are written."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from mmkerv.cli import decompose as cli
 from mmkerv.deploy.decompose import Layer, decompose_checkpoint, decompose_layers, decomposed_config, median_seconds
+from mmkerv.deploy.fold import fold_checkpoint
 from mmkerv.deploy.model_outputs import largest_difference, raw_outputs, sample_inputs
 from mmkerv.engine import safe_load
 from mmkerv.errors import CheckpointMismatchError, ConfigError
@@ -278,6 +280,22 @@ def test_a_checkpoint_of_another_network_is_refused(trained, tmp_path):
     torch.save({'state_dict': {'fc.weight': torch.ones(2, 2)}}, tmp_path / 'other.pth')
     with pytest.raises(CheckpointMismatchError):
         decompose_checkpoint(trained[0], tmp_path / 'other.pth', tmp_path / 'out.pth', rate=2)
+
+
+@pytest.mark.parametrize(
+    'write', [functools.partial(decompose_checkpoint, rate=2), fold_checkpoint], ids=['decompose', 'fold']
+)
+def test_what_is_read_is_not_overwritten(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'net.py').write_text('model = dict(type="ResNet")  # mine\n')
+    (tmp_path / 'net.pth').write_bytes(b'weights')
+    (tmp_path / 'a.pth').write_bytes(b'weights')
+    cfg = Config.fromfile(tmp_path / 'net.py')
+    # The config beside the new checkpoint, and the checkpoint itself by another path.
+    for checkpoint, out, file in (('a.pth', 'net.pth', 'net.py'), (tmp_path / 'a.pth', 'a.pth', 'a.pth')):
+        with pytest.raises(ConfigError, match=f"would overwrite '{file}', which is read.* Give another name or folder"):
+            write(cfg, checkpoint, out)
+    assert (tmp_path / 'net.py').read_text().endswith('# mine\n') and not (tmp_path / 'a.py').exists()
 
 
 def test_the_table_names_what_stays_plain():

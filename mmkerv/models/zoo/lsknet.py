@@ -18,6 +18,7 @@ from mmkerv.models.lsk_block import LSKBlock, draw_by_fan_out
 from mmkerv.models.placement import Where
 from mmkerv.models.zoo import stage_arguments
 from mmkerv.ops.core.arguments import boolean, integer, integers, one_of, real
+from mmkerv.ops.core.geometry import memory_format
 from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.registry import MODELS
 
@@ -250,7 +251,10 @@ class LSKNet(BaseModule):
             x = getattr(self, f'patch_embed{i + 1}')(x)
             for block in getattr(self, f'block{i + 1}'):
                 x = block(x)
+            layout = memory_format(x)
             x = getattr(self, f'norm{i + 1}')(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            # The norm leaves channels-last maps, which mmcv's roi_align would misread.
+            x = x.contiguous(memory_format=layout)
             if i in self.out_indices:
                 outputs.append(x)
         return tuple(outputs)

@@ -21,6 +21,7 @@ from mmkerv.models.placement import Where
 from mmkerv.models.stages import find_stages
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.ops.core.arguments import boolean, integer
+from mmkerv.ops.core.geometry import memory_format
 from mmkerv.registry import MODELS
 
 # Prefixes under which the parameters of the same network are known: ours, which is also that of mmpretrain's
@@ -107,7 +108,10 @@ class TimmBackbone(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the chosen features of ``x`` (N, 3, H, W)."""
         features = self.timm_model(x)
-        return tuple(y.permute(0, 3, 1, 2).contiguous() for y in features) if self._is_channels_last else (*features,)
+        if self._is_channels_last:
+            features = [y.permute(0, 3, 1, 2) for y in features]
+        # Some networks, such as ConvNeXt, return channels-last maps, which mmcv's roi_align would misread.
+        return tuple(y.contiguous(memory_format=memory_format(x)) for y in features)
 
     def switch_to_deploy(self, split: str = 'keep') -> DeployReport:
         """Fold the operators; mmpretrain's tools call a method of this name."""

@@ -18,6 +18,7 @@ from mmkerv.ops import ReparamConv2d
 from mmkerv.ops.core.arguments import boolean, integer, one_of
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.branches import scale_and_shift
+from mmkerv.ops.core.geometry import memory_format
 from mmkerv.registry import MODELS
 
 STAGES = 4
@@ -49,7 +50,7 @@ RELEASED = (
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of (N, C, H, W).
+    """Layer norm over the channels of (N, C, H, W); keeps the memory layout.
 
     Example:
         >>> LayerNorm2d(8)(torch.randn(1, 8, 5, 5)).shape
@@ -58,7 +59,9 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each position of ``x``."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        # Channels-last maps would be misread by mmcv's roi_align.
+        return y.contiguous(memory_format=memory_format(x))
 
 
 class GlobalResponseNorm(nn.Module):

@@ -40,6 +40,13 @@ def test_the_sizes_of_the_paper(arch, millions):
     assert counted / 1e6 == pytest.approx(millions, abs=0.06)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['contiguous', 'channels_last'])
+def test_outputs_have_the_memory_layout_of_the_image(layout):
+    net = narrow().eval().to(memory_format=layout)
+    assert all(y.is_contiguous(memory_format=layout) for y in net(image().contiguous(memory_format=layout)))
+
+
 def test_released_names():
     convs = ['attn.proj_1', 'attn.proj_2', 'mlp.fc1', 'mlp.dwconv.dwconv', 'mlp.fc2']
     gates = ['conv0', 'conv_spatial', 'conv1', 'conv2', 'conv_squeeze', 'conv']

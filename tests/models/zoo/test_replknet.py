@@ -90,6 +90,14 @@ def test_operators_and_branches_fold():
     build(small_kernel_merged=True).load_state_dict(net.state_dict())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['contiguous', 'channels_last'])
+def test_outputs_have_the_memory_layout_of_the_image(layout):
+    net = build().eval().to(memory_format=layout)
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=layout)
+    assert all(y.is_contiguous(memory_format=layout) for y in net(x))
+
+
 def test_it_can_be_pickled_and_initialised():
     net = build(init_cfg=dict(type='Constant', layer='Conv2d', val=0.0), conv_cfg=dict(type='CoCConv'))
     net.init_weights()

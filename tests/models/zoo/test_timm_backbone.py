@@ -57,6 +57,14 @@ def test_a_released_checkpoint_of_the_classifier_loads_and_gives_timms_features(
     assert all(key.startswith('timm_model.') for key in net.state_dict())
 
 
+@every_network
+@torch.no_grad()
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['contiguous', 'channels_last'])
+def test_outputs_have_the_memory_layout_of_the_image(name, layout):
+    net = MODELS.build(dict(type='mmkerv.TimmBackbone', model_name=name)).eval().to(memory_format=layout)
+    assert all(y.is_contiguous(memory_format=layout) for y in net(image().contiguous(memory_format=layout)))
+
+
 def test_other_keys_are_still_reported():
     net = TimmBackbone('resnet10t')
     missing, unexpected = net.load_state_dict({'layer9.weight': torch.zeros(1)}, strict=False)

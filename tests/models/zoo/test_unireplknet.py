@@ -24,6 +24,14 @@ def tiny(**settings) -> UniRepLKNet:
     return net
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['contiguous', 'channels_last'])
+def test_outputs_have_the_memory_layout_of_the_image(layout):
+    net = tiny().eval().to(memory_format=layout)
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=layout)
+    assert all(y.is_contiguous(memory_format=layout) for y in net(x))
+
+
 def released(name: str) -> str:
     """The name of a parameter in the public code."""
     name = name.replace('.dwconv.basic.norm.', '.dwconv.origin_bn.')

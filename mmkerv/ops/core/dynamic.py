@@ -14,7 +14,7 @@ from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core.convolve import CONVOLUTIONS
 from mmkerv.ops.core.geometry import memory_format, padded
 from mmkerv.ops.core.precision import autocast_type, full_precision
-from mmkerv.ops.core.recompute import convolve_and_forget
+from mmkerv.ops.core.recompute import convolve_and_forget, only_unchanged
 from mmkerv.ops.core.tracing import fx_leaf, is_traced_for_any_size, needs_plain_operations
 
 EXPORT_FORMS = ('unfold', 'mixture')
@@ -197,7 +197,8 @@ class DynamicKernel:
             return convolve_and_forget(x, make, convolve, lambda: tensors)
         if keeps or not self._makes_large_tensors():
             return convolve(x, make())
-        return convolve(x, checkpoint(make, use_reentrant=False, preserve_rng_state=False))
+        make_again = only_unchanged(make, lambda: tensors, 'a kernel whose factors are recomputed in backward')
+        return convolve(x, checkpoint(make_again, use_reentrant=False, preserve_rng_state=False))
 
     def _unfolded(self, x: Tensor, kernels: Tensor) -> Tensor:
         """Convolve each sample of ``x`` (N, C, H, W) with its kernel by a product of matrices."""

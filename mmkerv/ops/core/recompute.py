@@ -13,6 +13,38 @@ from mmkerv.ops.core.precision import autocast_type
 _REBUILD = object()
 
 
+def only_unchanged(
+    make: Callable[[], Tensor], tensors: Callable[[], Iterable[Tensor]], of: str
+) -> Callable[[], Tensor]:
+    """Return ``make``, which then raises if what it reads has changed since this call.
+
+    Args:
+        make: computes a tensor from those that ``tensors`` returns.
+        tensors: returns the tensors that ``make`` would read now.
+        of: what is made and when, for the message.
+
+    Example:
+        >>> w = torch.ones(2)
+        >>> double = only_unchanged(lambda: 2 * w, lambda: [w], 'a kernel')
+        >>> w = w.add_(1)
+        >>> double()
+        Traceback (most recent call last):
+        ...
+        RuntimeError: the parameters of a kernel have changed since forward; call backward before the optimizer steps...
+    """
+    at_forward = [(tensor, tensor._version) for tensor in tensors()]
+
+    def checked() -> Tensor:
+        if not all(now is then and then._version == version for now, (then, version) in zip(tensors(), at_forward)):
+            raise RuntimeError(
+                f'the parameters of {of} have changed since forward; call backward before the optimizer steps and '
+                'before torch.func.functional_call returns'
+            )
+        return make()
+
+    return checked
+
+
 def convolve_and_forget(
     x: Tensor,
     make: Callable[[], Tensor],
@@ -40,17 +72,7 @@ def convolve_and_forget(
         >>> y.sum().backward(); float(w.grad[0, 0, 0, 0])
         18.0
     """
-    at_forward = [(p, p._version) for p in parameters()]
-
-    def make_again() -> Tensor:
-        if not all(now is p and p._version == version for now, (p, version) in zip(parameters(), at_forward)):
-            raise RuntimeError(
-                'the parameters of a kernel that is recomputed in backward (recompute=True) have changed since '
-                'forward; call backward before the optimizer steps and before torch.func.functional_call returns, or '
-                'leave recompute off'
-            )
-        return make()
-
+    make_again = only_unchanged(make, parameters, 'a kernel that is recomputed in backward (recompute=True)')
     kernel = checkpoint(make_again, use_reentrant=False, preserve_rng_state=False)
     # Cast here: autocast would cast inside the convolution and save a copy that `pack` cannot recognise as the kernel.
     kernel = kernel.to(autocast_type(x.device) or kernel.dtype)

@@ -1,6 +1,7 @@
 """Operators with a kernel for each image: what they keep for backward, and the two forms of their exported graphs."""
 
 import gc
+import re
 
 import pytest
 import torch
@@ -123,14 +124,34 @@ def test_backward_of_a_functional_call_takes_its_parameters(name, recompute):
     assert all(torch.equal(p.grad, given[key].grad) for key, p in op.named_parameters())
 
 
+@pytest.mark.parametrize('recompute', [False, True])
 @pytest.mark.parametrize('change', ['parameter', 'image'])
-def test_what_changes_before_backward_is_refused(change):
-    op, x = build('frequency', recompute=True), torch.randn(2, 8, 5, 5)
+def test_what_changes_before_backward_is_refused(change, recompute):
+    op, x = build('frequency', recompute=recompute), torch.randn(2, 8, 5, 5)
     y = op(x)
     with torch.no_grad():
         (op.local_gate.weight if change == 'parameter' else x).mul_(2)
     with pytest.raises(RuntimeError, match=r'changed since forward|modified by an inplace operation'):
         y.sum().backward()
+
+
+@pytest.mark.parametrize('name', OPERATORS)
+def test_no_parameter_changes_unnoticed_before_backward(name):
+    """Of those that are used in backward; a bias and the experts' biases are not."""
+    for key, _ in build(name).named_parameters():
+        op, x = build(name), torch.randn(2, 8, 5, 5)
+        op(x).square().sum().backward()
+        expected = [p.grad for p in op.parameters()]
+        op.zero_grad()
+        loss = op(x).square().sum()
+        with torch.no_grad():
+            op.get_parameter(key).mul_(10)
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            assert re.search(r'changed since forward|modified by an inplace operation', str(error))
+        else:
+            assert all(torch.equal(p.grad, e) for p, e in zip(op.parameters(), expected, strict=True))
 
 
 def test_a_frozen_layer_saves_no_more():

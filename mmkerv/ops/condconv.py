@@ -318,28 +318,31 @@ class CondConv2d(DynamicKernel, Conv2d):
         # 1 + tanh(t / 2) is twice the sigmoid of t.
         return logits.softmax(1) - start if options.routing == 'softmax' else torch.tanh(logits / 2) / 2
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        self._read_published(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace sums of experts, in timm's layout or TensorFlow's, by ours, in place.
 
-    def _read_published(self, state_dict: dict[str, Tensor], prefix: str) -> None:
-        """Replace sums of experts, in timm's layout or TensorFlow's, by ours, in place."""
+        Example:
+            >>> state = {'weight': torch.ones(4, 54), 'bias': torch.ones(4, 3)}
+            >>> CondConv2d(2, 3, 3).read_published(state, ''); state['weight'].shape, state['experts'].shape
+            (torch.Size([3, 2, 3, 3]), torch.Size([4, 54]))
+        """
         if self.experts is None:
             return
         for name, ours in TENSORFLOW.items():
-            if prefix + name in state_dict:
+            if isinstance(state_dict.get(prefix + name), Tensor):
                 state_dict[prefix + ours] = self._from_tensorflow(state_dict.pop(prefix + name))
         for name, own in (('weight', 'experts'), ('bias', 'expert_bias')):
             theirs, mine = state_dict.get(prefix + name), getattr(self, own)
             # A plain kernel has four axes, a plain bias one.
-            if mine is not None and theirs is not None and theirs.dim() == 2 and theirs.shape == mine.shape:
+            given = mine is not None and isinstance(theirs, Tensor)
+            if given and theirs.dim() == 2 and theirs.shape == mine.shape:
                 state_dict[prefix + own] = theirs
                 state_dict[prefix + name] = self.routing_at_start * theirs.sum(0).view(getattr(self, name).shape)
 
     def _from_tensorflow(self, experts: Tensor) -> Tensor:
         """Return flat kernels (experts, kH * kW * C/groups * O) with the order of axes of ``weight``."""
         outputs, width, height, across = self.weight.shape
-        if experts[0].numel() != self.weight.numel():
+        if experts.dim() != 2 or experts.shape[1] != self.weight.numel():
             return experts
         if self.groups == self.in_channels > 1:
             # (kH, kW, C, O / C), of which output channel c * O / C + m takes [:, :, c, m].

@@ -8,6 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
@@ -105,14 +106,24 @@ class InceptionDWConv2d(DepthwiseParts, Conv2d):
         kept = self.in_channels - 3 * each
         return [('identity', kept, None), *((name, each, size) for name, size in zip(PARTS, sizes))]
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace the biases of the parts by one, in place.
+
+        Example:
+            >>> state = {f'dwconv_{part}.bias': torch.ones(2) for part in ('hw', 'w', 'h')}
+            >>> InceptionDWConv2d(16, 16, 11, padding=5, groups=16).read_published(state, ''); list(state)
+            ['bias']
+        """
         # timm and the authors keep the biases with the kernels; channels without a kernel have none there.
         theirs = [f'{prefix}{name}.bias' for name in PARTS]
-        if self.bias is not None and f'{prefix}bias' not in state_dict and all(key in state_dict for key in theirs):
+        if (
+            self.bias is not None
+            and f'{prefix}bias' not in state_dict
+            and all(isinstance(state_dict.get(key), Tensor) for key in theirs)
+        ):
             parts = [state_dict.pop(key) for key in theirs]
             kept = parts[0].new_zeros(self.out_channels - sum(map(len, parts)))
             state_dict[f'{prefix}bias'] = torch.cat([kept, *parts])
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class InceptionDWConv(PlainFor1x1):

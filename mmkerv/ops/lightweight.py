@@ -145,10 +145,16 @@ class LightweightConv1d(GeneratedKernel, Conv1d):
     def _parameter(self) -> Tensor:
         return self.head_weight
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Rename the weight that fairseq saved, in place.
+
+        Example:
+            >>> state = {'weight': torch.ones(2, 1, 5)}
+            >>> LightweightConv1d(4, 4, 5, groups=4, heads=2).read_published(state, ''); list(state)
+            ['head_weight']
+        """
         published = state_dict.get(f'{prefix}weight')
         # With a head for each channel it could be the kernel of a plain depthwise convolution, which is no logarithm.
         several = self.options.heads < self.in_channels
         if several and isinstance(published, Tensor) and published.shape == self.head_weight.shape:
             state_dict[f'{prefix}head_weight'] = state_dict.pop(f'{prefix}weight')
-        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -301,8 +301,15 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
         bias = bias.index_add(0, self.channels, shift)
         return self._plain(self.kernel(), bias.to(self._parameter().dtype))
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        # A checkpoint of the authors. Their layer also puts the channels with kernels first, which the layers after it
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Rename the weights of the authors' layer and add its orders, in place.
+
+        Example:
+            >>> state = {'LoRAs.0.weight': torch.ones(1)}
+            >>> ShiftwiseConv2d(8, 8, 9, groups=8).read_published(state, ''); 'along_width' in state
+            True
+        """
+        # Their layer also puts the channels with kernels first, which the layers after it
         # must undo: mmkerv.engine.checkpoint.convert_shiftwise.
         if f'{prefix}LoRAs.0.weight' in state_dict:
             for key in [key for key in state_dict if key.startswith(prefix)]:
@@ -313,7 +320,6 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
             repeats, used, count = self.along_width.shape
             orders = released_orders(self.in_channels, used, count, repeats)
             state_dict.update({f'{prefix}{name}': order for name, order in orders.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _parameter(self) -> Tensor:
         return self.paths[0].weight

@@ -279,7 +279,12 @@ def _shape(value: Any) -> torch.Size | None:
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return the state dict by the names of the bare network, as its layers will read it."""
-    return _decomposed_names(model, adapted_to_kernel_nets(model, unwrapped_names(state_dict)))
+    given = dict(adapted_to_kernel_nets(model, unwrapped_names(state_dict)))
+    # In the order in which they load; a layer with several names loads once by each of them.
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, ConvNd):
+            module.read_published(given, f'{name}.' if name else '')
+    return _decomposed_names(model, given)
 
 
 def _decomposed_names(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:

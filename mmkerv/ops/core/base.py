@@ -372,7 +372,25 @@ class ConvNd(nn.Module):
         """Return the parameter whose type, device and ``requires_grad`` count as the layer's."""
         return self.weight
 
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace the layer's entries in a published layout by those of its own, in place; by default there is none.
+
+        Called before the layer loads, and before a checkpoint is compared with the network. Entries of its own, and
+        those that are no tensors, stay as they are.
+
+        Args:
+            state_dict: weights of a network.
+            prefix: of the layer's keys.
+
+        Example:
+            >>> from mmkerv.ops import CondConv2d
+            >>> state = {'condconv_kernel': torch.ones(4, 54)}
+            >>> CondConv2d(2, 3, 3, bias=False).read_published(state, ''); sorted(state)
+            ['experts', 'weight']
+        """
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        self.read_published(state_dict, prefix)
         # Raised even where unexpected keys are ignored: without the option the layer would compute something else.
         for key in state_dict:
             option = self.option_for(key.removeprefix(prefix)) if key.startswith(prefix) else None

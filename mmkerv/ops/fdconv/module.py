@@ -379,9 +379,18 @@ class FDConv2d(DynamicKernel, Conv2d):
         super().__setstate__(state)
         self._find_order()
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace the authors' layer by ours, in place.
+
+        Raises:
+            CheckpointMismatchError: if the layer's options are not those of the authors' code.
+
+        Example:
+            >>> state = {'dft_weight': torch.zeros(1, 96, 49, 2)}
+            >>> FDConv2d(32, 32, 3, gate_norm='bn', band_order='official').read_published(state, ''); list(state)
+            ['weight']
+        """
         read_official(self, state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def local_taps(channels: int) -> int:

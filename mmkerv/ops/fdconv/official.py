@@ -44,7 +44,8 @@ def read_official(layer: Any, state_dict: dict[str, Tensor], prefix: str) -> Non
         torch.Size([32, 32, 3, 3])
     """
     theirs = (*PARTS, MAPS, SPECTRUM)
-    keys = [key for key in state_dict if key.startswith(prefix) and key.removeprefix(prefix).startswith(theirs)]
+    keys = [key for key, value in state_dict.items() if key.startswith(prefix) and isinstance(value, Tensor)]
+    keys = [key for key in keys if key.removeprefix(prefix).startswith(theirs)]
     if not keys:
         return
     options = layer.options

@@ -8,8 +8,18 @@ from torch import nn
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import match_checkpoint, require_match, require_pretrained
 from mmkerv.errors import CheckpointMismatchError, NonFiniteWeightsError
-from mmkerv.ops import LowRankConv2d, switch_to_deploy
+from mmkerv.ops import (
+    CondConv2d,
+    FDConv2d,
+    InceptionDWConv2d,
+    LightweightConv1d,
+    LowRankConv2d,
+    ShiftwiseConv2d,
+    switch_to_deploy,
+)
+from mmkerv.ops.inception_dw import PARTS
 from tests.engine.tiny_runner import TinyModel, tiny_runner
+from tests.ops.test_fdconv import official_state
 
 HOOK = 'mmkerv.CheckpointMatchHook'
 
@@ -253,3 +263,49 @@ def test_a_plain_weight_that_will_be_decomposed_is_what_the_operator_needs():
         require_match(model, state, 'a.pth')
     other = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 5)).state_dict()
     assert match_checkpoint(model, other).unexpected == ['1.weight']
+
+
+def official_layer() -> tuple[nn.Module, dict]:
+    op = FDConv2d(18, 20, 3, kernel_num=4, gate_norm='bn', band_order='official')
+    return op, official_state(op)
+
+
+def conditional_layer() -> tuple[nn.Module, dict]:
+    return CondConv2d(4, 6, 3, experts=2, routing='given'), {'weight': torch.randn(2, 216), 'bias': torch.randn(2, 6)}
+
+
+def inception_layer() -> tuple[nn.Module, dict]:
+    op = InceptionDWConv2d(16, 16, 11, padding=5, groups=16)
+    state = op.state_dict()
+    del state['bias']
+    return op, state | {f'{part}.bias': torch.ones(2) for part in PARTS}
+
+
+def lightweight_layer() -> tuple[nn.Module, dict]:
+    op = LightweightConv1d(4, 4, 5, groups=4, heads=2)
+    return op, {'weight': torch.randn(op.head_weight.shape), 'bias': torch.randn(4)}
+
+
+def shiftwise_layer() -> tuple[nn.Module, dict]:
+    op = ShiftwiseConv2d(8, 8, 9, groups=8, bias=False)
+    names = {'paths': 'LoRAs', 'norm_width': 'bn_lora1', 'norm_height': 'bn_lora2', 'norm_centre': 'bn_small'}
+    state = {key: value for key, value in op.state_dict().items() if '.' in key}
+    return op, {names[key.partition('.')[0]] + '.' + key.partition('.')[2]: v for key, v in state.items()}
+
+
+PUBLISHED = [official_layer, conditional_layer, inception_layer, lightweight_layer, shiftwise_layer]
+
+
+@pytest.mark.parametrize('make', PUBLISHED, ids=['FDConv', 'CondConv', 'InceptionDWConv', 'Lightweight', 'Shiftwise'])
+def test_a_published_layout_is_what_the_operator_needs(make):
+    op, published = make()
+    model, state = nn.Sequential(nn.ReLU(), op), {f'1.{key}': value for key, value in published.items()}
+    given = dict(state)
+    model.load_state_dict(state)
+    for match in (match_checkpoint(model, state), require_match(model, state, 'a.pth')):
+        assert sorted(match.loaded) == sorted(model.state_dict())
+        assert not (match.missing or match.unexpected or match.shapes or match.operator_only)
+    assert list(given) == list(state)
+    # Values that are no tensors are reported, not read.
+    loaded = match_checkpoint(model, dict.fromkeys(state, 'x')).loaded
+    assert not any(name in loaded for name, _ in model.named_parameters())

@@ -80,6 +80,14 @@ convolution; switch one of them on, or leave out the conv_cfg
                 raise ArgumentError(
                     f'{name} is for kernel=True, got {name}={getattr(self, name)!r} with kernel=False; leave {name} out'
                 )
+        routes = self.kernel and self.routing != 'given'
+        if not (routes or self.channel or self.filter or self.spatial):
+            for name in ('reduction', 'temperature'):
+                if getattr(self, name) != self._field_defaults[name]:
+                    raise ArgumentError(
+                        f'{name} is for gates that the layer computes, got {name}={getattr(self, name)!r} with '
+                        f"routing='given' and no other gate; leave {name} out"
+                    )
         if self.reduction is None and self.gate_norm != self._field_defaults['gate_norm']:
             raise ArgumentError(
                 f'gate_norm is the norm of the reduced features, got gate_norm={self.gate_norm!r} without reduction; '
@@ -177,7 +185,10 @@ class CondConv2d(DynamicKernel, Conv2d):
         """
         options, taps, width = self.options, math.prod(self.kernel_size), self.in_channels
         self.squeeze = self.route = None
-        if options.reduction is not None:
+        routes = options.kernel and options.routing != 'given'
+        # Kernels of one tap have no spatial gate, and features without a gate would be parameters without a gradient.
+        has_gates = routes or options.channel or options.filter or (options.spatial and taps > 1)
+        if options.reduction is not None and has_gates:
             width = max(int(self.in_channels * options.reduction), FEWEST_FEATURES)
             self.squeeze = Squeeze(self.in_channels, width, options.gate_norm, **factory)
         experts = options.experts if options.kernel else 0
@@ -186,7 +197,7 @@ class CondConv2d(DynamicKernel, Conv2d):
         biased = experts and self.bias is not None
         shape = (experts, self.out_channels)
         self.register_parameter('expert_bias', nn.Parameter(torch.empty(shape, **factory)) if biased else None)
-        if experts and options.routing != 'given':
+        if routes:
             self.route = Gate(width, experts, **factory)
         self.channel_gate = Gate(width, self.in_channels, **factory) if options.channel else None
         self.filter_gate = Gate(width, self.out_channels, **factory) if options.filter else None

@@ -51,6 +51,30 @@ def test_starts_as_the_plain_convolution_and_everything_learns(case, options):
     assert [name for name, p in op.named_parameters() if torch.equal(p, before[name])] == []
 
 
+@pytest.mark.parametrize(
+    ('size', 'options'),
+    [
+        (1, {'kernel': False, 'spatial': True, 'reduction': 1 / 16}),
+        (1, ODCONV),
+        (3, {'kernel': False, 'spatial': True, 'reduction': 1 / 16}),
+        (3, {'routing': 'given', 'filter': True, 'reduction': 1 / 16}),
+        (3, {'routing': 'given'}),
+    ],
+    ids=['spatial 1x1', 'all 1x1', 'spatial', 'given and filters', 'given'],
+)
+def test_every_parameter_gets_a_gradient(size, options):
+    op, given = CondConv2d(16, 16, size, **options), options.get('routing') == 'given'
+    op(torch.randn(2, 16, 5, 5), *([torch.rand(2, 4)] if given else [])).square().sum().backward()
+    assert [name for name, p in op.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize('option', [{'reduction': 1 / 16}, {'temperature': 7.0}], ids=['reduction', 'temperature'])
+def test_options_of_gates_need_a_gate(option):
+    with pytest.raises(ArgumentError, match=f"{next(iter(option))} is for gates .* with routing='given' and no other"):
+        CondConv2d(16, 16, 3, routing='given', **option)
+    CondConv2d(16, 16, 3, routing='given', filter=True, **option)
+
+
 def published_layer() -> CondConv2d:
     """A layer with numbers that timm's class was run with."""
     op = CondConv2d(2, 3, 3, padding=1, experts=2, routing='given', dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Built-in data set: small scenes of textured circles, rectangles and triangles.
 
-``python -m mmkerv.datasets.shapes OUT_DIR`` writes it in four official layouts, side by side in OUT_DIR:
+``python -m mmkerv.datasets.shapes OUT_DIR`` writes it in official layouts, side by side in OUT_DIR; dota only with
+``--layout``:
 
 ========  ==========================================================================================================
 coco      ``{train,val}2017/*.jpg``, ``annotations/instances_{train,val}2017.json`` (boxes and polygons)
@@ -45,6 +46,8 @@ LAYOUTS: dict[str, type[Writer]] = {
     'dota': DotaWriter,
     'imagenet': ImageNetWriter,
 }
+# Data sets written without a choice of layouts have these: with another, existing ones would be refused.
+DEFAULT_LAYOUTS = ('coco', 'voc', 'imagenet')
 SETTINGS_FILE = 'shapes.json'
 _SPLITS = ('train', 'val')
 # Raised whenever the same settings would give different files.
@@ -61,7 +64,7 @@ class ShapesSettings:
         size: height and width in pixels, 32 to 4096.
         seed: seed of all scenes, >= 0.
         max_shapes: largest number of shapes in a scene, 1 to 20.
-        layouts: some of ``'coco'``, ``'voc'``, ``'dota'`` and ``'imagenet'``.
+        layouts: some of ``'coco'``, ``'voc'``, ``'dota'`` and ``'imagenet'``; by default all but ``'dota'``.
 
     Raises:
         TypeError: if a number is not an int.
@@ -73,7 +76,7 @@ class ShapesSettings:
     size: int = 160
     seed: int = 0
     max_shapes: int = 5
-    layouts: Sequence[str] = tuple(LAYOUTS)
+    layouts: Sequence[str] = DEFAULT_LAYOUTS
 
     def __post_init__(self) -> None:
         limits = {'num_train': (1, 1_000_000), 'num_val': (1, 1_000_000), 'size': (32, 4096), 'seed': (0, 2**63 - 1)}
@@ -235,7 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--max-shapes', type=int, default=defaults.max_shapes, help='most shapes in a scene (%(default)s)'
     )
-    parser.add_argument('--layout', nargs='+', choices=LAYOUTS, default=defaults.layouts, help='layouts to write (all)')
+    parser.add_argument(
+        '--layout', nargs='+', choices=LAYOUTS, default=defaults.layouts, help='layouts to write (all but dota)'
+    )
     args = vars(parser.parse_args(argv))
     out_dir, layouts = args.pop('out_dir'), args.pop('layout')
     start = time.perf_counter()

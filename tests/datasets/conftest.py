@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkerv.datasets.shapes import ShapesSettings, write_shapes
+from mmkerv.datasets.shapes import LAYOUTS, ShapesSettings, write_shapes
 
 
 @pytest.fixture(scope='session')
@@ -26,4 +26,4 @@ def write(small) -> Callable[..., Path]:
 @pytest.fixture(scope='session')
 def data(write, tmp_path_factory) -> Path:
     """The small data set in all layouts."""
-    return write(tmp_path_factory.mktemp('shapes') / 'all')
+    return write(tmp_path_factory.mktemp('shapes') / 'all', layouts=list(LAYOUTS))

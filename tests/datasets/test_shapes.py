@@ -18,7 +18,7 @@ def digests(root: Path) -> dict[str, str]:
 
 class TestBytes:
     def test_a_seed_determines_the_bytes(self, data, tmp_path, write):
-        assert digests(write(tmp_path / 'again')) == digests(data)
+        assert digests(write(tmp_path / 'again', layouts=list(LAYOUTS))) == digests(data)
 
     def test_another_seed_gives_other_images(self, data, tmp_path, small, write):
         other, images = digests(write(tmp_path / 'other', seed=1)), [n for n in digests(data) if n.endswith('.jpg')]
@@ -109,6 +109,10 @@ class TestReuse:
 
     def test_a_data_set_with_more_layouts_is_kept(self, data, small):
         assert not write_shapes(data, ShapesSettings(**small, layouts=['voc']))
+
+    def test_a_data_set_of_the_first_three_layouts_is_kept_by_default(self, tmp_path, small, write):
+        root = write(tmp_path / 'data', layouts=['coco', 'voc', 'imagenet'])
+        assert not write_shapes(root, ShapesSettings(**small))
 
     def test_a_data_set_without_a_requested_layout_is_refused(self, tmp_path, small, write):
         write(tmp_path / 'coco', layouts=['coco'])

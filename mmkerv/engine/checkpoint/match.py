@@ -265,7 +265,7 @@ def _listed(keys: Sequence[str], label: str) -> str:
 
 def _require_finite_loaded(model: nn.Module, state_dict: dict[str, Any], match: CheckpointMatch, source: str) -> None:
     bare = bare_network(model)
-    named = adapted_to_kernel_nets(bare, unwrapped_names(state_dict))
+    named = _read_names(bare, state_dict)
     given = _decomposed_names(bare, named)
     # What is to be decomposed is checked as it is, under its name in the checkpoint.
     decomposed = {key: value for key, value in named.items() if key not in given}
@@ -278,13 +278,18 @@ def _shape(value: Any) -> torch.Size | None:
 
 
 def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the state dict by the names of the bare network, as its layers will read it."""
+    """Return the state dict by the names of the bare network, as its layers will load it."""
+    return _decomposed_names(model, _read_names(model, state_dict))
+
+
+def _read_names(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict by the names of the bare network, with published layouts replaced by ours."""
     given = dict(adapted_to_kernel_nets(model, unwrapped_names(state_dict)))
     # In the order in which they load; a layer with several names loads once by each of them.
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, ConvNd):
             module.read_published(given, f'{name}.' if name else '')
-    return _decomposed_names(model, given)
+    return given
 
 
 def _decomposed_names(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,8 @@ class LSKBlock(BaseModule):
         return x * self.conv(gates[:, :1] * near + gates[:, 1:] * far)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, or anew: what is around the block may have drawn its layers by its rules."""
+        """Initialise as ``init_cfg`` says, by default as :meth:`reset_parameters` does."""
+        # The network around the block may have initialised its convolutions already, which undoes an identity start.
         if self.init_cfg is None:
             self.reset_parameters()
         super().init_weights()

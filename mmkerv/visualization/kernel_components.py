@@ -28,7 +28,7 @@ def component_arrays(kernels: Mapping[str, Kernel]) -> dict[tuple[int, int], tup
             tap; basic weights, sequences, volumes, and kernels of one tap or with NaN are left out.
 
     Returns:
-        For the three sizes of the most slices: components (c, kH, kW), c <= 9, and shares (c,).
+        Components (c, kH, kW), c <= 9, and shares (c,) for the three sizes of the most slices.
 
     Example:
         >>> from mmkerv.analysis.statistics_report import kernels_of

@@ -26,7 +26,7 @@ class CheckpointMatch(NamedTuple):
         loaded: keys that both have, with equal shapes.
         missing: keys that the checkpoint lacks.
         unexpected: keys that the network lacks.
-        shapes: keys whose shapes differ.
+        shapes: keys whose shapes differ, plain weights that an operator would decompose included.
         operator_only: missing keys of operators' own parameters whose basic weight is in the checkpoint: the checkpoint
             is a plain network's, and these parameters keep their initial values.
         weightless: missing keys of operators without a basic kernel (CKConv), for which the checkpoint has plain
@@ -85,13 +85,16 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
         for name, operator in _plain_operators(model, given)
         for parameter in operator.own_parameters()
     ]
+    # Weights that are decomposed have been replaced already, so these have another shape.
+    undecomposed = _weights_to_decompose(model, given)
+    replaced = {key for keys in undecomposed.values() for key in keys}
     # Checkpoints written before torch 1.0 have no num_batches_tracked, and torch fills it in.
     absent = [key for key in own if key not in given and not key.endswith('num_batches_tracked')]
     return CheckpointMatch(
         loaded=[k for k in own if k in given and own[k].shape == _shape(given[k])],
-        missing=[key for key in absent if key not in operator_only],
-        unexpected=[k for k in given if k not in own],
-        shapes=[k for k in own if k in given and own[k].shape != _shape(given[k])],
+        missing=[key for key in absent if key not in operator_only and key not in replaced],
+        unexpected=[k for k in given if k not in own and k not in undecomposed],
+        shapes=[*undecomposed, *(k for k in own if k in given and own[k].shape != _shape(given[k]))],
         operator_only=operator_only,
     )
 
@@ -294,16 +297,40 @@ def _read_names(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
 
 def _decomposed_names(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:
     """Replace plain weights that operators will decompose by what they become; its values stay to be computed."""
+    shapes = decomposed_shapes(model)
+    for key, own in _weights_to_decompose(model, given).items():
+        if _shape(given[key]) == shapes[key]:
+            given = {**given, **own}
+            del given[key]
+    return given
+
+
+def _weights_to_decompose(model: nn.Module, given: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return the keys of plain weights for operators that decompose one, with the parameters that it would become."""
+    found = {}
     for name, operator in model.named_modules():
         if not getattr(operator, 'decomposes_weight', False):
             continue
         prefix = f'{name}.' if name else ''
         own = {f'{prefix}{key}': value for key, value in operator.own_parameters().items()}
-        shape = (operator.out_channels, operator.in_channels // operator.groups, *operator.kernel_size)
-        if _shape(given.get(f'{prefix}weight')) == shape and not any(key in given for key in own):
-            given = {**given, **own}
-            del given[f'{prefix}weight']
-    return given
+        if f'{prefix}weight' in given and not any(key in given for key in own):
+            found[f'{prefix}weight'] = own
+    return found
+
+
+def decomposed_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the plain weights that operators would decompose, by key.
+
+    Example:
+        >>> from mmkerv.ops import LowRankConv2d
+        >>> decomposed_shapes(nn.Sequential(LowRankConv2d(4, 8, 3)))
+        {'0.weight': (8, 4, 3, 3)}
+    """
+    operators = {n: m for n, m in model.named_modules() if getattr(m, 'decomposes_weight', False)}
+    return {
+        f'{name}.weight' if name else 'weight': (op.out_channels, op.in_channels // op.groups, *op.kernel_size)
+        for name, op in operators.items()
+    }
 
 
 def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str, ConvNd]]:
@@ -314,6 +341,7 @@ def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str,
         # Others, such as kervolutions, compute no convolution with a plain weight, whatever their parameters are.
         if isinstance(operator, ConvNd)
         and (operator.starts_as_identity or isinstance(operator, GeneratedKernel))
+        and not operator.decomposes_weight
         and f'{name}.weight' in given
         and not any(f'{name}.{parameter}' in given for parameter in operator.own_parameters())
     ]

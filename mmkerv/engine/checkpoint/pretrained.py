@@ -17,6 +17,7 @@ from mmkerv.engine.checkpoint.layouts import surplus_prefix, weights_of
 from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
+    decomposed_shapes,
     match_checkpoint,
     missing_options,
     operators_changing_kernels,
@@ -71,7 +72,7 @@ def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
                 if not isinstance(error, UnsafeCheckpointError):
                     _require_weights(self, error)
                 raise
-        given.update(dict.fromkeys(unexpected))
+        given.update(unexpected)
         target = type(module).__name__ + (f' (prefix {self.prefix})' if self.prefix else '')
         with own_classes(module):
             match = require_pretrained(module, given, source, target)
@@ -124,8 +125,10 @@ def require_pretrained(
         'Give a checkpoint of this network (depth, width, operators) as init_cfg.checkpoint, or change the network; '
         'init_cfg=None starts without one'
     )
+    decomposed = decomposed_shapes(module)
     reasons = [
-        f'{key} is {_shape(state_dict[key])} in the checkpoint and {_shape(own[key])} in the network'
+        f'{key} is {_shape(state_dict[key])} in the checkpoint and '
+        + (f'{_shape(own[key])} in the network' if key in own else f'the network decomposes {decomposed[key]}')
         for key in match.shapes[:3]
     ]
     if not match.loaded and not match.shapes:

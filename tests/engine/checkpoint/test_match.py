@@ -261,8 +261,21 @@ def test_a_plain_weight_that_will_be_decomposed_is_what_the_operator_needs():
     state['1.weight'][0, 0, 0, 0] = float('nan')
     with pytest.raises(NonFiniteWeightsError, match=r"checkpoint 'a\.pth' holds NaN in 1\.weight"):
         require_match(model, state, 'a.pth')
-    other = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 5)).state_dict()
-    assert match_checkpoint(model, other).unexpected == ['1.weight']
+
+
+def test_a_plain_weight_of_another_shape_is_not_decomposed():
+    model = nn.Sequential(nn.ReLU(), LowRankConv2d(8, 6, 3, rank=2))
+    state = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 6, 5)).state_dict()
+    match = match_checkpoint(model, state)
+    assert (match.loaded, match.shapes) == (['1.bias'], ['1.weight'])
+    assert not (match.missing or match.unexpected or match.operator_only)
+    with pytest.raises(CheckpointMismatchError, match=r'0 unexpected; 1 of another shape \(1\.weight\)'):
+        require_match(model, state, 'a.pth')
+    shapes = r'1\.weight is \(6, 8, 5, 5\) in the checkpoint and the network decomposes \(6, 8, 3, 3\)\. Give'
+    with pytest.raises(CheckpointMismatchError, match=shapes):
+        require_pretrained(model, state, 'a.pth')
+    # Beside the layer's own parameters there is nothing to decompose.
+    assert match_checkpoint(model, {**model.state_dict(), **state}).unexpected == ['1.weight']
 
 
 def official_layer() -> tuple[nn.Module, dict]:

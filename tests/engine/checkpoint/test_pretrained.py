@@ -14,7 +14,7 @@ from mmkerv.engine import apply_patches
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
 from mmkerv.engine.config.prepare import prepare
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
-from mmkerv.ops import CKConv, CoCConv, KervConv
+from mmkerv.ops import CKConv, CoCConv, KervConv, LowRankConv
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
 
@@ -152,6 +152,12 @@ REFUSED = {
         {},
         {},
         r'conv1\.weight is \(6, 3, 3, 3\) in the checkpoint and \(4, 3, 3, 3\) in',
+    ),
+    'wider, for layers that decompose': (
+        dict(width=6),
+        dict(conv=LowRankConv, rank=2),
+        {},
+        r'0 missing.*conv1\.weight is \(6, 3, 3, 3\) in the checkpoint and the network decomposes \(4, 3, 3, 3\)',
     ),
     'deeper': (dict(depth=4), dict(depth=3), {}, r'14 of 58 of the checkpoint.*another number of layers'),
     'less deep': (dict(depth=3), dict(depth=4), {}, r'12 of 58 of the network.*another number of layers'),

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmkerv.errors import ArgumentError, ArgumentTypeError
-from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.precision import convolution_type, full_precision
 from mmkerv.ops.core.tracing import is_transformed
 
 # Maximum number of kernel values in memory at once.
@@ -70,7 +70,7 @@ def irregular_convolution(
         raise ArgumentError(
             'times must be finite and strictly increasing; sort the samples by time, and merge those of equal time'
         )
-    result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
+    result_type = convolution_type(x)
     if times.dim() == 2:
         rows = [
             irregular_convolution(x[n : n + 1], times[n], values, memory, width, groups, dtype, hidden)

@@ -17,7 +17,7 @@ from torch.nn.modules.utils import _ntuple, _single
 from mmkerv.ops.core.fft.convolution import fft_convolution
 from mmkerv.ops.core.fft.cost_model import fft_is_cheaper, is_wide
 from mmkerv.ops.core.geometry import memory_format
-from mmkerv.ops.core.precision import autocast_type
+from mmkerv.ops.core.precision import convolution_type
 from mmkerv.ops.core.tracing import is_traced_for_any_size, is_transformed
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -110,7 +110,7 @@ def is_faster_by_fft(x: Tensor, kernel: Tensor, stride: Any, padding: Any, dilat
     """
     if not _is_wide_on_cpu(x, kernel, groups) or not _needs_gradients(x, kernel) or not x.numel():
         return False
-    if x.dtype != kernel.dtype and autocast_type(x.device) is None:
+    if convolution_type(x) != convolution_type(kernel):
         # Fourier transforms would take them, torch's convolution refuses.
         return False
     dims = kernel.dim() - 2

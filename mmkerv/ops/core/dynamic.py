@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core.convolve import CONVOLUTIONS
 from mmkerv.ops.core.geometry import memory_format, padded
-from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.precision import convolution_type, full_precision
 from mmkerv.ops.core.recompute import convolve_and_forget, only_unchanged
 from mmkerv.ops.core.tracing import fx_leaf, is_traced_for_any_size, needs_plain_operations
 
@@ -172,7 +172,7 @@ class DynamicKernel:
             with full_precision(self.bias.device):
                 biases = self._biases(*gates)
             bias = self.bias if biases is None else biases
-            y = y + bias.to(autocast_type(x.device) or bias.dtype).view(*bias.shape, *(1,) * self.dims)
+            y = y + bias.to(convolution_type(bias)).view(*bias.shape, *(1,) * self.dims)
         layout = memory_format(x)
         return y.contiguous(memory_format=layout) if layout is torch.channels_last else y
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmkerv.ops.core.precision import autocast_type
+from mmkerv.ops.core.precision import convolution_type
 
 # Placeholder of the kernel in the graph.
 _REBUILD = object()
@@ -75,7 +75,7 @@ def convolve_and_forget(
     make_again = only_unchanged(make, parameters, 'a kernel that is recomputed in backward (recompute=True)')
     kernel = checkpoint(make_again, use_reentrant=False, preserve_rng_state=False)
     # Cast here: autocast would cast inside the convolution and save a copy that `pack` cannot recognise as the kernel.
-    kernel = kernel.to(autocast_type(x.device) or kernel.dtype)
+    kernel = kernel.to(convolution_type(kernel))
     # Numbers, not the kernel itself: everything the hooks reference lives as long as the graph.
     identity, dtype = (kernel.data_ptr(), kernel.shape), kernel.dtype
 

@@ -10,7 +10,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.geometry import centred, embedded, padded
-from mmkerv.ops.core.precision import autocast_type, wide_type
+from mmkerv.ops.core.precision import convolution_type, wide_type
 from mmkerv.ops.core.tracing import fx_leaf
 
 
@@ -64,7 +64,7 @@ class SplitKernel(GeneratedKernel):
         for axis, step in zip(range(y.dim() - self.dims, y.dim()), self._per_axis(self.stride)):
             if step > 1:
                 y = y[(slice(None),) * axis + (slice(None, None, step),)]
-        y = y.to(autocast_type(y.device) or y.dtype)
+        y = y.to(convolution_type(y))
         return y if bias is None else y + bias.to(y.dtype).view(-1, *(1,) * self.dims)
 
 

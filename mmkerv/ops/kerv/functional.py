@@ -11,7 +11,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.convolve import CONVOLUTIONS
 from mmkerv.ops.core.geometry import memory_format, pad
-from mmkerv.ops.core.precision import autocast_type, full_precision, require_type
+from mmkerv.ops.core.precision import convolution_type, full_precision, require_type
 from mmkerv.ops.kerv.exact_convolution import exact_convolution
 from mmkerv.ops.kerv.l1 import l1_distance
 from mmkerv.ops.kerv.registry import PatchKernel, checked_hyperparameters, find_kernel
@@ -190,7 +190,7 @@ def _dot(
             }
     else:
         # bfloat16 has the range of float32. In float16 the inner products could overflow before their power is taken.
-        narrow = autocast_type(x.device) or weight.dtype
+        narrow = convolution_type(weight)
         convolve = CONVOLUTIONS[weight.dim() - 2]
         if narrow == torch.bfloat16:
             s = convolve(x, weight, None, *geometry).to(wide)

@@ -158,6 +158,8 @@ def test_what_fourier_transforms_are_not_for(fft_is_cheap):
         convolve(x.bfloat16(), kernel, groups=8)
     with torch.autocast('cpu', torch.bfloat16):
         assert convolve(x, kernel, groups=8).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError, match=r'(?i)type'):
+            convolve(x, kernel.double(), groups=8)
 
 
 def test_a_direct_layer_stays_direct(fft_is_cheap, layouts):

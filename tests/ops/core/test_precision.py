@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmkerv.ops import KervConv2d
 from mmkerv.ops.core.precision import autocast_type, full_precision
 from mmkerv.ops.kerv.exact_convolution import exact_convolution, without_tf32
+from tests.ops.catalogue import VARIANTS, layer, sample
 from tests.ops.contract import relative
 from tests.ops.kerv.kerv_oracle import kerv_loop
 
@@ -34,6 +35,26 @@ def autocast(dtype: torch.dtype) -> torch.autocast:
     if dtype == torch.float16 and torch.__version__ < '2.3':
         pytest.skip('torch before 2.3 has no CPU autocast in float16')
     return torch.autocast('cpu', dtype=dtype)
+
+
+def results(op: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    op.zero_grad()
+    x = x.clone().requires_grad_()
+    y = op(x)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(p.grad for p in op.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize('label', VARIANTS)
+def test_autocast_leaves_float64_alone(label):
+    op = layer(label).double()
+    x = sample(op).double()
+    expected = results(op, x)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert F.conv2d(*torch.ones(2, 1, 1, 1, 1).double()).dtype == torch.float64
+        actual = results(op, x)
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == torch.float64 and relative(one, other) < 1e-12
 
 
 def wide_layer(kernel: str, mean: float = 0.0, **settings) -> tuple[KervConv2d, torch.Tensor]:

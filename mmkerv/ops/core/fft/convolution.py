@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.fft.circular import circular_convolution
 from mmkerv.ops.core.geometry import memory_format, output_shape
-from mmkerv.ops.core.precision import autocast_type, full_precision
+from mmkerv.ops.core.precision import convolution_type, full_precision
 from mmkerv.ops.core.tracing import is_compiling
 
 
@@ -49,8 +49,7 @@ def fft_convolution(
         True
     """
     dims = len(padding)
-    # As in torch's convolutions, autocast does not change float64.
-    result_type = x.dtype if x.dtype == torch.float64 else autocast_type(x.device) or x.dtype
+    result_type = convolution_type(x)
     # A copy frees the transform's padding, and gives later layers the memory format they expect.
     layout = memory_format(x)
     dtype = torch.float64 if kernel.dtype == torch.float64 else torch.float32

@@ -1,7 +1,7 @@
 """Small helpers for every part of the package: logging, printable names, unwrapping a model."""
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkerv.distributions import importable
 
@@ -32,6 +32,16 @@ def printable(name: str, longest: int = 200) -> str:
     """
     shown = name if name.isprintable() else repr(name)
     return shown if len(shown) <= longest else f'{shown[:longest]}...'
+
+
+def layer_input(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Return the input of a call of a layer, given by position or by the name that torch's layers have for it.
+
+    Example:
+        >>> layer_input((1,), {}), layer_input((), {'input': 2})
+        (1, 2)
+    """
+    return args[0] if args else kwargs.get('input')
 
 
 def unwrapped(model: 'nn.Module') -> 'nn.Module':

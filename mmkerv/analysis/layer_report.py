@@ -22,6 +22,7 @@ from mmkerv.ops import frozen_kernels
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.dynamic import DynamicKernel
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
+from mmkerv.utils import layer_input
 
 LAYERS = (*CONVOLUTIONS, nn.Linear)
 
@@ -126,14 +127,15 @@ def layer_report(model: nn.Module, shape: tuple[int, int]) -> Report:
     network = RawOutputs(model, samples).eval()
     calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
-    def record_shapes(module: nn.Module, args: tuple, output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            calls.setdefault(module, []).append((args[0].shape, output.shape))
+    def record_shapes(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        x = layer_input(args, kwargs)
+        if isinstance(x, Tensor) and isinstance(output, Tensor):
+            calls.setdefault(module, []).append((x.shape, output.shape))
 
     names = {module: name for name, module in model.named_modules() if isinstance(module, LAYERS)}
     with frozen_kernels(model):
         # The hooks are removed before operations are counted, which calls every module again.
-        handles = [module.register_forward_hook(record_shapes) for module in names]
+        handles = [module.register_forward_hook(record_shapes, with_kwargs=True) for module in names]
         try:
             with followed(model, inputs) as fields:
                 network(inputs)

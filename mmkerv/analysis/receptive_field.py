@@ -91,8 +91,8 @@ def followed(model: nn.Module, image: Tensor) -> Iterator[dict[nn.Module, Field]
     known[image] = Field((1,) * dims, (1,) * dims)
     fields: dict[nn.Module, Field] = {}
 
-    def before(module: nn.Module, args: tuple) -> None:
-        known.entering[module] = known.of(args)
+    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        known.entering[module] = known.of((args, kwargs))
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
         field = known.entering.pop(module, None)
@@ -103,7 +103,7 @@ def followed(model: nn.Module, image: Tensor) -> Iterator[dict[nn.Module, Field]
         fields[module] = fields[module].joined(field) if module in fields else field
 
     convolutions = [m for m in model.modules() if isinstance(m, CONVOLUTIONS)]
-    handles = [m.register_forward_pre_hook(before) for m in convolutions]
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in convolutions]
     handles += [m.register_forward_hook(after) for m in convolutions]
     try:
         with known:

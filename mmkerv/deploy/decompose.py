@@ -28,6 +28,7 @@ from mmkerv.models.replacement import Operator, peculiarity
 from mmkerv.ops import LowRankConv2d
 from mmkerv.ops.core.references import replace_modules
 from mmkerv.registry import local_name
+from mmkerv.utils import layer_input
 
 # Times a layer is run before it is timed, and while it is.
 WARMUP, REPEATS = 2, 9
@@ -128,7 +129,7 @@ def decompose_layers(
     convs = selected(model, rule, (nn.Conv2d,))
 
     def record(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        shapes.setdefault(module, []).append((args[0] if args else kwargs['input']).shape)
+        shapes.setdefault(module, []).append(layer_input(args, kwargs).shape)
 
     handles = [conv.register_forward_hook(record, with_kwargs=True) for conv in convs.values()]
     try:

@@ -200,6 +200,20 @@ def test_a_1d_operator_on_the_row_of_an_image():
     assert row.operator == 'CKConv1d' and row.field == (1, 9) and row.kernel == (9,) and row.forms == {}
 
 
+def test_a_layer_that_gets_its_input_by_name():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, bias=False), CoCConv2d(8, 4, 3, bias=False)
+
+        def forward(self, x):
+            return self.second(input=self.first(input=x))
+
+    rows = layer_report(Network().eval(), (9, 9)).layers
+    assert [(row.operator, row.field) for row in rows] == [('Conv2d', (3, 3)), ('CoCConv2d', (5, 5))]
+    assert rows[0].macs == 49 * 216
+
+
 def test_a_shared_layer_counts_parameters_once_and_macs_per_call():
     conv = nn.Conv2d(3, 3, 3, padding=1, bias=False)
     (row,) = layer_report(nn.Sequential(conv, nn.ReLU(), conv).eval(), (8, 8)).layers

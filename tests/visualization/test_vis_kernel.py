@@ -186,6 +186,24 @@ def test_what_an_image_gets_is_drawn(run, dynamic, tmp_path):
     assert status == 0 and (tmp_path / 'backbone.layer1.0.png').exists()
 
 
+def test_an_image_is_drawn_where_layers_get_keywords_and_no_samples(run, dynamic, tmp_path, monkeypatch):
+    _, config, weights, image = dynamic
+
+    def call(model, inputs, samples):
+        layers, x = (model.backbone.layer1[0], model.backbone.layer2[0]), torch.rand(1, 6, 5, 5)
+        layers[0](inputs[:0])
+        layers[0](routing=torch.tensor([[0.5, 0.6, 0.7]]), input=inputs)
+        layers[1](x[:0])
+
+    monkeypatch.setattr('mmkerv.visualization.feature_maps.forward', call)
+    arguments = ('--image', image, '--save-path', tmp_path, '--arrays', tmp_path / 'image.npz')
+    status, output = run(KERNEL, config, weights, *arguments)
+    assert status == 0 and f'{LAYERS[1]}: the image does not pass through it' in output, output
+    with np.load(tmp_path / 'image.npz') as arrays:
+        assert {key.rpartition('/')[0] for key in arrays} == {LAYERS[0]}
+        assert np.allclose(arrays[f'{LAYERS[0]}/routing'], [0.5, 0.6, 0.7])
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

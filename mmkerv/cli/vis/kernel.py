@@ -107,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw_image(args: argparse.Namespace, cfg: Any, model: Any) -> None:
     """Run the network on the image, and draw what the image gets from each operator whose kernel depends on it."""
+    import inspect
+
     import torch
 
     from mmkerv import visualization
@@ -124,12 +126,15 @@ def draw_image(args: argparse.Namespace, cfg: Any, model: Any) -> None:
     given: dict[str, tuple] = {}
 
     def keep(name: str) -> Any:
-        def hook(module: Any, passed: tuple) -> None:
-            given.setdefault(name, passed)
+        def hook(module: Any, passed: tuple, named: dict[str, Any]) -> None:
+            inputs = inspect.signature(module.forward).bind(*passed, **named).args
+            # A head calls its layers for no samples too, where nothing is detected.
+            if len(inputs[0]):
+                given.setdefault(name, inputs)
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_pre_hook(keep(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         with torch.no_grad():
             feature_maps.forward(model, inputs, samples)

@@ -119,16 +119,16 @@ def first_not_finite(network: nn.Module, inputs: tuple) -> Place | None:
     layers = {module: name for name, module in network.named_modules() if name}
     stages = find_stages(network, layers.values()) or {}
 
-    def record(layer: nn.Module, given: tuple, output: Any) -> None:
+    def record(layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         # A layer is left before the ones around it, so the innermost comes first.
         if found or all(map(_is_finite, _tensors(output))):
             return
         name, stage = layers[layer], stages.get(layers[layer])
         where = {None: '', 0: ', in the stem'}.get(stage, f', in stage {stage}')
-        largest = max((float(x.abs().max()) for x in _tensors(given) if x.numel()), default=0.0)
+        largest = max((float(x.abs().max()) for x in _tensors([*args, *kwargs.values()]) if x.numel()), default=0.0)
         found.append(Place(name, f'{type(layer).__name__}{where}, whose largest input is {largest:.3g}'))
 
-    handles = [layer.register_forward_hook(record) for layer in layers]
+    handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in layers]
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     try:
         with torch.random.fork_rng({x.device for x in _tensors(inputs) if x.is_cuda}):

@@ -13,7 +13,7 @@ from mmkerv.errors import ArgumentError, DeadKernelError, KervolutionOverflowErr
 from mmkerv.ops.core.arguments import integer, one_of
 from mmkerv.ops.kerv import Kervolution
 from mmkerv.registry import HOOKS
-from mmkerv.utils import log, unwrapped
+from mmkerv.utils import layer_input, log, unwrapped
 
 ADVICE = (
     'Replace fewer layers (where=dict(stages=()) is the stem alone), take a lower degree or learning rate, normalise '
@@ -90,14 +90,14 @@ class KervolutionGuardHook(Hook):
         self._alive.clear()
         for name, layer in self._layers.items():
             layer.watched, layer.largest_product = True, None
-            self._handles.append(layer.register_forward_hook(self._recorder(name)))
+            self._handles.append(layer.register_forward_hook(self._recorder(name), with_kwargs=True))
 
     def _recorder(self, name: str):
-        def record(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        def record(layer: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
             finite = torch.isfinite(output.detach()).all()
             self._finite[name] = finite & self._finite[name] if name in self._finite else finite
             if layer.kernel_name in DYING and output.numel():
-                alive = _largest_response(layer, inputs[0], output.detach()) >= DEAD
+                alive = _largest_response(layer, layer_input(args, kwargs), output.detach()) >= DEAD
                 self._alive[name] = alive | self._alive[name] if name in self._alive else alive
 
         return record

@@ -22,7 +22,7 @@ class Two(TinyModel):
 
     def forward(self, inputs, target=None, mode='tensor'):
         outputs = super().forward(inputs, target, mode)
-        extra = self.second(inputs * self.scale).mean()
+        extra = self.second(input=inputs * self.scale).mean()
         return {'loss': outputs['loss'] + extra} if mode == 'loss' else outputs
 
 

@@ -31,6 +31,8 @@ TESTED = {
 }
 # As TESTED: libraries that nothing here needs. The original distribution has no mmrotate for its mmdet.
 OPTIONAL = {'onedl': {'mmrotate': ('onedl-mmrotate', '1.2.1')}, 'openmmlab': {}}
+# Libraries whose networks are made of the parts of another one, which they need.
+BUILT_ON = {'mmrotate': 'mmdet'}
 # distribution -> package -> version
 TORCH = {
     'onedl': {'torch': '2.11.0', 'torchvision': '0.26.0'},

@@ -158,8 +158,8 @@ def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
     """List the problems that keep `libraries` from working, each with the command that fixes it.
 
     Args:
-        *libraries: Import names out of `LIBRARIES`, all by default, or `OPTIONAL_LIBRARIES`; mmengine and mmcv, which
-            they need, are added.
+        *libraries: Import names out of `LIBRARIES`, all by default, or `OPTIONAL_LIBRARIES`; those that they need
+            (mmengine and mmcv, mmdet for mmrotate) are added.
         compiled_ops: Whether mmcv's compiled operators are needed, as for detection and segmentation.
 
     Raises:
@@ -174,6 +174,7 @@ def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
     if unknown:
         raise ValueError(f'libraries must be out of {", ".join(known)}, got {", ".join(map(repr, unknown))}')
     needed = set(libraries or LIBRARIES)
+    needed |= {distributions.BUILT_ON[library] for library in needed if library in distributions.BUILT_ON}
     if needed != {'mmengine'}:
         needed |= {'mmcv', 'mmengine'}
     packages, family = distributions.installed_packages(), distribution()

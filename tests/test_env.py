@@ -108,6 +108,10 @@ def test_an_optional_library_is_a_problem_only_if_it_is_asked_for(fake):
     fake(ONEDL | MODERN | {'onedl-mmrotate': '1.2.1'}, modules=(*IMPORTABLE, 'mmrotate'))
     assert env.problems('mmrotate') == []
     assert 'onedl-mmrotate 1.2.1 (tested)' in str(env.collect_env())
+    without = {name: version for name, version in (ONEDL | MODERN).items() if name != 'onedl-mmdetection'}
+    fake(without | {'onedl-mmrotate': '1.2.1'}, modules=('mmrotate', *(name for name in IMPORTABLE if name != 'mmdet')))
+    (problem,) = env.problems('mmrotate')
+    assert problem.command == f'{sys.executable} -m pip install onedl-mmdetection==3.5.1'
     fake(OPENMMLAB | CLASSIC)
     (problem,) = env.problems('mmrotate')
     assert 'the distribution openmmlab has no version' in problem.what

@@ -6,10 +6,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkerv import ops
+from mmkerv.distributions import BUILT_ON
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ArgumentError
-from mmkerv.models.upstream_backbones import BUILT_ON, FAMILIES, find_library
+from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
 
 

@@ -13,7 +13,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.registry import init_default_scope
 from mmengine.utils import get_object_from_string
 
-from mmkerv.models.upstream_backbones import BUILT_ON
+from mmkerv.distributions import BUILT_ON
 from mmkerv.models.upstream_backbones import LIBRARIES as BACKBONE_LIBRARIES
 
 # Parts of a config that tell its library, the most telling first: a segmentor may have a backbone of mmpretrain.

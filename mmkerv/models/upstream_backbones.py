@@ -12,6 +12,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mmkerv.distributions import BUILT_ON
 from mmkerv.errors import ArgumentError
 from mmkerv.models.placement import Where, replace_convolutions
 from mmkerv.ops import DeployReport, switch_to_deploy
@@ -20,8 +21,6 @@ from mmkerv.utils import log
 
 FAMILIES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'HRNet', 'ShuffleNetV2', 'MobileNetV2', 'MobileNetV3')
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
-# Libraries whose networks have the backbones of another one.
-BUILT_ON = {'mmrotate': 'mmdet'}
 FALLBACK = 'mmpretrain'
 
 

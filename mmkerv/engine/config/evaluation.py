@@ -7,11 +7,11 @@ import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
+from mmkerv.distributions import BUILT_ON
 from mmkerv.engine.config.check import datasets
 from mmkerv.engine.config.prepare import build_runner
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
-from mmkerv.models.upstream_backbones import BUILT_ON
 from mmkerv.registry import local_name
 
 # Libraries whose predictions are boxes.

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 from mmengine.fileio.handlers import PickleHandler
 
-from mmkerv.distributions import importable
+from mmkerv.distributions import BUILT_ON, importable
 from mmkerv.engine.checkpoint.atomic_write import AtomicLocalBackend
 from mmkerv.engine.checkpoint.pretrained import reported_load
 from mmkerv.engine.checkpoint.safe_load import checkpoint_loaders
 from mmkerv.engine.config.data_files import SafePickleHandler, SafeYamlHandler
 from mmkerv.engine.data_checks import upstream_errors
-from mmkerv.models.upstream_backbones import BUILT_ON
 from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.utils import bare_network
 

@@ -1,4 +1,4 @@
-"""Run a tool of the project as a user does, in a process that has already imported the large libraries.
+"""Run a tool or a benchmark of the project as a user does, in a process that has already imported the large libraries.
 
 Importing torch and three libraries takes longer than most tests of a tool. The processes are forked from a server that
 has only imported them; tests of a tool's own imports start a new Python.
@@ -31,9 +31,9 @@ class Done(NamedTuple):
 
 
 def run_tool(*command: object, cwd: Path = ROOT, timeout: float = 600, **environment: str) -> Done:
-    """Run ``python COMMAND``, with one thread unless the environment sets another number; only our tools are forked."""
+    """Run ``python COMMAND``, with one thread unless the environment sets another number; only our own are forked."""
     words, environment = [str(word) for word in command], {'OMP_NUM_THREADS': '1', **environment}
-    if not words[0].startswith('tools/'):
+    if not words[0].startswith(('tools/', 'benchmarks/')):
         env = {**os.environ, **environment}
         done = subprocess.run(
             [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytest
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch import nn
+
+from tests.tool_process import run_tool
 
 pytest.importorskip('mmpretrain')
 
@@ -63,7 +64,10 @@ def hooks(cfg: dict) -> list[str]:
     return [hook['type'] for hook in cfg.get('custom_hooks') or []]
 
 
-@pytest.mark.parametrize('backbone', settings.BACKBONES)
+@pytest.mark.parametrize(
+    'backbone',
+    [pytest.param(name, marks=() if name == 'resnet18' else pytest.mark.long) for name in settings.BACKBONES],
+)
 @pytest.mark.parametrize('name', OPERATORS)
 def test_operators_have_the_options_of_the_setting(backbone, name):
     cfg, model = build(job(name, backbone))
@@ -195,7 +199,7 @@ def main(monkeypatch, *arguments: object) -> None:
     script.main()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_writes_its_record_and_is_not_repeated(images, tmp_path, monkeypatch, capsys):
     out, docs = tmp_path / 'out' / 'records.json', tmp_path / 'docs'
     arguments = ('run', '--data', images, '--backbone', 'shufflenet_v2_1x', '--settings', 'orth', '--epochs', 1)
@@ -286,10 +290,9 @@ def test_damaged_records_are_named_in_the_message(tmp_path):
 
 
 def test_mistakes_end_in_one_line(tmp_path):
-    command = [sys.executable, 'benchmarks/coc_ablation.py', 'run', '--data', tmp_path, '--settings', '212']
-    result = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert result.stderr.startswith('error: --settings') and result.stderr.count('\n') == 1
+    result = run_tool('benchmarks/coc_ablation.py', 'run', '--data', tmp_path, '--settings', '212')
+    assert result.status == 1
+    assert result.err.startswith('error: --settings') and result.err.count('\n') == 1
 
 
 def test_a_run_sees_only_its_device(monkeypatch):

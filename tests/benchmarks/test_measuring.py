@@ -4,12 +4,13 @@ import importlib
 import json
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.tool_process import run_tool
 
 pytest.importorskip('mmpretrain')
 
@@ -22,10 +23,6 @@ timing, record, bounds, networks, scaling, startup, suite = (
 sys.path[:] = before
 COMMANDS = {**suite.QUICK, **suite.FULL, **suite.CUDA}
 Ratio = timing.Ratio
-
-
-def run(*command: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize('count, low, high', [(3, 0, 2), (5, 0, 4), (6, 0, 5), (9, 1, 7), (11, 1, 9), (25, 7, 17)])
@@ -104,9 +101,9 @@ def test_references_are_added_and_operators_are_folded(monkeypatch):
 def test_a_missing_device_ends_in_one_line(script, options):
     if torch.cuda.is_available():
         pytest.skip('this machine has a CUDA device')
-    done = run(f'benchmarks/{script}.py', *options, '--device', 'cuda')
-    assert done.returncode == 1 and done.stdout == ''
-    (line,) = [line for line in done.stderr.splitlines() if 'cpp_extension' not in line]
+    done = run_tool(f'benchmarks/{script}.py', *options, '--device', 'cuda')
+    assert done.status == 1 and done.out == ''
+    (line,) = [line for line in done.err.splitlines() if 'cpp_extension' not in line]
     assert line.startswith('error: --device cuda: torch sees 0 CUDA devices; leave --device out')
 
 
@@ -120,17 +117,17 @@ def test_a_missing_device_ends_in_one_line(script, options):
     ],
 )
 def test_mistakes_end_in_one_message(script, options, message, tmp_path):
-    done = run(f'benchmarks/{script}.py', *(option.format(tmp=tmp_path) for option in options))
-    assert done.returncode in (1, 2) and 'Traceback' not in done.stderr
-    assert re.search(message, done.stderr)
+    done = run_tool(f'benchmarks/{script}.py', *(option.format(tmp=tmp_path) for option in options))
+    assert done.status in (1, 2) and 'Traceback' not in done.err
+    assert re.search(message, done.err)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_network_is_measured(tmp_path):
     file, picture = tmp_path / 'a' / 'small.json', tmp_path / 'a' / 'small.png'
     options = ['--batch', '2', '--size', '64', '--repeats', '3', '--threads', '1']
-    done = run('benchmarks/networks.py', 'mobilenet_v3_small', *options, '--json', file, '--plot', picture)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_tool('benchmarks/networks.py', 'mobilenet_v3_small', *options, '--json', file, '--plot', picture)
+    assert done.status == 0, done.err[-3000:]
     found = json.loads(file.read_text())
     assert {'date', 'hardware', 'versions', 'commit', 'threads'} <= set(found['facts'])
     rows = {(row['case'].rpartition(', ')[2], row['form']): row for row in found['rows']}

@@ -2,12 +2,13 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.tool_process import Done, run_tool
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('matplotlib')
@@ -21,9 +22,8 @@ attack, claims, data, study, training = (
 sys.path.pop()
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, 'benchmarks/mnist_study.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def run(*arguments: object) -> Done:
+    return run_tool('benchmarks/mnist_study.py', *arguments)
 
 
 def write_idx(path: Path, shape: tuple[int, ...], values: bytes) -> None:
@@ -50,7 +50,7 @@ def test_missing_data_is_named_in_the_message(tmp_path):
     result = run(
         'search', '--quick', '--data', tmp_path / 'nowhere', '--out', tmp_path, '--only', 'lenet5$', '--workers', 1
     )
-    assert result.returncode != 0 and 'nowhere' in result.stderr + result.stdout
+    assert result.status != 0 and 'nowhere' in result.err + result.out
 
 
 def test_every_run_has_its_config():
@@ -126,7 +126,7 @@ def test_claims_are_judged_by_the_results():
 def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
     arguments = ('--quick', '--data', data_root / 'mnist', '--out', tmp_path / 'out', '--docs', tmp_path / 'docs')
     first = run('run', *arguments, '--only', 'lenet5$|l2$')
-    assert first.returncode == 0, first.stderr
+    assert first.status == 0, first.err
     folder = tmp_path / 'out' / 'quick' / 'run'
     records = [json.loads(path.read_text()) for path in folder.glob('*.json')]
     assert {r['config'] for r in records} == {'lenet5', 'lenet5_kerv_l2'}
@@ -135,9 +135,9 @@ def test_quick_study_runs_resumes_and_reports(data_root, tmp_path):
     lost = next(folder.glob('*.json'))
     lost.unlink()
     again = run('run', *arguments, '--only', 'lenet5$|l2$')
-    assert f'{len(records) - 1} of {len(records)} runs have records, 1 are missing' in again.stdout and lost.exists()
+    assert f'{len(records) - 1} of {len(records)} runs have records, 1 are missing' in again.out and lost.exists()
     report = run('report', *arguments)
-    assert report.returncode == 0, report.stderr
+    assert report.status == 0, report.err
     text = (tmp_path / 'docs' / 'results.md').read_text()
     assert '| lenet5 |' in text and '99.17' in text and 'not run' in text and 'FGSM' in text
     for picture in ('convergence_found.png', 'convergence_literal.png', 'filters_found.png'):

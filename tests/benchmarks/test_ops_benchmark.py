@@ -2,12 +2,13 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.tool_process import Done, run_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 # For this import only: benchmarks/ops.py would hide tests/ops.
@@ -16,30 +17,25 @@ memory = importlib.import_module('memory')
 sys.path.pop()
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, 'benchmarks/ops.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def run(*arguments: object) -> Done:
+    return run_tool('benchmarks/ops.py', *arguments)
 
 
 @pytest.mark.slow
 def test_the_requested_forms_are_measured(tmp_path):
     arguments = ('--batch', 1, '--repeats', 1, '--threads', 1, '--layers', '512x7', '--kernels', 'gaussian')
     result = run(*arguments, '--json', tmp_path / 'ops.json')
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.err
     rows = {row['form']: row for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
     assert set(rows) == {'conv', 'A/A', 'conv, ReLU', 'CoC', 'gaussian'} and rows['conv']['median'] == 1
-    assert (
-        '512x7 b1, fwd+bwd' in result.stdout
-        and 'float32' in result.stdout
-        and f'torch {torch.__version__}' in result.stdout
-    )
+    assert '512x7 b1, fwd+bwd' in result.out and 'float32' in result.out and f'torch {torch.__version__}' in result.out
 
 
 @pytest.mark.slow
 def test_operators_with_fixed_kernels_are_measured(tmp_path):
     arguments = ('--batch', 1, '--repeats', 1, '--threads', 1, '--layers', '--static', 'shiftwise')
     result = run(*arguments, '--json', tmp_path / 'ops.json')
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.err
     rows = {(row['case'], row['form']) for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
     replaced = {'shiftwise', 'shiftwise in evaluation', 'shiftwise as one kernel'}
     for quantity in ('forward', 'fwd+bwd', 'memory'):
@@ -51,7 +47,7 @@ def test_operators_with_fixed_kernels_are_measured(tmp_path):
 def test_operators_with_a_kernel_for_each_image_are_measured(tmp_path):
     arguments = ('--network', 'hrnet18', '--batch', 1, '--repeats', 1, '--threads', 1, '--layers')
     result = run(*arguments, '--dynamic', 'condconv', '--json', tmp_path / 'ops.json')
-    assert result.returncode == 0, result.stderr
+    assert result.status == 0, result.err
     rows = {(row['case'], row['form']) for row in json.loads((tmp_path / 'ops.json').read_text())['rows']}
     forms = ('', ' recompute', ' keeping everything', ' as a loop', ' as unfold', ' as mixture')
     for quantity in ('forward', 'fwd+bwd', 'memory'):

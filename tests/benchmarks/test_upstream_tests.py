@@ -41,6 +41,7 @@ def run(*args):
     return subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.long
 def test_failures_that_only_the_operator_has_are_listed(tmp_path):
     folder = tmp_path / 'tests' / 'test_models' / 'test_necks'
     folder.mkdir(parents=True)

@@ -65,7 +65,29 @@ OPERATORS = {
     '_reparam': ReparamConv2d,
     'unireplknet': ReparamConv2d,
 }
+VARIANTS = (*OPERATORS, '_orth', '_stnd', '_official')
 every_config = pytest.mark.parametrize('path', CONFIGS, ids=name_of)
+
+
+def kind_of(path):
+    """Folder, kind of network and operators; of MNIST's small networks each is a kind."""
+    if path.parent.name == 'mnist':
+        return path
+    network = re.sub(r'\d', '', path.stem.split('_')[0])
+    return path.parent, network, *(mark for mark in VARIANTS if mark in path.stem)
+
+
+def one_of_each_kind(slow=()):
+    """All configs; the long tests take those named in ``slow`` and all of a kind but the shallowest."""
+    first = {}
+    for path in sorted(CONFIGS, key=lambda path: [int(number) for number in re.findall(r'\d+', path.stem)]):
+        if path.stem not in slow:
+            first.setdefault(kind_of(path), path)
+    kept = set(first.values())
+    params = (pytest.param(p, id=name_of(p), marks=() if p in kept else pytest.mark.long) for p in CONFIGS)
+    return pytest.mark.parametrize('path', list(params))
+
+
 # Those with operators inherit the data of those without.
 every_data_set = pytest.mark.parametrize(
     'path',
@@ -196,6 +218,8 @@ SLOW = (
     'cascade_mask_rcnn_convnext_t_dcls',
     'cascade_mask_rcnn_unireplknet_s',
     'cascade_mask_rcnn_unireplknet_t',
+    'convnext_base_dcls',
+    'convnext_small_dcls',
     'mask_rcnn_r50_adamw',
     'mask_rcnn_r50_adamw_fdconv',
     'retinanet_r50_dcls',
@@ -206,9 +230,7 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize(
-    'path', [pytest.param(p, id=name_of(p), marks=pytest.mark.long if p.stem in SLOW else ()) for p in CONFIGS]
-)
+@one_of_each_kind(SLOW)
 def test_config_builds_and_trains_a_step(path):
     cfg = parse(path)
     model = build(cfg)
@@ -284,7 +306,7 @@ def test_config_begins_with_a_comment(path):
     )
 
 
-@every_config
+@one_of_each_kind()
 def test_data_root_moves_every_data_set(path):
     parse(path)
     cfg = load_config(str(path), {'data_root': '/elsewhere'})

@@ -9,7 +9,7 @@ pytest.importorskip('mmdet')
 from tests.contract.overfit import write_overfit_config
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_overfits_eight_images_and_folds_to_the_same_map(data_root, run, tmp_path):
     config = write_overfit_config(data_root / 'coco_tiny', tmp_path)
     run('tools/train.py', config, '--work-dir', tmp_path / 'work', '--no-validate', OMP_NUM_THREADS='2')

@@ -113,7 +113,7 @@ def run(script: Path, *arguments: object, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mmpretrains_flops(tmp_path):
     tool = upstream('mmpretrain', 'analysis_tools/get_flops.py')
     flops = {}

@@ -73,8 +73,14 @@ def perturb(operator):
         step *= 1.5
 
 
-@pytest.mark.parametrize('operator', OPERATORS)
-@pytest.mark.parametrize('host', LIBRARIES)
+@pytest.mark.parametrize(
+    ('host', 'operator'),
+    [
+        pytest.param(host, operator, marks=() if host == 'mmdet' or operator == 'coc' else pytest.mark.long)
+        for host in LIBRARIES
+        for operator in OPERATORS
+    ],
+)
 @pytest.mark.parametrize('family', BACKBONES)
 def test_a_variant_trains_and_folds(family, host, operator):
     ours = {**BACKBONES[family], 'type': f'mmkerv.{family}', 'conv_cfg': OPERATORS[operator]}

@@ -14,7 +14,7 @@ from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.registry import local_name, operator_name
 
 
-def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
+def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = False) -> Config:
     """Return the config of the network after folding.
 
     Every ``conv_cfg`` of an operator is removed, or replaced by the operator's ``deploy_cfg``: an operator that folds
@@ -25,6 +25,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
     Args:
         cfg: config the network was trained with.
         kept: registered names of operators that were not folded; their ``conv_cfg`` stays.
+        host_shapes: whether every folded kernel has the shape that its host asks for, and needs no ``mmkerv.FoldedConv``.
 
     Returns:
         A new config.
@@ -38,7 +39,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = ()) -> Config:
         {'type': 'ResNet', 'conv_cfg': None}
     """
     result = by_name(copy.deepcopy(cfg))
-    result.model = _plain(result.model, kept, library_of(cfg))
+    result.model = _plain(result.model, kept, library_of(cfg), host_shapes)
     if _mentions_mmkerv(result.model):
         return result
     imports = result.get('custom_imports')
@@ -68,7 +69,7 @@ def _without_operator_rules(optim_wrapper: dict) -> None:
         optim_wrapper.pop('paramwise_cfg', None)
 
 
-def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
+def _plain(node: Any, kept: tuple[str, ...], scope: str | None, host_shapes: bool) -> Any:
     """Return a part of the model's config without the operators; a dict is changed in place."""
     if isinstance(node, dict):
         folded = takes_1x1 = False
@@ -77,9 +78,9 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
             is_conv_cfg = key.endswith('conv_cfg') and isinstance(value, dict)
             operator = operator_name(value.get('type')) if is_conv_cfg else None
             if operator is None or operator in kept:
-                dict.__setitem__(node, key, _plain(value, kept, scope))
+                dict.__setitem__(node, key, _plain(value, kept, scope, host_shapes))
             else:
-                node[key] = getattr(ops, operator).deploy_cfg(value)
+                node[key] = None if host_shapes else getattr(ops, operator).deploy_cfg(value)
                 folded = True
                 takes_1x1 = takes_1x1 or getattr(ops, operator).takes_1x1
         family = local_name(node.get('type'), ('mmkerv',))
@@ -103,7 +104,7 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None) -> Any:
             for key in ('conv_cfg', 'where'):
                 node.pop(key, None)
     elif isinstance(node, (list, tuple)):
-        return type(node)(_plain(item, kept, scope) for item in node)
+        return type(node)(_plain(item, kept, scope, host_shapes) for item in node)
     return node
 
 

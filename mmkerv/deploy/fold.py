@@ -10,7 +10,7 @@ from torch import nn
 from mmkerv.deploy.compared_outputs import computable
 from mmkerv.deploy.config import deploy_config
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, sample_inputs
-from mmkerv.deploy.trained_model import build_model
+from mmkerv.deploy.trained_model import build_model, built
 from mmkerv.deploy.upstream_step import merge_branches, merges_always, merges_branches
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
 from mmkerv.engine.checkpoint.layouts import weights_of
@@ -104,7 +104,7 @@ def fold_checkpoint(
     # Before the branches merge, which removes some of the folded layers.
     dearer = _dearer(model, folded, report.replaced)
     kept = {operator_name(type(folded.get_submodule(name))) for name in report.kept}
-    plain_cfg = deploy_config(cfg, tuple(kept))
+    plain_cfg = _plainest_config(cfg, tuple(kept))
     if upstream_deploy or merges_always(folded):
         merge_branches(folded, plain_cfg)
     elif merges_branches(folded):
@@ -130,6 +130,18 @@ def fold_checkpoint(
         config.write_text(plain_cfg.pretty_text)
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
     return FoldResult(report, error, associations, count, kind.name, dearer)
+
+
+def _plainest_config(cfg: Config, kept: tuple[str, ...]) -> Config:
+    """Return the deploy config, without ``mmkerv.FoldedConv`` if the host's own convolutions have the same shapes."""
+    config, host = deploy_config(cfg, kept), deploy_config(cfg, kept, host_shapes=True)
+    if host.model == config.model:
+        return config
+    return host if _convolutions(built(host)) == _convolutions(built(config)) else config
+
+
+def _convolutions(model: nn.Module) -> dict[str, str]:
+    return {name: repr(m) for name, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
 
 
 def require_other_files(cfg: Config, checkpoint: str | Path, out: str | Path) -> None:

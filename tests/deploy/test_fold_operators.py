@@ -19,6 +19,7 @@ DENSE = dict(type='mmkerv.ResNet', depth=18, base_channels=8, where=dict(stem=Fa
 DEPTHWISE = dict(type='mmkerv.MobileNetV2', widen_factor=0.25, where=dict(stem=False))
 NETWORKS = {
     'DCLS, larger': (DENSE, dict(type='DCLSConv', kernel_extent=5)),
+    "DCLS, the host's size": (DENSE, dict(type='DCLSConv', kernel_extent=3)),
     'DCLS, points': (DENSE, dict(type='DCLSConv', version='gauss', points=4, positions_init='normal', kernel_extent=5)),
     'Reparam': (DENSE, dict(type='ReparamConv')),
     'Reparam, larger': (DENSE, dict(type='ReparamConv', preset='unirep', kernel_extent=7)),
@@ -27,7 +28,10 @@ NETWORKS = {
     'Weighted': (DENSE, dict(type='WeightedConv', density=0.5)),
     'Shiftwise': (DEPTHWISE, dict(type='ShiftwiseConv', kernel_extent=9)),
     'DCLS, depthwise': (DEPTHWISE, dict(type='DCLSConv', kernel_extent=7)),
+    "Inception, the host's size": (DEPTHWISE, dict(type='InceptionDWConv', branch_ratio=0.25, kernel_extent=3)),
 }
+# Whose folded kernels have another shape than the host's convolutions, or a bias.
+OTHER_SHAPES = {'Reparam'} | {name for name, (_, conv_cfg) in NETWORKS.items() if conv_cfg.get('kernel_extent', 3) > 3}
 
 
 def network(name: str) -> Config:
@@ -59,9 +63,10 @@ def test_a_trained_network_folds_to_a_file_that_loads(name, tmp_path):
             model.extract_feat(torch.randn(4, 3, *SIZE))
     model.eval()
     torch.save({'meta': {}, 'state_dict': model.state_dict()}, tmp_path / 'epoch_1.pth')
-    result = fold_checkpoint(cfg, tmp_path / 'epoch_1.pth', tmp_path / 'deploy.pth', shape=SIZE)
+    result = fold_checkpoint(cfg, tmp_path / 'epoch_1.pth', tmp_path / 'deploy.pth', shape=SIZE, split='dense')
     assert len(result.report.replaced) == count > 5 and not result.report.kept
     assert result.error < 1e-4
+    assert ('mmkerv' in (tmp_path / 'deploy.py').read_text()) == (name in OTHER_SHAPES)
     folded = MODELS.build(Config.fromfile(tmp_path / 'deploy.py').model).eval()
     folded.load_state_dict(torch.load(tmp_path / 'deploy.pth', weights_only=False)['state_dict'])
     assert not any(isinstance(module, ConvNd) for module in folded.modules())

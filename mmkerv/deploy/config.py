@@ -25,7 +25,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = F
     Args:
         cfg: config the network was trained with.
         kept: registered names of operators that were not folded; their ``conv_cfg`` stays.
-        host_shapes: whether every folded kernel has the shape that its host asks for, and needs no ``mmkerv.FoldedConv``.
+        host_shapes: whether every folded kernel has the shape that its host asks for, without ``mmkerv.FoldedConv``.
 
     Returns:
         A new config.

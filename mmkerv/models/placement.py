@@ -27,7 +27,8 @@ class Where(NamedTuple):
         stages: numbers of the stages to select, from 1; ``None`` selects every stage and everything outside the stages
             but the stem (necks, heads). What lies between two stages belongs to the later one.
         kernel_sizes: ``None`` the sizes that the operator takes: all, or with most operators all but 1x1; ``'>1'``
-            every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``.
+            every size but 1x1, ``'all'``, or a sequence of sizes such as ``(3, (1, 7))``. A rule that chooses among
+            the layers that a network has, as for sharing and in hooks, takes ``None`` for ``'all'``.
         depthwise: whether to select depthwise convolutions (as many groups as input channels, more than one).
         names: regular expressions, of which one must match somewhere in the convolution's name; ``None`` matches any.
 
@@ -299,7 +300,7 @@ def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> 
 
     Args:
         model: any network.
-        where: rule; ``None`` selects every size, and the stem only in a model without stages.
+        where: rule; ``None`` selects the stem only in a model without stages.
         kinds: classes of convolutions and operators.
 
     Raises:
@@ -310,7 +311,9 @@ def selected(model: nn.Module, where: Where | None, kinds: tuple[type, ...]) -> 
         ['0', '1']
     """
     convs = {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
-    rule = where or Where(stem=find_stages(model, ()) is None, kernel_sizes='all')
+    rule = where or Where(stem=find_stages(model, ()) is None)
+    if rule.kernel_sizes is None:
+        rule = rule._replace(kernel_sizes='all')
     stages, holders = _stages(model, convs, rule), kept_by(model)
     return {name: m for name, m in convs.items() if rule.selects(name, m, stages[name], holders.get(m))}
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import mmkerv
 from mmkerv.errors import ArgumentError, ArgumentTypeError
-from mmkerv.ops import CoCConv2d, DCLSConv2d, switch_to_deploy
+from mmkerv.ops import CoCConv2d, CondConv2d, DCLSConv2d, switch_to_deploy
 from tests.ops.contract import relative
 
 
@@ -80,6 +80,11 @@ def test_layers_of_one_shape_in_a_stage_share_weight_and_bias(where, expected):
 def test_a_network_without_stages_is_one():
     model = mmkerv.share_kernels(nn.Sequential(nn.Conv2d(3, 8, 3), *(nn.Conv2d(8, 8, 3) for _ in range(3))))
     assert groups(model) == [{'1', '2', '3'}]
+
+
+def test_a_rule_selects_1x1_layers_too():
+    model = nn.Sequential(*(CondConv2d(8, 8, 1) for _ in range(2)))
+    assert groups(mmkerv.share_parameters(model, 'experts', dict(stem=True)), 'experts') == [{'0', '1'}]
 
 
 def test_other_options_types_and_frozen_layers_do_not_share():

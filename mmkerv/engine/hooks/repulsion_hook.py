@@ -47,7 +47,7 @@ class RepulsionHook(KernelRegularizerHook):
         super().__init__(weight)
         self.begin = integer(begin, 'begin', 0)
         self.by_epoch = boolean(by_epoch, 'by_epoch')
-        self.where = Where(kernel_sizes='all') if where is None else Where.of(where)
+        self.where = Where.of(where)
 
     def before_train(self, runner: Runner) -> None:
         """Find the layers, and compare ``begin`` with the length of the run.

@@ -44,9 +44,10 @@ class Staged(nn.Module):
     ('where', 'names'),
     [
         (None, ['layer1.0', 'layer1.1', 'layer1.2', 'layer2.0', 'head']),
-        ({}, ['conv1', 'layer1.1', 'layer1.2', 'layer2.0']),
-        ({'stages': (2,), 'stem': False}, ['layer2.0']),
-        ({'depthwise': False, 'names': 'layer1'}, ['layer1.1']),
+        ({}, ['conv1', 'layer1.0', 'layer1.1', 'layer1.2', 'layer2.0', 'head']),
+        ({'kernel_sizes': '>1'}, ['conv1', 'layer1.1', 'layer1.2', 'layer2.0']),
+        ({'stages': (1,), 'stem': False}, ['layer1.0', 'layer1.1', 'layer1.2']),
+        ({'depthwise': False, 'names': 'layer1'}, ['layer1.0', 'layer1.1']),
     ],
     ids=str,
 )

@@ -25,6 +25,8 @@ from mmkerv.utils import log
 
 # Value of `groups` that follows the GroupNorm behind each layer.
 GROUP_NORM = 'gn'
+# Batch norms and instance norms have one base.
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
 
 
 @HOOKS.register_module()
@@ -158,7 +160,7 @@ class OrthogonalityHook(KernelRegularizerHook):
 def group_norms(model: nn.Module) -> dict[nn.Module, nn.GroupNorm]:
     """Return the GroupNorm behind each convolution: the next norm after it among the children of its parent.
 
-    The norm must have as many channels as the convolution, and no other convolution may lie between.
+    The norm must have as many channels as the convolution, and no other convolution or norm may lie between.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 8, 3))
@@ -171,8 +173,8 @@ def group_norms(model: nn.Module) -> dict[nn.Module, nn.GroupNorm]:
         for child in parent.children():
             if isinstance(child, (nn.Conv2d, Conv2d)):
                 conv = child
-            elif isinstance(child, nn.GroupNorm):
-                if conv is not None and conv.out_channels == child.num_channels:
+            elif isinstance(child, NORMS):
+                if isinstance(child, nn.GroupNorm) and conv is not None and conv.out_channels == child.num_channels:
                     found[conv] = child
                 conv = None
     return found

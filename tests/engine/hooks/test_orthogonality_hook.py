@@ -110,7 +110,7 @@ def test_follows_the_group_norm_behind_each_layer(lines):
         {
             'a': nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 8, 3)),
             'b': nn.Sequential(nn.Conv2d(8, 12, 3, groups=2), nn.GroupNorm(6, 12)),
-            'c': nn.Sequential(nn.Conv2d(12, 12, 3), nn.BatchNorm2d(12)),
+            'c': nn.Sequential(nn.Conv2d(12, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.GroupNorm(4, 12)),
         }
     )
     hook = OrthogonalityHook(1.0, shifts='zero', groups='gn')

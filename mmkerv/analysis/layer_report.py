@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _ntuple
 
 from mmkerv.analysis.conv_forms import FORMS, Cost, Shape, forms
 from mmkerv.analysis.counting import counted
@@ -174,7 +175,7 @@ def _layer(module: nn.Module, name: str, calls: list, parameters: int, macs: int
         name=name,
         operator=type(module).__name__,
         kernel=kernel,
-        stride=() if linear else tuple(module.stride),
+        stride=() if linear else _ntuple(len(kernel))(module.stride),
         channels=(module.in_features, module.out_features) if linear else (module.in_channels, module.out_channels),
         groups=1 if linear else module.groups,
         output=() if linear else tuple(calls[0][1][2:]),

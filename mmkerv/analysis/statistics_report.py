@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _ntuple
 from torch.nn.utils.parametrize import is_parametrized
 
 from mmkerv.analysis import kernel_statistics as statistics
@@ -259,7 +260,9 @@ def orthogonality_gap(values: Tensor, layer: nn.Module) -> float:
         >>> orthogonality_gap(torch.eye(4).view(4, 4, 1, 1), nn.Conv2d(4, 4, 1))
         0.0
     """
-    geometry = layer.stride, layer.dilation, layer.groups
+    # Upstream libraries rewrite the geometry of built layers, also as single integers.
+    per_axis = _ntuple(values.dim() - 2)
+    geometry = per_axis(layer.stride), per_axis(layer.dilation), layer.groups
     least = orthogonality_minimum(len(values), values.shape[1] * layer.groups, values.shape[2:], *geometry)
     return max(0.0, float(orthogonality_loss(values, *geometry)) - least)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.utils import _pair
 
 from mmkerv import ops
 from mmkerv.distributions import importable
@@ -161,7 +162,7 @@ class Operator(NamedTuple):
         geometry = {key: getattr(conv, key) for key in ('stride', 'padding', 'dilation', 'groups')}
         if is_adaptive(conv):
             # Centred, which an operator with a kernel_extent requires; the caller replaces it.
-            geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, kernel_size))
+            geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(_pair(conv.dilation), kernel_size))
         if conv.padding_mode != 'zeros':
             geometry['padding_mode'] = conv.padding_mode
         # The constructor draws a weight that is discarded: it must not consume the caller's random numbers, which

@@ -116,6 +116,8 @@ def test_the_gap_counts_from_the_least_loss_of_the_shape():
     # Orthonormal columns: 8 rows in 4 dimensions have the least loss, 4.
     (row,) = statistics_report(kernels_of(nn.Sequential(conv)))
     assert row.values['gap'] == pytest.approx(0, abs=1e-5)
+    conv.stride, conv.dilation = 2, 1
+    assert statistics_report(kernels_of(nn.Sequential(conv))) == [row]
     assert float(orthogonality_loss(conv.weight, (2, 2), (1, 1), 1)) == pytest.approx(4, abs=1e-5)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from mmkerv.engine.hooks.kernel_regularizer_hook import KernelRegularizerHook
 from mmkerv.errors import ArgumentError
@@ -146,14 +147,14 @@ class OrthogonalityHook(KernelRegularizerHook):
         kernel = _kernel(layer)
         sizes = len(kernel), kernel.shape[1] * layer.groups, kernel.shape[2:]
         if self.shifts == 'all':
-            return orthogonality_minimum(*sizes, layer.stride, layer.dilation, layer.groups)
+            return orthogonality_minimum(*sizes, _pair(layer.stride), _pair(layer.dilation), layer.groups)
         return group_orthogonality_minimum(*sizes, layer.groups, self._numbers[layer], self.mode)
 
     def loss(self, layer: nn.Module) -> Tensor:
         """Return the squared distance of one convolution from orthogonality."""
         kernel = _kernel(layer).to(torch.float32)
         if self.shifts == 'all':
-            return orthogonality_loss(kernel, layer.stride, layer.dilation, layer.groups)
+            return orthogonality_loss(kernel, _pair(layer.stride), _pair(layer.dilation), layer.groups)
         return group_orthogonality_loss(kernel, layer.groups, self._numbers[layer], self.mode)
 
 

@@ -297,9 +297,15 @@ class CondConv2d(DynamicKernel, Conv2d):
         experts = None if routing is None else self.experts.view(-1, *self.weight.shape)
         return Mixture(experts, routing, channels, filters, taps)
 
+    def _has_gates(self) -> bool:
+        return any(gate is not None for gate in (self.channel_gate, self.filter_gate, self.spatial_gate))
+
+    def _is_per_sample(self) -> bool:
+        return self.experts is not None or self._has_gates()
+
     def _makes_large_tensors(self) -> bool:
         # The experts of images without gates are only added up.
-        return any(gate is not None for gate in (self.channel_gate, self.filter_gate, self.spatial_gate))
+        return self._has_gates()
 
     @property
     def routing_at_start(self) -> float:

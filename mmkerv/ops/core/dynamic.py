@@ -53,6 +53,8 @@ class DynamicKernel:
     weighted sum of convolutions with fixed kernels (``'mixture'``), where the operator implements ``_mixture`` and has
     an option ``export_form``.
 
+    Where all samples have one kernel, which ``_is_per_sample`` tells, it is computed as an ordinary convolution.
+
     For backward, an operator that implements ``_sources`` saves each sample's kernel, and computes what that is made of
     again from the gates; with an option ``recompute``, the kernel too.
 
@@ -95,6 +97,10 @@ class DynamicKernel:
     def _mixture(self, *gates: Tensor | None) -> Mixture:
         """Return the kernels of gates as sums of fixed ones; called with autocast off."""
         raise NotImplementedError(f'{type(self).__name__} must implement _mixture')
+
+    def _is_per_sample(self) -> bool:
+        """Return whether samples have kernels of their own; with its options an operator may have one for all."""
+        return True
 
     def _makes_large_tensors(self) -> bool:
         """Return whether autograd would save tensors of the size of all kernels while they are computed."""
@@ -160,6 +166,8 @@ class DynamicKernel:
             # Neither Fourier transforms nor convolutions in groups exist for no samples at all.
             return self._respond(*(tensor if tensor is None else _with_zeros(tensor) for tensor in (input, *given)))[:0]
         gates, x = self.gates(input, *given), self._features(input)
+        if not self._is_per_sample():
+            return self._convolve(x, self._kernels((*self._sources(), *gates))[0])
         if not traced:
             y = self._grouped(x, gates)
         elif getattr(self.options, 'export_form', None) == 'mixture':

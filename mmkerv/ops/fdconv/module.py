@@ -329,14 +329,15 @@ class FDConv2d(DynamicKernel, Conv2d):
         taps: Tensor | None,
         means: Tensor | None,
     ) -> Mixture:
-        if bands is None:
-            return Mixture()
         self._find_order()
         weight = self.weight.to(wide_type(self.weight.dtype))
         return Mixture(bands_of(weight, self._bands(), self._ranks, self.groups), bands, channels, filters, taps)
 
-    def _makes_large_tensors(self) -> bool:
+    def _is_per_sample(self) -> bool:
         return self.options.ksm_global or self.options.ksm_local
+
+    def _makes_large_tensors(self) -> bool:
+        return self._is_per_sample()
 
     def band_gains(self, x: Tensor) -> Tensor | None:
         """Compute FBM's m - 1 of ``x`` (N, C, H, W): (N, 3, H, W), from the highest frequencies to lower ones.

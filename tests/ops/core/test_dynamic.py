@@ -97,6 +97,26 @@ def test_the_kernels_are_kept_once_or_not_at_all(name, monkeypatch):
 
 
 @pytest.mark.parametrize('recompute', [False, True])
+@pytest.mark.parametrize('name', ['feature bands', 'one tap'])
+def test_one_kernel_for_all_samples_is_not_copied(name, recompute):
+    if name == 'one tap':
+        op = CondConv2d(64, 64, 1, kernel=False, spatial=True, recompute=recompute)
+        with torch.no_grad():
+            op.bias.normal_()
+    else:
+        op = build(name, 64, recompute=recompute)
+    assert kept(op) < 0.1
+    x = torch.randn(3, 64, 5, 6, requires_grad=True)
+    y = op(x)
+    expected = nn.functional.conv2d(op._features(x), op.weight, op.bias, padding=op.padding)
+    assert torch.equal(y, expected)
+    assert op.kernel(x).shape == (3, *op.weight.shape)
+    y.sum().backward()
+    assert op.weight.grad.any() and x.grad.any()
+    assert torch.allclose(op(x[0]), y[0], atol=1e-5) and op(x[:0]).shape == (0, *y.shape[1:])
+
+
+@pytest.mark.parametrize('recompute', [False, True])
 @pytest.mark.parametrize('name', ['omni-dimensional', 'frequency'])
 def test_second_derivatives(name, recompute):
     kind, options = OPERATORS[name]

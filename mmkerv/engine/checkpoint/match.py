@@ -288,9 +288,9 @@ def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
 def _read_names(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return the state dict by the names of the bare network, with published layouts replaced by ours."""
     given = dict(adapted_to_kernel_nets(model, unwrapped_names(state_dict)))
-    # In the order in which they load; a layer with several names loads once by each of them.
+    # Operators and backbones, in the order in which they load; a layer with several names loads once by each of them.
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, ConvNd):
+        if hasattr(module, 'read_published'):
             module.read_published(given, f'{name}.' if name else '')
     return given
 

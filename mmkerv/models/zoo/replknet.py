@@ -109,11 +109,14 @@ def _network() -> type[nn.Module]:
             super().train(mode)
             return self
 
-        def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
             last = len(self.stages) - 1
             if not isinstance(self.stages[last].norm, nn.Identity):
                 for key in [key for key in state_dict if key.startswith(f'{prefix}norm.')]:
                     state_dict[f'{prefix}stages.{last}.{key.removeprefix(prefix)}'] = state_dict.pop(key)
+
+        def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+            self.read_published(state_dict, prefix)
             super()._load_from_state_dict(state_dict, prefix, *args)
 
     Network.__name__, Network.__qualname__, Network.__module__ = 'RepLKNet', QUALIFIED, __name__

@@ -181,7 +181,18 @@ class TimmBackbone(BaseModule):
                 return candidate
         return name
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace the names of timm's whole network by ours, in place, without what computes no feature.
+
+        Args:
+            state_dict: weights of a network.
+            prefix: of the backbone's keys.
+
+        Example:
+            >>> state = {'layer1.0.conv1.weight': torch.ones(64, 64, 3, 3)}
+            >>> TimmBackbone('resnet10t').read_published(state, ''); list(state)  # doctest: +SKIP
+            ['timm_model.layer1.0.conv1.weight']
+        """
         found = {key.removeprefix(prefix).removeprefix(OWN): key for key in state_dict if key.startswith(prefix)}
         names = {name: self._own_name(name) for name in found}
         if any(own not in self._plain_names for own in names.values()):
@@ -193,6 +204,9 @@ class TimmBackbone(BaseModule):
             value = state_dict.pop(key)
             if name not in unused:
                 state_dict[f'{prefix}{OWN}{names[name]}'] = value
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        self.read_published(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _recompute(self) -> None:

@@ -365,9 +365,23 @@ class UniRepLKNet(BaseModule):
             depth = last + 1
         return depth, last + 2
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def read_published(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Replace the released names of parameters by ours, in place.
+
+        Args:
+            state_dict: weights of a network.
+            prefix: of the backbone's keys.
+
+        Example:
+            >>> state = {'stages.0.0.dwconv.lk_origin.weight': torch.ones(40, 1, 3, 3)}
+            >>> UniRepLKNet('A').read_published(state, ''); list(state)
+            ['stages.0.0.dwconv.weight']
+        """
         for key in [key for key in state_dict if key.startswith(prefix)]:
             state_dict[prefix + self._own_name(key.removeprefix(prefix))] = state_dict.pop(key)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        self.read_published(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _own_name(self, name: str) -> str:

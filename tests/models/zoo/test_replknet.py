@@ -12,6 +12,7 @@ from mmcv.cnn.bricks.norm import SyncBatchNorm
 from mmengine.registry import MODELS, DefaultScope
 
 from mmkerv.deploy.upstream_step import merges_branches
+from mmkerv.engine import require_match
 from mmkerv.ops import switch_to_deploy
 from mmkerv.ops.core.base import ConvNd
 
@@ -64,6 +65,7 @@ def test_outputs_are_upstreams_where_it_has_the_same_norms():
 def test_the_final_norm_of_a_released_classifier_is_the_last_stages():
     net = build(out_indices=(3,))
     released = {key.replace('stages.3.norm.', 'norm.'): torch.ones_like(v) for key, v in net.state_dict().items()}
+    require_match(net, released, 'a.pth')
     net.load_state_dict(released)
 
 

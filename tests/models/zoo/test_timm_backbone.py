@@ -10,6 +10,7 @@ pytest.importorskip('mmengine')
 
 from mmengine.registry import MODELS
 
+from mmkerv.engine import match_checkpoint, require_match
 from mmkerv.errors import ArgumentError, InstallationError
 from mmkerv.models.zoo import timm_backbone
 from mmkerv.models.zoo.timm_backbone import TimmBackbone
@@ -50,6 +51,8 @@ def test_a_released_checkpoint_of_the_classifier_loads_and_gives_timms_features(
     for weights in spellings:
         for parameter in net.parameters():
             parameter.zero_()
+        match = require_match(net, weights, 'a.pth')
+        assert len(match.loaded) == len(net.state_dict()) and not match.operator_only
         net.load_state_dict(weights)
         assert all(torch.equal(a, b) for a, b in zip(net(image()), expected, strict=True))
     assert net.channels == tuple(y.shape[1] for y in expected)
@@ -74,6 +77,7 @@ def test_other_keys_are_still_reported():
 def test_inside_a_model_the_prefix_is_kept():
     model = nn.ModuleDict({'backbone': TimmBackbone('resnet10t', out_indices=(1, 2))})
     weights = {f'backbone.{key}': value for key, value in timm.create_model('resnet10t').state_dict().items()}
+    assert not match_checkpoint(model, weights).unexpected
     model.load_state_dict(weights)
     assert torch.equal(model['backbone'].timm_model.layer1[0].conv1.weight, weights['backbone.layer1.0.conv1.weight'])
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 pytest.importorskip('mmcv')
+from mmkerv.engine import match_checkpoint, require_match
 from mmkerv.errors import ArgumentError
 from mmkerv.models.zoo.unireplknet import ARCHS, UniRepLKNet, UniRepLKNetBlock
 from mmkerv.ops import ReparamConv2d, switch_to_deploy
@@ -67,6 +68,9 @@ def test_released_names_load():
     with torch.no_grad():
         for p in other.parameters():
             p.zero_()
+    assert sorted(require_match(other, names, 'a.pth').loaded) == sorted(other.state_dict())
+    inside = {f'backbone.{name}': value for name, value in names.items()}
+    assert not match_checkpoint(nn.ModuleDict({'backbone': other}), inside).missing
     other.load_state_dict(names)
     x = torch.randn(1, 3, 64, 64)
     assert all(torch.equal(a, b) for a, b in zip(net.eval()(x), other.eval()(x)))
@@ -76,6 +80,7 @@ def test_the_final_norm_of_a_released_classifier_is_the_last_outputs():
     net = UniRepLKNet(TINY)
     state = {key.replace('norm3.', 'norm.'): value for key, value in net.state_dict().items()}
     assert 'norm.weight' in state
+    require_match(net, state, 'a.pth')
     net.load_state_dict(state)
     assert net.eval()(torch.randn(2, 3, 64, 64))[0].shape == (2, 64)
 

@@ -22,7 +22,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmkerv
 from mmkerv.engine import patched
+from mmkerv.ops import CondConv2d, DCLSConv2d
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.initialisation import plain_convolutions
 from tests.ops import catalogue
 
 COC, LINEAR = dict(type='CoCConv'), dict(type='KervConv', kernel='linear')
@@ -137,7 +139,7 @@ def test_every_operator_keeps_its_own_parameters_and_its_class(label):
     ops = [catalogue.layer(label), catalogue.layer(label)]
     for op in ops:
         op.reset_parameters()
-    own = [{name: p.clone() for name, p in op.own_parameters().items() if '.' in name} for op in ops]
+    own = [{name: p.clone() for name, p in op.own_parameters().items()} for op in ops]
     net = Root(Every(*ops))
     net.init_weights()
     for op, before in zip(ops, own):
@@ -146,6 +148,24 @@ def test_every_operator_keeps_its_own_parameters_and_its_class(label):
         assert all('_params_init_info' not in m.__dict__ for m in op.modules())
         assert not hasattr(op, '_params_init_info')
     assert net.part.convolutions == (2 if ops[0].weight is not None else 0)
+
+
+def test_a_checkpoint_sets_the_own_parameters_of_operators(tmp_path):
+    def network() -> nn.Module:
+        return Every(CondConv2d(4, 4, 3, experts=2), DCLSConv2d(4, 4, 3, kernel_extent=5))
+
+    trained = {name: torch.rand_like(value) for name, value in network().state_dict().items()}
+    torch.save(trained, tmp_path / 'a.pth')
+    net = network()
+    net.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    BaseModule.init_weights(net)
+    assert all(torch.equal(value, trained[name]) for name, value in net.state_dict().items())
+    with plain_convolutions(net):
+        assert len(list(net.parameters())) == 4 and len(net.state_dict()) == len(trained)
+        net.double()
+        net.first.weight = nn.Parameter(torch.ones(4, 4, 3, 3))
+    assert net.first.experts.dtype == torch.float64 and net.first.weight.sum() == 144
+    assert sum(1 for _ in net.parameters()) == len(trained)
 
 
 def test_initialiser_of_one_layer_leaves_super_layers_alone():

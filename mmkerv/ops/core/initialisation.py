@@ -1,11 +1,12 @@
 """Operators as plain convolutions for libraries that initialise a network, or ask whether a layer is a convolution.
 
 Libraries initialise by ``isinstance(m, nn.Conv2d)``, or draw all parameters of more than one axis. For the first an
-operator is no convolution, and for the second its super layers are parameters as any others. Both leave an operator
-network with other weights than the plain network of the same seed.
+operator is no convolution, and for the second its own parameters (super layers, experts, positions) are parameters as
+any others. Both leave an operator network with other weights than the plain network of the same seed.
 """
 
-from collections.abc import Iterator
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -66,8 +67,8 @@ def plain_convolutions(model: nn.Module, hide: bool = True) -> Iterator[None]:
 
     Args:
         model: network; its operators have their own classes again after the block.
-        hide: hide the operators' submodules (super layers) from ``modules()`` and ``parameters()``: they keep their
-            start, and no random numbers are drawn for them.
+        hide: hide the operators' submodules (super layers) from ``modules()``, and all parameters but ``weight`` and
+            ``bias`` from ``parameters()``: they keep their start, and no random numbers are drawn for them.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -126,8 +127,38 @@ def as_plain(kind: type[nn.Module], has_weight: bool, hide: bool) -> type[nn.Mod
     members: dict[str, Any] = {'operator_class': kind}
     if hide:
         members['named_modules'] = _only_itself
+        members['_parameters'] = property(_BasicParameters.of)
+        # A checkpoint that is loaded meanwhile sets them all.
+        for name in ('_load_from_state_dict', '_save_to_state_dict', '_apply'):
+            members[name] = _with_all_parameters(name)
     # mmengine's initialisers match the name of a class as well.
     return type('Conv2d', (kind, nn.Conv2d) if has_weight else (kind,), members)
+
+
+class _BasicParameters(UserDict):
+    """An operator's parameters by name, of which iteration shows ``weight`` and ``bias`` alone."""
+
+    @classmethod
+    def of(cls, operator: nn.Module) -> '_BasicParameters':
+        view = cls()
+        # Not a copy: what is set here is a parameter of the operator.
+        view.data = operator.__dict__['_parameters']
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.data if name in ('weight', 'bias'))
+
+
+def _with_all_parameters(name: str) -> Callable[..., Any]:
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        kind = type(self)
+        self.__class__ = kind.operator_class
+        try:
+            return getattr(self, name)(*args, **kwargs)
+        finally:
+            self.__class__ = kind
+
+    return method
 
 
 def _only_itself(

@@ -224,8 +224,9 @@ def decompose_checkpoint(
 ) -> list[Layer]:
     """Decompose the convolutions of a trained network; write ``out`` and its config, ``out`` with suffix ``.py``.
 
-    The config starts a training from ``out`` and has no other pretrained weights. Nothing is written unless the network
-    that it builds computes, with the weights written, what the decomposed one computes.
+    The config starts a training from ``out``, by its name in the folder of the config, and has no other pretrained
+    weights. Nothing is written unless the network that it builds computes, with the weights written, what the
+    decomposed one computes.
 
     Args:
         cfg: config the checkpoint was trained with.
@@ -269,7 +270,8 @@ def decompose_checkpoint(
             f'all {len(rows)} convolutions stay plain ({", ".join(reasons)}); use another --rate or --decomposition, '
             'or select others with --where'
         )
-    new_cfg = decomposed_config(cfg, conv_cfg, names, out)
+    # In the folder of the config, wherever it is read from; mmengine fills that in.
+    new_cfg = decomposed_config(cfg, conv_cfg, names, f'{{{{ fileDirname }}}}/{Path(out).name}')
     rebuilt = build_model(new_cfg, model.state_dict(), f'{checkpoint} (decomposed)').float()
     inputs, samples = next(sample_inputs(model, shape, None))
     difference = largest_difference(kind.of(model, inputs, samples), kind.of(rebuilt, inputs, samples))
@@ -287,7 +289,7 @@ def decompose_checkpoint(
     return rows
 
 
-def decomposed_config(cfg: Config, conv_cfg: dict[str, Any], names: Sequence[str], load_from: str | Path) -> Config:
+def decomposed_config(cfg: Config, conv_cfg: dict[str, Any], names: Sequence[str], load_from: str) -> Config:
     """Return the config of a network in which some convolutions are low-rank, trained on from ``load_from``.
 
     Each part of the model with such convolutions (backbone, neck, head) becomes a ``mmkerv.Converted``.
@@ -320,7 +322,7 @@ def decomposed_config(cfg: Config, conv_cfg: dict[str, Any], names: Sequence[str
         where = {'names': [f'^{re.escape(rest)}$' for rest in rests], 'kernel_sizes': 'all'}
         parent[last] = dict(type='mmkerv.Converted', model=parent[last], conv_cfg=dict(conv_cfg), where=where)
     result.model = root.model
-    result.load_from, result.resume = str(load_from), False
+    result.load_from, result.resume = load_from, False
     imports = result.get('custom_imports') or {'imports': [], 'allow_failed_imports': False}
     listed = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
     imports['imports'] = listed if 'mmkerv' in listed else [*listed, 'mmkerv']

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,9 +66,10 @@ def built(config, checkpoint) -> nn.Module:
     ('decomposition', 'names', 'number'),
     [('tucker2', ['layer[34]', 'neck', 'cls_convs'], 18), ('cp4', ['layer2.0', 'lateral_convs.0', 'cls_convs'], 6)],
 )
-def test_the_written_files_give_the_decomposed_network(trained, decomposition, names, number, tmp_path):
+def test_the_written_files_give_the_decomposed_network(trained, decomposition, names, number, tmp_path, monkeypatch):
     cfg, model, file = trained
-    out, where = tmp_path / 'low_rank.pth', {'names': names}
+    monkeypatch.chdir(tmp_path)
+    out, where = Path('low_rank.pth'), {'names': names}
     rows = decompose_checkpoint(
         cfg, file, out, rate=2, decomposition=decomposition, where=where, shape=SIZE, timer=faster
     )
@@ -89,6 +91,12 @@ def test_the_written_files_give_the_decomposed_network(trained, decomposition, n
             composed.get_submodule(name).weight.copy_(operator.kernel())
     assert largest_difference(outputs(composed), outputs(rebuilt)) < 1e-4
     assert largest_difference(outputs(model), outputs(rebuilt)) > 1e-3
+    # From another working directory, and moved together.
+    (tmp_path / 'moved').mkdir()
+    for file in (out, out.with_suffix('.py')):
+        (tmp_path / file).rename(tmp_path / 'moved' / file)
+    out = tmp_path / 'moved' / out
+    monkeypatch.chdir('/')
     written = Config.fromfile(out.with_suffix('.py'))
     assert written.load_from == str(out) and written.model.backbone.model.init_cfg is None
     assert written.custom_imports.imports == ['mmkerv'] and written.model.backbone.type == 'mmkerv.Converted'

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmkerv.errors import ArgumentError
@@ -171,7 +169,7 @@ class LSKNetBlock(nn.Module):
 
 
 @MODELS.register_module()
-class LSKNet(BaseModule):
+class LSKNet(stage_arguments.StagedBackbone):
     """LSKNet: four stages whose attention chooses the kernel size, (N, 3, H, W) -> maps of stride 4 to 32.
 
     State-dict keys are the released ones; a classifier's ``head`` is left out. Each output has a layer norm over its
@@ -265,16 +263,6 @@ class LSKNet(BaseModule):
             if self.init_cfg is None:
                 self._draw()
             super().init_weights()
-
-    def train(self, mode: bool = True) -> 'LSKNet':
-        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the layer of a parameter and the number of layers, for layer-wise learning rates.

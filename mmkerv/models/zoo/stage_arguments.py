@@ -1,6 +1,9 @@
-"""Arguments that the backbones of several stages share."""
+"""Arguments that the backbones of several stages share, and what two of them do."""
 
 from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.arguments import integer, real
@@ -55,3 +58,35 @@ def drop_path_rates(largest: float, depths: Sequence[int]) -> list[float]:
         raise ArgumentError(f'drop_path_rate must be in [0, 1), got {largest}')
     blocks = sum(depths)
     return [largest * i / max(1, blocks - 1) for i in range(blocks)]
+
+
+class StagedBackbone(BaseModule):
+    """Base of backbones with the arguments ``frozen_stages`` and ``norm_eval``.
+
+    A backbone sets ``norm_eval`` and implements ``_freeze``.
+
+    Args:
+        init_cfg: as in every mmengine module.
+
+    Example:
+        >>> from mmkerv.models.zoo.lsknet import LSKNet
+        >>> net = LSKNet('tiny', norm_eval=True).train()
+        >>> net.training, net.norm1.training, net.patch_embed1.norm.training
+        (True, True, False)
+    """
+
+    norm_eval: bool
+
+    def _freeze(self) -> None:
+        """Set the stages that do not learn to evaluation mode, and exclude their parameters from the gradients."""
+        raise NotImplementedError(f'{type(self).__name__} must implement _freeze')
+
+    def train(self, mode: bool = True) -> 'StagedBackbone':
+        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self

@@ -9,9 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, InstallationError
@@ -19,6 +17,7 @@ from mmkerv.install_advice import Problem, pip
 from mmkerv.models.converted import apply_conv_cfg
 from mmkerv.models.placement import Where
 from mmkerv.models.stages import find_stages
+from mmkerv.models.zoo import stage_arguments
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.ops.core.arguments import boolean, integer
 from mmkerv.ops.core.geometry import memory_format
@@ -30,7 +29,7 @@ OWN, GETTER = 'timm_model.', 'model.'
 
 
 @MODELS.register_module()
-class TimmBackbone(BaseModule):
+class TimmBackbone(stage_arguments.StagedBackbone):
     """Network of timm as a backbone, (N, 3, H, W) -> maps (N, ``channels[i]``, H / ``strides[i]``, W / ``strides[i]``).
 
     The keys of its state dict are ``timm_model.`` and those of timm's network with ``features_only=True``, as of
@@ -116,16 +115,6 @@ class TimmBackbone(BaseModule):
     def switch_to_deploy(self, split: str = 'keep') -> DeployReport:
         """Fold the operators; mmpretrain's tools call a method of this name."""
         return switch_to_deploy(self, split)
-
-    def train(self, mode: bool = True) -> 'TimmBackbone':
-        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the layer of a parameter and the number of layers, for layer-wise learning rates.

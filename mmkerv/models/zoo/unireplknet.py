@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmkerv.errors import ArgumentError
@@ -221,7 +219,7 @@ class UniRepLKNetBlock(nn.Module):
 
 
 @MODELS.register_module()
-class UniRepLKNet(BaseModule):
+class UniRepLKNet(stage_arguments.StagedBackbone):
     """UniRepLKNet: four stages of depthwise kernels of 13x13 and 3x3, (N, 3, H, W) -> maps of stride 4 to 32.
 
     The large kernels are :class:`mmkerv.ops.ReparamConv2d` with dilated branches. ``mmkerv.ops.switch_to_deploy`` folds
@@ -322,16 +320,6 @@ class UniRepLKNet(BaseModule):
         for stage in self.stages:
             for block in stage:
                 block.switch_to_deploy()
-
-    def train(self, mode: bool = True) -> 'UniRepLKNet':
-        """Set the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in evaluation mode."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def _freeze(self) -> None:
         frozen = [] if self.frozen_stages < 0 else [self.downsample_layers[0]]

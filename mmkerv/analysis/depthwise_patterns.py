@@ -5,6 +5,8 @@ Trained depthwise kernels mostly are differences of Gaussians and their first an
 cluster with an autoencoder; here each kernel is compared with fixed templates.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -57,12 +59,45 @@ def patterns(kernel: Tensor) -> list[str]:
         >>> patterns(-3 * templates((7, 7))[6:7, None])
         ['dx']
     """
+    return _labelled(kernel)[0]
+
+
+def mean_kernels(kernel: Tensor) -> dict[str, tuple[Tensor, float]]:
+    """Return the mean of the depthwise kernels of each pattern and their share of all, the commonest first.
+
+    Each kernel is divided by its norm and has the sign of its template. Those of no pattern count for the shares alone.
+
+    Args:
+        kernel: (O, 1, kH, kW).
+
+    Returns:
+        By pattern, the mean (kH, kW) and the share.
+
+    Example:
+        >>> mean, share = mean_kernels(templates((5, 5))[:3, None])['G']
+        >>> mean.shape, share
+        (torch.Size([5, 5]), 1.0)
+    """
+    labels, rows = _labelled(kernel)
+    counts = Counter(label for label in labels if label != OTHER)
+    means = {}
+    for label, count in counts.most_common():
+        chosen = torch.tensor([other == label for other in labels], device=rows.device)
+        means[label] = (rows[chosen].mean(0).view(*kernel.shape[2:]), count / len(labels))
+    return means
+
+
+def _labelled(kernel: Tensor) -> tuple[list[str], Tensor]:
+    """Return the pattern of each depthwise kernel, and the kernels (O, kH * kW) of norm 1, as their templates lie."""
     rows = kernel.detach().to(torch.float64).flatten(1)
     rows = rows / rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     rows = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1.0)
-    cosine, nearest = (rows @ templates(tuple(kernel.shape[2:])).flatten(1).to(rows.device).T).abs().max(1)
-    found = zip(cosine.tolist(), (nearest // len(SIGMAS)).tolist())
-    return [PATTERNS[index] if value >= LEAST_COSINE else OTHER for value, index in found]
+    cosines = rows @ templates(tuple(kernel.shape[2:])).flatten(1).to(rows.device).T
+    nearest = cosines.abs().argmax(1, keepdim=True)
+    signed = cosines.gather(1, nearest)
+    found = zip(signed[:, 0].abs().tolist(), (nearest[:, 0] // len(SIGMAS)).tolist())
+    labels = [PATTERNS[index] if value >= LEAST_COSINE else OTHER for value, index in found]
+    return labels, rows * signed.sign()
 
 
 def pattern_shares(kernel: Tensor, groups: int) -> dict[str, float]:
@@ -80,11 +115,27 @@ def pattern_shares(kernel: Tensor, groups: int) -> dict[str, float]:
         >>> pattern_shares(templates((5, 5))[:6, None], groups=6)
         {'G': 0.5, 'DoG': 0.5}
     """
-    if kernel.dim() != 4 or kernel.shape[1] != 1 or groups == 1:
-        raise UndefinedStatisticError('the layer is not depthwise')
-    if min(kernel.shape[2:]) < SMALLEST:
-        raise UndefinedStatisticError('random kernels below 5x5 have these patterns too')
+    require_patterns(kernel, groups)
     labels = patterns(kernel)
     counts = {label: labels.count(label) for label in (*PATTERNS, OTHER)}
     order = sorted((label for label, count in counts.items() if count), key=lambda label: -counts[label])
     return {label: counts[label] / len(labels) for label in order}
+
+
+def require_patterns(kernel: Tensor, groups: int) -> None:
+    """Raise unless the kernels of a layer can be compared with the templates.
+
+    Args:
+        kernel: (O, I/g, *size).
+        groups: number g of channel groups.
+
+    Raises:
+        UndefinedStatisticError: as :func:`pattern_shares`.
+
+    Example:
+        >>> require_patterns(torch.ones(4, 1, 5, 5), 4)
+    """
+    if kernel.dim() != 4 or kernel.shape[1] != 1 or groups == 1:
+        raise UndefinedStatisticError('the layer is not depthwise')
+    if min(kernel.shape[2:]) < SMALLEST:
+        raise UndefinedStatisticError('random kernels below 5x5 have these patterns too')

@@ -33,8 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--out',
         nargs='+',
         metavar='FILE',
-        help='files to write: a .md, .csv or .json table, a .png or .svg picture of the principal components; default: '
-        'print the .md',
+        help='files to write: a .md, .csv or .json table, a .png or .svg picture of the principal components '
+        'and of the patterns of depthwise kernels; default: print the .md',
     )
     common.add_cfg_options(parser)
     common.add_trust(parser)
@@ -106,7 +106,7 @@ def _network(config: str, checkpoint: str | None, args: argparse.Namespace) -> t
 def _draw(networks: list[tuple[str, dict[str, Any]]], file: str) -> None:
     from mmkerv.visualization import components_figure, pictures
 
-    pictures.save_figure(components_figure(networks, 'Principal components of the kernels'), file)
+    pictures.save_figure(components_figure(networks, 'Principal components and patterns of the kernels'), file)
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ _MODULES = {
     'image_figure': 'image_gates',
     'kernel_arrays': 'kernel_figures',
     'kernel_figure': 'kernel_figures',
+    'pattern_arrays': 'kernel_components',
     'response_arrays': 'response',
     'response_figure': 'response',
     'spectrum_arrays': 'spectra',

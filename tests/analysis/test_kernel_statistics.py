@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.analysis.depthwise_patterns import PATTERNS, pattern_shares, patterns, templates
+from mmkerv.analysis.depthwise_patterns import PATTERNS, mean_kernels, pattern_shares, patterns, templates
 from mmkerv.analysis.distribution_shift import distribution_shift, principal_components, scaled, shift_by_chance
 from mmkerv.analysis.kernel_statistics import (
     band_shares,
@@ -188,6 +188,14 @@ def test_random_kernels_have_patterns_only_below_5x5():
 def test_shares_of_patterns():
     kernel = torch.cat([templates((5, 5))[9:12, None], torch.zeros(1, 1, 5, 5), templates((5, 5))[:1, None]])
     assert pattern_shares(kernel, 5) == {'dy': 0.6, 'G': 0.2, 'other': 0.2}
+
+
+def test_means_of_patterns():
+    both = templates((5, 5))[[6, 7, 0], None]
+    kernel = torch.cat([2 * both[:1], -3 * both[1:2], both[2:], torch.zeros(1, 1, 5, 5)])
+    means = mean_kernels(kernel)
+    assert [(label, share) for label, (_, share) in means.items()] == [('dx', 0.5), ('G', 0.25)]
+    assert torch.allclose(means['dx'][0], both[:2, 0].mean(0)) and torch.allclose(means['G'][0], both[2, 0])
 
 
 # Components and shifts

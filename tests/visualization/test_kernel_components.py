@@ -8,10 +8,11 @@ from torch import nn
 pytest.importorskip('mmengine')
 pytest.importorskip('matplotlib')
 
+from mmkerv.analysis.depthwise_patterns import templates
 from mmkerv.analysis.statistics_report import kernels_of
 from mmkerv.errors import ConfigError
 from mmkerv.ops import KervConv2d
-from mmkerv.visualization import component_arrays, components_figure
+from mmkerv.visualization import component_arrays, components_figure, pattern_arrays
 
 
 def test_components_of_the_three_commonest_sizes():
@@ -31,6 +32,21 @@ def test_a_row_for_each_network_and_size():
     labels = [axes.get_yticklabels()[0].get_text() for axes in figure.axes]
     assert labels == ['one\n3×3', 'two\n3×3', 'one\n5×5', 'two\n7×7']
     assert [len(axes.images) for axes in figure.axes] == [9] * 4
+
+
+def test_patterns_of_depthwise_kernels_have_rows_below():
+    model = nn.Sequential(*(nn.Conv2d(6, 6, k, groups=6) for k in (3, 5, 7)), nn.Conv2d(6, 6, 7))
+    with torch.no_grad():
+        # Three first derivatives along y, and the others are noise.
+        model[2].weight[:3] = -templates((7, 7))[9:12, None]
+    found = pattern_arrays(kernels_of(model))
+    assert list(found) == [(7, 7)] and next(iter(found[7, 7])) == 'dy'
+    mean, share = found[7, 7]['dy']
+    assert share == 0.5 and mean[6, 3] > 0 > mean[0, 3]
+    figure = components_figure([('net', kernels_of(model))])
+    labels = [axes.get_yticklabels()[0].get_text() for axes in figure.axes]
+    assert labels[-1] == 'net\n7×7 patterns' and len(figure.axes[-1].images) == len(found[7, 7])
+    assert figure.axes[-1].texts[0].get_text() == 'dy 50.0%'
 
 
 def test_what_cannot_be_drawn_is_left_out():

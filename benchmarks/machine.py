@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mmkerv.analysis.machine import processor
 from mmkerv.distributions import installed_packages
 from mmkerv.errors import ArgumentError
 from mmkerv.version import __version__
@@ -54,17 +55,11 @@ class Machine(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """Return date, hardware, versions and commit."""
-        hardware = _cpu() if self.device == 'cpu' else torch.cuda.get_device_name(self.device)
+        hardware = processor() if self.device == 'cpu' else torch.cuda.get_device_name(self.device)
         versions = {'python': platform.python_version(), 'torch': torch.__version__, 'mmkerv': __version__}
         versions |= {package.name: package.version for package in installed_packages()}
         facts = {'date': str(date.today()), 'hardware': hardware, 'device': self.device, 'threads': self.threads}
         return facts | {'versions': versions, 'commit': _commit()}
-
-
-def _cpu() -> str:
-    cpus = Path('/proc/cpuinfo')
-    names = [line for line in cpus.read_text().splitlines() if 'model name' in line] if cpus.exists() else []
-    return names[0].split(':')[1].strip() if names else platform.processor()
 
 
 def _commit() -> str | None:

@@ -63,7 +63,7 @@ def test_wheel_holds_mim_and_nothing_stale(checkout):
     wheel = build(checkout, 'wheel')
     assert wheel_mim(wheel) == first
     assert first['tools/dist_train.sh'] and not first['configs/deleted.py']
-    assert {'mmkerv/deleted.py', 'mmkerv/cli/report/report.html.jinja'} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {'mmkerv/deleted.py', 'mmkerv/cli/report/page.html.jinja'} <= set(zipfile.ZipFile(wheel).namelist())
     assert not (checkout / 'build').exists() and not (checkout / 'mmkerv' / '.mim').exists()
 
     config.unlink()
@@ -89,7 +89,7 @@ def test_sdist_holds_mim_and_builds_the_same_wheel(checkout):
     folder = names[0].split('/')[0]
     for name in wheel:
         assert f'{folder}/{name}' in names and f'{folder}/mmkerv/.mim/{name}' in names
-    assert f'{folder}/mmkerv/cli/report/report.html.jinja' in names
+    assert f'{folder}/mmkerv/cli/report/page.html.jinja' in names
     assert wheel_mim(build(checkout / 'unpacked' / folder, 'wheel')) == wheel
 
 

@@ -84,7 +84,8 @@ def is_finished(args: argparse.Namespace, work: Path) -> bool:
 
 def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     """Train, evaluate, fold, evaluate, compare; write weights, logs and the record of the run."""
-    from mmkerv.cli.report.demo_record import RECORD_FILE, SHAPE, DemoRecord, environment
+    from mmkerv.analysis.machine import environment
+    from mmkerv.cli.report.demo_record import RECORD_FILE, SHAPE, DemoRecord
     from mmkerv.datasets.shapes import ShapesSettings, write_shapes
     from mmkerv.deploy.comparison import compare, table
 

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 # Placeholders that matplotlib draws with and the colours of the page replace: text and axes, grid, one for each line.
 _INK, _GRID = '#010101', '#020202'
-_LINES = ('#030303', '#040404', '#050505')
+_LINES = ('#030303', '#040404', '#050505', '#060606', '#070707', '#080808')
+COLORS = len(_LINES)
 _PAGE_COLORS = {_INK: 'currentColor', _GRID: 'var(--line)'} | {
     color: f'var(--series-{number})' for number, color in enumerate(_LINES, 1)
 }
@@ -32,7 +33,7 @@ class Line(NamedTuple):
         name: name in the legend.
         x: positions.
         y: values.
-        color: number of the colour, from 0 to 2.
+        color: number of the colour, from 0 to 5.
         dashed: draw it dashed.
 
     Example:

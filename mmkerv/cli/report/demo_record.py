@@ -1,17 +1,12 @@
 """``demo.json``: results of a run of the demo, its settings, machine and wall time."""
 
 import json
-import platform
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mmkerv.distributions import distribution, installed_packages
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
-from mmkerv.version import __version__
 
 RECORD_FILE = 'demo.json'
 # Height and width of the demo's images.
@@ -29,7 +24,7 @@ class DemoRecord:
         seed: seed of the training.
         date: start of the run, ISO 8601.
         seconds: wall time of the run.
-        environment: hardware and versions, from :func:`environment`.
+        environment: hardware and versions, from :func:`mmkerv.analysis.machine.environment`.
         before: metrics of the trained network, as mmengine's test returns them.
         after: metrics of the folded network.
         difference: largest difference of their raw outputs, relative to the largest output.
@@ -89,37 +84,3 @@ def read_record(work: Path) -> DemoRecord:
     if missing:
         raise ConfigError(f'{file} lacks {", ".join(missing)}: another version of the demo wrote it; {advice}')
     return DemoRecord(**{name: content[name] for name in names if name in content})
-
-
-def environment() -> dict[str, str]:
-    """Return hardware and versions of this process by label.
-
-    Example:
-        >>> list(environment())[:3]
-        ['processor', 'threads', 'GPU']
-    """
-    cuda = torch.cuda.is_available()
-    facts = {
-        'processor': processor(),
-        'threads': str(torch.get_num_threads()),
-        'GPU': torch.cuda.get_device_name() if cuda else 'none used',
-        'system': f'{platform.system()} {platform.machine()}',
-        'Python': platform.python_version(),
-        'PyTorch': torch.__version__,
-        'mmkerv': __version__,
-        'distribution': distribution(),
-    }
-    return facts | {package.name: package.version for package in installed_packages()}
-
-
-def processor() -> str:
-    """Return the name of the processor, as far as the system tells it.
-
-    Example:
-        >>> bool(processor())
-        True
-    """
-    cpus = Path('/proc/cpuinfo')
-    lines = cpus.read_text().splitlines() if cpus.exists() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()

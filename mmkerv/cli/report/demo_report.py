@@ -1,30 +1,24 @@
 """The report of the demo, from the folder of a finished run."""
 
-import io
 import json
-import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
-from PIL import Image
-from torch import nn
 
 from mmkerv.analysis.logs import Curve, read_log
 from mmkerv.cli.report.charts import Line, line_chart
+from mmkerv.cli.report.demo_page import BOX_METRICS, Report, render_report
 from mmkerv.cli.report.demo_record import RECORD_FILE, SHAPE, read_record
-from mmkerv.cli.report.page import BOX_METRICS, Chart, Kernels, Report, render_report
+from mmkerv.cli.report.kernels import draw_kernels, starting_model
+from mmkerv.cli.report.page import Chart
 from mmkerv.cli.report.scenes import detect_scenes
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_operators
-from mmkerv.ops.core.generated import GeneratedKernel, relative_change
+from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import operator_name
-from mmkerv.visualization.kernel_figures import kernel_figure, title_of
 
 # Number of images with boxes, and lowest score of the boxes.
 SCENES, THRESHOLD = 4, 0.4
@@ -178,88 +172,3 @@ def training_charts(trained: Curves, plain: Curves | None = None) -> list[Chart]
 def _line(name: str, curve: Curve, color: int, plain: bool = False) -> Line:
     label = {'loss_cls': 'classification', 'loss_bbox': 'boxes', **BOX_METRICS}.get(name, name)
     return Line(f'{label}, plain' if plain else label, curve.x, curve.y, color, dashed=plain)
-
-
-def starting_model(cfg: Config, seed: int) -> nn.Module:
-    """Build the network with the weights that it had before the first iteration of a run with this seed.
-
-    mmengine's runner sets the seed, builds the network and initialises it; it draws no random numbers in between.
-
-    Example:
-        >>> starting_model(cfg, seed=0).training  # doctest: +SKIP
-        True
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    # mmengine logs the initialisation of every parameter.
-    logger.setLevel(logging.WARNING)
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = MODELS.build(cfg.model)
-            model.init_weights()
-    finally:
-        logger.setLevel(level)
-    return model
-
-
-def draw_kernels(operators: dict[str, nn.Module], start: nn.Module) -> list[Kernels]:
-    """Draw the kernels of three layers: the first, the last, and the one between that association changed most.
-
-    Args:
-        operators: operators of the trained network by name.
-        start: the network before training.
-
-    Example:
-        >>> draw_kernels(find_operators(trained), starting_model(cfg, 0))[0].layer  # doctest: +SKIP
-        'backbone.conv1'
-    """
-    strength = {name: association(op) for name, op in operators.items()}
-    first, *others = operators
-    last = others.pop() if others else first
-    middle = max(others, key=strength.get) if others else first
-    reasons = {
-        first: 'The first layer, which sees the image.',
-        middle: 'Of the layers between, the one that association changed most.',
-        last: 'The last one.',
-    }
-    kernels = []
-    for name, reason in reasons.items():
-        before = start.get_submodule(name)
-        text = (
-            f'{title_of(before)}. {reason} |K − W| / |W| was {association(before):.2f} at the start and is '
-            f'{strength[name]:.2f} at the end.'
-        )
-        kernels.append(Kernels(name, text, _png(before), _png(operators[name])))
-    return kernels
-
-
-@torch.no_grad()
-def association(operator: Any) -> float:
-    """Return |K - W| / |W| of an operator with a basic kernel W.
-
-    Example:
-        >>> from mmkerv.ops import CoCConv2d
-        >>> association(CoCConv2d(4, 4, 3))
-        0.0
-    """
-    return relative_change(operator.kernel(), operator.weight)
-
-
-def _png(operator: nn.Module) -> bytes:
-    figure = kernel_figure(operator)
-    # The page has these texts in letters of its own size.
-    figure.suptitle('')
-    for axes in figure.axes:
-        if axes.get_title().startswith('before'):
-            # The layer does not convolve with the kernels before association.
-            figure.delaxes(axes)
-        axes.set_title('')
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=180, bbox_inches='tight', pad_inches=0.05)
-    # A palette takes a third of the bytes and looks the same.
-    with Image.open(buffer) as image:
-        small = io.BytesIO()
-        image.convert('RGB').quantize(255, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
-    return small.getvalue()

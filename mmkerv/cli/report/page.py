@@ -1,18 +1,14 @@
-"""The report of a run as one HTML page without network access, scripts or other files."""
+"""A run or a comparison as one HTML page without network access, scripts or other files."""
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from mmkerv.cli.report.demo_record import DemoRecord
 from mmkerv.cli.report.scenes import Panel, Scene
-
-BOX_METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP_50', 'coco/bbox_mAP_75': 'mAP_75'}
 
 
 class Chart(NamedTuple):
@@ -39,7 +35,7 @@ class Kernels(NamedTuple):
     Args:
         layer: name of the layer.
         text: text about the layer.
-        before: picture as PNG.
+        before: picture as PNG; none if the start is not known.
         after: picture as PNG.
 
     Example:
@@ -53,46 +49,198 @@ class Kernels(NamedTuple):
     after: bytes
 
 
-@dataclass(frozen=True)
-class Report:
-    """Content of the page.
+class Scenes(NamedTuple):
+    """Images with what networks see in them.
 
     Args:
-        record: figures of the run.
-        network: type of the network, such as ``'RetinaNet'``.
-        operator: registered name of the operator in it.
-        training: a sentence about the training.
-        shape: height and width of the timed image.
-        threshold: lowest score of the detections.
-        scenes: pictures with boxes.
-        charts: curves of the training.
-        kernels: kernels of some layers.
-        files: files of the run, name and meaning.
+        scenes: the images.
 
     Example:
-        >>> list(Report.__dataclass_fields__)[:2]
-        ['record', 'network']
+        >>> Scenes([]).kind
+        'scenes'
     """
 
-    record: DemoRecord
-    network: str
-    operator: str
-    training: str
-    shape: tuple[int, int]
-    threshold: float
     scenes: Sequence[Scene]
-    charts: Sequence[Chart]
-    kernels: Sequence[Kernels]
-    files: Sequence[tuple[str, str]]
+    kind = 'scenes'
 
 
-def render_report(report: Report) -> str:
-    """Return the page as HTML.
+class Table(NamedTuple):
+    """A table with a heading for each row.
 
-    Every text of the report is escaped; only the SVG of the charts is inserted unchanged.
+    Args:
+        label: the table in words.
+        head: headings of the columns.
+        rows: heading and cells of each row.
+        todo: text in place of the last column.
 
     Example:
-        >>> render_report(report)[:15]  # doctest: +SKIP
+        >>> Table('Results', ['mAP'], [('plain', ['0.5'])]).todo
+        ''
+    """
+
+    label: str
+    head: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+    todo: str = ''
+    kind = 'table'
+
+
+class Charts(NamedTuple):
+    """Charts side by side.
+
+    Args:
+        charts: the charts.
+
+    Example:
+        >>> Charts([]).kind
+        'charts'
+    """
+
+    charts: Sequence[Chart]
+    kind = 'charts'
+
+
+class KernelPairs(NamedTuple):
+    """Kernels of layers before and after training.
+
+    Args:
+        layers: the layers.
+
+    Example:
+        >>> KernelPairs([]).kind
+        'kernels'
+    """
+
+    layers: Sequence[Kernels]
+    kind = 'kernels'
+
+
+class Facts(NamedTuple):
+    """Labels with values.
+
+    Args:
+        facts: label and value.
+        title: title above them.
+        short: whether the values are short texts, else they are code.
+
+    Example:
+        >>> Facts([('seed', '0')]).short
+        True
+    """
+
+    facts: Sequence[tuple[str, str]]
+    title: str = ''
+    short: bool = True
+    kind = 'facts'
+
+
+class Words(NamedTuple):
+    """Paragraphs.
+
+    Args:
+        lines: one text for each.
+
+    Example:
+        >>> Words(['Times are medians.']).kind
+        'words'
+    """
+
+    lines: Sequence[str]
+    kind = 'words'
+
+
+class OwnData(NamedTuple):
+    """The steps from the demo to a detector of one's own.
+
+    Example:
+        >>> OwnData().kind
+        'own data'
+    """
+
+    kind = 'own data'
+
+
+Block = Scenes | Table | Charts | KernelPairs | Facts | Words | OwnData
+
+
+class Section(NamedTuple):
+    """A section of the page.
+
+    Args:
+        name: its address on the page.
+        title: its title.
+        blocks: its content.
+        text: text above that.
+        short: its name in the navigation; the title if empty.
+
+    Example:
+        >>> Section('training', 'Training', []).text
+        ''
+    """
+
+    name: str
+    title: str
+    blocks: Sequence[Block]
+    text: str = ''
+    short: str = ''
+
+    @property
+    def link(self) -> str:
+        """Name in the navigation."""
+        return self.short or self.title
+
+
+class Stat(NamedTuple):
+    """A figure at the head of the page.
+
+    Args:
+        label: what it is.
+        figure: the figure.
+        note: text below it.
+
+    Example:
+        >>> Stat('mAP', '0.475').note
+        ''
+    """
+
+    label: str
+    figure: str
+    note: str = ''
+
+
+class Page(NamedTuple):
+    """Content of a page.
+
+    Args:
+        title: title of the window.
+        heading: title on the page.
+        lead: text below it.
+        about: date, machine and the like.
+        stats: figures at its head.
+        sections: its sections.
+        footer: text at its end.
+
+    Example:
+        >>> Page('Run', 'A run', '', '', [], [], '').heading
+        'A run'
+    """
+
+    title: str
+    heading: str
+    lead: str
+    about: str
+    stats: Sequence[Stat]
+    sections: Sequence[Section]
+    footer: str
+
+
+def render_page(page: Page) -> str:
+    """Return a page as HTML.
+
+    Every text is escaped, unless it is ``Markup`` of this package; only the SVG of the charts is inserted unchanged.
+
+    Example:
+        >>> render_page(Page('Run', 'A <b>', '', '', [], [], ''))[:15]
         '<!doctype html>'
     """
     environment = Environment(
@@ -102,9 +250,18 @@ def render_report(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {'uri': data_uri, 'minutes': minutes, 'svg': Markup}
-    template = environment.get_template('report.html.jinja')
-    return template.render(report=report, record=report.record, metrics=BOX_METRICS, tags=tags)
+    environment.filters |= {'uri': data_uri, 'svg': Markup, 'breakable': breakable}
+    return environment.get_template('page.html.jinja').render(page=page, tags=tags)
+
+
+def breakable(text: str) -> Markup:
+    """Return a text that may be broken behind each slash.
+
+    Example:
+        >>> breakable('configs/<a>.py')
+        Markup('configs/<wbr>&lt;a&gt;.py')
+    """
+    return Markup('/<wbr>').join(escape(part) for part in str(text).split('/'))
 
 
 def data_uri(content: bytes) -> str:

@@ -41,11 +41,13 @@ class Box(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture of a scene: a title and the boxes to draw.
+    """One picture of a scene: a title and the boxes to draw, or an image of its own.
 
     Args:
         title: origin of the boxes.
         boxes: the boxes.
+        caption: what is seen, in words, of a panel without boxes.
+        jpeg: image to show in place of the scene's.
 
     Example:
         >>> Panel('ground truth', [Box(0, 0, 8, 8, 'circle', 0), Box(9, 0, 8, 8, 'circle', 0)]).text
@@ -54,10 +56,14 @@ class Panel(NamedTuple):
 
     title: str
     boxes: list[Box]
+    caption: str = ''
+    jpeg: bytes = b''
 
     @property
     def text(self) -> str:
         """Return the panel in words."""
+        if self.caption:
+            return f'{self.title}: {self.caption}'
         counts = Counter(box.label for box in self.boxes)
         return f'{self.title}: ' + (', '.join(f'{n} {label}' for label, n in sorted(counts.items())) or 'nothing')
 
@@ -109,7 +115,7 @@ def detect_scenes(cfg: Config, models: dict[str, nn.Module], count: int, thresho
         panels = [Panel('ground truth', [_annotated(instance, names) for instance in info['instances']])]
         batch = pseudo_collate([dataset[index]])
         panels += [Panel(title, _detections(model, batch, names, threshold)) for title, model in models.items()]
-        scenes.append(_scene(Path(info['img_path']), panels))
+        scenes.append(scene(Path(info['img_path']), panels))
     return scenes
 
 
@@ -132,7 +138,18 @@ def _detections(model: nn.Module, batch: dict, names: tuple[str, ...], threshold
     return boxes
 
 
-def _scene(file: Path, panels: list[Panel], largest: int = 480) -> Scene:
+def scene(file: Path, panels: list[Panel], largest: int = 480) -> Scene:
+    """Return a scene of an image file.
+
+    Args:
+        file: the image.
+        panels: pictures to draw on it.
+        largest: longest side of the picture, in pixels.
+
+    Example:
+        >>> scene(Path('1.jpg'), []).width  # doctest: +SKIP
+        160
+    """
     with Image.open(file) as image:
         width, height = image.size
         small = image.convert('RGB')

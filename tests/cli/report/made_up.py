@@ -8,9 +8,11 @@ from PIL import Image
 from torch import nn
 
 from mmkerv.analysis.logs import Curve
+from mmkerv.cli.report.demo_page import Report
 from mmkerv.cli.report.demo_record import DemoRecord
-from mmkerv.cli.report.demo_report import Curves, draw_kernels, training_charts
-from mmkerv.cli.report.page import Kernels, Report
+from mmkerv.cli.report.demo_report import Curves, training_charts
+from mmkerv.cli.report.kernels import draw_kernels
+from mmkerv.cli.report.page import Kernels
 from mmkerv.cli.report.scenes import Box, Panel, Scene
 from mmkerv.models.layers import find_operators
 from mmkerv.ops import CoCConv2d

@@ -11,9 +11,10 @@ import pytest
 pytest.importorskip('mmcv')
 
 from mmkerv.analysis.logs import Curve
+from mmkerv.cli.report.demo_page import render_report
 from mmkerv.cli.report.demo_record import RECORD_FILE, read_record
 from mmkerv.cli.report.demo_report import read_curves, training_charts, write_demo_report
-from mmkerv.cli.report.page import Panel, render_report, tags
+from mmkerv.cli.report.page import Panel, tags
 from mmkerv.cli.report.scenes import Box
 from mmkerv.errors import ConfigError
 from tests.cli.report import made_up

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip('mmcv')
 
-from mmkerv.cli.report.page import render_report
+from mmkerv.cli.report.demo_page import render_report
 from tests.cli.report import made_up
 from tests.cli.report.chromium import BROWSER, Chromium
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkerv.cli.report.demo_report import starting_model
+from mmkerv.cli.report.kernels import starting_model
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from mmkerv.engine.config.read import load_config
 

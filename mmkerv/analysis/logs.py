@@ -137,6 +137,40 @@ def read_log(path: str | Path) -> Log:
     return Log(file, train, [line for line in lines if line not in train])
 
 
+def read_run(folder: str | Path) -> Log:
+    """Read the log of a run that may have been resumed, which logs into another file after each start.
+
+    The lines of an earlier start count up to where a later one begins. A run that began anew replaces what was there.
+
+    Args:
+        folder: work folder of the run.
+
+    Raises:
+        FileNotFoundError: if there is no log.
+        ConfigError: if a file is not a log of mmengine.
+
+    Example:
+        >>> read_run('work_dirs/demo/train').train[-1]['step']  # doctest: +SKIP
+        800
+    """
+    files = sorted(Path(folder).glob('**/vis_data/scalars.json'))
+    # A start that was interrupted before it logged anything leaves an empty file.
+    files = [file for file in files if file.stat().st_size] or files[-1:]
+    log = read_log(files[0] if files else folder)
+    for file in files[1:]:
+        later = read_log(file)
+        train, evaluation = (_before(getattr(log, part), getattr(later, part)) for part in ('train', 'evaluation'))
+        if later.train and not train:
+            evaluation = []
+        log = Log(later.file, [*train, *later.train], [*evaluation, *later.evaluation])
+    return log
+
+
+def _before(lines: list[dict[str, Any]], later: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    first = min((line['step'] for line in later), default=float('inf'))
+    return [line for line in lines if line['step'] < first]
+
+
 def _not_a_log(path: Any, reason: str) -> ConfigError:
     return ConfigError(f'{str(path)!r} is not a log of mmengine: {reason}; give a vis_data/*.json')
 

@@ -71,12 +71,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with launch.process_group(cfg):
             build_runner(cfg).train()
+            tell_what_is_next(cfg.work_dir)
     except OSError as error:
         # An unreadable data file is named in its error. When mmengine's logs fill the disk, the error names no file.
         file = error.filename and Path(os.fsdecode(error.filename)).resolve()
         if file and not output_folders(cfg) & {file, *file.parents}:
             raise
         raise with_advice(error, cfg.work_dir, then=', then go on with --resume') from error
+
+
+def tell_what_is_next(work_dir: str) -> None:
+    """Say where the checkpoint is, and which command makes a page of the run."""
+    import shlex
+
+    from mmengine.dist import is_main_process
+
+    from mmkerv.engine.resume.latest_checkpoint import named_checkpoint
+
+    if is_main_process():
+        if checkpoint := named_checkpoint(work_dir):
+            print(f'checkpoint: {checkpoint}')
+        print(f'a page of the run: python tools/analysis_tools/run_report.py {shlex.quote(work_dir)}', flush=True)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmkerv.analysis.logs import Curve, read_log, run_names, train_time
+from mmkerv.analysis.logs import Curve, read_log, read_run, run_names, train_time
 from mmkerv.errors import ConfigError
 from mmkerv.visualization.curves import draw_curves
 
@@ -133,3 +133,34 @@ def test_iterations_and_epochs_have_separate_panels(log):
     assert [axes.get_xlabel() for axes in figure.axes] == ['iteration', 'epoch']
     assert [[line.get_label() for line in axes.lines] for axes in figure.axes] == [['loss', 'lr'], ['bbox_mAP']]
     assert list(figure.axes[1].lines[0].get_ydata()) == [0.1, 0.2]
+
+
+def write_start(folder, name, steps, evaluation=None):
+    lines = [{'loss': float(step), 'time': 1.0, 'step': step} for step in steps]
+    lines += [{'mIoU': evaluation, 'step': steps[-1]}] if evaluation else []
+    file = folder / name / 'vis_data' / 'scalars.json'
+    file.parent.mkdir(parents=True)
+    file.write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+
+
+def test_resumed_run_is_read_as_one(tmp_path):
+    """The second start repeats step 3, which was logged but not in the checkpoint."""
+    write_start(tmp_path, '20260101_000000', [1, 2, 3], evaluation=10.0)
+    write_start(tmp_path, '20260102_000000', [3, 4], evaluation=20.0)
+    (tmp_path / '20260103_000000' / 'vis_data').mkdir(parents=True)
+    (tmp_path / '20260103_000000' / 'vis_data' / 'scalars.json').touch()
+    log = read_run(tmp_path)
+    assert [line['step'] for line in log.train] == [1, 2, 3, 4]
+    assert log.curve('mIoU').y == [10.0, 20.0] and '20260102' in str(log.file)
+
+
+def test_run_that_began_anew_replaces_the_earlier(tmp_path):
+    write_start(tmp_path, '20260101_000000', [1, 2, 3], evaluation=10.0)
+    write_start(tmp_path, '20260102_000000', [1, 2])
+    log = read_run(tmp_path)
+    assert [line['step'] for line in log.train] == [1, 2] and log.evaluation == []
+
+
+def test_run_without_a_log(tmp_path):
+    with pytest.raises(FileNotFoundError, match='contains no vis_data'):
+        read_run(tmp_path)

@@ -16,6 +16,8 @@ COLORS = len(_LINES)
 _PAGE_COLORS = {_INK: 'currentColor', _GRID: 'var(--line)'} | {
     color: f'var(--series-{number})' for number, color in enumerate(_LINES, 1)
 }
+# Letters of a name beside which the legend has no other.
+_LONG_NAME = 24
 # In inches; two charts stand side by side on the page.
 _SIZE = (4.7, 3.1)
 # A line of at most so many points gets markers.
@@ -83,9 +85,9 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, prefix: str) -
         for side, spine in axes.spines.items():
             spine.set_visible(side == 'bottom')
             spine.set_color(_GRID)
-        figure.legend(
-            loc='outside upper left', ncols=3 if len(lines) < 4 else 2, frameon=False, labelcolor=_INK, handlelength=1.4
-        )
+        # A long name needs a line of its own.
+        columns = 1 if any(len(line.name) > _LONG_NAME for line in lines) else 3 if len(lines) < 4 else 2
+        figure.legend(loc='outside upper left', ncols=columns, frameon=False, labelcolor=_INK, handlelength=1.4)
         buffer = io.StringIO()
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
     return _for_page(buffer.getvalue(), prefix)

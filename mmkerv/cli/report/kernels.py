@@ -66,7 +66,8 @@ def draw_kernels(operators: dict[str, nn.Module], start: nn.Module | None) -> li
     }
     kernels = []
     for name, reason in reasons.items():
-        before, after = start and start.get_submodule(name), operators[name]
+        before = None if start is None else start.get_submodule(name)
+        after = operators[name]
         text = f'{title_of(after)}. {reason}'
         if name in strength:
             was = f'was {association(before):.2f} at the start and ' if before is not None else ''

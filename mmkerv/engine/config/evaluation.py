@@ -44,12 +44,25 @@ def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         hook.draw = True
         if show_dir:
             cfg.visualizer.save_dir = show_dir
-            backends = list(cfg.visualizer.get('vis_backends') or [])
             # Pictures are files only through this backend.
-            if not any(local_name(b.get('type'), ('', 'mmengine')) == 'LocalVisBackend' for b in backends):
-                cfg.visualizer.vis_backends = [*backends, {'type': 'LocalVisBackend'}]
+            add_local_backend(cfg)
     else:
         hook.update(draw=True, test_out_dir=show_dir)
+
+
+def add_local_backend(cfg: Config) -> None:
+    """Let the visualizer write files into the work folder: pictures, and the logged values as ``scalars.json``.
+
+    Example:
+        >>> cfg = Config(dict(visualizer=dict(type='Visualizer', vis_backends=[]))); add_local_backend(cfg)
+        >>> cfg.visualizer.vis_backends
+        [{'type': 'LocalVisBackend'}]
+    """
+    visualizer = cfg.get('visualizer') or ConfigDict(type='Visualizer')
+    backends = list(visualizer.get('vis_backends') or [])
+    if not any(local_name(b.get('type'), ('', 'mmengine')) == 'LocalVisBackend' for b in backends):
+        visualizer.vis_backends = [*backends, {'type': 'LocalVisBackend'}]
+    cfg.visualizer = visualizer
 
 
 def augment_test(cfg: Config) -> None:

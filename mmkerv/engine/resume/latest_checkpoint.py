@@ -89,6 +89,23 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
     return None
 
 
+def named_checkpoint(folder: str | Path) -> Path | None:
+    """Return the checkpoint that a run's ``last_checkpoint`` names, or ``None`` if it is not there.
+
+    Args:
+        folder: ``work_dir`` of the run; if it was moved or copied, its own copy counts.
+
+    Example:
+        >>> named_checkpoint('absent') is None
+        True
+    """
+    marker = Path(folder, LAST_CHECKPOINT)
+    if not marker.is_file():
+        return None
+    named = Path(marker.read_text(errors='replace').strip())
+    return next((file for file in (marker.with_name(named.name), named) if file.is_file()), None)
+
+
 def output_folders(cfg: Config) -> set[Path]:
     """Return the local folders that a run writes into: ``work_dir`` and the folder of its checkpoints.
 

@@ -1,0 +1,133 @@
+"""Cost of a variant before it is trained: what was replaced, parameters, multiply-adds."""
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmkerv.analysis.complexity import Complexity, complexity
+from mmkerv.analysis.speed import image_shapes
+from mmkerv.deploy.fold import shapes_to_try
+from mmkerv.deploy.trained_model import built
+from mmkerv.errors import UserError
+from mmkerv.ops.core.base import ConvNd
+from mmkerv.registry import operator_name
+from mmkerv.utils import printable
+
+REPLACED = ' convolutions -> '
+# Errors by which a network that takes no single image ends its counting.
+UNCOUNTED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+class Cost(NamedTuple):
+    """Cost of a network.
+
+    Args:
+        replaced: what was replaced and what was kept, in words.
+        shape: height and width of the image that was counted.
+        complexity: multiply-adds and parameters; ``None`` if they could not be counted.
+        note: why that size was taken, or why nothing was counted.
+
+    Example:
+        >>> Cost('nothing', (32, 32), None, 'no images').parameters is None
+        True
+    """
+
+    replaced: str
+    shape: tuple[int, int]
+    complexity: Complexity | None
+    note: str = ''
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of parameters before folding."""
+        return self.complexity and self.complexity.parameters
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the cost for a JSON file.
+
+        Example:
+            >>> Cost('nothing', (32, 32), None).as_dict()['shape']
+            [32, 32]
+        """
+        counts = self.complexity and self.complexity._asdict()
+        return {'replaced': self.replaced, 'shape': list(self.shape), 'complexity': counts, 'note': self.note}
+
+
+def cost(cfg: Config) -> Cost:
+    """Build the network of a config and count it on the size of the first test image.
+
+    Args:
+        cfg: config; it stays as it is.
+
+    Raises:
+        UserError: if the network cannot be built, such as where nothing is replaced.
+
+    Example:
+        >>> cost(load_config('configs/demo/resnet18_coc_shapes.py')).parameters  # doctest: +SKIP
+        2801835
+    """
+    cfg = copy.deepcopy(cfg)
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with conversions() as lines:
+        model = built(cfg).eval()
+    shape, note = shapes_to_try(cfg, model)[0], ''
+    try:
+        shape = image_shapes(cfg, model, 1)[0]
+    except (UserError, OSError) as error:
+        note = f'size assumed, there is no test image: {printable(str(error))}'
+    try:
+        counts = complexity(model, shape)
+    except UNCOUNTED as error:
+        counts, note = None, f'not counted: {type(error).__name__}: {printable(" ".join(str(error).split()))}'
+    return Cost('; '.join(lines) or own_operators(model), shape, counts, note)
+
+
+@contextmanager
+def conversions() -> Iterator[list[str]]:
+    """Collect the lines that tell what was replaced while a network is built, instead of logging anything.
+
+    Example:
+        >>> with conversions() as lines:
+        ...     pass
+        >>> lines
+        []
+    """
+    lines: list[str] = []
+    logger = MMLogger.get_current_instance()
+    collect = _Collector(lines)
+    handlers, logger.handlers = logger.handlers, [collect]
+    try:
+        yield lines
+    finally:
+        logger.handlers = handlers
+
+
+class _Collector(logging.Handler):
+    def __init__(self, lines: list[str]):
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line on a conversion."""
+        text = record.getMessage()
+        if REPLACED in text:
+            self.lines.append(text.removeprefix('mmkerv: '))
+
+
+def own_operators(model: nn.Module) -> str:
+    """Return the operators of a network that nothing was replaced in, in words.
+
+    Example:
+        >>> own_operators(nn.Sequential(nn.Conv2d(3, 8, 3)))
+        'nothing'
+    """
+    counts = Counter(operator_name(type(m)) or type(m).__name__ for m in model.modules() if isinstance(m, ConvNd))
+    return ', '.join(f'{n} {name}' for name, n in sorted(counts.items())) or 'nothing'

@@ -1,0 +1,125 @@
+"""Trained runs folded, and the inference of all variants timed in turn."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmkerv.analysis.comparison.cost import conversions
+from mmkerv.analysis.comparison.record import Run, write_json
+from mmkerv.analysis.machine import environment
+from mmkerv.deploy.comparison import inference_times
+from mmkerv.deploy.fold import fold_checkpoint
+from mmkerv.deploy.model_outputs import sample_inputs
+from mmkerv.deploy.trained_model import load_trained
+from mmkerv.engine.config.read import load_config
+from mmkerv.errors import UserError
+from mmkerv.utils import printable
+
+FOLDED, FOLD_FILE, TIMES_FILE = 'deploy.pth', 'fold.json', 'inference.json'
+
+
+def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
+    """Fold a finished run into ``deploy.pth`` and ``deploy.py`` of its folder, and check it; once a checkpoint.
+
+    Args:
+        run: the run.
+        config: config of its variant.
+        shape: height and width of the images of the check.
+
+    Returns:
+        ``checkpoint`` and the largest relative ``difference`` of the outputs, or ``kept``, why it does not fold.
+
+    Example:
+        >>> fold_run(run, Path('coc.py'), (160, 160))['difference']  # doctest: +SKIP
+        2.1e-07
+    """
+    if run.variant.operator is None:
+        return {'kept': 'nothing to fold'}
+    checkpoint, file = run.checkpoint, run.folder / FOLD_FILE
+    if checkpoint is None:
+        return {'kept': f'{run.folder} has no checkpoint'}
+    known = {'of': checkpoint.name, 'time': checkpoint.stat().st_mtime_ns}
+    if file.is_file() and (found := _read(file)) and known.items() <= found.items():
+        return found
+    try:
+        with conversions():
+            result = fold_checkpoint(load_config(str(config)), checkpoint, run.folder / FOLDED, shape=shape)
+        found = {**known, 'checkpoint': FOLDED, 'difference': result.error, 'compared': result.compared}
+    except UserError as error:
+        found = {**known, 'kept': printable(str(error), 500)}
+    write_json(file, found)
+    return found
+
+
+def times(
+    runs: Sequence[Run],
+    configs: dict[str, Path],
+    shape: tuple[int, int],
+    folder: Path,
+    device: str = 'cpu',
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Time one image through the trained and the folded network of one run of each variant, all in turn.
+
+    The times are kept in ``inference.json``, and measured again when there are other runs.
+
+    Args:
+        runs: finished runs, one a variant.
+        configs: config of each variant, by its spec.
+        shape: height and width of the image.
+        folder: folder of the comparison.
+        device: name of a torch device.
+        tell: called with a line of text.
+
+    Returns:
+        ``milliseconds``, by spec a pair (trained, folded) with ``None`` for what does not fold; ``device``, ``threads``
+        and ``shape``.
+
+    Example:
+        >>> times(runs, configs, (160, 160), work)['milliseconds']  # doctest: +SKIP
+        {'plain': [44.4, None], 'coc': [103.2, 41.0]}
+    """
+    file, of = folder / TIMES_FILE, {}
+    models, places = [], []
+    for run in runs:
+        of[run.variant.spec] = [run.seed, run.checkpoint.stat().st_mtime_ns if run.checkpoint else 0]
+    if file.is_file() and (found := _read(file)) and found.get('of') == of:
+        return found
+    tell(f'timing the inference of {len(runs)} networks')
+    for run in runs:
+        parts = [(configs[run.variant.spec], run.checkpoint)]
+        if (run.folder / FOLDED).is_file():
+            parts.append((run.folder / FOLDED).with_suffix('.py'))
+        for place, part in enumerate(parts):
+            config, weights = part if isinstance(part, tuple) else (part, part.with_suffix('.pth'))
+            try:
+                with conversions():
+                    models.append(load_trained(str(config), weights, device=device)[1])
+            except (UserError, OSError) as error:
+                tell(f'{run.name}: not timed: {error}')
+                continue
+            places.append((run.variant.spec, place))
+    found = {'of': of, 'device': device, 'threads': torch.get_num_threads(), 'shape': list(shape), 'milliseconds': {}}
+    found['environment'] = environment()
+    for run in runs:
+        found['milliseconds'][run.variant.spec] = [None, None]
+    if models:
+        inputs, samples = next(sample_inputs(models[0], shape, None))
+        with torch.no_grad():
+            measured = inference_times(models, inputs.to(device), samples)
+        for (spec, place), milliseconds in zip(places, measured):
+            found['milliseconds'][spec][place] = round(milliseconds, 3)
+    write_json(file, found)
+    return found
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        # Written again.
+        return None
+    return found if isinstance(found, dict) else None

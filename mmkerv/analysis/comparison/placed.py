@@ -1,0 +1,84 @@
+"""The config of a variant: the given one with the operator placed, its own settings, and a run that is recorded."""
+
+import copy
+import inspect
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import OPTIMIZERS
+
+from mmkerv.analysis.comparison.schedule import resumable
+from mmkerv.analysis.comparison.variant import OVERRIDE, Variant
+from mmkerv.engine.config.check import check_hooks, check_operators
+from mmkerv.engine.config.evaluation import add_local_backend
+from mmkerv.engine.config.write import by_name
+from mmkerv.errors import ConfigError
+
+
+def variant_config(cfg: Config, variant: Variant) -> tuple[Config, list[str]]:
+    """Return the config of a variant, and what its own settings made necessary, in words.
+
+    The whole model is placed in :class:`mmkerv.Converted`, so it needs no argument ``conv_cfg``; where the operator
+    starts as the identity, the network starts as the plain one. Where another optimizer is asked for, arguments that it
+    does not take are left out.
+
+    Args:
+        cfg: config as loaded, with its final schedule; it stays as it is.
+        variant: what to place.
+
+    Raises:
+        ConfigError: if the config has nothing to train or to evaluate, or a setting does not fit it.
+
+    Example:
+        >>> variant_config(load_config('retinanet.py'), parse_variant('coc'))[0].model.type  # doctest: +SKIP
+        'mmkerv.Converted'
+    """
+    cfg, notes = copy.deepcopy(cfg), []
+    for key in ('model', 'train_cfg', 'train_dataloader', 'val_cfg', 'val_dataloader', 'val_evaluator'):
+        # A loop may be given by an empty dict.
+        if cfg.get(key) is None:
+            raise ConfigError(f'{cfg.filename}: the config has no {key}; a comparison trains and evaluates: add one')
+    if variant.operator is not None:
+        conv_cfg = {'type': f'mmkerv.{variant.operator}', **variant.options}
+        placed = {'type': 'mmkerv.Converted', 'model': cfg.model, 'conv_cfg': conv_cfg}
+        cfg.model = ConfigDict(**placed, where=variant.where) if variant.where else ConfigDict(**placed)
+    try:
+        cfg.merge_from_dict(_inside(variant))
+    except (KeyError, TypeError, AttributeError) as error:
+        reason = str(error.args[0]).rstrip('.')
+        raise ConfigError(
+            f'--operators {variant.spec!r}: its {OVERRIDE} settings do not fit {cfg.filename!r}: {reason}. Change the '
+            'keys'
+        ) from error
+    if any(key.endswith('optimizer.type') for key in variant.overrides):
+        notes += _without_unknown_arguments(cfg)
+    by_name(cfg)
+    check_operators(cfg.model, 'model')
+    check_hooks(cfg)
+    resumable(cfg)
+    add_local_backend(cfg)
+    return cfg, notes
+
+
+def _inside(variant: Variant) -> dict[str, Any]:
+    """Return the variant's settings with those of the model where the model now is."""
+    if variant.operator is None:
+        return variant.overrides
+    return {
+        f'model.{key}' if key == 'model' or key.startswith('model.') else key: value
+        for key, value in variant.overrides.items()
+    }
+
+
+def _without_unknown_arguments(cfg: Config) -> list[str]:
+    """Remove arguments that the config's optimizer does not take, such as the momentum of SGD from AdamW."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    kind = optimizer.get('type')
+    built = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    if built is None:
+        raise ConfigError(f'optim_wrapper.optimizer.type: no optimizer is called {kind!r}; use a class of torch.optim')
+    known = inspect.signature(built).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return []
+    unknown = [key for key in optimizer if key != 'type' and key not in known]
+    return [f'optim_wrapper.optimizer.{key}={optimizer.pop(key)} left out: {kind} does not take it' for key in unknown]

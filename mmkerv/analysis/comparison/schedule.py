@@ -1,0 +1,207 @@
+"""A shorter or longer schedule: every position in it is scaled with its length, and every change is told."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from mmkerv.errors import ConfigError
+
+UNITS = {'max_epochs': 'epoch', 'max_iters': 'iteration'}
+FLAGS = {'epoch': '--epochs', 'iteration': '--iters'}
+# Of a scheduler: positions and lengths.
+POSITIONS = ('begin', 'end', 'T_max', 'step_size', 'total_steps')
+# Keys of hooks whose numbers look like positions; what they mean is the hook's.
+POSITION_OF_A_HOOK = re.compile(r'(epochs?|iters?|begin|start|end|milestones?)$')
+# A run has at least so many logged losses, where its iterations are known.
+LOGGED = 20
+# And it can be resumed from at least so many places.
+CHECKPOINTS = 4
+
+
+class Length(NamedTuple):
+    """Length of a training.
+
+    Args:
+        unit: ``'epoch'`` or ``'iteration'``.
+        number: number of these.
+
+    Example:
+        >>> str(Length('epoch', 12))
+        '12 epochs'
+    """
+
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f'{self.number} {self.unit}{"s" if self.number != 1 else ""}'
+
+
+def length(cfg: Config) -> Length:
+    """Return the length of a config's training.
+
+    Raises:
+        ConfigError: if ``train_cfg`` has neither ``max_epochs`` nor ``max_iters``.
+
+    Example:
+        >>> length(Config(dict(train_cfg=dict(max_epochs=12))))
+        Length(unit='epoch', number=12)
+    """
+    loop = cfg.get('train_cfg') or {}
+    for key, unit in UNITS.items():
+        if loop.get(key):
+            return Length(unit, int(loop[key]))
+    raise ConfigError(
+        f'train_cfg has neither {" nor ".join(UNITS)}, got {dict(loop)}: the length of the training is unknown; set '
+        'one of them in the config'
+    )
+
+
+def reschedule(cfg: Config, epochs: int | None = None, iters: int | None = None) -> list[str]:
+    """Change the length of a training in place, and with it every position of its schedule.
+
+    Begin, end and milestones of the schedulers and the intervals of validation and checkpoints are multiplied by the
+    ratio of the lengths; milestones are rounded down, and those that would come before the first step are left out, as
+    is a scheduler without a step. Hooks keep their numbers.
+
+    Args:
+        cfg: config.
+        epochs: new number of epochs, of a config that counts epochs.
+        iters: new number of iterations, of a config that counts iterations.
+
+    Returns:
+        What was changed, in words; nothing if neither number is given.
+
+    Raises:
+        ConfigError: if the config counts in the other unit.
+
+    Example:
+        >>> steps = dict(type='MultiStepLR', milestones=[8, 11])
+        >>> cfg = Config(dict(train_cfg=dict(max_epochs=12, val_interval=1), param_scheduler=[steps]))
+        >>> reschedule(cfg, epochs=6)
+        ['train_cfg.max_epochs 12 -> 6', 'param_scheduler.0.milestones [8, 11] -> [4, 5]']
+    """
+    if epochs is None and iters is None:
+        return []
+    old = length(cfg)
+    unit, number = ('epoch', epochs) if epochs is not None else ('iteration', iters)
+    if unit != old.unit:
+        raise ConfigError(f'{FLAGS[unit]}: the config counts {old.unit}s, it trains for {old}; use {FLAGS[old.unit]} N')
+    key = next(key for key, name in UNITS.items() if name == unit)
+    factor = number / old.number
+    changes: list[str] = []
+    _set(cfg.train_cfg, key, number, 'train_cfg', changes)
+    for name in ('val_interval', 'val_begin'):
+        if cfg.train_cfg.get(name):
+            _set(cfg.train_cfg, name, _scaled(cfg.train_cfg[name], factor), 'train_cfg', changes)
+    if cfg.train_cfg.get('dynamic_intervals'):
+        pairs = [(int(begin * factor), interval) for begin, interval in cfg.train_cfg.dynamic_intervals]
+        _set(cfg.train_cfg, 'dynamic_intervals', pairs, 'train_cfg', changes)
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if hook and hook.get('interval', 1) > 0:
+        interval = _scaled(hook.get('interval', 1), factor)
+        _set(hook, 'interval', interval, 'default_hooks.checkpoint', changes)
+    for place, scheduler in list(_schedulers(cfg.get('param_scheduler'), 'param_scheduler')):
+        _rescale(scheduler, factor, number, unit, place, changes)
+    if changes:
+        cfg.param_scheduler = _kept(cfg.get('param_scheduler'))
+    return changes
+
+
+def positions_of_hooks(cfg: Config) -> list[str]:
+    """Return the settings of the config's own hooks that look like positions in the schedule, in words.
+
+    Example:
+        >>> positions_of_hooks(Config(dict(custom_hooks=[dict(type='YOLOXModeSwitchHook', num_last_epochs=15)])))
+        ['YOLOXModeSwitchHook.num_last_epochs=15']
+    """
+    found = []
+    for hook in cfg.get('custom_hooks') or []:
+        kind = str(hook.get('type')).rpartition('.')[2].strip("'>")
+        for key, value in hook.items():
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            if is_number and POSITION_OF_A_HOOK.search(key):
+                found.append(f'{kind}.{key}={value}')
+    return found
+
+
+def resumable(cfg: Config) -> None:
+    """Make a training write losses and checkpoints often enough for its length, in place.
+
+    It keeps the last checkpoint only, and the last iterations of an epoch are logged too.
+
+    Example:
+        >>> cfg = Config(dict(train_cfg=dict(max_iters=40), default_hooks=dict(logger=dict(interval=50))))
+        >>> resumable(cfg)
+        >>> cfg.default_hooks.logger.interval
+        2
+    """
+    total = length(cfg)
+    hooks = cfg.setdefault('default_hooks', {})
+    for name, kind in (('logger', 'LoggerHook'), ('checkpoint', 'CheckpointHook')):
+        if hooks.get(name) is None:
+            hooks[name] = {'type': kind}
+    logger, checkpoint = hooks['logger'], hooks['checkpoint']
+    logger['ignore_last'] = False
+    if total.unit == 'iteration':
+        logger['interval'] = min(logger.get('interval', 10), max(1, total.number // LOGGED))
+    checkpoint['by_epoch'] = total.unit == 'epoch'
+    interval = checkpoint.get('interval', -1)
+    most = max(1, total.number // CHECKPOINTS)
+    checkpoint['interval'] = most if interval < 1 else min(interval, most)
+    checkpoint['max_keep_ckpts'], checkpoint['save_last'] = 1, True
+
+
+def _scaled(value: float, factor: float) -> int:
+    return max(1, round(value * factor))
+
+
+def _set(node: dict, key: str, value: Any, place: str, changes: list[str]) -> None:
+    if node.get(key) != value:
+        changes.append(f'{place}.{key} {node.get(key)} -> {value}')
+        node[key] = value
+
+
+def _schedulers(node: Any, place: str) -> Iterator[tuple[str, dict]]:
+    """Yield the schedulers of a config: one, a list, or such by the name of an optimizer."""
+    if isinstance(node, dict):
+        if 'type' in node:
+            yield place, node
+        else:
+            for key, value in node.items():
+                yield from _schedulers(value, f'{place}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for number, value in enumerate(node):
+            yield from _schedulers(value, f'{place}.{number}')
+
+
+def _rescale(scheduler: dict, factor: float, number: int, unit: str, place: str, changes: list[str]) -> None:
+    by_epoch = scheduler.get('by_epoch', True)
+    # A scheduler in iterations within a training in epochs ends an unknown number of these before it.
+    last = number if by_epoch == (unit == 'epoch') else None
+    for key in POSITIONS:
+        value = scheduler.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float('inf'):
+            scaled = int(value * factor) if key == 'begin' else _scaled(value, factor)
+            _set(scheduler, key, scaled, place, changes)
+    if scheduler.get('periods'):
+        _set(scheduler, 'periods', [_scaled(period, factor) for period in scheduler['periods']], place, changes)
+    if scheduler.get('milestones'):
+        steps = [int(step * factor) for step in scheduler['milestones']]
+        _set(scheduler, 'milestones', [s for s in steps if s and (last is None or s < last)], place, changes)
+    span = scheduler.get('end', float('inf')) - scheduler.get('begin', 0)
+    # mmengine divides by the steps after the first.
+    if span < (1 if by_epoch and scheduler.get('convert_to_iter_based') else 2):
+        changes.append(f'{place} left out: it would have no step')
+        scheduler.clear()
+
+
+def _kept(node: Any) -> Any:
+    """Return the schedulers without those that were left out."""
+    if isinstance(node, dict) and 'type' not in node:
+        return {key: _kept(value) for key, value in node.items()} or None
+    if isinstance(node, (list, tuple)):
+        return [_kept(value) for value in node if value]
+    return node

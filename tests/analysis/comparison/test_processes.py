@@ -1,0 +1,157 @@
+"""Trainings as processes: failures are named and stop no other, a signal loses nothing, what is done stays done."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmengine')
+
+from mmkerv.analysis.comparison.processes import Launch, Progress, Trainer, locked
+from mmkerv.analysis.comparison.record import DONE, FAILED, Run, main_metric
+from mmkerv.analysis.comparison.variant import Variant
+from mmkerv.errors import ConfigError
+
+FAKE = Path(__file__).with_name('fake_training.py')
+
+
+class FakeLaunch:
+    """Starts a script in place of a training; the name of the variant says what it does."""
+
+    def command(self, config, run):
+        return [sys.executable, '-S', '-E', str(FAKE), str(run.folder), str(run.seed), run.variant.spec]
+
+    def environment(self, slot, jobs):
+        return {'CUDA_VISIBLE_DEVICES': str(slot)}
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    def train(*specs, seeds=1, jobs=1):
+        runs = [Run(Variant(s), seed, tmp_path / s / f'seed_{seed}') for seed in range(seeds) for s in specs]
+        lines = []
+        trainer = Trainer(dict.fromkeys(specs, Path('a.py')), FakeLaunch(), jobs, 1, None, lines.append)
+        return trainer.train(runs), runs, lines
+
+    return train
+
+
+def starts(run):
+    return (run.folder / 'starts').read_text().splitlines()
+
+
+def test_records(comparison):
+    stopped, runs, lines = comparison('plain', 'coc', seeds=2, jobs=2)
+    assert stopped == 0 and len(lines) == 4
+    for run in runs:
+        record = run.record()
+        assert record['status'] == DONE and record['metrics'] == {'mIoU': 40.0 + run.seed}
+        assert record['operator'] == run.variant.spec and record['seed'] == run.seed
+        assert record['seconds_per_step'] == 0.5 and record['memory_of'] == 'process' and record['memory_mib'] > 0
+        assert not list(run.folder.glob('*.tmp'))
+    assert {line for run in runs for line in starts(run)} == {'0', '1'}, 'each place has its own device'
+
+
+@pytest.mark.parametrize(
+    ('behaviour', 'error'),
+    [
+        ('fails', 'the loss is NaN; lower the learning rate'),
+        ('raises', 'RuntimeError: no memory'),
+        ('killed', 'ended by SIGKILL'),
+    ],
+)
+def test_failed_run_is_named_and_the_others_go_on(comparison, behaviour, error):
+    stopped, runs, lines = comparison(behaviour, 'plain')
+    assert stopped == 0
+    failed, fine = (run.record() for run in runs)
+    assert failed['status'] == FAILED and failed['error'] == error and fine['status'] == DONE
+    assert f'{behaviour}, seed 0: failed: {error}' in lines[0]
+
+
+def test_what_is_done_is_not_run_again_and_what_failed_is(comparison):
+    comparison('plain', 'fails')
+    _, runs, _ = comparison('plain', 'fails', 'coc')
+    assert [len(starts(run)) for run in runs] == [1, 2, 1]
+
+
+def test_signal_loses_nothing(comparison):
+    """The first training sends the signal, waits until it is passed on, and stops with a checkpoint."""
+    before = signal.getsignal(signal.SIGINT)
+    stopped, runs, lines = comparison('signals', 'plain')
+    assert stopped == signal.SIGINT and signal.getsignal(signal.SIGINT) is before
+    assert [run.record() for run in runs] == [None, None] and not (runs[1].folder / 'starts').exists()
+    assert 'goes on from its checkpoint' in lines[0]
+    stopped, runs, _ = comparison('signals', 'plain')
+    assert stopped == 0 and [run.record()['status'] for run in runs] == [DONE, DONE]
+    second = (runs[0].folder / 'start_2' / 'vis_data' / 'scalars.json').read_text().splitlines()
+    assert json.loads(second[0])['step'] == 3, 'it went on behind the checkpoint'
+
+
+def test_evaluation_without_the_metric(comparison):
+    _, (run,), lines = comparison('silent')
+    assert run.record()['metrics'] == {} and lines == ['silent, seed 0: no metric']
+
+
+def test_damaged_record_is_named(tmp_path):
+    run = Run(Variant('plain'), 0, tmp_path)
+    (tmp_path / 'record.json').write_text('{')
+    with pytest.raises(ConfigError, match=r'record\.json cannot be read.*remove it'):
+        run.record()
+
+
+def test_one_comparison_a_folder(tmp_path):
+    with locked(tmp_path) as lock:
+        with pytest.raises(ConfigError, match='still works in'), locked(tmp_path):
+            pass
+        orphan = subprocess.Popen(['sleep', '60'], pass_fds=(lock.fileno(),))
+    try:
+        # A training that outlives its comparison holds the folder.
+        with pytest.raises(ConfigError, match='still works in'), locked(tmp_path):
+            pass
+    finally:
+        orphan.kill()
+        orphan.wait()
+    with locked(tmp_path):
+        pass
+
+
+RUN = Run(Variant('coc'), 3, Path('work'))
+
+
+@pytest.mark.parametrize(
+    ('launch', 'words'),
+    [
+        (Launch(), ['python', '-m', 'mmkerv.cli.train', 'a.py', '--work-dir', 'work', '--resume']),
+        (Launch('pytorch', 2), ['python', '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']),
+        (Launch('slurm', 8), ['srun', '--ntasks', '8', '--kill-on-bad-exit=1', 'python', '-m', 'mmkerv.cli.train']),
+        (Launch('mpi', 4), ['mpirun', '-n', '4', 'python', '-m', 'mmkerv.cli.train']),
+    ],
+)
+def test_command(launch, words, monkeypatch):
+    monkeypatch.setattr(sys, 'executable', 'python')
+    command = launch.command(Path('a.py'), RUN)
+    assert command[: len(words)] == words and command[-1] == 'randomness.seed=3' and '--resume' in command
+    assert ('--launcher' in command) is (launch.launcher != 'none')
+
+
+def test_devices_of_a_place(monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    launch = Launch('pytorch', 2, tuple('0123'))
+    assert [launch.environment(slot, 2)['CUDA_VISIBLE_DEVICES'] for slot in (0, 1)] == ['0,1', '2,3']
+    assert Launch(devices=('a', 'b')).environment(2, 3)['CUDA_VISIBLE_DEVICES'] == 'a'
+    assert int(Launch().environment(0, 1000)['OMP_NUM_THREADS']) == 1
+    assert 'OMP_NUM_THREADS' not in Launch().environment(0, 1)
+
+
+def test_progress():
+    text = str(Progress(3, 1, 12, {'coc, seed 1': 0.25}, 3900.0))
+    assert text.startswith('3 of 12 runs done, 1 failed; coc, seed 1: 25 %, ends about ')
+    assert text.endswith('in 1 h 5 min')
+
+
+def test_metric_that_no_run_has():
+    with pytest.raises(ConfigError, match=r"--metric 'map': the evaluations have mIoU"):
+        main_metric([{'mIoU': 1.0}], 'map')

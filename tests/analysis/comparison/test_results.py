@@ -1,0 +1,91 @@
+"""What the table says: values, differences, what failed, what is missing."""
+
+import pytest
+
+pytest.importorskip('mmengine')
+
+from mmkerv.analysis.comparison.cost import Cost
+from mmkerv.analysis.comparison.record import DONE, FAILED, Run
+from mmkerv.analysis.comparison.results import notes, reference_of, results, table
+from mmkerv.analysis.comparison.variant import parse_variants
+from mmkerv.analysis.complexity import Complexity
+
+SPECS = ('coc', 'plain', 'kerv', 'dcls', 'ck')
+VALUES = {'plain': [70.0, 72.0, 71.0], 'coc': [73.0, 75.2, 73.9], 'kerv': [70.5, 71.5, 71.5]}
+
+
+@pytest.fixture
+def found(tmp_path):
+    variants = parse_variants(SPECS)
+    runs = [Run(variant, seed, tmp_path / variant.spec / str(seed)) for seed in range(3) for variant in variants]
+    for run in runs:
+        spec = run.variant.spec
+        cost = {'seconds_per_step': 0.25, 'memory_mib': 100 + run.seed, 'memory_of': 'process'}
+        if spec in VALUES:
+            run.write(status=DONE, metrics={'aAcc': 99.0, 'mIoU': VALUES[spec][run.seed]}, **cost)
+        elif spec == 'dcls' and run.seed == 0:
+            run.write(status=FAILED, error='the loss is NaN', log='log.txt')
+        elif spec == 'dcls' and run.seed == 1:
+            run.write(status=DONE, metrics={}, **cost)
+    counts = Complexity(2_000_000, 500_000, 2_000_000, 11_000, 10_000)
+    costs = {spec: Cost(f'{spec} replaced', (64, 96), counts) for spec in SPECS[:4]} | {'ck': 'even kernels'}
+    folds = {'coc, seed 0': {'difference': 2e-7}, 'kerv, seed 0': {'kept': 'it is not linear'}}
+    folds['plain, seed 0'] = {'kept': 'nothing to fold'}
+    inference = {'device': 'cpu', 'threads': 2, 'shape': [64, 96], 'milliseconds': {'coc': [9.0, 4.0]}}
+    inference['milliseconds']['kerv'] = [5.0, None]
+    return results(variants, runs, costs, folds, inference)
+
+
+def test_values_and_differences(found):
+    assert found['metric'] == 'mIoU' and found['reference'] == 'plain'
+    rows = {row['operator']: row for row in found['rows']}
+    assert rows['plain']['mean'] == 71.0 and rows['plain']['difference'] is None
+    coc = rows['coc']['difference']
+    assert coc['mean'] == pytest.approx(3.0333, abs=1e-3) and coc['verdict'] == 'higher' and coc['freedom'] == 4
+    assert rows['kerv']['difference']['verdict'] == 'undecided'
+    assert rows['dcls']['failed'] == {'0': 'the loss is NaN'} and rows['dcls']['without_metric'] == [1]
+    assert rows['dcls']['missing'] == 1 and rows['dcls']['difference'] is None
+    assert rows['coc']['memory_mib'] == 102 and rows['coc']['values'] == {'0': 73.0, '1': 75.2, '2': 73.9}
+
+
+def test_table(found):
+    markdown = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table(found, True).splitlines()]
+    assert markdown[0][:4] == ['operator', 'mIoU', 'difference from plain', 'verdict']
+    rows = {cells[0]: cells for cells in markdown[2:]}
+    assert rows['coc'][1] == '74.03 ± 1.11 (73.00, 75.20, 73.90)'
+    assert rows['coc'][2].startswith('+3.03 [+') and rows['coc'][3] == 'higher'
+    assert rows['coc'][4:] == ['11,000', '2.5 M', '0.25', '102 MiB', '9.0 -> 4.0']
+    assert rows['plain'][2:4] == ['', ''] and rows['kerv'][-1] == '5.0'
+    assert rows['dcls'][1] == 'failed' and rows['ck'][1] == 'not built'
+    shown = table(found).splitlines()
+    assert len({len(line) for line in shown}) == 1 and shown[3].startswith('| coc ')
+
+
+def test_notes(found):
+    text = '\n'.join(notes(found))
+    for words in (
+        "Student's t",
+        'coc: replaced: coc replaced',
+        'coc: folded; the outputs differ by at most 2.0e-07',
+        'kerv: not folded: it is not linear',
+        'dcls, seed 0: failed: the loss is NaN',
+        'dcls, seed 1: its evaluation gave no mIoU',
+        'dcls: not run yet: 1 of its runs.',
+        'ck: not built: even kernels',
+        'one 64 x 96 image',
+    ):
+        assert words in text
+    assert 'plain: not folded' not in text
+
+
+def test_one_seed(tmp_path):
+    variants = parse_variants(['plain', 'coc'])
+    runs = [Run(variant, 0, tmp_path / variant.spec) for variant in variants]
+    for number, run in enumerate(runs):
+        run.write(status=DONE, metrics={'mIoU': 70.0 + number}, seconds_per_step=None, memory_mib=1, memory_of='GPU')
+    row = table(results(variants, runs, {}, {}, {}), True).splitlines()[-1]
+    assert '| 71.00 | +1.00 | one seed |' in row
+
+
+def test_reference_without_a_plain_network():
+    assert reference_of(parse_variants(['coc', 'dcls'])) == 'coc'

@@ -20,12 +20,18 @@ from mmkerv.distributions import importable, warn_untested
 from mmkerv.version import __version__
 
 if TYPE_CHECKING:
+    from mmkerv.models.adapters import add_orthogonal_adapters
     from mmkerv.models.placement import convert
     from mmkerv.models.sharing import share_kernels, share_parameters
 
-__all__ = ['__version__', 'convert', 'share_kernels', 'share_parameters']
+__all__ = ['__version__', 'add_orthogonal_adapters', 'convert', 'share_kernels', 'share_parameters']
 
-VERBS = {'convert': 'placement', 'share_kernels': 'sharing', 'share_parameters': 'sharing'}
+VERBS = {
+    'add_orthogonal_adapters': 'adapters',
+    'convert': 'placement',
+    'share_kernels': 'sharing',
+    'share_parameters': 'sharing',
+}
 
 SUBPACKAGES = ('analysis', 'datasets', 'deploy', 'engine', 'env', 'errors', 'models', 'ops', 'visualization')
 

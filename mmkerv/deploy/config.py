@@ -96,6 +96,9 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None, host_shapes: boo
         if family == 'Converted' and folded:
             # Each folded layer has a kernel of its own.
             node.pop('share', None)
+        if family == 'Converted':
+            # They fold whatever becomes of the operator.
+            node.pop('adapters', None)
         if family == 'Converted' and node.get('conv_cfg') is None:
             return node.get('model') or node['backbone']
         if family in FAMILIES and node.get('conv_cfg') is None:

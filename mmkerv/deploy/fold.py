@@ -18,6 +18,7 @@ from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, FoldCheckError
 from mmkerv.ops import DeployReport, switch_to_deploy
+from mmkerv.ops.core.adapter import adapted_layers
 from mmkerv.registry import operator_name
 from mmkerv.utils import log
 
@@ -99,7 +100,7 @@ def fold_checkpoint(
     associations = association_strength(model)
     folded = copy.deepcopy(model)
     report = switch_to_deploy(folded, split)
-    if not report.replaced:
+    if not report.replaced and not any(adapted_layers(model)):
         raise FoldCheckError(f'{checkpoint}: the network has no operator that folds{_reasons(report)}')
     # Before the branches merge, which removes some of the folded layers.
     dearer = _dearer(model, folded, report.replaced)
@@ -172,7 +173,7 @@ def _dearer(model: nn.Module, folded: nn.Module, names: list[str]) -> dict[str, 
     found = {}
     for name in names:
         operator = model.get_submodule(name)
-        if operator.costs_more_folded:
+        if getattr(operator, 'costs_more_folded', False):
             before = sum(kernel.numel() for kernel in operator.own_parameters().values())
             found[name] = before, folded.get_submodule(name).weight.numel()
     return found

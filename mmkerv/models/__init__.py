@@ -4,10 +4,11 @@
 """
 
 from mmkerv.distributions import importable
+from mmkerv.models.adapters import add_orthogonal_adapters
 from mmkerv.models.placement import Where, convert
 from mmkerv.models.sharing import share_kernels, share_parameters
 
-__all__ = ['Where', 'convert', 'share_kernels', 'share_parameters']
+__all__ = ['Where', 'add_orthogonal_adapters', 'convert', 'share_kernels', 'share_parameters']
 
 if importable('mmengine'):
     from mmkerv.models.converted import Converted

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkerv.errors import ArgumentTypeError
+from mmkerv.models.adapters import apply_adapters
 from mmkerv.models.placement import Where, initialised, replace_convolutions
 from mmkerv.models.sharing import apply_share
 from mmkerv.ops.core.arguments import reject_unknown
@@ -33,6 +34,8 @@ class Converted:
         model: another name of ``backbone``, for necks, heads and whole models.
         share: parameters that layers of one shape in a stage share, as ``dict(names='positions')``: the arguments of
             ``mmkerv.share_parameters`` without the model, or a list of such.
+        adapters: orthogonal adapters on trained kernels, as ``dict(kind='oft', block_size=8)``: the arguments of
+            ``mmkerv.add_orthogonal_adapters`` without the model, or a list of such.
         **injected: what the model around it adds to the config of this part: ``train_cfg`` and ``test_cfg`` of a
             detector's heads, ``num_classes`` of its RPN, ``pretrained`` of a segmentor's backbone. They go into the
             config of the network.
@@ -40,9 +43,10 @@ class Converted:
     Raises:
         TypeError: if ``backbone`` is not the config of a network, or for any other key; those of a base config are
             inherited unless the config has ``_delete_=True``.
-        ValueError: if ``where`` selects nothing, or ``share`` finds nothing to share.
+        ValueError: if ``where`` selects nothing, ``share`` finds nothing to share, or ``adapters`` nothing to adapt.
 
-    Returns the network that ``backbone`` builds, so the keys of its state dict are upstream's.
+    Returns the network that ``backbone`` builds, so the keys of its state dict are upstream's; those of layers with
+    adapters are in the documentation of ``mmkerv.add_orthogonal_adapters``.
 
     Example:
         >>> densenet, first = dict(type='DenseNet', arch='121'), dict(stages=())
@@ -57,9 +61,10 @@ class Converted:
         *,
         model: dict | None = None,
         share: dict | list[dict] | None = None,
+        adapters: dict | list[dict] | None = None,
         **injected: Any,
     ) -> nn.Module:
-        """Build the network, convert it, and share parameters."""
+        """Build the network, convert it, share parameters and add adapters."""
         network = backbone if model is None else model
         if unknown := [key for key in injected if key not in INJECTED]:
             _refuse(unknown, network)
@@ -75,12 +80,14 @@ class Converted:
             injected.pop('data_preprocessor', None)
         # The config of the caller stays as it is.
         built = apply_conv_cfg(ROOT_MODELS.build({**network, **injected}), conv_cfg, where)
-        return built if share is None else apply_share(built, share)
+        if share is not None:
+            built = apply_share(built, share)
+        return built if adapters is None else apply_adapters(built, adapters)
 
 
 def _refuse(unknown: list[str], network: Any) -> None:
     """Raise for keys that are neither arguments of ``Converted`` nor added by the model around it."""
-    arguments = ('backbone', 'model', 'conv_cfg', 'where', 'share')
+    arguments = ('backbone', 'model', 'conv_cfg', 'where', 'share', 'adapters')
     if difflib.get_close_matches(unknown[0], arguments, n=1, cutoff=0.7):
         reject_unknown('mmkerv.Converted', unknown, arguments)
     kind = network.get('type') if isinstance(network, dict) else None

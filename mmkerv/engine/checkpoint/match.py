@@ -1,7 +1,7 @@
 """Comparison of a checkpoint with the network it is for; mmengine loads what fits and only logs the rest."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.layouts import surplus_prefix, unwrapped_names, weights_of
 from mmkerv.errors import CheckpointMismatchError
 from mmkerv.ops.ckconv.kernel_net import adapted_to_kernel_nets
+from mmkerv.ops.core.adapter import arguments_of, given_original, lacks_adapter, weight_key
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.registry import HOOKS
@@ -27,8 +28,8 @@ class CheckpointMatch(NamedTuple):
         missing: keys that the checkpoint lacks.
         unexpected: keys that the network lacks.
         shapes: keys whose shapes differ, plain weights that an operator would decompose included.
-        operator_only: missing keys of operators' own parameters whose basic weight is in the checkpoint: the checkpoint
-            is a plain network's, and these parameters keep their initial values.
+        operator_only: missing keys of operators' own parameters, and of orthogonal adapters, whose basic weight is in
+            the checkpoint: the checkpoint is a plain network's, and these parameters keep their initial values.
         weightless: missing keys of operators without a basic kernel (CKConv), for which the checkpoint has plain
             weights: a plain network's checkpoint cannot have them.
         unused: keys of those plain weights.
@@ -88,6 +89,8 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
     # Weights that are decomposed have been replaced already, so these have another shape.
     undecomposed = _weights_to_decompose(model, given)
     replaced = {key for keys in undecomposed.values() for key in keys}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        operator_only += lacks_adapter(given, f'{name}.' if name else '', layer)
     # Checkpoints written before torch 1.0 have no num_batches_tracked, and torch fills it in.
     absent = [key for key in own if key not in given and not key.endswith('num_batches_tracked')]
     return CheckpointMatch(
@@ -117,6 +120,8 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
         advice = 'Give the config it was trained with (the deploy config for a folded checkpoint)'
         if options := missing_options(model, match.unexpected):
             advice = f'It was trained with {options}: add that to conv_cfg'
+        elif adapters := missing_adapters(match.unexpected, state_dict):
+            advice = adapters
         elif about := _about_names(model, state_dict):
             advice = about
         raise CheckpointMismatchError(f'checkpoint {source!r} is not of the network of the config: {match}. {advice}')
@@ -167,6 +172,23 @@ def missing_options(model: nn.Module, unexpected: Iterable[str]) -> str:
             if operator is not None:
                 options.append(operator.option_for(key[dot.end() :]))
     return ', '.join(dict.fromkeys(filter(None, options)))
+
+
+def missing_adapters(unexpected: Iterable[str], state_dict: Mapping[str, Any]) -> str:
+    """Return what to do about a checkpoint with orthogonal adapters that the network lacks, ``''`` if it has none.
+
+    Example:
+        >>> missing_adapters(['conv.super_layers.0.weight'], {})
+        ''
+    """
+    arguments = arguments_of(unwrapped_names(dict(state_dict)), unexpected)
+    if not arguments:
+        return ''
+    return (
+        "It was trained with orthogonal adapters: give them to the network, dict(type='mmkerv.Converted', "
+        f'model=dict(...), {arguments}), or fold the checkpoint first, with '
+        'tools/model_converters/reparameterize_model.py and its own config'
+    )
 
 
 @HOOKS.register_module()
@@ -221,6 +243,10 @@ class CheckpointMatchHook(Hook):
             raise CheckpointMismatchError(
                 f'checkpoint {source!r} was trained with {options}, which the config does not have: {match}. '
                 'Add that to conv_cfg'
+            )
+        if adapters := missing_adapters(match.unexpected, state_dict):
+            raise CheckpointMismatchError(
+                f'checkpoint {source!r} has weights that the network would leave at random: {match}. {adapters}'
             )
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
@@ -292,6 +318,7 @@ def _read_names(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
     for name, module in model.named_modules(remove_duplicate=False):
         if hasattr(module, 'read_published'):
             module.read_published(given, f'{name}.' if name else '')
+        given_original(given, f'{name}.' if name else '', module)
     return given
 
 
@@ -342,6 +369,6 @@ def _plain_operators(model: nn.Module, given: dict[str, Any]) -> list[tuple[str,
         if isinstance(operator, ConvNd)
         and (operator.starts_as_identity or isinstance(operator, GeneratedKernel))
         and not operator.decomposes_weight
-        and f'{name}.weight' in given
+        and f'{name}.{weight_key(operator)}' in given
         and not any(f'{name}.{parameter}' in given for parameter in operator.own_parameters())
     ]

@@ -19,10 +19,12 @@ from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
     decomposed_shapes,
     match_checkpoint,
+    missing_adapters,
     missing_options,
     operators_changing_kernels,
 )
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
+from mmkerv.ops.core.adapter import lacks_adapter, weight_key
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.initialisation import own_classes
 from mmkerv.registry import local_name
@@ -143,6 +145,8 @@ def require_pretrained(
         )
         if options := missing_options(module, foreign):
             advice = f'It was trained with {options}: add that to conv_cfg'
+        elif adapters := missing_adapters(foreign, state_dict):
+            advice = adapters
     expected = len(own) - len(match.operator_only) - len(match.weightless)
     for keys, others, total, label in (
         (match.missing, state_dict, expected, "network's keys missing"),
@@ -193,7 +197,7 @@ def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:
     """Compare keys; what operators cannot have from a plain checkpoint is neither missing nor unexpected."""
     operator_only, weightless, unused = [], [], []
     for name, operator in module.named_modules():
-        if not isinstance(operator, ConvNd) or f'{name}.weight' not in state_dict:
+        if not isinstance(operator, ConvNd) or f'{name}.{weight_key(operator)}' not in state_dict:
             continue
         own = [f'{name}.{parameter}' for parameter in operator.own_parameters()]
         if any(key in state_dict for key in own):
@@ -205,6 +209,8 @@ def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:
             unused.append(f'{name}.weight')
         else:
             operator_only += own
+    for name, layer in module.named_modules(remove_duplicate=False):
+        operator_only += lacks_adapter(state_dict, f'{name}.' if name else '', layer)
     match = match_checkpoint(module, state_dict)
     accounted_for = {*operator_only, *weightless, *unused}
     return match._replace(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.errors import ConfigError
+from mmkerv.ops.core.adapter import adapted_layers, adapter_of
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.registry import HOOKS
 from mmkerv.utils import log, unwrapped
@@ -26,6 +27,8 @@ class CheckFrozenOperatorsHook(Hook):
     them. At the start of training, after initialisation and loading, every operator with a generated kernel whose own
     parameters are frozen must have them from a checkpoint, or be the identity, :math:`|K - W| \le 10^{-6} |W|`. One
     warning names the frozen operators that pass.
+
+    Frozen weights under orthogonal adapters that a config adds must come from a checkpoint as well.
 
     Raises:
         ConfigError: at the start of training, naming the operators and what to change.
@@ -61,11 +64,12 @@ class CheckFrozenOperatorsHook(Hook):
         """Check the frozen operators.
 
         Raises:
-            ConfigError: if one of them is frozen with random parameters.
+            ConfigError: if one of them is frozen with random parameters, or an adapter has a frozen random weight.
         """
         self._watch.close()
         # Some backbones freeze their stages in train(), which the training loop calls before its first iteration.
         runner.model.train()
+        self._check_adapters(unwrapped(runner.model))
         frozen = {name: op for name, op in _operators(unwrapped(runner.model)).items() if _frozen(op)}
         lacking = {name: missing for name, op in frozen.items() if (missing := self._lacking(op))}
         random = [name for name in lacking if not is_identity(frozen[name])]
@@ -80,6 +84,8 @@ class CheckFrozenOperatorsHook(Hook):
                 "or give a checkpoint that has them: init_cfg=dict(type='Pretrained', checkpoint=FILE, "
                 "prefix='backbone.') in the backbone, or load_from=FILE"
             )
+        # Where an adapter learns, the operator is meant to be frozen.
+        frozen = {name: op for name, op in frozen.items() if adapter_of(op) is None}
         if frozen:
             unfilled = [name for name, op in frozen.items() if _is_frozen(op.weight) and op.weight not in self._filled]
             message = (
@@ -89,6 +95,26 @@ class CheckFrozenOperatorsHook(Hook):
             if unfilled:
                 message += f'. And the weights of {len(unfilled)} of them are random: no checkpoint gave them'
             log(message, logging.WARNING)
+
+    def _check_adapters(self, model: nn.Module) -> None:
+        adapted = list(adapted_layers(model))
+        bases = {
+            name: layer.parametrizations.weight.original for name, layer, adapter in adapted if adapter.expects_weight
+        }
+        random = [name for name, base in bases.items() if _is_frozen(base) and base not in self._filled]
+        if random:
+            raise ConfigError(
+                f'{len(random)} layers with orthogonal adapters have frozen random weights ({_first(random)}): no '
+                "checkpoint gave them. Give one, by init_cfg=dict(type='Pretrained', checkpoint=FILE) in the network "
+                'or load_from=FILE, or leave these layers out with adapters.where'
+            )
+        still = [name for name, _, adapter in adapted if not any(p.requires_grad for p in adapter.parameters())]
+        if still:
+            log(
+                f'mmkerv: the orthogonal adapters of {len(still)} layers are frozen and do not learn: {_first(still)}; '
+                'frozen_stages=-1 in the backbone trains them',
+                logging.WARNING,
+            )
 
     def _lacking(self, operator: GeneratedKernel) -> list[str]:
         return [name for name, parameter in _frozen(operator).items() if parameter not in self._filled]

@@ -243,14 +243,14 @@ class ConvNd(nn.Module):
         return super().apply(fn)
 
     def own_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the operator's own parameters by name: all but ``weight`` and ``bias``.
+        """Return the operator's own parameters by name: all but ``weight`` and ``bias``, or what gives these.
 
         Example:
             >>> from mmkerv.ops import CoCConv2d
             >>> list(CoCConv2d(4, 8, 3).own_parameters())
             ['super_layers.0.weight']
         """
-        return {name: p for name, p in self.named_parameters() if name not in ('weight', 'bias')}
+        return {name: p for name, p in self.named_parameters() if _is_own(name)}
 
     @property
     def starts_as_identity(self) -> bool:
@@ -401,7 +401,7 @@ class ConvNd(nn.Module):
                 )
         # With a plain convolution's weights, even a strict load leaves the operator's own parameters as they are.
         state = self.state_dict(keep_vars=True)
-        own = {f'{prefix}{name}': value for name, value in state.items() if name not in ('weight', 'bias')}
+        own = {f'{prefix}{name}': value for name, value in state.items() if _is_own(name)}
         plain = self.weight is not None and f'{prefix}weight' in state_dict
         if plain and not any(key in state_dict for key in own):
             state_dict.update(own)
@@ -449,6 +449,11 @@ class ConvNd(nn.Module):
     def _changed_options(self) -> dict[str, Any]:
         defaults = self.options._field_defaults
         return {name: value for name, value in self.options._asdict().items() if value != defaults[name]}
+
+
+def _is_own(name: str) -> bool:
+    # torch keeps there what it computes a parametrised weight from.
+    return name not in ('weight', 'bias') and not name.startswith('parametrizations.')
 
 
 def _signature(options: type) -> inspect.Signature:

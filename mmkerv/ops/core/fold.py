@@ -1,5 +1,6 @@
 """Fold the operators of a model into plain convolutions."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops.core import arguments
+from mmkerv.ops.core.adapter import adapted_layers, merge, require_mergeable
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.fft.cost_model import WIDE, is_wide
 from mmkerv.ops.core.geometry import memory_format
@@ -37,7 +39,8 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
     Outputs are not compared; :func:`mmkerv.deploy.fold_checkpoint` does that. A module used in several places is
     replaced by the same convolution in all of them. Module names, and with them the keys of the state dict, stay the
     same; the operators' own parameters disappear. A separable operator becomes an ``nn.Sequential`` of two
-    convolutions, whose keys contain an additional index.
+    convolutions, whose keys contain an additional index. Orthogonal adapters become part of the weight, also in
+    operators that are kept; a plain convolution with an adapter counts as an operator.
 
     Modules that store the ``conv_cfg`` of an operator, of which none is left in them, get the ``conv_cfg`` of the
     folded layer: upstream's RepVGG, MobileOne and RepMLP build the layer that merges their branches from it.
@@ -51,7 +54,8 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
         The names of the replaced operators, and of the kept ones with the reason.
 
     Raises:
-        ValueError: if ``model`` is itself an operator, which cannot be replaced in place, or ``split`` is unknown.
+        ValueError: if ``model`` is itself an operator, which cannot be replaced in place, if ``split`` is unknown, or
+            if a layer with an adapter is parametrized otherwise too.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -70,9 +74,16 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
         for child_name, child in parent._modules.items():
             if isinstance(child, ConvNd):
                 operators[f'{parent_name}.{child_name}' if parent_name else child_name] = child
+    adapted = {name: layer for name, layer, _ in adapted_layers(model)}
+    for name, layer in adapted.items():
+        require_mergeable(name, layer)
+    for layer in adapted.values():
+        merge(layer)
+    if adapted:
+        log(f'mmkerv: {len(adapted)} orthogonal adapters became part of the weights of their layers')
     stuck = replace_modules(model, {operator: operator for operator in operators.values()})
     folded: dict[nn.Module, nn.Module] = {}
-    report = DeployReport([], {})
+    report = DeployReport([name for name in adapted if name not in operators], {})
     for name, operator in operators.items():
         try:
             if operator in stuck:
@@ -83,11 +94,15 @@ def switch_to_deploy(model: nn.Module, split: str = 'keep') -> DeployReport:
         except FoldError as error:
             report.kept[name] = str(error)
     replace_modules(model, folded)
-    _advise_layout(model, [name for name in report.replaced if any(map(_is_slow, folded[operators[name]].modules()))])
+    _advise_layout(model, [name for name, op in operators.items() if any(map(_is_slow, _parts(folded.get(op))))])
     if folded:
         _replace_stored_configs(model, {type(operator) for operator in folded})
     _remove_fold_first(model)
     return report
+
+
+def _parts(layer: nn.Module | None) -> Iterable[nn.Module]:
+    return () if layer is None else layer.modules()
 
 
 def _is_slow(layer: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from mmkerv.engine.hooks.kernel_regularizer_hook import KernelL2Hook, KernelRegu
 from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
 from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
+from mmkerv.engine.hooks.rank_truncation_hook import RankTruncationHook
 from mmkerv.engine.hooks.repulsion_hook import RepulsionHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
 from mmkerv.engine.initialisers import ConvolutionAwareInit, DepthwiseStructuredInit
@@ -72,6 +73,7 @@ __all__ = [
     'OperatorRulesConstructor',
     'OrthogonalityHook',
     'PendingEvaluationHook',
+    'RankTruncationHook',
     'RepulsionHook',
     'ResolutionHook',
     'StopSignalHook',

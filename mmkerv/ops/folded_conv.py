@@ -8,6 +8,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import CONV2D_KEYWORDS
 from mmkerv.ops.core.geometry import extended_padding, odd
+from mmkerv.ops.lowrank.chain import LowRankChain
 from mmkerv.ops.lowrank.module import LowRankConv
 from mmkerv.ops.separable.depthwise import DepthwiseSeparableConv
 from mmkerv.ops.separable.spatial import SpatiallySeparableConv
@@ -31,7 +32,8 @@ class FoldedConv:
             with ``'depthwise'`` those of a :class:`DepthwiseSeparableConv`, with ``'spatial'`` those of a
             :class:`SpatiallySeparableConv`, with ``'stacked'`` those of a :class:`StackedConv`; the last three stay one
             convolution where there is nothing to separate.
-        lowrank: build an ``nn.Sequential`` of the convolutions of a :class:`LowRankConv` with these arguments, a dict.
+        lowrank: build an ``nn.Sequential`` of the convolutions of a :class:`LowRankConv` with these arguments, a dict;
+            of weights of lower ranks it takes these ranks.
         replace_1x1: apply the other arguments to 1x1 kernels too, which otherwise stay plain.
         with_bias: give the layer a bias even if its host asks for none, since the norms inside the operator have one.
 
@@ -85,7 +87,9 @@ class FoldedConv:
                 operator = SEPARABLE[separable](*geometry, **factory)
             else:
                 operator = LowRankConv(*geometry, **factory, **lowrank)
-            return operator if isinstance(operator, nn.Conv2d) else _like(operator, operator.to_conv2d())
+            if isinstance(operator, nn.Conv2d):
+                return operator
+            return _like(operator, operator.to_conv2d() if lowrank is None else LowRankChain(operator))
         plain = nn.Conv2d(*geometry, **factory)
         if plain.kernel_size == (1, 1) and not replace_1x1:
             return plain

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.model import is_model_wrapper
+from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
@@ -16,6 +17,7 @@ from mmkerv.ops.ckconv.kernel_net import adapted_to_kernel_nets
 from mmkerv.ops.core.adapter import arguments_of, given_original, lacks_adapter, weight_key
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
+from mmkerv.ops.lowrank.chain import TakesLowerRanks
 from mmkerv.registry import HOOKS
 from mmkerv.utils import bare_network, log, printable
 
@@ -91,13 +93,14 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
     replaced = {key for keys in undecomposed.values() for key in keys}
     for name, layer in model.named_modules(remove_duplicate=False):
         operator_only += lacks_adapter(given, f'{name}.' if name else '', layer)
+    taken = keys_of_other_ranks(model, given)
     # Checkpoints written before torch 1.0 have no num_batches_tracked, and torch fills it in.
     absent = [key for key in own if key not in given and not key.endswith('num_batches_tracked')]
     return CheckpointMatch(
-        loaded=[k for k in own if k in given and own[k].shape == _shape(given[k])],
+        loaded=[k for k in own if k in given and (own[k].shape == _shape(given[k]) or k in taken)],
         missing=[key for key in absent if key not in operator_only and key not in replaced],
         unexpected=[k for k in given if k not in own and k not in undecomposed],
-        shapes=[*undecomposed, *(k for k in own if k in given and own[k].shape != _shape(given[k]))],
+        shapes=[*undecomposed, *(k for k in own if k in given and own[k].shape != _shape(given[k]) and k not in taken)],
         operator_only=operator_only,
     )
 
@@ -219,6 +222,7 @@ class CheckpointMatchHook(Hook):
         """Compare the weights with the network's."""
         source = str(runner._load_from or find_latest_checkpoint(runner.work_dir))
         state_dict = weights_of(checkpoint, source)
+        self._check_ranks(runner, state_dict, source)
         self._check_averaged(runner, checkpoint, source)
         missing = [key for key in ('meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
         if runner._resume and missing:
@@ -251,6 +255,17 @@ class CheckpointMatchHook(Hook):
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
 
+    def _check_ranks(self, runner: Runner, state_dict: dict[str, Any], source: str) -> None:
+        """Refuse to train layers that would change their shape after the model was wrapped for several devices."""
+        if not is_model_wrapper(runner.model) or not isinstance(runner._train_loop, BaseLoop):
+            return
+        bare = bare_network(runner.model)
+        if keys := keys_of_other_ranks(bare, _given(bare, state_dict)):
+            raise CheckpointMismatchError(
+                f'checkpoint {source!r} has other ranks than the config, such as in {min(keys)}, and '
+                f'{type(runner.model).__name__} cannot follow parameters that change their shape: train on one device'
+            )
+
     def _check_averaged(self, runner: Runner, checkpoint: dict, source: str) -> None:
         """Check what mmengine's EMAHook has loaded into its averaged network, without a word about what fits."""
         for hook in (hook for hook in runner.hooks if isinstance(hook, EMAHook)):
@@ -264,6 +279,23 @@ class CheckpointMatchHook(Hook):
                     f"checkpoint {source!r} has keys that begin with 'module.', which EMAHook does not load into the "
                     "averaged network; add custom_hooks = [dict(type='mmkerv.CheckpointLayoutHook')]"
                 )
+
+
+def keys_of_other_ranks(model: nn.Module, given: Mapping[str, Any]) -> set[str]:
+    """Return the keys of the kernels for which low-rank layers would change their ranks.
+
+    Example:
+        >>> from mmkerv.ops import LowRankConv2d
+        >>> keys = keys_of_other_ranks(LowRankConv2d(8, 8, 3, rank=8), LowRankConv2d(8, 8, 3, rank=4).state_dict())
+        >>> sorted(keys)
+        ['core', 'first', 'last']
+    """
+    return {
+        key
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, TakesLowerRanks)
+        for key in layer.keys_of_other_ranks(given, f'{name}.' if name else '')
+    }
 
 
 def _about_names(model: nn.Module, state_dict: dict[str, Any]) -> str:

@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from mmkerv.errors import CheckpointMismatchError
+from mmkerv.errors import ArgumentError, CheckpointMismatchError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv2d
 from mmkerv.ops.core.config_class import ConfigClass
 from mmkerv.ops.core.convolve import convolve
-from mmkerv.ops.core.geometry import grouped
+from mmkerv.ops.core.geometry import grouped, memory_format
 from mmkerv.ops.core.tracing import fx_leaf
+from mmkerv.ops.lowrank.chain import TakesLowerRanks, chain_shapes, put
 from mmkerv.ops.lowrank.cp import cp
 from mmkerv.ops.lowrank.ranks import Rank, checked_rank, cp_rank, tucker_ranks
+from mmkerv.ops.lowrank.truncation import ROUNDING, truncate_cp, truncate_matrix, truncate_tucker
 from mmkerv.ops.lowrank.tucker import truncated_svd, tucker2
 from mmkerv.ops.separable.base import SeparableKernel
 from mmkerv.utils import log
@@ -58,7 +60,7 @@ an integer >= 1, got 2.0
         return self._replace(rank=checked_rank(self.rank, pairs=self.decomposition == 'tucker2'))
 
 
-class LowRankConv2d(SeparableKernel, Conv2d):
+class LowRankConv2d(TakesLowerRanks, SeparableKernel, Conv2d):
     r"""Convolution by a kernel of low tensor rank, computed as a chain of cheaper convolutions.
 
     :math:`y = \mathrm{conv2d}(x, K, b)`, where in each group of channels K is by ``decomposition``
@@ -71,7 +73,8 @@ class LowRankConv2d(SeparableKernel, Conv2d):
     it is padding before it, in every mode; stride, padding and dilation belong to the members that have taps. A 1x1
     kernel becomes two 1x1 convolutions, a product of two matrices. There is no basic kernel: ``weight`` is ``None``. A
     plain ``weight`` that is loaded into the layer is decomposed, and the log says with what error; see
-    :meth:`decompose`. See :meth:`to_conv2d` for folding.
+    :meth:`decompose`. Of kernels of lower ranks the layer takes these ranks, see :meth:`truncate`. See
+    :meth:`to_conv2d` for folding.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
@@ -144,6 +147,7 @@ class LowRankConv2d(SeparableKernel, Conv2d):
         else:
             sizes = (taps,) if self.options.decomposition == 'cp3' else self.kernel_size
             self.ranks = (cp_rank(rank, (outputs, width, *sizes)),) * 2
+        self.built_ranks = self.ranks
         super().make_parameters(factory)
 
     @torch.no_grad()
@@ -237,7 +241,71 @@ class LowRankConv2d(SeparableKernel, Conv2d):
         last, first, *spatial = cp(tensor, self.ranks[0])
         return [first.T, *(factor.T for factor in spatial), last]
 
+    @torch.no_grad()
+    def truncate(self, tolerance: float, *copies: 'LowRankConv2d') -> float:
+        r"""Lower the ranks, in place, as far as the composed kernel stays within a relative error of what it was.
+
+        ``'tucker2'`` by a truncated HOSVD of the core, with the pair of ranks that has the fewest weights; 1x1 kernels
+        by a singular value decomposition; a CP by dropping terms, to the rest of which the last kernel is fitted. The
+        Parameters stay the same objects and lose their gradients; an optimizer's state has the former shapes and must
+        be dropped, as :class:`mmkerv.engine.RankTruncationHook` does.
+
+        Args:
+            tolerance: largest :math:`|K' - K| / |K|`, in [0, 1). An error of 1e-6 counts as none.
+            *copies: layers of the same ranks that are to stay averages of this one. They get the same change of basis,
+                with whatever error that means for them.
+
+        Returns:
+            The relative error; 0 if no rank could be lowered. The type of the parameters may be too coarse for the
+            tolerance; the layer is left as it is then, too.
+
+        Raises:
+            ValueError: for a tolerance out of range.
+
+        Example:
+            >>> op = LowRankConv2d(8, 8, 3, rank=(6, 6))
+            >>> _ = op.first.data[3:].zero_(); op.truncate(0.0) < 1e-6, op.ranks
+            (True, (3, 6))
+        """
+        arguments.real(tolerance, 'tolerance', 0.0)
+        if tolerance >= 1:
+            raise ArgumentError(f'tolerance must be < 1, since an error of 1 is a kernel of zeros, got {tolerance}')
+        kernels = {name: getattr(self, name).double() for name in self._shapes()}
+        kernel = self._compose(*kernels.values())
+        if not kernel.isfinite().all() or not kernel.any():
+            return 0.0
+        first, *spatial, last = kernels.values()
+        if self._is_matrix():
+            found = truncate_matrix(first, last, self.groups, tolerance)
+        elif self.options.decomposition == 'tucker2':
+            found = truncate_tucker(first, *spatial, last, self.groups, tolerance)
+        else:
+            found = truncate_cp(first, spatial, last, self.groups, tolerance)
+        if found.ranks == self.ranks:
+            return 0.0
+        new = {name: found.maps[name](value).to(getattr(self, name).dtype) for name, value in kernels.items()}
+        error = float((self._compose(*(value.double() for value in new.values())) - kernel).norm() / kernel.norm())
+        if not error <= max(tolerance, ROUNDING):
+            return 0.0
+        for layer in (self, *copies):
+            for name in kernels:
+                parameter = getattr(layer, name)
+                value = found.maps[name](parameter.double()).to(parameter.dtype)
+                put(parameter, value.contiguous(memory_format=memory_format(parameter)))
+            layer.ranks = found.ranks
+        return error
+
+    def kernel_names(self) -> list[str]:
+        """Return the names of the kernels of the chain, in the order in which they are applied.
+
+        Example:
+            >>> LowRankConv2d(4, 8, 3).kernel_names()
+            ['first', 'core', 'last']
+        """
+        return list(self._shapes())
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        self._take_ranks(state_dict, prefix)
         weight = state_dict.get(f'{prefix}weight')
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         own = [f'{prefix}{name}' for name in self._shapes()]
@@ -258,19 +326,16 @@ class LowRankConv2d(SeparableKernel, Conv2d):
         return self.groups if self.options.decomposition == 'tucker2' else len(self.core)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        inner, outer = self.ranks
-        inner_channels, outer_channels = self.groups * inner, self.groups * outer
-        first = {'first': (inner_channels, self.in_channels // self.groups, 1, 1)}
-        last = {'last': (self.out_channels, outer, 1, 1)}
-        rows, columns = self.kernel_size
-        if self._is_matrix():
-            return {**first, **last}
-        if self.options.decomposition == 'tucker2':
-            return {**first, 'core': (outer_channels, inner, rows, columns), **last}
-        if self.options.decomposition == 'cp3':
-            return {**first, 'core': (outer_channels, 1, rows, columns), **last}
-        spatial = {'vertical': (outer_channels, 1, rows, 1), 'horizontal': (outer_channels, 1, 1, columns)}
-        return {**first, **spatial, **last}
+        return self._kernels(self.ranks)
+
+    def _kernels(self, ranks: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.groups)
+        return chain_shapes(self.options.decomposition, *sizes, ranks)
+
+    def _resize(self, ranks: tuple[int, int]) -> None:
+        for name, shape in self._kernels(ranks).items():
+            put(parameter := getattr(self, name), parameter.new_empty(shape))
+        self.ranks = ranks
 
     def _compose(self, *kernels: Tensor) -> Tensor:
         first, *spatial, last = kernels

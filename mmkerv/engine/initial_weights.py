@@ -5,11 +5,14 @@ import logging
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmkerv.ops.core.initialisation import plain_convolutions
+
 
 def draw_initial_weights(network: nn.Module) -> None:
-    """Initialise a network as mmengine's runner does before training, without a log line for every parameter.
+    """Initialise a network as our training does, without a log line for every parameter.
 
-    Networks without ``init_weights`` keep the weights they were built with.
+    As there, initialisers that look for ``nn.Conv2d`` find the operators too. Networks without ``init_weights`` keep
+    the weights they were built with.
 
     Args:
         network: network of a config, just built; changed in place.
@@ -23,6 +26,7 @@ def draw_initial_weights(network: nn.Module) -> None:
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        network.init_weights()
+        with plain_convolutions(network):
+            network.init_weights()
     finally:
         logger.setLevel(level)

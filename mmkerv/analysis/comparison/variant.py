@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from mmkerv import ops
+from mmkerv.engine.config.check import check_arguments
 from mmkerv.errors import ArgumentError, ArgumentTypeError, ConfigError
 from mmkerv.models.placement import Where
 from mmkerv.registry import OPERATORS
@@ -175,7 +176,6 @@ def _check(variant: Variant) -> None:
         return
     try:
         Where.of(variant.where)
-        # A 1x1 convolution is the smallest layer whose arguments are checked.
-        getattr(ops, variant.operator)(1, 1, 1, **variant.options)
+        check_arguments(variant.operator, variant.options)
     except (ArgumentError, ArgumentTypeError) as error:
         raise ConfigError(f'--operators {variant.spec!r}: {error}') from error

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from mmkerv import ops
@@ -41,13 +42,27 @@ def check_operators(node: Any, place: str) -> None:
             check_operators(value, f'{place}.{key}')
             continue
         try:
-            # A 1x1 convolution is the smallest layer whose arguments are checked.
-            getattr(ops, name)(1, 1, 1, **{k: v for k, v in value.items() if k != 'type'})
+            check_arguments(name, {k: v for k, v in value.items() if k != 'type'})
         except (ArgumentError, ArgumentTypeError) as error:
             raise ConfigError(
                 f'{place}.{key}: {error}. Change the config, or give another value with --cfg-options '
                 f'{place}.{key}.ARGUMENT=VALUE'
             ) from error
+
+
+def check_arguments(operator: str, options: dict[str, Any]) -> None:
+    """Check the arguments of an operator without drawing from the global random numbers.
+
+    Raises:
+        ValueError: for a value that the operator does not take.
+        TypeError: for an unknown argument.
+
+    Example:
+        >>> check_arguments('CoCConv', {'super_bias': True})
+    """
+    with torch.random.fork_rng(devices=[]):
+        # A 1x1 convolution is the smallest layer whose arguments are checked.
+        getattr(ops, operator)(1, 1, 1, **options)
 
 
 def check_hooks(cfg: Config) -> None:

@@ -1,8 +1,10 @@
 import pickle
+import random
 
 import mmengine
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
@@ -116,3 +118,12 @@ def test_pickled_data_is_read_back(tmp_path):
     mmengine.dump(data, tmp_path / 'a.pkl')
     back = mmengine.load(tmp_path / 'a.pkl')
     assert np.array_equal(back['data_list'][0].pop('bbox'), data['data_list'][0].pop('bbox')) and back == data
+
+
+def test_reading_a_config_draws_no_random_numbers(tmp_path):
+    file = tmp_path / 'net.py'
+    file.write_text("model = dict(type='A', conv_cfg=dict(type='CoCConv', super_init='kaiming'))")
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    load_config(str(file))
+    after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
+    assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]

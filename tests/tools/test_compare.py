@@ -24,6 +24,8 @@ PLAIN = {
     'classification': ('model.backbone.conv_cfg=None',),
 }
 KINDS = [(task, kind) for kind in ('old', 'new') for task in FOLDERS]
+# In the normal run: the three libraries, and one pure-Python config.
+FAST = [*KINDS[:3], ('classification', 'new')]
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +42,10 @@ def compare(data, work, task='classification', kind='old', *flags, timeout=600):
     return run_tool(TOOL, CONFIGS / f'{task}_{kind}.py', '--work-dir', work, *flags, *options, timeout=timeout)
 
 
-@pytest.mark.parametrize(('task', 'kind'), KINDS, ids=['-'.join(pair) for pair in KINDS])
+@pytest.mark.parametrize(
+    ('task', 'kind'),
+    [pytest.param(*pair, id='-'.join(pair), marks=[] if pair in FAST else [pytest.mark.slow]) for pair in KINDS],
+)
 def test_dry_run(data, tmp_path, task, kind):
     """The cost of each network, of every library and kind of config; nothing is written."""
     work = tmp_path / 'work'
@@ -93,33 +98,32 @@ def test_comparison(data, tmp_path):
     adamw = 'coc:cfg.optim_wrapper.optimizer.type=AdamW'
     # SGD refuses a negative learning rate.
     broken = 'plain:cfg.optim_wrapper.optimizer.lr=-1.0'
-    flags = ('--operators', 'plain', adamw, broken, '--seeds', '2', '--epochs', '2')
+    flags = ('--operators', 'plain', adamw, broken, '--seeds', '1', '--epochs', '2')
     done = compare(data, work, 'classification', 'old', *flags)
     assert done.status == 1, done.err[-3000:]
-    assert f'error: 2 of 6 runs failed: {broken}, seed 0; {broken}, seed 1' in done.err
+    assert f'error: 1 of 3 runs failed: {broken}, seed 0' in done.err
     results = json.loads((work / 'results.json').read_text())
     plain, coc, failed = results['rows']
     assert results['metric'] == 'accuracy/top1' and results['reference'] == 'plain'
-    assert list(plain['values']) == list(coc['values']) == ['0', '1'] and plain['difference'] is None
-    difference = coc['difference']
-    assert difference['pairs'] == 2 and difference['freedom'] == 1 and difference['low'] <= difference['high']
+    assert list(plain['values']) == list(coc['values']) == ['0'] and plain['difference'] is None
+    assert coc['difference']['pairs'] == 1 and coc['difference']['verdict'] == 'one seed'
     assert failed['values'] == {} and all('learning rate' in error for error in failed['failed'].values())
     assert coc['folds']['0']['difference'] < 1e-4 and all(coc['milliseconds']) and plain['milliseconds'][1] is None
     assert coc['memory_mib'] > 0 and coc['seconds_per_step'] > 0
     assert (work / 'plain' / 'seed_0' / 'record.json').is_file()
     folder = work / 'coc-cfg.optim_wrapper.optimizer.type=AdamW'
-    assert (folder / 'seed_1' / 'deploy.pth').is_file()
+    assert (folder / 'seed_0' / 'deploy.pth').is_file()
     page = (work / 'report.html').read_text(encoding='utf-8')
-    assert adamw in page and difference['verdict'] in page and not re.search(r'https?://|<script', page)
+    assert adamw in page and 'one seed' in page and not re.search(r'https?://|<script', page)
     assert '| plain |' in (work / 'results.md').read_text()
 
     before = (work / 'plain' / 'seed_0' / 'record.json').read_bytes()
-    done = compare(data, work, 'classification', 'old', '--operators', 'plain', adamw, '--seeds', '2', '--epochs', '2')
+    done = compare(data, work, 'classification', 'old', '--operators', 'plain', adamw, '--seeds', '1', '--epochs', '2')
     assert done.status == 0, done.err[-3000:]
     assert (work / 'plain' / 'seed_0' / 'record.json').read_bytes() == before
     assert 'timing the inference' not in done.out, 'the times are kept'
 
-    done = compare(data, work, 'classification', 'old', '--operators', 'plain', '--seeds', '2', '--epochs', '3')
+    done = compare(data, work, 'classification', 'old', '--operators', 'plain', '--seeds', '1', '--epochs', '3')
     assert done.status == 1 and 'was begun with other settings of plain' in done.err, done.err[-2000:]
 
     done = run_tool(PAGE, folder / 'seed_0', '--images', '3')

@@ -11,9 +11,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from machine import Machine
+
+if TYPE_CHECKING:
+    from mmkerv.analysis.logs import Log
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, TABLE = ROOT / 'docs' / 'shapes_tasks.json', ROOT / 'docs' / 'shapes_tasks.md'
@@ -63,21 +66,26 @@ def records(file: Path = RECORDS) -> list[dict[str, Any]]:
     return json.loads(file.read_text()) if file.is_file() else []
 
 
-def train(task: str, network: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Train one network and return its record."""
+def train_config(config: Path, options: list[str], machine: Machine, label: str) -> 'Log':
+    """Train a config by tools/train.py, in a folder that is removed again, and return the log."""
     from mmkerv.analysis.logs import read_log
 
-    settings = TASKS[task]
-    options = [f'data_root={Path(args.data, settings.folder)}', f'randomness.seed={seed}']
-    machine = Machine(threads=args.threads)
     with tempfile.TemporaryDirectory() as work:
-        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(settings.path(network)), '--work-dir', work]
+        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', work]
         done = subprocess.run(
             [*command, '--cfg-options', *options], env=machine.environment(), capture_output=True, text=True
         )
         if done.returncode:
-            sys.exit(f'error: {task}, {network}, seed {seed}: {(done.stdout + done.stderr)[-2000:]}')
-        log = read_log(work)
+            sys.exit(f'error: {label}: {(done.stdout + done.stderr)[-2000:]}')
+        return read_log(work)
+
+
+def train(task: str, network: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one network and return its record."""
+    settings = TASKS[task]
+    options = [f'data_root={Path(args.data, settings.folder)}', f'randomness.seed={seed}']
+    machine = Machine(threads=args.threads)
+    log = train_config(settings.path(network), options, machine, f'{task}, {network}, seed {seed}')
     value = log.curve(settings.metric).y[-1]
     seconds = statistics.median(line['time'] for line in log.train)
     return {

@@ -3,7 +3,8 @@
 Importing it changes mmengine, if that is installed, in three ways and nothing else:
 
 - The operators are registered in scope ``mmkerv`` and in mmengine's root registry ``MODELS``, and scope ``mmkerv`` is
-  added below the root registries of models, hooks, optimizer wrappers and transforms.
+  added below the root registries of models, hooks, optimizers, their wrappers and constructors, initialisers and
+  transforms.
 - ``mmengine.config.utils.MODULE2PACKAGE`` gets an entry for ``mmkerv``, and its entry for ``mmseg`` is changed to
   ``mmseg`` where mmsegmentation is installed as ``onedl-mmsegmentation``.
 - ``mmengine.config.Config._get_cfg_path`` resolves ``mmkerv::`` paths.

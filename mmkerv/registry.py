@@ -16,6 +16,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
+from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
@@ -24,6 +25,9 @@ MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkerv', locations=['m
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmkerv.engine', 'mmkerv.visualization.hook']
 )
+OPTIMIZERS = Registry(
+    'optimizer', parent=MMENGINE_OPTIMIZERS, scope='mmkerv', locations=['mmkerv.engine.optim.conv_muon']
+)
 OPTIM_WRAPPERS = Registry(
     'optim wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmkerv', locations=['mmkerv.engine.optim.cpu_amp']
 )
@@ -31,7 +35,11 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optim wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmkerv',
-    locations=['mmkerv.engine.optim.operator_rules', 'mmkerv.engine.optim.layer_decay'],
+    locations=[
+        'mmkerv.engine.optim.operator_rules',
+        'mmkerv.engine.optim.layer_decay',
+        'mmkerv.engine.optim.conv_muon_constructor',
+    ],
 )
 TRANSFORMS = Registry(
     'transform',

@@ -55,15 +55,18 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = F
 
 
 def _without_operator_rules(optim_wrapper: dict) -> None:
-    """Replace mmkerv's constructor of the optimizer by the one inside it."""
+    """Replace mmkerv's constructor of the optimizer by the one inside it, and ConvMuon by the optimizer of the rest."""
     if local_name(optim_wrapper.get('constructor'), ('mmkerv',)) is None:
         return
     del optim_wrapper['constructor']
     rules = optim_wrapper.get('paramwise_cfg') or {}
     inside = rules.pop('constructor', None)
-    for key in ('operator_rules', 'layer_decay_rate'):
+    optimizer = optim_wrapper.get('optimizer')
+    if isinstance(optimizer, dict) and local_name(optimizer.get('type'), ('mmkerv',)) == 'ConvMuon' and 'rest' in rules:
+        optim_wrapper['optimizer'] = rules['rest']
+    for key in ('operator_rules', 'layer_decay_rate', 'rest', 'rest_names', 'muon_names'):
         rules.pop(key, None)
-    if inside is not None:
+    if inside is not None and local_name(inside, ('mmkerv',)) is None:
         optim_wrapper['constructor'] = inside
     if not rules:
         optim_wrapper.pop('paramwise_cfg', None)

@@ -27,6 +27,8 @@ from mmkerv.engine.hooks.rank_truncation_hook import RankTruncationHook
 from mmkerv.engine.hooks.repulsion_hook import RepulsionHook
 from mmkerv.engine.hooks.resolution_hook import ResolutionHook
 from mmkerv.engine.initialisers import ConvolutionAwareInit, DepthwiseStructuredInit
+from mmkerv.engine.optim.conv_muon import ConvMuon
+from mmkerv.engine.optim.conv_muon_constructor import ConvMuonConstructor
 from mmkerv.engine.optim.layer_decay import LayerDecayConstructor
 from mmkerv.engine.optim.operator_rules import OperatorRulesConstructor
 from mmkerv.engine.resume.deferred_removal_hook import DeferredRemovalHook
@@ -51,6 +53,8 @@ __all__ = [
     'CheckpointLayoutHook',
     'CheckpointMatchHook',
     'CheckpointMismatchError',
+    'ConvMuon',
+    'ConvMuonConstructor',
     'ConvolutionAwareInit',
     'DeadKernelError',
     'DeferredRemovalHook',

@@ -206,11 +206,17 @@ def check_weight_decay(path, cfg, model, optimizer):
         kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm)
         norms = tuple(f'{name}.' for name, m in model.named_modules() if isinstance(m, kinds))
         learned |= {n for n, _ in model.named_parameters() if n.startswith(norms)}
-    decayed = cfg.optim_wrapper.optimizer.get('weight_decay', 0)
-    decay = {id(p): group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    # ConvMuon has an optimizer of its own for what it does not orthogonalise.
+    settings = {'rest': rules.get('rest'), 'muon': cfg.optim_wrapper.optimizer}
+    decay, decayed = {}, {}
+    for group in optimizer.param_groups:
+        own = settings['muon' if group.get('rule', 'muon') == 'muon' else 'rest']
+        for parameter in group['params']:
+            decay[id(parameter)], decayed[id(parameter)] = group['weight_decay'], own.get('weight_decay', 0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            assert decay[id(parameter)] == (0 if name in learned and not of_table else decayed), name
+            expected = 0 if name in learned and not of_table else decayed[id(parameter)]
+            assert decay[id(parameter)] == expected, name
 
 
 # Configs of which one step takes long on a CPU.

@@ -19,7 +19,7 @@ from mmkerv.utils import log
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 OPERATOR_RULES = 'mmkerv.OperatorRulesConstructor'
 # Constructors that apply the operators' rules.
-WITH_OPERATOR_RULES = ('OperatorRulesConstructor', 'LayerDecayConstructor')
+WITH_OPERATOR_RULES = ('OperatorRulesConstructor', 'LayerDecayConstructor', 'ConvMuonConstructor')
 HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointLayoutHook', 'mmkerv.CheckpointMatchHook')
 # Hooks of equal priority run in this order: PendingEvaluationHook must be the last of them.
 TRAINING_HOOKS = (

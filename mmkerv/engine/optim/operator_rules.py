@@ -101,6 +101,9 @@ class OperatorRulesConstructor:
             >>> type(OperatorRulesConstructor(cfg)(nn.Linear(2, 2))).__name__
             'OptimWrapper'
         """
+        if self._wraps_its_kind():
+            # The constructor inside applies the operators' rules; their factors must not apply twice.
+            return self._build({**self.rules, 'operator_rules': self.operator_rules}, model)
         bare = unwrapped(model)
         found = operator_parameters(bare) if self.operator_rules else {}
         if not any(isinstance(module, ConvNd) for module in bare.modules()) or not self.operator_rules:
@@ -122,6 +125,10 @@ class OperatorRulesConstructor:
                 'optim_wrapper.paramwise_cfg.operator_rules=False turns this off'
             )
         return wrapper
+
+    def _wraps_its_kind(self) -> bool:
+        kind = UPSTREAM.get(self.constructor) if isinstance(self.constructor, str) else self.constructor
+        return isinstance(kind, type) and issubclass(kind, OperatorRulesConstructor)
 
     def _build(self, rules: Any, model: nn.Module) -> OptimWrapper:
         # mmengine's constructor goes through the modules, and would give a shared parameter to the optimizer twice.

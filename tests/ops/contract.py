@@ -172,7 +172,9 @@ class OperatorContract:
         def function(x, *values):
             return torch.func.functional_call(op, dict(zip(names, values)), (x,))
 
-        assert torch.autograd.gradcheck(function, (x, *values))
+        # Of many numbers only the Jacobian in random directions is compared: the whole one takes ten seconds.
+        many = sum(value.numel() for value in values) > 500
+        assert torch.autograd.gradcheck(function, (x, *values), fast_mode=many)
 
     def test_every_parameter_learns(self):
         op = self.make(padding=1)

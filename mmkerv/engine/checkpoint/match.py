@@ -255,6 +255,26 @@ class CheckpointMatchHook(Hook):
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
 
+    def before_train(self, runner: Runner) -> None:
+        """Let averages follow low-rank layers that took lower ranks from the weights they loaded.
+
+        Raises:
+            CheckpointMismatchError: if they did after the model was wrapped for several devices.
+        """
+        layers = {
+            name: layer
+            for name, layer in bare_network(runner.model).named_modules()
+            if isinstance(layer, TakesLowerRanks) and layer.ranks != layer.built_ranks
+        }
+        if layers and is_model_wrapper(runner.model):
+            name, layer = next(iter(layers.items()))
+            raise CheckpointMismatchError(
+                f'{len(layers)} low-rank layers took lower ranks than the config gives, such as {name} {layer.ranks} '
+                f'for {layer.built_ranks}, and {type(runner.model).__name__} cannot follow parameters that change '
+                'their shape: train on one device'
+            )
+        follow_ranks(runner)
+
     def _check_ranks(self, runner: Runner, state_dict: dict[str, Any], source: str) -> None:
         """Refuse to train layers that would change their shape after the model was wrapped for several devices."""
         if not is_model_wrapper(runner.model) or not isinstance(runner._train_loop, BaseLoop):
@@ -279,6 +299,24 @@ class CheckpointMatchHook(Hook):
                     f"checkpoint {source!r} has keys that begin with 'module.', which EMAHook does not load into the "
                     "averaged network; add custom_hooks = [dict(type='mmkerv.CheckpointLayoutHook')]"
                 )
+
+
+def follow_ranks(runner: Runner) -> None:
+    """Give the averages of ``EMAHook`` the ranks that the low-rank layers have, and the tensors that they average.
+
+    Example:
+        >>> follow_ranks(runner)  # doctest: +SKIP
+    """
+    layers = {n: m for n, m in bare_network(runner.model).named_modules() if isinstance(m, TakesLowerRanks)}
+    for average in (hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)):
+        for name, layer in layers.items():
+            own = average.module.get_submodule(name)
+            # EMAHook copies the network before `init_cfg` loads its weights.
+            if own.ranks != layer.ranks:
+                own.load_state_dict(layer.state_dict())
+        if layers and average.update_buffers:
+            # mmengine keeps tensors of the state dict, which are those of the former shapes.
+            average.avg_parameters = average.module.state_dict()
 
 
 def keys_of_other_ranks(model: nn.Module, given: Mapping[str, Any]) -> set[str]:

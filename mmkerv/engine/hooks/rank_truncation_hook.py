@@ -7,10 +7,11 @@ import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import Optimizer
 
+from mmkerv.engine.checkpoint.match import follow_ranks
 from mmkerv.errors import ArgumentError, ConfigError
 from mmkerv.ops import LowRankConv2d
 from mmkerv.ops.core.arguments import boolean, integer, real
@@ -87,6 +88,12 @@ class RankTruncationHook(Hook):
                     'RankTruncationHook: the state of LBFGS belongs to all parameters together and cannot follow other '
                     'shapes; use another optimizer, or remove the hook'
                 )
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ConfigError(
+                'RankTruncationHook counts epochs, which an iteration-based run does not have; set by_epoch=False and '
+                f'an interval in iterations, such as 1000, got interval={self.interval}'
+            )
+        follow_ranks(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Truncate after every ``interval``-th epoch."""
@@ -116,6 +123,7 @@ class RankTruncationHook(Hook):
                 f'mmkerv: {name}: ranks {ranks} -> {layer.ranks}, error {error:.3g}, weights {weights} -> '
                 f'{_weights({name: layer})}'
             )
+        follow_ranks(runner)
         if not truncated:
             log(
                 f'mmkerv: no rank of {len(layers)} low-rank layers can be lowered within an error of {self.tolerance:g}'

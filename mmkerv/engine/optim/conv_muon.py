@@ -276,6 +276,16 @@ class ConvMuon(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._others = {}
+        for group in self.param_groups:
+            if 'rule' not in group:
+                raise ArgumentError(
+                    'the optimizer state is not that of ConvMuon: its groups have no rule; start from the weights '
+                    'alone (load_from without resume), or resume with the optimizer that wrote it'
+                )
+            if group['rule'] != MUON:
+                # Another version of torch, whose optimizer has fewer settings, may have written them.
+                for key, value in other_settings(group['rule'], group).items():
+                    group.setdefault(key, value)
 
 
 def other_settings(rule: str, group: dict[str, Any]) -> dict[str, Any]:
@@ -297,7 +307,10 @@ def other_settings(rule: str, group: dict[str, Any]) -> dict[str, Any]:
             f"a group with rule={rule!r} must have a learning rate of its own, lr; that of rule='muon' would not fit"
         )
     known = inspect.signature(OTHERS[rule]).parameters.keys() - {'params'}
-    return dict(OTHERS[rule]([torch.zeros(1)], **{key: value for key, value in group.items() if key in known}).defaults)
+    settings = {key: value for key, value in group.items() if key in known}
+    # Of these, torch 2.1 refuses parameters on the CPU.
+    fused = {key: settings.pop(key) for key in ('fused',) if key in settings}
+    return OTHERS[rule]([torch.zeros(1)], **settings).defaults | fused
 
 
 def _check_settings(group: dict[str, Any]) -> None:

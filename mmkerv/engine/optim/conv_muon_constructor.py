@@ -310,8 +310,12 @@ def _checked_rest(rest: Any) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f'{REST}.type must be one of {", ".join(map(repr, OTHERS))}, got {rest["type"]!r}; {example}')
     settings = {key: value for key, value in rest.items() if key != 'type'}
     try:
-        OTHERS[rule]([nn.Parameter()], **settings)
-    except (TypeError, ValueError) as error:
+        # Fused steps of torch 2.1 need parameters on a GPU; SGD has none there, and refuses the name.
+        unchecked = {'fused'} & inspect.signature(OTHERS[rule]).parameters.keys()
+        OTHERS[rule]([nn.Parameter()], **{key: value for key, value in settings.items() if key not in unchecked})
+        if settings.get('fused') and settings.get('foreach'):
+            raise ValueError('fused and foreach exclude each other')
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f'{REST}: {rule} refuses {settings}: {error}') from error
     return rule, settings
 

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.geometry import memory_format
+from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.precision import full_precision, wide_type
 
 # Where torch keeps what it computes a parametrized `weight` from.
@@ -94,7 +95,7 @@ def rotated(kernel: Tensor, rotations: Tensor, groups: int = 1) -> Tensor:
     return w.reshape(kernel.shape)
 
 
-class OrthogonalAdapter(nn.Module):
+class OrthogonalAdapter(InitialisedAsPlain, nn.Module):
     r"""Parametrization of a convolution's weight: :math:`W' = \mathrm{diag}(1 + a) W R^T` with a rotation R.
 
     W is (O, D) in each channel group, D = C/groups kH kW, and R is as in :func:`rotated`, of the blocks
@@ -127,6 +128,8 @@ class OrthogonalAdapter(nn.Module):
 
     # Whether the weight is still to come from a checkpoint; mmkerv.engine.CheckFrozenOperatorsHook sees that it does.
     expects_weight = False
+    # Nothing for initialisers, some of which draw all parameters of more than one axis: it must start at the identity.
+    weight = None
 
     def __init__(self, kernel: Tensor, groups: int, kind: str, block_size: int, factors: int = 1):
         super().__init__()
@@ -302,8 +305,13 @@ def adapter_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
     """
     if adapter_of(layer) is None:
         return {}
-    named = layer.parametrizations.weight.named_parameters(prefix=PARAMETRIZATION)
-    return {name: parameter for name, parameter in named if name != ORIGINAL}
+    # Not named_parameters, which hides them while the network is initialised.
+    return {
+        f'{PARAMETRIZATION}.{number}.{name}': parameter
+        for number, part in enumerate(layer.parametrizations.weight)
+        for name, parameter in part.__dict__['_parameters'].items()
+        if parameter is not None
+    }
 
 
 def lacks_adapter(state_dict: Mapping[str, Any], prefix: str, layer: nn.Module) -> list[str]:

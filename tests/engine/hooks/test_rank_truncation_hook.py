@@ -44,8 +44,8 @@ def network(redundant: bool = True, **options) -> TinyModel:
 
 def train(tmp_path, model, hooks=(HOOK,), epochs: int = 1, optimizer: str = 'SGD', **kwargs):
     settings = dict(optim_wrapper=dict(optimizer=OPTIMIZERS[optimizer])) | kwargs
-    loop = dict(by_epoch=True, max_epochs=epochs, val_interval=1)
-    runner = tiny_runner(tmp_path, model, custom_hooks=[MATCH, *hooks], train_cfg=loop, **settings)
+    settings.setdefault('train_cfg', dict(by_epoch=True, max_epochs=epochs, val_interval=1))
+    runner = tiny_runner(tmp_path, model, custom_hooks=[MATCH, *hooks], **settings)
     runner.train()
     return runner
 
@@ -128,7 +128,7 @@ def test_averages_shrink_with_the_network(tmp_path, order):
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-@pytest.mark.parametrize('hooks', [[], [EMA]], ids=['plain', 'averaged'])
+@pytest.mark.parametrize('hooks', [[], [EMA], [EMA | dict(update_buffers=True)]], ids=['plain', 'averaged', 'buffers'])
 def test_a_resumed_training_is_the_one_without_a_break(tmp_path, optimizer, hooks):
     hooks = [HOOK | dict(tolerance=0.15), *hooks]
     whole, first, second = network(), network(), network(redundant=False)
@@ -215,7 +215,10 @@ def test_shared_kernels_are_left_alone():
     model = nn.Sequential(*(LowRankConv2d(8, 8, 3, rank=4) for _ in range(3)))
     model[1].first = model[0].first
     optimizer = SimpleNamespace(optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-    hook, runner = RankTruncationHook(0.9), SimpleNamespace(model=model, optim_wrapper=optimizer, hooks=[])
+    hook, runner = (
+        RankTruncationHook(0.9),
+        SimpleNamespace(model=model, optim_wrapper=optimizer, hooks=[], train_loop=None),
+    )
     hook.before_train(runner)
     hook._truncate(runner)
     assert model[0].ranks == model[1].ranks == (4, 4) and model[2].ranks != (4, 4)
@@ -256,3 +259,8 @@ def test_a_truncated_network_loads_and_folds(tmp_path, decomposition):
     x = torch.randn(1, 3, *SIZE)
     with torch.no_grad():
         assert relative(folded.extract_feat(x)[0], model.extract_feat(x)[0]) < 1e-4
+
+
+def test_epochs_are_refused_in_a_run_of_iterations(tmp_path):
+    with pytest.raises(ConfigError, match='set by_epoch=False'):
+        train(tmp_path, network(), train_cfg=dict(by_epoch=False, max_iters=2, val_interval=2))

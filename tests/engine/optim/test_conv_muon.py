@@ -311,3 +311,25 @@ def test_scale_of_an_update_is_that_of_adamw():
     """About 0.2, the root mean square of AdamW's updates."""
     update = orthogonalised(normal(64, 64, 3, 3), adjust_lr_fn='match_rms_adamw')
     assert update.square().mean().sqrt() == pytest.approx(0.2, rel=0.35)
+
+
+def test_a_state_of_a_torch_with_fewer_settings_is_loaded():
+    net = network()
+    optimizer = optimizer_of(net)
+    train(net, optimizer, 1, 0)
+    state = copy.deepcopy(optimizer.state_dict())
+    for group in state['param_groups']:
+        for name in ('fused', 'decoupled_weight_decay'):
+            group.pop(name, None)
+    optimizer.load_state_dict(state)
+    train(net, optimizer, 1, 1)
+
+
+def test_a_state_of_another_optimizer_is_refused():
+    net = network()
+    optimizer = optimizer_of(net)
+    state = optimizer.state_dict()
+    for group in state['param_groups']:
+        del group['rule']
+    with pytest.raises(ArgumentError, match='not that of ConvMuon'):
+        optimizer.load_state_dict(state)

@@ -10,6 +10,7 @@ from torch import nn
 from mmkerv.errors import ArgumentError
 from mmkerv.ops import CoCConv2d, FDConv2d, KervConv2d, WeightedConv2d, frozen_kernels, switch_to_deploy
 from mmkerv.ops.core.adapter import OrthogonalAdapter, adapter_of, attach, cayley, merge, rotated, skew_matrix
+from mmkerv.ops.core.initialisation import plain_convolutions
 from tests.ops.contract import GEOMETRIES, relative
 
 KIND = pytest.mark.parametrize('kind', ['oft', 'one factor', 'boft'])
@@ -297,3 +298,14 @@ def test_adapters_of_a_model_without_values_get_them_from_a_checkpoint():
     empty.to_empty(device='cpu').load_state_dict(conv.state_dict())
     x = torch.randn(1, 4, 5, 5)
     assert torch.equal(empty(x), conv(x))
+
+
+def test_initialisers_of_all_parameters_leave_the_start_exact():
+    """As those of mmdet's DynamicMaskHead and mmseg's KernelUpdateHead."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 3))
+    attach(model[0], OrthogonalAdapter(model[0].weight, 1, **options('oft', 72)))
+    with plain_convolutions(model):
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+    assert not adapter_of(model[0]).skew.any()

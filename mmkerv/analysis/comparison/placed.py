@@ -12,6 +12,7 @@ from mmkerv.analysis.comparison.variant import OVERRIDE, Variant
 from mmkerv.engine.config.check import check_hooks, check_operators
 from mmkerv.engine.config.evaluation import add_local_backend
 from mmkerv.engine.config.write import by_name
+from mmkerv.engine.scope import enter_scope, library_of
 from mmkerv.errors import ConfigError
 
 
@@ -56,8 +57,18 @@ def variant_config(cfg: Config, variant: Variant) -> tuple[Config, list[str]]:
     check_operators(cfg.model, 'model')
     check_hooks(cfg)
     resumable(cfg)
+    _log_into_the_run(cfg)
     add_local_backend(cfg)
     return cfg, notes
+
+
+def _log_into_the_run(cfg: Config) -> None:
+    """Remove the folders of the visualizer and its backends, which all runs would share."""
+    visualizer = cfg.get('visualizer') or {}
+    backends = visualizer.get('vis_backends') or []
+    for part in (visualizer, *(backends.values() if isinstance(backends, dict) else backends)):
+        if isinstance(part, dict):
+            part.pop('save_dir', None)
 
 
 def _inside(variant: Variant) -> dict[str, Any]:
@@ -73,10 +84,17 @@ def _inside(variant: Variant) -> dict[str, Any]:
 def _without_unknown_arguments(cfg: Config) -> list[str]:
     """Remove arguments that the config's optimizer does not take, such as the momentum of SGD from AdamW."""
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    kind = optimizer.get('type')
-    built = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    kind = built = optimizer.get('type')
+    if isinstance(kind, str):
+        # As mmengine does when it builds one: a library has optimizers of its own.
+        enter_scope(cfg)
+        with OPTIMIZERS.switch_scope_and_registry(library_of(cfg)) as registry:
+            built = registry.get(kind)
     if built is None:
-        raise ConfigError(f'optim_wrapper.optimizer.type: no optimizer is called {kind!r}; use a class of torch.optim')
+        raise ConfigError(
+            f'optim_wrapper.optimizer.type: no optimizer is called {kind!r}; use a class of torch.optim, or one of the '
+            "config's library"
+        )
     known = inspect.signature(built).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return []

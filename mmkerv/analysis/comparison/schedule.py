@@ -10,13 +10,14 @@ from mmkerv.errors import ConfigError
 
 UNITS = {'max_epochs': 'epoch', 'max_iters': 'iteration'}
 FLAGS = {'epoch': '--epochs', 'iteration': '--iters'}
-# Of a scheduler: positions and lengths.
-POSITIONS = ('begin', 'end', 'T_max', 'step_size', 'total_steps')
+# Of a scheduler: lengths that often reach from begin to end, and all positions and lengths, these two first.
+LENGTHS = ('T_max', 'total_steps')
+POSITIONS = ('begin', 'end', *LENGTHS, 'step_size')
 # Keys of hooks whose numbers look like positions; what they mean is the hook's.
 POSITION_OF_A_HOOK = re.compile(r'(epochs?|iters?|begin|start|end|milestones?)$')
 # A run has at least so many logged losses, where its iterations are known.
 LOGGED = 20
-# And it can be resumed from at least so many places.
+# And it can be resumed from at least so many places, if it has so many epochs or iterations.
 CHECKPOINTS = 4
 
 
@@ -64,7 +65,8 @@ def reschedule(cfg: Config, epochs: int | None = None, iters: int | None = None)
 
     Begin, end and milestones of the schedulers and the intervals of validation and checkpoints are multiplied by the
     ratio of the lengths; milestones are rounded down, and those that would come before the first step are left out, as
-    is a scheduler without a step. Hooks keep their numbers.
+    is a scheduler without a step. A length that reached from begin to end, such as the ``T_max`` of a cosine, still
+    does: rounded by itself, it would end too early, and the learning rate would rise again. Hooks keep their numbers.
 
     Args:
         cfg: config.
@@ -130,7 +132,9 @@ def positions_of_hooks(cfg: Config) -> list[str]:
 def resumable(cfg: Config) -> None:
     """Make a training write losses and checkpoints often enough for its length, in place.
 
-    It keeps the last checkpoint only, and the last iterations of an epoch are logged too.
+    It keeps the last checkpoint only, with what a run needs to resume, and the last iterations of an epoch are logged
+    too. Logs and checkpoints are written into the folder of the run: in a folder that the config names, all variants of
+    a seed would share one, and resume from each other's checkpoints.
 
     Example:
         >>> cfg = Config(dict(train_cfg=dict(max_iters=40), default_hooks=dict(logger=dict(interval=50))))
@@ -143,8 +147,17 @@ def resumable(cfg: Config) -> None:
     for name, kind in (('logger', 'LoggerHook'), ('checkpoint', 'CheckpointHook')):
         if hooks.get(name) is None:
             hooks[name] = {'type': kind}
+    for hook in hooks.values():
+        if hook is not None:
+            hook.pop('out_dir', None)
     logger, checkpoint = hooks['logger'], hooks['checkpoint']
+    for hook in (logger, checkpoint):
+        # How to write into the folder that the config named.
+        hook.pop('file_client_args', None)
+        hook.pop('backend_args', None)
     logger['ignore_last'] = False
+    # An iteration-based loop is always in epoch 0.
+    logger['log_metric_by_epoch'] = total.unit == 'epoch'
     if total.unit == 'iteration':
         logger['interval'] = min(logger.get('interval', 10), max(1, total.number // LOGGED))
     checkpoint['by_epoch'] = total.unit == 'epoch'
@@ -152,6 +165,8 @@ def resumable(cfg: Config) -> None:
     most = max(1, total.number // CHECKPOINTS)
     checkpoint['interval'] = most if interval < 1 else min(interval, most)
     checkpoint['max_keep_ckpts'], checkpoint['save_last'] = 1, True
+    checkpoint['save_optimizer'] = checkpoint['save_param_scheduler'] = True
+    checkpoint.pop('save_begin', None)
 
 
 def _scaled(value: float, factor: float) -> int:
@@ -181,21 +196,31 @@ def _rescale(scheduler: dict, factor: float, number: int, unit: str, place: str,
     by_epoch = scheduler.get('by_epoch', True)
     # A scheduler in iterations within a training in epochs ends an unknown number of these before it.
     last = number if by_epoch == (unit == 'epoch') else None
+    whole = _span(scheduler)
     for key in POSITIONS:
         value = scheduler.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) != float('inf'):
-            scaled = int(value * factor) if key == 'begin' else _scaled(value, factor)
+            scaled = round(value * factor) if key == 'begin' else _scaled(value, factor)
+            if key in LENGTHS and value == whole:
+                scaled = max(1, _span(scheduler))
             _set(scheduler, key, scaled, place, changes)
-    if scheduler.get('periods'):
-        _set(scheduler, 'periods', [_scaled(period, factor) for period in scheduler['periods']], place, changes)
+    if periods := scheduler.get('periods'):
+        scaled = [_scaled(period, factor) for period in periods]
+        if sum(periods) == whole:
+            scaled[-1] = max(1, _span(scheduler) - sum(scaled[:-1]))
+        _set(scheduler, 'periods', scaled, place, changes)
     if scheduler.get('milestones'):
         steps = [int(step * factor) for step in scheduler['milestones']]
         _set(scheduler, 'milestones', [s for s in steps if s and (last is None or s < last)], place, changes)
-    span = scheduler.get('end', float('inf')) - scheduler.get('begin', 0)
     # mmengine divides by the steps after the first.
-    if span < (1 if by_epoch and scheduler.get('convert_to_iter_based') else 2):
+    if _span(scheduler) < (1 if by_epoch and scheduler.get('convert_to_iter_based') else 2):
         changes.append(f'{place} left out: it would have no step')
         scheduler.clear()
+
+
+def _span(scheduler: dict) -> float:
+    """Return the number of steps of a scheduler."""
+    return scheduler.get('end', float('inf')) - scheduler.get('begin', 0)
 
 
 def _kept(node: Any) -> Any:

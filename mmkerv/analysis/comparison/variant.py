@@ -17,6 +17,14 @@ PLAIN = 'plain'
 WHERE, OVERRIDE = 'where.', 'cfg.'
 WORDS = {'true': True, 'false': False, 'none': None}
 BRACKETS = {')': '(', ']': '[', '}': '{'}
+# Settings that no variant can have alone, and what to use.
+_ANOTHER_LENGTH = 'would train this network for another time than the others, which cannot be compared with it; use'
+REFUSED = {
+    'train_cfg.max_epochs': f'{_ANOTHER_LENGTH} --epochs N, for all of them',
+    'train_cfg.max_iters': f'{_ANOTHER_LENGTH} --iters N, for all of them',
+    'data_root': 'has no effect: the data sets have used it already, and all networks are compared on the same data; '
+    'use --cfg-options data_root=DIR',
+}
 
 
 class Variant(NamedTuple):
@@ -167,6 +175,9 @@ def _value(text: str) -> Any:
 
 
 def _check(variant: Variant) -> None:
+    for key, advice in REFUSED.items():
+        if key in variant.overrides:
+            raise ConfigError(f'--operators {variant.spec!r}: {OVERRIDE}{key} {advice}')
     if variant.operator is None:
         if own := [*variant.options, *(f'{WHERE}{key}' for key in variant.where)]:
             raise ConfigError(

@@ -127,5 +127,41 @@ def test_resumable():
     resumable(cfg)
     checkpoint = cfg.default_hooks.checkpoint
     assert checkpoint.interval == 3 and checkpoint.max_keep_ckpts == 1 and checkpoint.by_epoch
-    assert cfg.default_hooks.logger == dict(type='LoggerHook', ignore_last=False)
+    assert cfg.default_hooks.logger == dict(type='LoggerHook', ignore_last=False, log_metric_by_epoch=True)
     assert str(length(cfg)) == '12 epochs'
+
+
+def test_runs_write_into_their_own_folders():
+    """In a folder of the config, a run would resume from the checkpoint of another variant with its seed."""
+    cfg = Config(dict(train_cfg=dict(max_iters=40)))
+    cfg.default_hooks = dict(
+        logger=dict(type='LoggerHook', out_dir='s3://logs', backend_args=dict(backend='petrel')),
+        checkpoint=dict(
+            type='CheckpointHook', out_dir='all', save_begin=20, save_optimizer=False, save_param_scheduler=False
+        ),
+        visualization=dict(type='VisualizationHook', out_dir='all'),
+        timer=None,
+    )
+    resumable(cfg)
+    logger, checkpoint = cfg.default_hooks.logger, cfg.default_hooks.checkpoint
+    assert not {'out_dir', 'backend_args', 'save_begin'} & {*logger, *checkpoint, *cfg.default_hooks.visualization}
+    assert checkpoint.save_optimizer and checkpoint.save_param_scheduler
+    assert logger.log_metric_by_epoch is False
+
+
+@pytest.mark.parametrize('epochs', [1, 2, 3, 5, 7, 13, 299])
+def test_lengths_reach_from_begin_to_end(epochs):
+    """RTMDet's: a cosine that ends before its scheduler would rise again."""
+    keys = dict(begin=150, end=300, by_epoch=True, convert_to_iter_based=True)
+    schedulers = [
+        dict(keys, type='CosineAnnealingLR', T_max=150),
+        dict(keys, type='OneCycleLR', total_steps=150),
+        dict(keys, type='CosineRestartLR', periods=[30, 50, 70], restart_weights=[1, 1, 1]),
+    ]
+    cfg = Config(dict(train_cfg=dict(max_epochs=300), param_scheduler=schedulers))
+    reschedule(cfg, epochs=epochs)
+    for scheduler in cfg.param_scheduler:
+        span = scheduler.end - scheduler.begin
+        assert scheduler.begin == round(150 * epochs / 300) and scheduler.end == epochs
+        assert scheduler.get('T_max', span) == scheduler.get('total_steps', span) == span
+        assert sum(scheduler.get('periods', [span])) == span or span < 3

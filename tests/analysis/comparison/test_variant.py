@@ -53,6 +53,9 @@ def test_parse(spec, variant):
         ('coc:degree=1,degree=2', ['a key twice']),
         ('plain:degree=2', ['degree belongs to an operator']),
         ('plain:where.stages=()', ['where.stages belongs to an operator']),
+        ('plain:cfg.train_cfg.max_epochs=3', ['cfg.train_cfg.max_epochs', 'use --epochs N']),
+        ('coc:cfg.train_cfg.max_iters=3', ['cfg.train_cfg.max_iters', 'use --iters N']),
+        ("coc:cfg.data_root='/a'", ['has no effect', 'use --cfg-options data_root=DIR']),
     ],
 )
 def test_misspelt(spec, words):
@@ -69,9 +72,9 @@ def test_same_variant_twice():
 
 def test_folders_are_names_of_files():
     folders = [
-        v.folder for v in parse_variants(['plain', "coc:cfg.data_root='/a/b'", 'coc:where.stages=()', 'kerv:degree=3'])
+        v.folder for v in parse_variants(['plain', "coc:cfg.load_from='/a/b'", 'coc:where.stages=()', 'kerv:degree=3'])
     ]
-    assert folders == ['plain', 'coc-cfg.data_root=-a-b', 'coc-where.stages=', 'kerv-degree=3']
+    assert folders == ['plain', 'coc-cfg.load_from=-a-b', 'coc-where.stages=', 'kerv-degree=3']
 
 
 def test_every_two_dimensional_operator_has_a_short_name():

@@ -6,12 +6,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import mmkerv
-from mmkerv.analysis.comparison.record import DONE, FAILED, LOG_FILE, Run, finished, fraction_done, last_error, tail
+from mmkerv.analysis.comparison.record import (
+    DONE,
+    FAILED,
+    LOG_FILE,
+    RECORD_FILE,
+    Run,
+    finished,
+    fraction_done,
+    last_error,
+    tail,
+)
 from mmkerv.errors import ConfigError, UserError
 
 LOCK_FILE = 'lock'
@@ -19,6 +29,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Seconds between two looks at the processes, and between two reports of a screen and of a file.
 LOOK, REPORT, REPORT_IN_A_FILE = 0.2, 2.0, 60.0
 STOPPING = b'\nstopping: the trainings write a checkpoint after their iteration; again stops them at once\n'
+# Of the first process of a training, as in mmengine.
+PORT = 29500
 ROOT = Path(mmkerv.__file__).resolve().parents[1]
 
 
@@ -65,6 +77,9 @@ class Launch(NamedTuple):
             environment['CUDA_VISIBLE_DEVICES'] = ','.join(dict.fromkeys(own))
         elif jobs * self.processes > 1 and 'OMP_NUM_THREADS' not in environment:
             environment['OMP_NUM_THREADS'] = str(max(1, _cores() // (jobs * self.processes)))
+        if self.launcher in ('slurm', 'mpi') and jobs > 1:
+            # mmengine takes one port for all trainings of a machine; torch.distributed.run finds a free one.
+            environment['MASTER_PORT'] = str(int(os.environ.get('MASTER_PORT', PORT)) + slot)
         return environment
 
 
@@ -91,7 +106,7 @@ def locked(folder: Path) -> Iterator[IO]:
     with (folder / LOCK_FILE).open('a') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ConfigError(
                 f'another comparison, or a training that it has started, still works in {folder}: wait for it, end it, '
                 'or give another --work-dir'
@@ -212,6 +227,8 @@ class Trainer:
     def _start(self, run: Run) -> None:
         slot = min(set(range(self.jobs)) - {process.slot for process in self._working})
         run.folder.mkdir(parents=True, exist_ok=True)
+        # That of an earlier try, which says no more.
+        (run.folder / RECORD_FILE).unlink(missing_ok=True)
         log = run.folder / LOG_FILE
         printed = log.stat().st_size if log.is_file() else 0
         with log.open('a') as out:
@@ -226,6 +243,9 @@ class Trainer:
                 pass_fds=(self.lock.fileno(),) if self.lock else (),
             )
         self._working.append(_Process(run, slot, process, time.monotonic(), printed))
+        if self._signal:
+            # It came while the process was started, and was passed on to the others only.
+            _send(process, self._signal)
 
     def _record(self, ended: _Process, usage: Any) -> None:
         run, status, seconds = ended.run, ended.process.returncode, time.monotonic() - ended.start
@@ -283,9 +303,16 @@ class Trainer:
 
     def _pass_on(self, number: int) -> None:
         for process in self._working:
-            # Not by Popen.send_signal, which would reap an ended process, and with it what it has used.
-            if process.process.returncode is None:
-                os.kill(process.process.pid, number)
+            _send(process.process, number)
+
+
+def _send(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to a process that may have ended."""
+    # Not by Popen.send_signal, which would reap an ended process, and with it what it has used. A signal that comes
+    # while a process is reaped finds none.
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def _mean(values: Sequence[float] | None) -> float | None:

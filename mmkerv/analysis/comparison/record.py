@@ -165,15 +165,22 @@ def tail(file: Path) -> str:
 def last_error(text: str) -> str:
     r"""Return the message by which a training ended, from the end of what it has printed.
 
+    Of several processes, the lines begin with the number of theirs, and their launcher adds an error that says only
+    that one of them failed.
+
     Example:
         >>> last_error('loss: 1\nerror: the loss is NaN; lower the learning rate')
         'the loss is NaN; lower the learning rate'
         >>> last_error('Traceback ...\nRuntimeError: no memory\n')
         'RuntimeError: no memory'
+        >>> last_error('[rank1]: ValueError: a\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n')
+        'ValueError: a'
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [re.sub(r'^\[rank\d+\]: ?', '', line.strip()).strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
     ours = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
     raised = [line for line in lines if re.match(r'[\w.]*(Error|Exception|Interrupt|Exit)\b', line)]
+    raised = [line for line in raised if not re.match(r'[\w.]*ChildFailedError\b', line)]
     return printable((ours or raised or lines or ['it printed nothing'])[-1], 500)
 
 

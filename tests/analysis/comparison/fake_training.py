@@ -32,6 +32,11 @@ with log.open('a') as out:
         if stopped:
             checkpoint.write_text(str(step))
             sys.exit(128 + stopped[0])
+        if behaviour == 'waits':
+            end = time.monotonic() + 60
+            while not stopped and time.monotonic() < end:
+                time.sleep(0.01)
+            sys.exit(128 + stopped[0] if stopped else 'error: nobody stopped it')
         if behaviour == 'fails':
             sys.exit('error: the loss is NaN; lower the learning rate')
         if behaviour == 'raises':

@@ -1,6 +1,7 @@
 """Trainings as processes: failures are named and stop no other, a signal loses nothing, what is done stays done."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import pytest
 
 pytest.importorskip('mmengine')
 
-from mmkerv.analysis.comparison.processes import Launch, Progress, Trainer, locked
-from mmkerv.analysis.comparison.record import DONE, FAILED, Run, main_metric
+from mmkerv.analysis.comparison.processes import Launch, Progress, Trainer, _Process, locked
+from mmkerv.analysis.comparison.record import DONE, FAILED, Run, last_error, main_metric
 from mmkerv.analysis.comparison.variant import Variant
 from mmkerv.errors import ConfigError
 
@@ -88,6 +89,69 @@ def test_signal_loses_nothing(comparison):
     assert stopped == 0 and [run.record()['status'] for run in runs] == [DONE, DONE]
     second = (runs[0].folder / 'start_2' / 'vis_data' / 'scalars.json').read_text().splitlines()
     assert json.loads(second[0])['step'] == 3, 'it went on behind the checkpoint'
+
+
+def test_signal_while_a_training_is_started(comparison, monkeypatch):
+    """It is passed on to the training that is not yet known, which would go on for hours."""
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, 'Popen', Popen)
+    stopped, (run,), lines = comparison('waits')
+    assert stopped == signal.SIGINT and run.record() is None and 'stopped' in lines[0]
+    assert 'nobody stopped it' not in (run.folder / 'log.txt').read_text()
+
+
+def test_signal_for_a_process_that_was_just_reaped():
+    ended = subprocess.Popen(['true'])
+    os.waitpid(ended.pid, 0)
+    trainer = Trainer({}, FakeLaunch(), 1, 1, None, print)
+    trainer._working.append(_Process(RUN, 0, ended, 0.0, 0))
+    trainer._pass_on(signal.SIGTERM)
+
+
+def test_failure_of_before_is_forgotten_while_the_run_is_tried_again(comparison):
+    _, (run,), _ = comparison('fails')
+    assert run.record()['status'] == FAILED
+    # The second start ends before the training has begun.
+    (run.folder / 'log.txt').unlink()
+    (run.folder / 'log.txt').mkdir()
+    with pytest.raises(OSError, match='Is a directory'):
+        comparison('fails')
+    assert run.record() is None
+
+
+def test_other_errors_than_a_held_lock(tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(*args):
+        raise OSError('no locks available')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with pytest.raises(OSError, match='no locks available'), locked(tmp_path):
+        pass
+
+
+def test_ports_of_trainings_at_a_time(monkeypatch):
+    monkeypatch.delenv('MASTER_PORT', raising=False)
+    launch = Launch('slurm', 2)
+    assert [launch.environment(slot, 2)['MASTER_PORT'] for slot in (0, 1)] == ['29500', '29501']
+    assert 'MASTER_PORT' not in launch.environment(0, 1)
+    monkeypatch.setenv('MASTER_PORT', '4000')
+    assert Launch('mpi', 2).environment(1, 2)['MASTER_PORT'] == '4001'
+
+
+def test_error_of_one_of_several_processes():
+    """The launcher ends with an error of its own."""
+    text = (
+        '[rank1]: Traceback (most recent call last):\n[rank1]: ValueError: no data\n'
+        'torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\nFAILED\n====\n'
+    )
+    assert last_error(text) == 'ValueError: no data'
+    assert last_error(f'[rank0]: error: the loss is NaN\n{text}') == 'the loss is NaN'
 
 
 def test_evaluation_without_the_metric(comparison):

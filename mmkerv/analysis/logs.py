@@ -133,8 +133,16 @@ def read_log(path: str | Path) -> Log:
             lines.append(entry)
     if not lines:
         raise _not_a_log(path, 'no line has a step')
-    train = [line for line in lines if 'lr' in line or 'iter' in line or 'loss' in line]
-    return Log(file, train, [line for line in lines if line not in train])
+    train, evaluation, last = [], [], 0
+    by_epoch = any('epoch' in line for line in lines)
+    for line in lines:
+        if 'lr' in line or 'iter' in line or 'loss' in line:
+            train.append(line)
+            last = line['step']
+        else:
+            # LoggerHook.log_metric_by_epoch takes the number of the epoch, which is 0 in a loop of iterations.
+            evaluation.append(line if by_epoch or line['step'] else {**line, 'step': last})
+    return Log(file, train, evaluation)
 
 
 def read_run(folder: str | Path) -> Log:
@@ -147,7 +155,7 @@ def read_run(folder: str | Path) -> Log:
 
     Raises:
         FileNotFoundError: if there is no log.
-        ConfigError: if a file is not a log of mmengine.
+        ConfigError: if no file is a log of mmengine.
 
     Example:
         >>> read_run('work_dirs/demo/train').train[-1]['step']  # doctest: +SKIP
@@ -156,9 +164,19 @@ def read_run(folder: str | Path) -> Log:
     files = sorted(Path(folder).glob('**/vis_data/scalars.json'))
     # A start that was interrupted before it logged anything leaves an empty file.
     files = [file for file in files if file.stat().st_size] or files[-1:]
-    log = read_log(files[0] if files else folder)
-    for file in files[1:]:
-        later = read_log(file)
+    if not files:
+        return read_log(folder)
+    logs, problem = [], None
+    for file in files:
+        try:
+            logs.append(read_log(file))
+        except ConfigError as error:
+            # A machine that failed leaves a damaged file, beside those of the other starts.
+            problem = error
+    if not logs:
+        raise problem
+    log = logs[0]
+    for later in logs[1:]:
         train, evaluation = (_before(getattr(log, part), getattr(later, part)) for part in ('train', 'evaluation'))
         if later.train and not train:
             evaluation = []

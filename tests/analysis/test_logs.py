@@ -164,3 +164,20 @@ def test_run_that_began_anew_replaces_the_earlier(tmp_path):
 def test_run_without_a_log(tmp_path):
     with pytest.raises(FileNotFoundError, match='contains no vis_data'):
         read_run(tmp_path)
+
+
+def test_evaluations_of_a_run_without_epochs_that_were_logged_at_epoch_0(tmp_path):
+    """As LoggerHook.log_metric_by_epoch does in a loop of iterations."""
+    content = [{**line, 'step': 0} if 'a/top1' in line else line for line in lines(by_epoch=False)]
+    assert read_log(write(tmp_path, content)).curve('bbox_mAP') == Curve('iteration', [30, 60], [0.1, 0.2])
+
+
+def test_damaged_log_of_one_start(tmp_path):
+    write_start(tmp_path, '20260101_000000', [1, 2], evaluation=10.0)
+    damaged = tmp_path / '20260102_000000' / 'vis_data' / 'scalars.json'
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('\0' * 8)
+    assert [line['step'] for line in read_run(tmp_path).train] == [1, 2]
+    (tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json').write_text('no log\n')
+    with pytest.raises(ConfigError, match='is not a log of mmengine'):
+        read_run(tmp_path)

@@ -1,6 +1,7 @@
 """Line charts as SVG for an HTML page; they use the colours of the page, light or dark."""
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,6 +54,8 @@ class Line(NamedTuple):
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, prefix: str) -> str:
     """Draw lines as the text of an ``<svg>`` element; the legend shows their last values.
 
+    Values that are not finite leave a gap.
+
     Args:
         lines: at least one line.
         x_label: label below the chart.
@@ -71,11 +74,11 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, prefix: str) -
             style, marker = ('--', 'D') if line.dashed else ('-', 'o')
             if len(line.x) > _MARKED_POINTS:
                 marker = ''
-            axes.plot(line.x, line.y, style, color=_LINES[line.color], label=label, marker=marker, markersize=4)
+            y = [value if math.isfinite(value) else math.nan for value in line.y]
+            axes.plot(line.x, y, style, color=_LINES[line.color], label=label, marker=marker, markersize=4)
         axes.set_xlabel(x_label, color=_INK)
         axes.set_ylabel(y_label, color=_INK)
-        # All values may be 0.
-        axes.set_ylim(0, _HEADROOM * max(max(line.y) for line in lines) or 1)
+        axes.set_ylim(*_limits(lines))
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=_TICK_STEPS))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=_TICK_STEPS))
@@ -91,6 +94,14 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, prefix: str) -
         buffer = io.StringIO()
         figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
     return _for_page(buffer.getvalue(), prefix)
+
+
+def _limits(lines: Sequence[Line]) -> tuple[float, float]:
+    """Return the ends of the axis of the values, which holds 0; a training that diverged logs NaN or infinity."""
+    finite = [value for line in lines for value in line.y if math.isfinite(value)]
+    low, high = min(0, *finite, 0), max(0, *finite, 0)
+    # All values may be 0.
+    return (_HEADROOM * low, _HEADROOM * high) if low < high else (0, 1)
 
 
 def _for_page(svg: str, prefix: str) -> str:

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
 
-from mmkerv.analysis.comparison.record import Run
+from mmkerv.analysis.comparison.record import DONE, Run
 from mmkerv.analysis.comparison.results import cells, headings, notes
 from mmkerv.analysis.logs import Curve, read_run
 from mmkerv.cli.report.charts import COLORS, Line, line_chart
@@ -61,7 +60,10 @@ def comparison_page(found: dict[str, Any], curves: Mapping[str, Mapping[str, Cur
         Section('environment', 'Environment', _environment(found, work)),
     ]
     if charts:
-        text = 'Mean over the finished seeds, where they were logged at the same positions; else of the first seed.'
+        text = (
+            'Mean over the finished seeds, where they were logged at the same positions; else of the first seed. An '
+            'operator that has no finished run is shown by those that are not, and marked.'
+        )
         sections.insert(1, Section('curves', 'Curves', [Charts(charts)], text))
     return Page(
         title=f'mmkerv: operators on {name}',
@@ -96,14 +98,21 @@ def stats(found: dict[str, Any]) -> list[Stat]:
 
 
 def curves_of(found: dict[str, Any], runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:
-    """Return the curves of loss and metric by key and operator: means over the seeds.
+    """Return the curves of loss and metric by key and operator: means over the finished seeds.
+
+    An operator without a finished run has those of its other runs, with ``(unfinished)`` behind its name.
 
     Example:
         >>> curves_of({'metric': 'mIoU'}, [])
         {}
     """
     curves: dict[str, dict[str, list[Curve]]] = {}
+    done = [run for run in runs if (run.record() or {}).get('status') == DONE]
+    finished = {run.variant.spec for run in done}
     for run in runs:
+        if run.variant.spec in finished and run not in done:
+            continue
+        name = run.variant.spec if run in done else f'{run.variant.spec} (unfinished)'
         try:
             log = read_run(run.folder)
         except (OSError, ConfigError):
@@ -111,7 +120,7 @@ def curves_of(found: dict[str, Any], runs: Sequence[Run]) -> dict[str, dict[str,
             continue
         for key in ('loss', found['metric']):
             if key in log.keys:
-                curves.setdefault(key, {}).setdefault(run.variant.spec, []).append(log.curve(key))
+                curves.setdefault(key, {}).setdefault(name, []).append(log.curve(key))
     return {key: {spec: mean_curve(each) for spec, each in own.items()} for key, own in curves.items()}
 
 
@@ -123,7 +132,8 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
         [0.5, 1.5]
     """
     same = [curve.y for curve in curves if curve.x == curves[0].x]
-    return Curve(curves[0].unit, curves[0].x, [fmean(values) for values in zip(*same)])
+    # Not fmean, which refuses the mean of infinities of both signs.
+    return Curve(curves[0].unit, curves[0].x, [sum(values) / len(values) for values in zip(*same)])
 
 
 def chart(key: str, curves: Mapping[str, Curve], prefix: str) -> Chart:

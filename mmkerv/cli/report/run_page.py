@@ -1,5 +1,6 @@
 """The page of any run, from its work folder."""
 
+import math
 import re
 from pathlib import Path
 from statistics import median
@@ -56,7 +57,7 @@ def write_run_report(work: str | Path, images: int = IMAGES) -> Path:
 
     Raises:
         FileNotFoundError: if the folder holds no log.
-        ConfigError: if the log or the config cannot be read.
+        ConfigError: if the log or the config cannot be read, or the folder holds those of several runs.
 
     Example:
         >>> write_run_report('work_dirs/resnet18_shapes')  # doctest: +SKIP
@@ -65,11 +66,20 @@ def write_run_report(work: str | Path, images: int = IMAGES) -> Path:
     work = Path(work)
     if (work / RECORD_FILE).is_file():
         return write_demo_report(work)
+    _require_one_run(work)
     log, config = read_run(work), config_of(work)
     page = run_page(work, log, load_config(str(config)), config, images)
     with atomic_path(work / PAGE_FILE) as temporary:
         temporary.write_text(render_page(page), encoding='utf-8')
     return work / PAGE_FILE
+
+
+def _require_one_run(work: Path) -> None:
+    """Refuse a folder of runs, such as that of an operator or of a comparison: it has a config, too."""
+    # RUN/DATE/vis_data/scalars.json
+    runs = sorted({file.parents[2] for file in work.glob('*/**/vis_data/scalars.json')})
+    if runs and work not in runs:
+        raise ConfigError(f'{work} is no run, it holds {len(runs)}: give the folder of one, such as {runs[0]}')
 
 
 def config_of(work: Path) -> Path:
@@ -183,7 +193,7 @@ def _stats(log: Log, last: dict[str, float], counts: Cost | None) -> list[Stat]:
     stats = []
     if last:
         usual = main_metric([last])
-        best = max(log.curve(usual).y)
+        best = _highest(log.curve(usual))
         stats.append(Stat(usual, f'{last[usual]:.4g}', f'last evaluation; highest {best:.4g}'))
     if 'loss' in log.keys:
         loss = log.curve('loss').y
@@ -197,11 +207,15 @@ def _stats(log: Log, last: dict[str, float], counts: Cost | None) -> list[Stat]:
     return stats
 
 
+def _highest(curve: Curve) -> float:
+    return max((value for value in curve.y if math.isfinite(value)), default=math.nan)
+
+
 def _results(log: Log) -> list[Block]:
     last = metrics(log)
     if not last:
         return [Words(['The log has no evaluation with a metric.'])]
-    rows = [(key, [f'{value:.4g}', f'{max(log.curve(key).y):.4g}']) for key, value in last.items()]
+    rows = [(key, [f'{value:.4g}', f'{_highest(log.curve(key)):.4g}']) for key, value in last.items()]
     return [Table('Table of the metrics', ['last evaluation', 'highest'], rows)]
 
 

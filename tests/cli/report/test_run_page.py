@@ -1,5 +1,7 @@
 """Parts of the page of a run and of a comparison, without a training."""
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -11,8 +13,11 @@ pytest.importorskip('mmcv')
 from PIL import Image
 from torch import nn
 
+from mmkerv.analysis.comparison.record import DONE, FAILED, Run
+from mmkerv.analysis.comparison.variant import parse_variant
 from mmkerv.analysis.logs import Curve, Log
-from mmkerv.cli.report.comparison_page import chart, comparison_page, mean_curve
+from mmkerv.cli.report.charts import Line, line_chart
+from mmkerv.cli.report.comparison_page import chart, comparison_page, curves_of, mean_curve
 from mmkerv.cli.report.kernels import draw_kernels
 from mmkerv.cli.report.page import (
     Charts,
@@ -27,8 +32,9 @@ from mmkerv.cli.report.page import (
     render_page,
 )
 from mmkerv.cli.report.predictions import overlay
-from mmkerv.cli.report.run_page import charts, config_of
+from mmkerv.cli.report.run_page import _results, _stats, charts, config_of, write_run_report
 from mmkerv.cli.report.scenes import Panel, Scene
+from mmkerv.errors import ConfigError
 from tests.cli.report.test_report import HOSTILE
 from tests.cli.report.test_report import Page as Parsed
 
@@ -56,7 +62,7 @@ def row(operator, mean, difference=None):
 
 
 def results():
-    difference = {'mean': 1.5, 'pairs': 2, 'low': -0.5, 'high': 3.5, 'freedom': 1, 'verdict': 'undecided'}
+    difference = {'mean': 1.5, 'pairs': 2, 'low': -0.5, 'high': 3.5, 'freedom': 1, 'verdict': 'undecided', 'seeds': 2}
     return {
         'metric': 'mIoU',
         'reference': 'plain',
@@ -94,6 +100,44 @@ def test_many_curves_have_colours():
     curve = Curve('epoch', [1, 2], [1.0, 2.0])
     svg = chart('mIoU', {f'operator {i}': curve for i in range(8)}, 'a').svg
     assert all(f'var(--series-{number})' in svg for number in range(1, 7)) and not re.search(r'#0[0-9]0', svg)
+
+
+@pytest.mark.parametrize(
+    'values',
+    [[math.nan, math.inf], [2.0, math.inf, math.nan], [-math.inf, -3.0], [-2.0, -1.0], [0.0, 0.0]],
+    ids=['none', 'positive', 'infinite', 'negative', 'zero'],
+)
+def test_curves_of_a_training_that_diverged(values):
+    svg = line_chart([Line('loss', range(len(values)), values)], 'iteration', 'loss', 'a')
+    assert svg.startswith('<svg')
+    curve = Curve('iteration', list(range(len(values))), values)
+    assert len(mean_curve([curve, curve._replace(y=[-value for value in values])]).y) == len(values)
+    log = Log(Path('a'), [{'loss': value, 'step': 1 + n} for n, value in enumerate(values)], [])
+    log.evaluation.extend({'mIoU': value, 'step': 1 + n} for n, value in enumerate([math.nan, 5.0, 4.0]))
+    assert charts(log) and _stats(log, {'mIoU': 4.0}, None)[0].note == 'last evaluation; highest 5'
+    assert _results(log)[0].rows == [('mIoU', ['4', '5'])]
+
+
+def test_curves_are_those_of_finished_runs(tmp_path):
+    runs = [Run(parse_variant(spec), seed, tmp_path / spec / str(seed)) for spec in ('plain', 'coc') for seed in (0, 1)]
+    for run in runs:
+        log = run.folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({'loss': 1.0 + run.seed, 'step': 1}) + '\n')
+    runs[1].write(status=DONE, metrics={})
+    runs[2].write(status=FAILED, error='the loss is NaN', log='log.txt')
+    curves = curves_of({'metric': 'mIoU'}, runs)['loss']
+    assert curves['plain'].y == [2.0] and curves['coc (unfinished)'].y == [1.5]
+
+
+def test_folder_of_several_runs_is_refused(tmp_path):
+    for seed in (0, 1):
+        log = tmp_path / f'seed_{seed}' / '20260101_000000' / 'vis_data' / 'scalars.json'
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({'loss': 1.0, 'step': 1}) + '\n')
+    (tmp_path / 'a.py').touch()
+    with pytest.raises(ConfigError, match=r'is no run, it holds 2: give the folder of one, such as .*seed_0$'):
+        write_run_report(tmp_path)
 
 
 def test_every_block_is_drawn():

@@ -85,6 +85,7 @@ def compare(args: argparse.Namespace) -> None:
     env.require('mmengine', 'mmcv')
     from mmkerv.analysis.comparison.processes import Trainer, locked
     from mmkerv.analysis.comparison.record import Run
+    from mmkerv.analysis.comparison.results import table
     from mmkerv.analysis.comparison.schedule import length, positions_of_hooks, reschedule
     from mmkerv.analysis.comparison.variant import parse_variants
     from mmkerv.distributions import importable
@@ -112,7 +113,7 @@ def compare(args: argparse.Namespace) -> None:
         return
     launch = how_to_launch(args)
     with locked(work) as lock:
-        configs = keep_settings(args, work, variants, texts)
+        configs = keep_settings(args, launch, work, variants, texts)
         costs = all_costs(cfg, variants, work)
         print(cost_table(costs), flush=True)
         runs = [
@@ -126,6 +127,8 @@ def compare(args: argparse.Namespace) -> None:
         trainer = Trainer(configs, launch, args.jobs, epochs, lock, tell, comparison.write)
         stopped = trainer.train(runs)
         if not stopped:
+            # Before what may fail: the values took the trainings.
+            print(table(comparison.write()), flush=True)
             comparison.fold_and_time()
         found = comparison.write(page=True)
     if stopped:
@@ -181,7 +184,7 @@ def written_configs(cfg: 'Config', variants: 'Sequence[Variant]') -> dict[str, s
 
 
 def keep_settings(
-    args: argparse.Namespace, work: Path, variants: 'Sequence[Variant]', texts: dict[str, str]
+    args: argparse.Namespace, launch: 'Launch', work: Path, variants: 'Sequence[Variant]', texts: dict[str, str]
 ) -> dict[str, Path]:
     """Write the settings of a new comparison, or check that those of an old one are the same.
 
@@ -198,7 +201,9 @@ def keep_settings(
     from mmkerv.errors import ConfigError
 
     advice = 'give another --work-dir, or the settings of before'
-    settings = {key: getattr(args, key) for key in ('amp', 'auto_scale_lr', 'launcher', 'gpus')}
+    settings = {key: getattr(args, key) for key in ('amp', 'auto_scale_lr', 'launcher')}
+    # Without --gpus, the GPUs that this process sees: the size of a batch depends on their number.
+    settings['processes'] = launch.processes
     file = work / SETTINGS_FILE
     if file.is_file():
         for key, old in json.loads(file.read_text()).items():
@@ -236,11 +241,10 @@ def first_change(old: str, new: str) -> str:
 
 def all_costs(cfg: 'Config', variants: 'Sequence[Variant]', work: Path, keep: bool = True) -> 'dict[str, Cost | str]':
     """Return the cost of each variant, or why it cannot be built, by its spec; ``keep`` reads and writes files."""
-    from mmkerv.analysis.comparison.cost import Cost, cost
+    from mmkerv.analysis.comparison.cost import UNCOUNTED, Cost, cost, reason
     from mmkerv.analysis.comparison.placed import variant_config
     from mmkerv.analysis.comparison.record import write_json
     from mmkerv.analysis.complexity import Complexity
-    from mmkerv.errors import UserError
 
     found: dict[str, Cost | str] = {}
     for variant in variants:
@@ -252,8 +256,8 @@ def all_costs(cfg: 'Config', variants: 'Sequence[Variant]', work: Path, keep: bo
             continue
         try:
             found[variant.spec] = cost(variant_config(cfg, variant)[0])
-        except UserError as error:
-            found[variant.spec] = ' '.join(str(error).split())
+        except UNCOUNTED as error:
+            found[variant.spec] = reason(error)
         else:
             if keep:
                 write_json(file, found[variant.spec].as_dict())

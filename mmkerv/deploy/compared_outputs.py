@@ -14,7 +14,7 @@ from mmkerv.deploy.model_outputs import raw_outputs, sample_inputs, tensors_of
 from mmkerv.errors import FoldCheckError
 
 # What upstream's networks raise for an input, or an absence of annotations, that they cannot handle.
-_REFUSALS = (
+REFUSALS = (
     ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ def computable(model: nn.Module, shapes: Iterable[tuple[int, int]]) -> tuple[Out
         for shape in shapes:
             try:
                 outputs = kind.of(model, *next(sample_inputs(model, shape, None)))
-            except _REFUSALS as error:
+            except REFUSALS as error:
                 text = str(error).strip().partition('\n')[0]
                 reasons.setdefault(kind.name, f'{type(error).__name__} {text}'.strip())
                 continue

@@ -197,6 +197,9 @@ def shapes_to_try(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
     sizes = [getattr(getattr(model, 'data_preprocessor', None), 'size', None)]
     sizes += [getattr(module, 'img_size', None) for module in model.modules()]
     loader = cfg.get('test_dataloader') or {}
+    if isinstance(loader, (list, tuple)):
+        # A loader for each data set.
+        loader = loader[0] if loader else {}
     for step in loader.get('dataset', {}).get('pipeline') or cfg.get('test_pipeline') or ():
         scale = None if step.get('keep_ratio') else step.get('scale')
         # Pipelines name the width first.

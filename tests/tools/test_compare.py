@@ -11,6 +11,9 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('matplotlib')
 
+from mmkerv.analysis.comparison.cost import Cost
+from mmkerv.cli.compare import compare as compare_operators
+from mmkerv.cli.compare import parse_args
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from tests.tool_process import run_tool
 
@@ -89,6 +92,27 @@ def test_bad_input(data, tmp_path, flags, words):
     for word in words:
         assert word in done.err
     assert not list(tmp_path.glob('work/*'))
+
+
+def test_table_is_written_before_what_may_fail(data, tmp_path, monkeypatch, capsys):
+    def trained(self, runs):
+        for run in runs:
+            record = {'seconds_per_step': None, 'memory_mib': 1, 'memory_of': 'process'}
+            run.write(status='done', metrics={'accuracy/top1': 50.0}, **record)
+        return 0
+
+    def breaks(self):
+        raise RuntimeError('folding broke')
+
+    monkeypatch.setattr('mmkerv.analysis.comparison.processes.Trainer.train', trained)
+    monkeypatch.setattr('mmkerv.cli.compare.Comparison.fold_and_time', breaks)
+    monkeypatch.setattr('mmkerv.cli.compare.all_costs', lambda *args: {'plain': Cost('nothing', (32, 32), None)})
+    options = ('--cfg-options', f'data_root={data / FOLDERS["classification"]}', *PLAIN['classification'])
+    flags = ('--operators', 'plain', '--seeds', '1', '--work-dir', str(tmp_path / 'work'))
+    with pytest.raises(RuntimeError, match='folding broke'):
+        compare_operators(parse_args([str(CONFIGS / 'classification_old.py'), *flags, *options]))
+    assert '| plain    |         50.00 |' in capsys.readouterr().out
+    assert '| plain | 50.00 |' in (tmp_path / 'work' / 'results.md').read_text()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmkerv.analysis.complexity import Complexity, complexity
 from mmkerv.analysis.speed import image_shapes
+from mmkerv.deploy.compared_outputs import REFUSALS
 from mmkerv.deploy.fold import shapes_to_try
 from mmkerv.deploy.trained_model import built
 from mmkerv.errors import UserError
@@ -21,8 +22,8 @@ from mmkerv.registry import operator_name
 from mmkerv.utils import printable
 
 REPLACED = ' convolutions -> '
-# Errors by which a network that takes no single image ends its counting.
-UNCOUNTED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+# Errors by which a network that takes no single image ends its counting, and one that cannot be built its building.
+UNCOUNTED = (UserError, OSError, ImportError, *REFUSALS)
 
 
 class Cost(NamedTuple):
@@ -81,13 +82,24 @@ def cost(cfg: Config) -> Cost:
     shape, note = shapes_to_try(cfg, model)[0], ''
     try:
         shape = image_shapes(cfg, model, 1)[0]
-    except (UserError, OSError) as error:
-        note = f'size assumed, there is no test image: {printable(str(error))}'
+    except UNCOUNTED as error:
+        note = f'size assumed, there is no test image: {reason(error)}'
     try:
         counts = complexity(model, shape)
     except UNCOUNTED as error:
-        counts, note = None, f'not counted: {type(error).__name__}: {printable(" ".join(str(error).split()))}'
+        counts, note = None, f'not counted: {reason(error)}'
     return Cost('; '.join(lines) or own_operators(model), shape, counts, note)
+
+
+def reason(error: Exception) -> str:
+    """Return why something cannot be computed, in words; of errors that are not ours with their kind.
+
+    Example:
+        >>> reason(TypeError("missing 'samples'"))
+        "TypeError: missing 'samples'"
+    """
+    kind = '' if isinstance(error, UserError) else f'{type(error).__name__}: '
+    return printable(f'{kind}{" ".join(str(error).split())}', 500)
 
 
 @contextmanager

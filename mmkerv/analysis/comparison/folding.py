@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from mmkerv.analysis.comparison.cost import conversions
+from mmkerv.analysis.comparison.cost import conversions, reason
 from mmkerv.analysis.comparison.record import Run, write_json
 from mmkerv.analysis.machine import environment
+from mmkerv.deploy.compared_outputs import REFUSALS
 from mmkerv.deploy.comparison import inference_times
 from mmkerv.deploy.fold import fold_checkpoint
-from mmkerv.deploy.model_outputs import sample_inputs
+from mmkerv.deploy.model_outputs import raw_outputs, sample_inputs
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.config.read import load_config
 from mmkerv.errors import UserError
@@ -50,6 +51,9 @@ def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
         found = {**known, 'checkpoint': FOLDED, 'difference': result.error, 'compared': result.compared}
     except UserError as error:
         found = {**known, 'kept': printable(str(error), 500)}
+    except REFUSALS as error:
+        # Not kept: memory may have been short.
+        return {'kept': reason(error)}
     write_json(file, found)
     return found
 
@@ -75,15 +79,15 @@ def times(
         tell: called with a line of text.
 
     Returns:
-        ``milliseconds``, by spec a pair (trained, folded) with ``None`` for what does not fold; ``device``, ``threads``
-        and ``shape``.
+        ``milliseconds``, by spec a pair (trained, folded) with ``None`` for what does not fold or cannot be timed;
+        ``not_timed``, the reasons for the latter, in words; ``device``, ``threads`` and ``shape``.
 
     Example:
         >>> times(runs, configs, (160, 160), work)['milliseconds']  # doctest: +SKIP
         {'plain': [44.4, None], 'coc': [103.2, 41.0]}
     """
     file, of = folder / TIMES_FILE, {}
-    models, places = [], []
+    models, places, not_timed = [], [], []
     for run in runs:
         of[run.variant.spec] = [run.seed, run.checkpoint.stat().st_mtime_ns if run.checkpoint else 0]
     if file.is_file() and (found := _read(file)) and found.get('of') == of:
@@ -97,17 +101,24 @@ def times(
             config, weights = part if isinstance(part, tuple) else (part, part.with_suffix('.pth'))
             try:
                 with conversions():
-                    models.append(load_trained(str(config), weights, device=device)[1])
-            except (UserError, OSError) as error:
-                tell(f'{run.name}: not timed: {error}')
+                    model = load_trained(str(config), weights, device=device)[1]
+                # The same numbers for all of them.
+                images, data = next(sample_inputs(model, shape, None))
+                with torch.no_grad():
+                    raw_outputs(model, images.to(device), data)
+            except (UserError, OSError, *REFUSALS) as error:
+                which = ' (folded)' if place else ''
+                not_timed.append(f'{run.variant.spec}{which}: not timed: {reason(error)}')
+                tell(not_timed[-1])
                 continue
+            models.append(model)
             places.append((run.variant.spec, place))
+            inputs, samples = images, data
     found = {'of': of, 'device': device, 'threads': torch.get_num_threads(), 'shape': list(shape), 'milliseconds': {}}
-    found['environment'] = environment()
+    found |= {'not_timed': not_timed, 'environment': environment()}
     for run in runs:
         found['milliseconds'][run.variant.spec] = [None, None]
     if models:
-        inputs, samples = next(sample_inputs(models[0], shape, None))
         with torch.no_grad():
             measured = inference_times(models, inputs.to(device), samples)
         for (spec, place), milliseconds in zip(places, measured):

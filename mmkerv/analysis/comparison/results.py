@@ -20,13 +20,16 @@ UNITS = ((1e9, 'G'), (1e6, 'M'), (1e3, 'k'))
 
 
 def reference_of(variants: Sequence[Variant]) -> str:
-    """Return the spec of the variant that others are compared with: the first plain one, or the first.
+    """Return the spec of the variant that others are compared with: the plain network, or the first.
+
+    The config's own network goes before a plain one with settings of its own.
 
     Example:
         >>> reference_of([Variant('coc', 'CoCConv'), Variant('plain')])
         'plain'
     """
-    return next((variant.spec for variant in variants if variant.operator is None), variants[0].spec)
+    plain = sorted((v for v in variants if v.operator is None), key=lambda variant: len(variant.overrides) > 0)
+    return (plain or variants)[0].spec
 
 
 def results(
@@ -61,7 +64,7 @@ def results(
     for run, record in records:
         if record['status'] == DONE and metric in record['metrics']:
             values[run.variant.spec][run.seed] = record['metrics'][metric]
-    found = differences(values, reference)
+    found, seeds = differences(values, reference), len({run.seed for run in runs})
     rows = []
     for variant in variants:
         spec, cost = variant.spec, costs.get(variant.spec)
@@ -74,7 +77,7 @@ def results(
             'values': {str(seed): value for seed, value in values[spec].items()},
             'mean': fmean(numbers) if numbers else None,
             'deviation': stdev(numbers) if len(numbers) > 1 else None,
-            'difference': difference and {**difference._asdict(), 'verdict': difference.verdict},
+            'difference': difference and {**difference._asdict(), 'verdict': difference.verdict, 'seeds': seeds},
             'cost': cost.as_dict() if isinstance(cost, Cost) else None,
             'seconds_per_step': _mean(record['seconds_per_step'] for record in done),
             'memory_mib': max((record['memory_mib'] for record in done), default=None),
@@ -91,7 +94,7 @@ def results(
         'reference': reference,
         'method': METHOD,
         'rows': rows,
-        'inference': {key: value for key, value in inference.items() if key in ('device', 'threads', 'shape')},
+        'inference': {k: v for k, v in inference.items() if k in ('device', 'threads', 'shape', 'not_timed')},
     }
 
 
@@ -138,7 +141,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         row['operator'],
         _values(row),
         _difference(row),
-        difference['verdict'] if difference else '',
+        _verdict(difference) if difference else '',
         f'{counts["parameters"]:,}' if counts else '-',
         short(counts['image'] + counts['kernels']) if counts else '-',
         '-' if row['seconds_per_step'] is None else f'{row["seconds_per_step"]:.3g}',
@@ -171,6 +174,7 @@ def notes(found: dict[str, Any]) -> list[str]:
             f'ms: inference of one {height} x {width} image, trained -> folded, medians on {inference["device"]}'
             f'{threads}, the networks in turn; the trained network computes its kernels at every call.'
         )
+        lines += [f'{line}.' for line in inference.get('not_timed', ())]
     for row in found['rows']:
         spec = row['operator']
         if row['not_built']:
@@ -223,6 +227,14 @@ def _difference(row: dict[str, Any]) -> str:
     if difference['low'] is None:
         return text
     return f'{text} [{difference["low"]:+.{digits}f}, {difference["high"]:+.{digits}f}]'
+
+
+def _verdict(difference: dict[str, Any]) -> str:
+    pairs, seeds = difference['pairs'], difference['seeds']
+    if pairs == seeds:
+        return difference['verdict']
+    few = f'{pairs} of {seeds} seeds'
+    return few if pairs == 1 else f'{difference["verdict"]}, {few}'
 
 
 def _digits(value: float) -> int:

@@ -87,5 +87,32 @@ def test_one_seed(tmp_path):
     assert '| 71.00 | +1.00 | one seed |' in row
 
 
-def test_reference_without_a_plain_network():
-    assert reference_of(parse_variants(['coc', 'dcls'])) == 'coc'
+@pytest.mark.parametrize(('pairs', 'verdict'), [(2, 'higher, 2 of 3 seeds'), (1, '1 of 3 seeds')])
+def test_verdict_over_a_part_of_the_seeds(tmp_path, pairs, verdict):
+    variants = parse_variants(['plain', 'coc', 'kerv'])
+    runs = [Run(variant, seed, tmp_path / variant.spec / str(seed)) for variant in variants for seed in range(3)]
+    for run in runs:
+        spec, seed = run.variant.spec, run.seed
+        if spec != 'coc' or seed < pairs:
+            value = 70.0 + seed + 5 * (spec == 'coc') + 0.1 * (spec == 'kerv') * (seed % 2)
+            run.write(status=DONE, metrics={'mIoU': value}, seconds_per_step=None, memory_mib=1, memory_of='GPU')
+    rows = table(results(variants, runs, {}, {}, {}), True).splitlines()
+    assert f'| {verdict} |' in rows[-2] and '| undecided |' in rows[-1]
+
+
+def test_what_was_not_timed_is_noted(found):
+    found['inference']['not_timed'] = ['coc: not timed: TypeError: no outputs']
+    assert 'coc: not timed: TypeError: no outputs.' in notes(found)
+
+
+@pytest.mark.parametrize(
+    ('specs', 'reference'),
+    [
+        (['coc', 'dcls'], 'coc'),
+        (['plain:cfg.optim_wrapper.optimizer.lr=0.1', 'coc', 'plain'], 'plain'),
+        (['coc', 'plain:cfg.optim_wrapper.optimizer.lr=0.1'], 'plain:cfg.optim_wrapper.optimizer.lr=0.1'),
+    ],
+    ids=['none', 'itself', 'changed'],
+)
+def test_reference(specs, reference):
+    assert reference_of(parse_variants(specs)) == reference

@@ -1,0 +1,49 @@
+"""Networks that cannot be folded or timed are named, and stop no other."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmcv')
+
+from torch import nn
+
+from mmkerv.analysis.comparison import folding
+from mmkerv.analysis.comparison.record import Run
+from mmkerv.analysis.comparison.variant import parse_variant
+
+
+class Network(nn.Module):
+    """A network of which mode='tensor' may be missing, as of Mask2Former in mmsegmentation."""
+
+    def __init__(self, refuses):
+        super().__init__()
+        self.conv, self.refuses = nn.Conv2d(3, 4, 3), refuses
+
+    def forward(self, inputs, samples=None, mode='tensor'):
+        if self.refuses:
+            raise TypeError("missing 'batch_data_samples'")
+        return self.conv(inputs)
+
+
+def test_network_without_raw_outputs_is_not_timed(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        folding, 'load_trained', lambda config, weights, device: (None, Network(refuses=config == 'coc.py'))
+    )
+    runs = [Run(parse_variant(spec), 0, tmp_path / spec) for spec in ('coc', 'plain')]
+    lines, configs = [], {'plain': 'plain.py', 'coc': 'coc.py'}
+    found = folding.times(runs, configs, (16, 16), tmp_path, tell=lines.append)
+    assert found['milliseconds']['coc'] == [None, None] and found['milliseconds']['plain'][0] > 0
+    assert found['not_timed'] == [lines[-1]] == ["coc: not timed: TypeError: missing 'batch_data_samples'"]
+
+
+def test_network_that_cannot_be_folded_is_named(monkeypatch, tmp_path):
+    def raises(*args, **kwargs):
+        raise TypeError("missing 'batch_data_samples'")
+
+    (tmp_path / 'epoch_1.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    monkeypatch.setattr(folding, 'fold_checkpoint', raises)
+    monkeypatch.setattr(folding, 'load_config', lambda file: None)
+    found = folding.fold_run(Run(parse_variant('coc'), 0, tmp_path), Path('a.py'), (16, 16))
+    assert found == {'kept': "TypeError: missing 'batch_data_samples'"}

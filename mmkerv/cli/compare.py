@@ -241,7 +241,7 @@ def first_change(old: str, new: str) -> str:
 
 def all_costs(cfg: 'Config', variants: 'Sequence[Variant]', work: Path, keep: bool = True) -> 'dict[str, Cost | str]':
     """Return the cost of each variant, or why it cannot be built, by its spec; ``keep`` reads and writes files."""
-    from mmkerv.analysis.comparison.cost import UNCOUNTED, Cost, cost, reason
+    from mmkerv.analysis.comparison.cost import ASSUMED, UNCOUNTED, Cost, cost, reason
     from mmkerv.analysis.comparison.placed import variant_config
     from mmkerv.analysis.comparison.record import write_json
     from mmkerv.analysis.complexity import Complexity
@@ -251,9 +251,11 @@ def all_costs(cfg: 'Config', variants: 'Sequence[Variant]', work: Path, keep: bo
         file = work / variant.folder / COST_FILE
         if keep and file.is_file():
             known = json.loads(file.read_text())
-            counts = known['complexity'] and Complexity(**known['complexity'])
-            found[variant.spec] = Cost(known['replaced'], tuple(known['shape']), counts, known['note'])
-            continue
+            # There may be data now.
+            if known['complexity'] and not known['note'].startswith(ASSUMED):
+                counts = Complexity(**known['complexity'])
+                found[variant.spec] = Cost(known['replaced'], tuple(known['shape']), counts, known['note'])
+                continue
         try:
             found[variant.spec] = cost(variant_config(cfg, variant)[0])
         except UNCOUNTED as error:

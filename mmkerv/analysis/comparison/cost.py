@@ -22,6 +22,8 @@ from mmkerv.registry import operator_name
 from mmkerv.utils import printable
 
 REPLACED = ' convolutions -> '
+# Begins the note of a cost that was not counted on a test image.
+ASSUMED = 'size assumed'
 # Errors by which a network that takes no single image ends its counting, and one that cannot be built its building.
 UNCOUNTED = (UserError, OSError, ImportError, *REFUSALS)
 
@@ -83,7 +85,7 @@ def cost(cfg: Config) -> Cost:
     try:
         shape = image_shapes(cfg, model, 1)[0]
     except UNCOUNTED as error:
-        note = f'size assumed, there is no test image: {reason(error)}'
+        note = f'{ASSUMED}, there is no test image: {reason(error)}'
     try:
         counts = complexity(model, shape)
     except UNCOUNTED as error:

@@ -258,7 +258,7 @@ class Trainer:
             error = f'ended by {signal.Signals(-status).name}' if status < 0 else last_error(_printed(log, ended))
         else:
             try:
-                record = finished(run, seconds, usage.ru_maxrss)
+                record = finished(run, seconds, usage.ru_maxrss, self.jobs)
                 self._seconds.setdefault(run.variant.spec, []).append(seconds)
             except (UserError, OSError) as problem:
                 error = str(problem)

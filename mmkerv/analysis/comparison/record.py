@@ -85,13 +85,14 @@ def write_json(file: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + '\n')
 
 
-def finished(run: Run, seconds: float, kilobytes: int) -> dict[str, Any]:
+def finished(run: Run, seconds: float, kilobytes: int, jobs: int = 1) -> dict[str, Any]:
     """Write the record of a training that has ended well, from its log.
 
     Args:
         run: the run.
         seconds: wall time of its last start.
         kilobytes: largest resident memory of its process, as the system counts it.
+        jobs: number of trainings at a time, which share what a step takes.
 
     Example:
         >>> finished(run, 60.0, 2_000_000)['status']  # doctest: +SKIP
@@ -107,6 +108,8 @@ def finished(run: Run, seconds: float, kilobytes: int) -> dict[str, Any]:
         memory_mib=max(gpu) if gpu else round(kilobytes / KIBI),
         memory_of='GPU' if gpu else 'process',
         seconds=round(seconds, 1),
+        jobs=jobs,
+        starts=sum(file.stat().st_size > 0 for file in run.folder.glob('**/vis_data/scalars.json')),
     )
 
 

@@ -82,6 +82,8 @@ def results(
             'seconds_per_step': _mean(record['seconds_per_step'] for record in done),
             'memory_mib': max((record['memory_mib'] for record in done), default=None),
             'memory_of': done[0]['memory_of'] if done else None,
+            'jobs': max((record.get('jobs', 1) for record in done), default=1),
+            'resumed': [record['seed'] for record in done if record.get('starts', 1) > 1],
             'milliseconds': inference.get('milliseconds', {}).get(spec),
             'missing': sum(run.variant.spec == spec for run in runs) - len(own),
             'failed': {str(run.seed): record['error'] for run, record in own if record['status'] == FAILED},
@@ -182,6 +184,11 @@ def notes(found: dict[str, Any]) -> list[str]:
         if row['cost']:
             note = row['cost']['note']
             lines.append(f'{spec}: replaced: {row["cost"]["replaced"]}' + (f'; {note}' if note else ''))
+        shared = [f'up to {row["jobs"]} trainings ran at a time'] if row['jobs'] > 1 else []
+        if row['resumed']:
+            shared.append(f'resumed: seed {", ".join(map(str, row["resumed"]))}')
+        if shared:
+            lines.append(f'{spec}: s / step depends on what else ran ({"; ".join(shared)}); compare it with care.')
         if row['missing']:
             lines.append(f'{spec}: not run yet: {row["missing"]} of its runs.')
         lines += [f'{spec}, seed {seed}: failed: {error}' for seed, error in row['failed'].items()]

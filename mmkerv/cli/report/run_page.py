@@ -141,7 +141,7 @@ def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Pa
         except LACKING as error:
             missing.append(_lacking('predictions', error))
         try:
-            sections.append(_kernels(cfg, model))
+            sections.append(_kernels(work, cfg, model))
         except LACKING as error:
             missing.append(_lacking('kernels', error))
     if missing:
@@ -232,7 +232,7 @@ def _network(counts: Cost) -> list[Block]:
     return blocks
 
 
-def _kernels(cfg: Config, model: nn.Module) -> Section:
+def _kernels(work: Path, cfg: Config, model: nn.Module) -> Section:
     try:
         layers = find_operators(model)
     except ConfigError:
@@ -241,12 +241,18 @@ def _kernels(cfg: Config, model: nn.Module) -> Section:
     if not layers:
         raise ConfigError('the network has no layer with kernels')
     start = None
-    if seed is None or cfg.get('load_from'):
+    if seed is None or _first_config(work, cfg).get('load_from'):
         reason = 'the run had no fixed seed' if seed is None else 'it began from a checkpoint'
         text = f'Kernels at the end of the training; those at the start are not known: {reason}.'
     else:
         start = starting_model(cfg, seed)
     return Section('kernels', 'Kernels', [KernelPairs(draw_kernels(layers, start))], text)
+
+
+def _first_config(work: Path, cfg: Config) -> Config:
+    """Return the config of the start that did not resume: a later one names the checkpoint of the run itself."""
+    configs = [load_config(str(file)) for file in sorted(work.glob('*/vis_data/config.py'))]
+    return next((config for config in reversed(configs) if not config.get('resume')), (configs or [cfg])[0])
 
 
 def _environment(work: Path, log: Log, cfg: Config, config: Path, checkpoint: Path | None) -> list[Block]:

@@ -11,9 +11,10 @@ from torch import nn
 
 from mmkerv.analysis.comparison import cost as module
 from mmkerv.analysis.comparison import placed
-from mmkerv.analysis.comparison.cost import Cost, cost
+from mmkerv.analysis.comparison.cost import ASSUMED, Cost, cost
 from mmkerv.analysis.comparison.processes import Launch
 from mmkerv.analysis.comparison.variant import parse_variants
+from mmkerv.analysis.complexity import Complexity
 from mmkerv.cli.compare import all_costs, keep_settings
 from mmkerv.deploy.fold import shapes_to_try
 from mmkerv.errors import ConfigError
@@ -46,6 +47,15 @@ def test_network_that_cannot_be_built_stops_no_other(monkeypatch, tmp_path):
     monkeypatch.setattr(placed, 'variant_config', lambda cfg, variant: (variant.spec, []))
     found = all_costs(Config(), parse_variants(['coc', 'plain']), tmp_path, keep=False)
     assert found['coc'] == "KeyError: 'stem'" and isinstance(found['plain'], Cost)
+
+
+def test_cost_on_an_assumed_size_is_counted_again(monkeypatch, tmp_path):
+    counts = Complexity(2_000_000, 500_000, 2_000_000, 11_000, 10_000)
+    costs = iter([Cost('all', (224, 224), counts, f'{ASSUMED}, there is no test image'), Cost('all', (64, 64), counts)])
+    monkeypatch.setattr(module, 'cost', lambda cfg: next(costs))
+    monkeypatch.setattr(placed, 'variant_config', lambda cfg, variant: (cfg, []))
+    shapes = [all_costs(Config(), parse_variants(['coc']), tmp_path)['coc'].shape for _ in range(3)]
+    assert shapes == [(224, 224), (64, 64), (64, 64)]
 
 
 def test_number_of_processes_is_kept(tmp_path):

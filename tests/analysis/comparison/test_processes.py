@@ -89,6 +89,7 @@ def test_signal_loses_nothing(comparison):
     assert stopped == 0 and [run.record()['status'] for run in runs] == [DONE, DONE]
     second = (runs[0].folder / 'start_2' / 'vis_data' / 'scalars.json').read_text().splitlines()
     assert json.loads(second[0])['step'] == 3, 'it went on behind the checkpoint'
+    assert [(run.record()['starts'], run.record()['jobs']) for run in runs] == [(2, 1), (1, 1)]
 
 
 def test_signal_while_a_training_is_started(comparison, monkeypatch):

@@ -100,6 +100,16 @@ def test_verdict_over_a_part_of_the_seeds(tmp_path, pairs, verdict):
     assert f'| {verdict} |' in rows[-2] and '| undecided |' in rows[-1]
 
 
+def test_times_of_steps_that_cannot_be_compared(tmp_path):
+    runs = [Run(variant, 0, tmp_path / variant.spec) for variant in parse_variants(['plain', 'coc'])]
+    rest = {'metrics': {'mIoU': 70.0}, 'seconds_per_step': 1.0, 'memory_mib': 1, 'memory_of': 'GPU'}
+    runs[0].write(status=DONE, **rest, jobs=1, starts=1)
+    runs[1].write(status=DONE, **rest, jobs=2, starts=3)
+    lines = notes(results([run.variant for run in runs], runs, {}, {}, {}))
+    found = [line for line in lines if 'what else ran' in line]
+    assert len(found) == 1 and found[0].startswith('coc: ') and '2 trainings ran at a time; resumed: seed 0' in found[0]
+
+
 def test_what_was_not_timed_is_noted(found):
     found['inference']['not_timed'] = ['coc: not timed: TypeError: no outputs']
     assert 'coc: not timed: TypeError: no outputs.' in notes(found)

@@ -10,12 +10,14 @@ import pytest
 
 pytest.importorskip('mmcv')
 
+from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
 from mmkerv.analysis.comparison.record import DONE, FAILED, Run
 from mmkerv.analysis.comparison.variant import parse_variant
 from mmkerv.analysis.logs import Curve, Log
+from mmkerv.cli.report import run_page
 from mmkerv.cli.report.charts import Line, line_chart
 from mmkerv.cli.report.comparison_page import chart, comparison_page, curves_of, mean_curve
 from mmkerv.cli.report.kernels import draw_kernels
@@ -32,7 +34,7 @@ from mmkerv.cli.report.page import (
     render_page,
 )
 from mmkerv.cli.report.predictions import overlay
-from mmkerv.cli.report.run_page import _results, _stats, charts, config_of, write_run_report
+from mmkerv.cli.report.run_page import _first_config, _results, _stats, charts, config_of, write_run_report
 from mmkerv.cli.report.scenes import Panel, Scene
 from mmkerv.errors import ConfigError
 from tests.cli.report.test_report import HOSTILE
@@ -52,6 +54,8 @@ def row(operator, mean, difference=None):
         'seconds_per_step': 0.25,
         'memory_mib': 900,
         'memory_of': 'process',
+        'jobs': 1,
+        'resumed': [],
         'milliseconds': [9.0, 4.0],
         'missing': 0,
         'failed': {'1': HOSTILE} if difference else {},
@@ -128,6 +132,22 @@ def test_curves_are_those_of_finished_runs(tmp_path):
     runs[2].write(status=FAILED, error='the loss is NaN', log='log.txt')
     curves = curves_of({'metric': 'mIoU'}, runs)['loss']
     assert curves['plain'].y == [2.0] and curves['coc (unfinished)'].y == [1.5]
+
+
+@pytest.mark.parametrize('start', [None, 'resnet50.pth'])
+def test_resumed_run_began_where_its_first_start_did(tmp_path, start):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    last = Config(dict(resume=True, load_from='epoch_1.pth', randomness=dict(seed=0)))
+    for number, text in enumerate((f'load_from = {start!r}', "resume = True\nload_from = 'epoch_1.pth'")):
+        file = tmp_path / f'2026010{number}_000000' / 'vis_data' / 'config.py'
+        file.parent.mkdir(parents=True)
+        file.write_text(f'{text}\n')
+    found = _first_config(tmp_path, last)
+    assert found.get('load_from') == start and _first_config(tmp_path / 'absent', last) is last
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_page, 'starting_model', lambda cfg, seed: model)
+        section = run_page._kernels(tmp_path, last, model)
+    assert ('it began from a checkpoint' in section.text) is bool(start)
 
 
 def test_folder_of_several_runs_is_refused(tmp_path):

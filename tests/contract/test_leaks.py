@@ -22,6 +22,13 @@ def rounds(model, x, target, number: int) -> None:
             model(x)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def frozen():
+    """Leave out what earlier tests have made, which takes the collector seconds."""
+    gc.collect()
+    gc.freeze()
+
+
 def tensors() -> int:
     gc.collect()
     return sum(isinstance(item, torch.Tensor) for item in gc.get_objects())

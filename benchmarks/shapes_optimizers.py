@@ -109,7 +109,6 @@ def complete(name: str, rate: float, seed: int, args: argparse.Namespace) -> Non
         'loss': log.train[-1]['loss'],
         'epochs': EPOCHS,
         'width': WIDTH,
-        'seconds_per_iteration': statistics.median(line['time'] for line in log.train),
         **machine.facts(),
     }
     args.records.write_text(json.dumps([*records(args.records), record], indent=1) + '\n')
@@ -129,7 +128,7 @@ def report(runs: list[dict[str, Any]]) -> str:
         found = {r['lr']: r['value'] for r in runs if (r['optimizer'], r['seed']) == (name, SEARCH_SEED)}
         cells = ', '.join(f'{rate:g}: {f"{found[rate]:.1f}" if rate in found else "not run"}' for rate in method.rates)
         lines.append(f'| {name} | {method.text} | {cells} |')
-    lines += ['', '| optimizer | learning rate | top-1, % | seconds per iteration |', '|---|---|---|---|']
+    lines += ['', '| optimizer | learning rate | top-1, % |', '|---|---|---|']
     values: dict[str, dict[int, float]] = {}
     for name in METHODS:
         if not any((r['optimizer'], r['seed']) == (name, SEARCH_SEED) for r in runs):
@@ -137,8 +136,7 @@ def report(runs: list[dict[str, Any]]) -> str:
         rate = best_rate(name, runs)
         chosen = [r for r in runs if (r['optimizer'], r['lr']) == (name, rate) and r['seed'] != SEARCH_SEED]
         values[name] = {r['seed']: r['value'] for r in sorted(chosen, key=lambda r: r['seed'])}
-        seconds = f'{statistics.median(r["seconds_per_iteration"] for r in chosen):.3f}' if chosen else 'not run'
-        lines.append(f'| {name} | {rate:g} | {summary(list(values[name].values()))} | {seconds} |')
+        lines.append(f'| {name} | {rate:g} | {summary(list(values[name].values()))} |')
     lines += ['', '| difference | mean and 95 % interval, points | |', '|---|---|---|']
     first, *others = METHODS
     for other in others:

@@ -148,7 +148,7 @@ def read_log(path: str | Path) -> Log:
 def read_run(folder: str | Path) -> Log:
     """Read the log of a run that may have been resumed, which logs into another file after each start.
 
-    The lines of an earlier start count up to where a later one begins. A run that began anew replaces what was there.
+    The lines of an earlier start count up to where a later one begins. A run that started over replaces what was there.
 
     Args:
         folder: work folder of the run.

@@ -154,7 +154,7 @@ def test_resumed_run_is_read_as_one(tmp_path):
     assert log.curve('mIoU').y == [10.0, 20.0] and '20260102' in str(log.file)
 
 
-def test_run_that_began_anew_replaces_the_earlier(tmp_path):
+def test_run_that_started_over_replaces_the_earlier(tmp_path):
     write_start(tmp_path, '20260101_000000', [1, 2, 3], evaluation=10.0)
     write_start(tmp_path, '20260102_000000', [1, 2])
     log = read_run(tmp_path)

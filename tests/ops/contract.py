@@ -162,8 +162,9 @@ class OperatorContract:
         with pytest.raises((ValueError, TypeError), match=message):
             self.operator(**settings)
 
+    @pytest.mark.parametrize('whole', [False, pytest.param(True, marks=pytest.mark.long)])
     @pytest.mark.parametrize('geometry', ['plain', 'mixed', 'groups', 'depthwise', 'reflect'])
-    def test_gradcheck(self, geometry):
+    def test_gradcheck(self, geometry, whole):
         op = self.make(**GEOMETRIES[geometry], dtype=torch.float64)
         names = [name for name, _ in op.named_parameters()]
         values = [p.detach().clone().requires_grad_() for p in op.parameters()]
@@ -172,9 +173,9 @@ class OperatorContract:
         def function(x, *values):
             return torch.func.functional_call(op, dict(zip(names, values)), (x,))
 
-        # Of many numbers only the Jacobian in random directions is compared: the whole one takes ten seconds.
-        many = sum(value.numel() for value in values) > 500
-        assert torch.autograd.gradcheck(function, (x, *values), fast_mode=many)
+        # The whole Jacobian of a large layer takes ten seconds: outside the long tests, random directions of it do.
+        large = sum(value.numel() for value in values) > 500
+        assert torch.autograd.gradcheck(function, (x, *values), fast_mode=large and not whole)
 
     def test_every_parameter_learns(self):
         op = self.make(padding=1)

@@ -28,7 +28,7 @@ class RankTruncationHook(Hook):
     :meth:`mmkerv.ops.LowRankConv2d.truncate`. Ranks never grow, and the errors of several truncations may add up. The
     log has a line for each truncated layer.
 
-    The kernels of a truncated layer are new, so their state in the optimizer (momentum, second moments) starts anew,
+    The kernels of a truncated layer are new, so their state in the optimizer (momentum, second moments) is reset,
     which the log says; all other state, and the settings of all parameter groups, stay. An average of the weights by
     ``EMAHook`` goes on in the new basis. A gradient that was accumulated for the next step is dropped.
 
@@ -131,7 +131,7 @@ class RankTruncationHook(Hook):
             return
         line = f'mmkerv: truncated {truncated} of {len(layers)} low-rank layers, {before} -> {_weights(layers)} weights'
         if reset:
-            line += f'; the state of the optimizer for their kernels starts anew ({", ".join(sorted(reset))})'
+            line += f'; the state of the optimizer for their kernels is reset ({", ".join(sorted(reset))})'
         log(line)
 
 

@@ -226,7 +226,7 @@ class ConvMuon(Optimizer):
         """Update all parameters that have a gradient.
 
         Args:
-            closure: computes the loss anew and returns it.
+            closure: computes the loss again and returns it.
 
         Example:
             >>> net = torch.nn.Linear(4, 4, bias=False)

@@ -201,7 +201,7 @@ class Trainer:
         self._ended = {run.name: DONE for run in runs if run not in waiting}
         for run in runs:
             record = run.record()
-            if record and record['status'] == DONE and record.get('seconds'):
+            if record and record['status'] == DONE and tells_the_time(record):
                 self._seconds.setdefault(run.variant.spec, []).append(record['seconds'])
         before = {number: signal.signal(number, self._stop) for number in SIGNALS}
         reported = time.monotonic()
@@ -259,7 +259,8 @@ class Trainer:
         else:
             try:
                 record = finished(run, seconds, usage.ru_maxrss, self.jobs)
-                self._seconds.setdefault(run.variant.spec, []).append(seconds)
+                if tells_the_time(record):
+                    self._seconds.setdefault(run.variant.spec, []).append(seconds)
             except (UserError, OSError) as problem:
                 error = str(problem)
         if error:
@@ -304,6 +305,16 @@ class Trainer:
     def _pass_on(self, number: int) -> None:
         for process in self._working:
             _send(process.process, number)
+
+
+def tells_the_time(record: dict[str, Any]) -> bool:
+    """Return whether a record tells how long a run takes: the time is that of its last start.
+
+    Example:
+        >>> tells_the_time({'seconds': 60.0, 'starts': 1}), tells_the_time({'seconds': 2.0, 'starts': 2})
+        (True, False)
+    """
+    return bool(record.get('seconds')) and record.get('starts', 1) <= 1
 
 
 def _send(process: subprocess.Popen, number: int) -> None:

@@ -83,6 +83,7 @@ def results(
             'memory_mib': max((record['memory_mib'] for record in done), default=None),
             'memory_of': done[0]['memory_of'] if done else None,
             'jobs': max((record.get('jobs', 1) for record in done), default=1),
+            'seconds': sum(record.get('seconds') or 0.0 for record in done),
             'resumed': [record['seed'] for record in done if record.get('starts', 1) > 1],
             'milliseconds': inference.get('milliseconds', {}).get(spec),
             'missing': sum(run.variant.spec == spec for run in runs) - len(own),

@@ -217,6 +217,17 @@ def test_progress():
     assert text.endswith('in 1 h 5 min')
 
 
+def test_a_resumed_run_does_not_tell_how_long_one_takes(tmp_path):
+    trainer = Trainer({'plain': Path('a.py')}, FakeLaunch(), 1, 1, None, print)
+    runs = [Run(Variant('plain'), seed, tmp_path / f'seed_{seed}') for seed in (0, 1)]
+    runs[0].folder.mkdir()
+    runs[0].write(status='done', metrics={}, seconds=100.0, starts=1)
+    runs[1].folder.mkdir()
+    runs[1].write(status='done', metrics={}, seconds=2.0, starts=2)
+    trainer.train(runs)
+    assert trainer._rest([Run(Variant('plain'), 2, tmp_path / 'seed_2')]) == 100.0
+
+
 def test_metric_that_no_run_has():
     with pytest.raises(ConfigError, match=r"--metric 'map': the evaluations have mIoU"):
         main_metric([{'mIoU': 1.0}], 'map')

@@ -1,0 +1,54 @@
+"""The study's comparisons are those that tools/compare.py takes, and its tables tell what was not run."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmpretrain')
+
+from mmkerv.analysis.comparison.placed import variant_config
+from mmkerv.analysis.comparison.results import results
+from mmkerv.analysis.comparison.variant import Variant, parse_variants
+from mmkerv.cli.compare import parse_args
+from mmkerv.engine.config.read import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / 'benchmarks'))
+study = importlib.import_module('which_operator')
+sys.path.remove(str(ROOT / 'benchmarks'))
+
+
+@pytest.mark.parametrize('name', study.TASKS)
+def test_every_variant_has_a_config(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    args = parse_args(study.TASKS[name].command(name, 2)[1:])
+    variants = parse_variants(args.operators)
+    cfg = load_config(args.config, args.cfg_options)
+    configs = [variant_config(cfg, variant)[0] for variant in variants]
+    assert variants[0] == Variant('plain') and (args.seeds, args.epochs) == study.TASKS[name][3:5]
+    assert [c.model.type == 'mmkerv.Converted' for c in configs] == [v.operator is not None for v in variants]
+
+
+def test_report_of_a_task_that_was_run_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, 'ROOT', tmp_path)
+    found = results(parse_variants(['plain', 'coc']), [], {'plain': 'no data', 'coc': 'no data'}, {}, {})
+    for row, values in zip(found['rows'], ({'0': 0.5, '1': 0.6}, {})):
+        row.update(values=values, seconds=1800.0 * len(values))
+    found['rows'][0].update(mean=0.55, deviation=0.07)
+    found |= {'metric': 'mIoU', 'schedule': '8 epochs', 'seeds': 2, 'date': '2026-01-01', 'command': ''}
+    found['environment'] = {'processor': 'CPU', 'PyTorch': '2', 'mmkerv': '0'}
+    work = tmp_path / study.WORK / 'segmentation'
+    work.mkdir(parents=True)
+    (work / 'results.json').write_text(json.dumps(found))
+    (tmp_path / 'docs').mkdir()
+    shutil.copy(ROOT / study.DOC, tmp_path / study.DOC)
+    study.main(['report'])
+    text = (tmp_path / study.DOC).read_text()
+    runs = 2 * len(study.TASKS['segmentation'].operators)
+    assert f'| segmentation | {runs // 2} | 2 | {runs} | 2 | 1.0 |' in text
+    assert '| `plain` | not run | 0.5500 ± 0.0700 (0.5000, 0.6000) | not run | not run |' in text
+    assert '| `coc` | not run | not built |' in text and text.count('\nNot run.\n') == 3

@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     run.add_argument('--threads', type=int, default=1, help='CPU threads of each run')
     run.add_argument('--loaders', type=int, help="data loader workers of each run; default: the recipe's 2")
     run.add_argument('--workers', type=int, default=1, help='concurrent runs')
-    report = phases.add_parser('report', help='write results.md and records.json')
+    report = phases.add_parser('report', help='write results.md, plots and records.json')
     for phase in (run, report):
         phase.add_argument('--out', type=Path, help=f'file of records; default: {OUT}')
         phase.add_argument(

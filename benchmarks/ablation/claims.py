@@ -68,12 +68,15 @@ def compared(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> int:
     :math:`s^2 = p_1 (1 - p_1) / n_1 + p_2 (1 - p_2) / n_2`, where n counts the validation images of all
     seeds.
     """
-    variance = 0.0
-    for group in (first, second):
-        p = mean(group, 'last') / 100
-        variance += p * (1 - p) / sum(record['data']['val'] for record in group)
     difference = mean(first, 'last') - mean(second, 'last')
-    return 0 if abs(difference) <= 200 * math.sqrt(variance) else int(math.copysign(1, difference))
+    errors = 200 * math.sqrt(variance(first) + variance(second))
+    return 0 if abs(difference) <= errors else int(math.copysign(1, difference))
+
+
+def variance(group: list[dict[str, Any]]) -> float:
+    """Return the variance p (1 - p) / n of an accuracy p over the n validation images of all seeds."""
+    p = mean(group, 'last') / 100
+    return p * (1 - p) / sum(record['data']['val'] for record in group)
 
 
 def mean(group: list[dict[str, Any]], key: str) -> float:

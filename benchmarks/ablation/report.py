@@ -20,15 +20,21 @@ errors.
 
 
 def write_report(out: Path, archive: Path, docs: Path) -> None:
-    """Write results.md and, if there are any, all records of ``out`` and ``archive`` (records.json) to ``docs``."""
+    """Write results.md, plots and records.json to ``docs``, from the records of ``out`` and ``archive``, if any."""
     records = read_records(archive, out)
     parts = [HEAD, machines(records.values())]
-    for title, runs in sections(records.values()):
+    docs.mkdir(parents=True, exist_ok=True)
+    for number, (title, runs) in enumerate(sections(records.values()), 1):
         parts += [f'## {title}\n']
+        if runs:
+            from ablation.plots import plot_settings
+
+            picture = f'settings_{number}.png'
+            plot_settings(runs, title, docs / picture)
+            parts += [f'![validation accuracy of each setting, as in Figure 7]({picture})\n']
         for backbone in BACKBONES:
             parts += [f'### {backbone}\n', table(runs.get(backbone, {}))]
         parts += ['### Claims of the paper\n', NOISE, claims(runs)]
-    docs.mkdir(parents=True, exist_ok=True)
     (docs / 'results.md').write_text('\n'.join(part for part in parts if part))
     if records:
         write_records(docs / 'records.json', records)

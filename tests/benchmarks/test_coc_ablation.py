@@ -160,17 +160,24 @@ def test_the_report_shows_runs_and_missing_runs(tmp_path):
     assert '| (7) stnd: good for standard models | **no**: stnd 20.0, 221 41.0 |  |' in identity
     assert '| (8) c1x1: replacing is harmful | **no**: 221 41.0, c1x1 60.0 | not run |' in identity
     assert '| Table 1: CoC is better than none | **yes**: 221 41.0, plain 30.0 | not run |' in identity
+    pictures = [docs / f'settings_{number}.png' for number in (1, 2)]
+    assert all(f']({file.name})' in text and file.is_file() for file, text in zip(pictures, (identity, kaiming)))
     # Records in docs count as runs: a report to another folder contains them.
     first = (docs / 'results.md').read_text()
     report.write_report(tmp_path / 'nothing.json', docs / 'records.json', docs)
     assert (docs / 'results.md').read_text() == first
 
 
+def test_the_plot_has_every_setting():
+    plots = importlib.import_module('ablation.plots')
+    assert {setting for group in plots.GROUPS.values() for setting in group} == set(settings.SETTINGS)
+
+
 def test_a_report_without_runs(tmp_path):
     report.write_report(tmp_path / 'a.json', tmp_path / 'b.json', tmp_path)
     text = (tmp_path / 'results.md').read_text()
     assert text.count('| 0 | not run |') == 2 * len(settings.SETTINGS)
-    assert not (tmp_path / 'records.json').exists()
+    assert not (tmp_path / 'records.json').exists() and not list(tmp_path.glob('*.png'))
 
 
 def test_a_claim_about_several_settings_needs_all_of_them():

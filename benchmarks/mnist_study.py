@@ -1,8 +1,9 @@
 """The kervolution paper's MNIST study (section 4, Figures 1 and 2, Table 1) on complete MNIST.
 
-python benchmarks/mnist_study.py search   search the settings that the paper leaves open: one seed, three epochs each
-python benchmarks/mnist_study.py run      do every run with three seeds; continues after an interruption
-python benchmarks/mnist_study.py report   write the tables and plots of the records
+python benchmarks/mnist_study.py search      search the settings that the paper leaves open: one seed, three epochs each
+python benchmarks/mnist_study.py distances   search a setting in which the L1 and L2 norm learn, in the same way
+python benchmarks/mnist_study.py run         do every run with three seeds; continues after an interruption
+python benchmarks/mnist_study.py report      write the tables and plots of the records
 """
 
 import argparse
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('phase', choices=['search', 'run', 'report'])
+    parser.add_argument('phase', choices=['search', 'distances', 'run', 'report'])
     parser.add_argument('--data', type=Path, default=Path('data/mnist'), help='folder of the four files of MNIST')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/mnist_study'), help='records and networks')
     parser.add_argument(
@@ -41,7 +42,7 @@ def main() -> None:
 
     import torch
     from mnist.report import write_report
-    from mnist.study import complete, run_jobs, search_jobs
+    from mnist.study import complete, distance_jobs, run_jobs, search_jobs
 
     if args.phase != 'report' and args.device.startswith('cuda') and not torch.cuda.is_available():
         raise SystemExit(f'--device {args.device}: torch sees no CUDA device; leave --device out to measure the CPU')
@@ -52,7 +53,8 @@ def main() -> None:
     if args.phase == 'report':
         write_report(out, archive, args.docs)
         return
-    jobs = search_jobs(limit) if args.phase == 'search' else run_jobs(seeds, epochs, limit)
+    searches = {'search': search_jobs, 'distances': distance_jobs}
+    jobs = searches[args.phase](limit) if args.phase in searches else run_jobs(seeds, epochs, limit)
     if args.only:
         jobs = [job for job in jobs if re.search(args.only, job.config)]
     complete(jobs, out / args.phase, archive, args.data, args.workers, args.device, tell)

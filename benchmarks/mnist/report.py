@@ -13,11 +13,13 @@ from mnist.plots import plot_convergence, plot_filters
 from mnist.study import ATTACKED, DRAWN, LITERAL, RUNS, found, records
 from mnist.training import Setting
 
+PHASES = ('search', 'distances', 'run')
+
 
 def write_report(out: Path, archive: Path | None, docs: Path) -> None:
     """Write tables (results.md), plots and all records (records.json) of ``out`` and ``archive`` to ``docs``."""
     docs.mkdir(parents=True, exist_ok=True)
-    everything = {phase: records(out / phase, archive) for phase in ('search', 'run')}
+    everything = {phase: records(out / phase, archive) for phase in PHASES}
     runs = everything['run'].values()
     parts = ['# Results\n', _machine(runs)]
     for title, name, group in (
@@ -36,6 +38,7 @@ def write_report(out: Path, archive: Path | None, docs: Path) -> None:
         plot_filters({label: f for label, f in filters.items() if f}, docs / f'filters_{name}.png')
         parts.append(f'![filters](filters_{name}.png)\n')
     parts += ['## Search\n', _search_table(everything['search'].values())]
+    parts += ['## Search for a setting in which distances learn\n', _search_table(everything['distances'].values())]
     (docs / 'results.md').write_text('\n'.join(parts))
     (docs / 'records.json').write_text(json.dumps(everything, indent=None).replace('}, "lenet5', '},\n"lenet5'))
 

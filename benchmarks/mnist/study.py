@@ -77,7 +77,7 @@ class Job(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """Return the file of the record."""
-        setting = re.sub(r'[^\w.]+', '-', str(self.setting))
+        setting = re.sub(r'[^\w.]+', '-', str(self.setting).replace('=-', '=minus'))
         return folder / f'{self.config}__{setting}__seed{self.seed}.json'
 
 
@@ -113,6 +113,29 @@ def search_jobs(limit: int | None = None) -> Iterator[Job]:
                         yield Job(f'lenet5{kernel}', Setting(scale, norm, init, gamma), 0, 3, 1200, limit)
 
 
+def distance_jobs(limit: int | None = None) -> Iterator[Job]:
+    """Yield the runs of the search for a setting in which the distances learn, one seed, three epochs.
+
+    From the setting found and from the same without a norm, one option is changed at a time: sign and scale of the
+    response (behind a norm the sign only), placement, activation and learning rate; then sign and activation together.
+    The L1 norm, six times as slow, has the options of the L2 norm that matter most.
+    """
+    for norm in ('BN', None):
+        base = Setting('01', norm, 'patches')
+        changes = [{'factor': -1.0}, {'places': 'first'}, {'places': 'second'}, {'activation': False}]
+        changes += [{'rate': rate} for rate in (0.3, 3.0, 10.0)] + [{'scale': 'std'}]
+        changes += [{'factor': -1.0, 'activation': False}]
+        if norm is None:
+            changes += [{'factor': factor} for factor in (0.2, -0.2)] + [{'factor': -0.2, 'activation': False}]
+            # Without patches, the paper's words but for one option.
+            changes += [{'init': 'torch', **change} for change in ({'factor': -1.0}, {'places': 'first'})]
+            changes += [{'init': 'torch', **change} for change in ({'activation': False}, {'places': 'second'})]
+        for change in changes:
+            yield Job('lenet5_kerv_l2', base._replace(**change), 0, 3, 1200, limit)
+        for change in ({'factor': -1.0}, {'places': 'first'}, {'activation': False}):
+            yield Job('lenet5_kerv_l1', base._replace(**change), 0, 3, 1200, limit)
+
+
 def run_jobs(seeds: int, epochs: int | None = None, limit: int | None = None) -> list[Job]:
     """Return every run of the study, the most important first."""
     jobs = []
@@ -133,7 +156,7 @@ def found(config: str) -> Setting:
 
 def records(folder: Path, archive: Path | None = None) -> dict[str, dict[str, Any]]:
     """Read the records in ``folder`` and those of its phase in ``archive``, by name."""
-    old = json.loads(archive.read_text())[folder.name] if archive and archive.exists() else {}
+    old = json.loads(archive.read_text()).get(folder.name, {}) if archive and archive.exists() else {}
     return old | {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob('*.json'))}
 
 

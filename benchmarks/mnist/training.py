@@ -33,16 +33,30 @@ class Setting(NamedTuple):
         init: ``'torch'``, or ``'patches'``, which initialises the filters of kernels of a distance with patches of
             their layer's input.
         gamma: replaces the config's, where the kernel has one.
+        factor: what the response of a distance is multiplied by; the paper's distances are positive, its authors' code
+            has negative ones.
+        places: ``'both'``, or the layer that alone is a kervolution: ``'first'`` or ``'second'``.
+        activation: whether an activation follows a distance.
+        rate: what the paper's learning rate is multiplied by.
     """
 
     scale: str = '01'
     norm: str | None = None
     init: str = 'torch'
     gamma: float | str | None = None
+    factor: float = 1.0
+    places: str = 'both'
+    activation: bool = True
+    rate: float = 1.0
 
     def __str__(self) -> str:
-        parts = [self.scale, self.norm, self.init if self.init != 'torch' else None]
-        return '+'.join([p for p in parts if p] + ([f'gamma={self.gamma}'] if self.gamma else []))
+        changed = {key: value for key, value in self._asdict().items() if value != self._field_defaults[key]}
+        named = [f'{key}={changed[key]:g}' for key in ('factor', 'rate') if key in changed]
+        parts = [
+            *(self.scale, self.norm, changed.get('init'), self.gamma and f'gamma={self.gamma}'),
+            *(changed.get('places'), None if self.activation else 'no activation', *named),
+        ]
+        return '+'.join(part for part in parts if part)
 
 
 def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
@@ -57,10 +71,24 @@ def build(config: str, setting: Setting, sample: Tensor) -> nn.Module:
             kernel = find_kernel(layer.get('kernel', 'polynomial'))
             if 'gamma' in kernel.hyperparameters:
                 layer['gamma'] = setting.gamma
+    if setting.places != 'both':
+        first, second = backbone.layers
+        backbone.layers = (first, None) if setting.places == 'first' else (None, second)
     model = MODELS.build(model_cfg)
+    for stage in (model.backbone.layer1, model.backbone.layer2):
+        if is_distance(stage[0]):
+            if setting.factor != 1.0:
+                stage[0].register_forward_hook(lambda conv, inputs, y: setting.factor * y)
+            if not setting.activation:
+                stage[-2] = nn.Identity()
     if setting.init == 'patches':
         start_from_patches(model, sample)
     return model
+
+
+def is_distance(module: nn.Module) -> bool:
+    """Return whether a layer is a kervolution whose kernel is a function of a distance."""
+    return isinstance(module, KervConv2d) and find_kernel(module.kernel_name).family != 'dot'
 
 
 @torch.no_grad()
@@ -74,7 +102,7 @@ def start_from_patches(model: nn.Module, sample: Tensor) -> None:
         conv.weight.copy_(varied[rows].view_as(conv.weight))
 
     for module in list(model.modules()):
-        if isinstance(module, KervConv2d) and find_kernel(module.kernel_name).family != 'dot':
+        if is_distance(module):
             with module.register_forward_pre_hook(draw):
                 model.eval()(sample, mode='tensor')
 
@@ -114,9 +142,8 @@ def train(
     layout = torch.contiguous_format if setting.norm else torch.channels_last
     model = build(config, setting, images[:500].cpu()).to(device, memory_format=layout)
     images = images.to(memory_format=layout)
-    optimizer = torch.optim.SGD(
-        model.parameters(), **{k: v for k, v in cfg.optim_wrapper.optimizer.items() if k != 'type'}
-    )
+    arguments = {k: v for k, v in cfg.optim_wrapper.optimizer.items() if k != 'type'}
+    optimizer = torch.optim.SGD(model.parameters(), **arguments | {'lr': setting.rate * arguments['lr']})
     steps = cfg.param_scheduler
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, steps.milestones, steps.gamma)
     batch, epochs = cfg.train_dataloader.batch_size, epochs or cfg.train_cfg.max_epochs

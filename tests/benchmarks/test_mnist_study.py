@@ -66,6 +66,32 @@ def test_every_run_has_its_config():
     assert {f'lenet5_kerv_{kernel}' for kernel in study.DISTANCES} - found == {'lenet5_kerv_manhattan'}
 
 
+def test_the_runs_of_the_search_for_distances_have_files_of_their_own():
+    jobs = list(study.distance_jobs())
+    assert len({job.path(Path()) for job in jobs}) == len(jobs) == len(set(jobs))
+    # The name of a setting without the newer options is that of its old records.
+    assert str(training.Setting('01', 'BN', 'patches', 'auto')) == '01+BN+patches+gamma=auto'
+
+
+def test_options_of_distances():
+    torch.manual_seed(0)
+    images = torch.rand(64, 1, 28, 28)
+
+    def features(**options):
+        torch.manual_seed(0)
+        setting = training.Setting(init='patches', places='first', **options)
+        backbone = training.build('lenet5_kerv_l2', setting, images).backbone
+        return backbone, backbone.layer1(images[:2])
+
+    plain, y = features()
+    assert [training.is_distance(stage[0]) for stage in (plain.layer1, plain.layer2)] == [True, False]
+    # The bias is multiplied with the distance.
+    assert features(factor=-1.0)[1].mean() < 0.1 * y.mean()
+    torch.testing.assert_close(features(factor=0.5)[1], 0.5 * y)
+    assert features(factor=-1.0, activation=False)[1].mean() < 0 <= features(factor=-1.0)[1].min()
+    assert isinstance(features(activation=False)[0].layer2[-2], torch.nn.ReLU)
+
+
 def test_fgsm_follows_its_definition():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))

@@ -1,6 +1,6 @@
 """New convolutions for every mmdetection, mmsegmentation and mmpretrain model, with one line of config.
 
-Importing it changes mmengine, if that is installed, in three ways and nothing else:
+Importing it changes mmengine in three ways and nothing else, as soon as mmengine is imported too:
 
 - The operators are registered in scope ``mmkerv`` and in mmengine's root registry ``MODELS``, and scope ``mmkerv`` is
   added below the root registries of models, hooks, optimizers, their wrappers and constructors, initialisers and
@@ -9,8 +9,9 @@ Importing it changes mmengine, if that is installed, in three ways and nothing e
   ``mmseg`` where mmsegmentation is installed as ``onedl-mmsegmentation``.
 - ``mmengine.config.Config._get_cfg_path`` resolves ``mmkerv::`` paths.
 
-It warns of versions that are not tested. ``mmkerv.ops`` needs only torch. Changes that a training run needs beyond
-these are in :mod:`mmkerv.engine.config.patches`.
+Until mmengine is imported, a finder of :mod:`mmkerv.import_hook` stands in ``sys.meta_path``, so that the command
+``mmkerv`` answers ``-h`` without it. The import warns of versions that are not tested. ``mmkerv.ops`` needs only torch.
+Changes that a training run needs beyond these are in :mod:`mmkerv.engine.config.patches`.
 """
 
 import warnings
@@ -18,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmkerv.distributions import importable, warn_untested
+from mmkerv.import_hook import after_import
 from mmkerv.version import __version__
 
 if TYPE_CHECKING:
@@ -34,18 +36,34 @@ VERBS = {
     'share_parameters': 'sharing',
 }
 
-SUBPACKAGES = ('analysis', 'datasets', 'deploy', 'engine', 'env', 'errors', 'models', 'ops', 'visualization')
+SUBPACKAGES = (
+    'analysis',
+    'datasets',
+    'deploy',
+    'engine',
+    'env',
+    'errors',
+    'models',
+    'ops',
+    'registry',
+    'visualization',
+)
 
 warn_untested()
 
-if importable('mmengine'):
+
+def _register() -> None:
     try:
-        import mmkerv.registry
+        import_module('mmkerv.registry')
     except ImportError as error:
         # The operators and `python -m mmkerv.env` must work where mmengine does not.
         warnings.warn(
             f'mmkerv registered nothing: mmengine cannot be imported ({error}); see python -m mmkerv.env', stacklevel=2
         )
+
+
+if importable('mmengine'):
+    after_import('mmengine', _register)
 
 
 def __getattr__(name: str) -> Any:

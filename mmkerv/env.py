@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         mmkerv...
     """
     parser = argparse.ArgumentParser(
-        prog='python -m mmkerv.env',
+        prog='mmkerv env',
         description='Print the environment of mmkerv, its problems and the commands that fix them.',
     )
     parser.add_argument(

@@ -80,6 +80,22 @@ def test_wheel_has_its_licence(checkout):
         assert any(name.endswith('LICENSE') and '.dist-info/' in name for name in archive.namelist())
 
 
+def test_command_of_the_wheel_works_in_any_folder(checkout, tmp_path):
+    with zipfile.ZipFile(build(checkout, 'wheel')) as archive:
+        (entries,) = [name for name in archive.namelist() if name.endswith('.dist-info/entry_points.txt')]
+        module, function = archive.read(entries).decode().partition('mmkerv = ')[2].split()[0].split(':')
+        archive.extractall(tmp_path / 'installed')
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path / 'installed')}
+    # -S hides what is installed here.
+    for words in (['-c', f'from {module} import {function}; {function}()'], ['-m', 'mmkerv']):
+        for arguments in ([], ['train'], ['convert', 'dcls'], ['vis-kernel']):
+            done = subprocess.run(
+                [sys.executable, '-S', *words, *arguments, '-h'], cwd=tmp_path, env=env, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.startswith(' '.join(['usage: mmkerv', *arguments])), done.stdout
+
+
 def test_sdist_holds_mim_and_builds_the_same_wheel(checkout):
     wheel = wheel_mim(build(checkout, 'wheel'))
     sdist = build(checkout, 'sdist')

@@ -139,9 +139,15 @@ def export_rank(args: argparse.Namespace) -> None:
 
 
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
-    """Run a command: an error of the user's ends in one message and exit status 1, a defect in a traceback."""
+    """Run a command: an error of the user's ends in one message and exit status 1, a defect in a traceback.
+
+    Ctrl-C ends it with status 130, as the shell reports it of a program that SIGINT has stopped.
+    """
     try:
         main(argv)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         message = _user_message(error)
         if message is None:

@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     defaults = ShapesSettings()
     parser = argparse.ArgumentParser(
-        prog='python -m mmkerv.datasets.shapes',
+        prog='mmkerv shapes',
         description='Write small scenes of textured circles, rectangles and triangles in official layouts. '
         'The same settings give the same bytes; an existing data set with these settings is kept.',
     )

@@ -41,6 +41,15 @@ def test_a_defect_keeps_its_traceback(kind):
         common.run(main)
 
 
+def test_ctrl_c_ends_without_a_traceback(capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        common.run(main)
+    assert ended.value.code == 130 and capsys.readouterr().err == 'interrupted\n'
+
+
 @pytest.mark.parametrize(
     ('text', 'value'),
     [

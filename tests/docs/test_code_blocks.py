@@ -113,6 +113,8 @@ def check(command: list[str], monkeypatch) -> None:
         assert wanted <= targets, f'make has no {wanted - targets}'
     elif program.startswith('tools/') or program.startswith('requirements/'):
         assert (ROOT / program).is_file(), f'{program} does not exist'
+    elif program == 'mmkerv':
+        parse(importlib.import_module('mmkerv.cli.main'), arguments, monkeypatch)
     elif program == 'python' and arguments[0] == '-m':
         name = arguments[1]
         assert find_spec(name) is not None, f'no module {name}'

@@ -107,7 +107,7 @@ def test_help_imports_nothing_large(tool):
     imported = {line.rpartition('|')[2].strip() for line in done.err.splitlines() if line.startswith('import time:')}
     assert 'argparse' in imported
     packages = {name.partition('.')[0] for name in imported}
-    assert not packages & {'torch', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
+    assert not packages & {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
 
 
 @pytest.mark.parametrize('tool', TOOLS)

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import CONFIG_HELP, NetworkParser, network_files
 
 UNITS = {'inference': 'images', 'dataloader': 'batches', 'dataset': 'samples'}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line: mmdetection's flags, or mmsegmentation's ``CONFIG CHECKPOINT``, which means inference."""
-    parser = argparse.ArgumentParser(description='Time inference of single images, a data loader, or a data set')
-    parser.add_argument('config', help='config file')
+    parser = NetworkParser(description='Time inference of single images, a data loader, or a data set')
+    parser.add_argument('config', help=CONFIG_HELP)
     parser.add_argument('positional', nargs='?', metavar='checkpoint', help="weights, in mmsegmentation's grammar")
-    parser.add_argument('--checkpoint', help='weights; default: the initial ones')
+    parser.add_argument('--checkpoint', help='weights; default: the initial ones, of a work folder the best or last')
     parser.add_argument('--task', choices=list(UNITS), help='what to time (inference)')
     # mmsegmentation calls it --repeat-times.
     parser.add_argument('--repeat-num', '--repeat-times', type=int, default=1, metavar='N', help='runs (%(default)s)')
@@ -42,6 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f'--{name.replace("_", "-")} must be >= 1, got {getattr(args, name)}')
     if not 0 <= args.num_warmup < args.max_iter:
         parser.error(f'--num-warmup must be >= 0 and below --max-iter {args.max_iter}, got {args.num_warmup}')
+    args.config, args.checkpoint = network_files(args.config, args.checkpoint, args.task == 'inference')
     return args
 
 

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import network_files
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are upstream's."""
     parser = argparse.ArgumentParser(description='Show or write the samples of a data set, annotations drawn in')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the work folder of a training')
     parser.add_argument('--output-dir', '-o', metavar='DIR', help='folder to write pictures to')
     parser.add_argument('--not-show', action='store_true', help='open no windows')
     parser.add_argument(
@@ -31,6 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.show_number is not None and args.show_number < 1:
         parser.error(f'--show-number must be >= 1, got {args.show_number}')
+    args.config = network_files(args.config, needed=False)[0]
     return args
 
 

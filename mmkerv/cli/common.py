@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkerv.cli.network import NetworkParser
 from mmkerv.errors import InstallationError, UserError
 
 # Ends the generated part of a document.
@@ -76,10 +77,13 @@ def restored(value: Any) -> Any:
     return value.replace(BLANK, ' ') if isinstance(value, str) else value
 
 
-def runner_arguments(description: str) -> argparse.ArgumentParser:
+def runner_arguments(description: str, trained: bool = False) -> NetworkParser:
     """Return a parser with the flags that OpenMMLab's train.py and test.py have in common."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser = NetworkParser(description=description)
+    if trained:
+        parser.add_network()
+    else:
+        parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders')

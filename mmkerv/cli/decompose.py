@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 if TYPE_CHECKING:
     from mmkerv.deploy.decompose import Layer
@@ -14,13 +15,12 @@ if TYPE_CHECKING:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description='Decompose the convolutions of a trained network into low-rank ones (LowRankConv), print the '
         'relative error, weights, multiply-adds and measured time of each layer before and after, leave plain what '
         'would gain nothing, and write OUT and the config that trains on from it (OUT with the suffix .py)'
     )
-    parser.add_argument('config_path', help='config the network was trained with')
-    parser.add_argument('checkpoint_path', help='checkpoint of that network')
+    parser.add_network('config_path', 'checkpoint_path')
     parser.add_argument('save_path', help='.pth file to write')
     parser.add_argument(
         '--rate', type=float, required=True, help='how many times fewer weights each decomposed layer has, above 1'

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmkerv.cli import common
+from mmkerv.cli.network import network_files
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -11,7 +12,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Count multiply-adds of an image, of generating the kernels and of the folded network'
     )
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the work folder of a training')
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
@@ -23,6 +24,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--num-images must be >= 1, got {args.num_images}')
     if len(args.shape) > 2 or min(args.shape) < 1:
         parser.error(f'--shape takes H W or one side, each >= 1, got {" ".join(map(str, args.shape))}')
+    args.config = network_files(args.config, needed=False)[0]
     return args
 
 

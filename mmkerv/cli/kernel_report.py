@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import CONFIG_HELP, network_files
 
 SUFFIXES = ('.md', '.csv', '.json')
 
@@ -15,8 +16,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description='Table of every layer: operator, kernel, parameters, multiply-adds, receptive field, folded form, '
         'and the cost of stacked 3x3, grouped, separable and bottleneck forms of it'
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--checkpoint', help='weights; default: the initial ones')
+    parser.add_argument('config', help=CONFIG_HELP)
+    parser.add_argument('--checkpoint', help='weights; default: the initial ones, of a work folder the best or last')
     parser.add_argument(
         '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
     )
@@ -28,6 +29,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f'--shape takes H W or one side, each >= 1, got {" ".join(map(str, args.shape))}')
     if args.out and Path(args.out).suffix not in SUFFIXES:
         parser.error(f'--out must end in {", ".join(SUFFIXES)}, got {args.out!r}')
+    args.config, args.checkpoint = network_files(args.config, args.checkpoint)
     return args
 
 

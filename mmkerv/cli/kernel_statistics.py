@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser, network_files
 
 TEXTS = ('.md', '.csv', '.json')
 PICTURES = ('.png', '.svg')
@@ -14,19 +15,16 @@ CONFIGS = ('.py', '.json', '.yml', '.yaml')
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description='Table of the kernels that convolve, of every operator: sparsity, variance entropy, orthogonality, '
         'distance from the basic weight, stable rank, frequency bands, patterns of depthwise kernels'
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument(
-        'checkpoint', nargs='?', help='weights; default: those a training starts from, drawn with --seed'
-    )
+    parser.add_network(default='those a training starts from, drawn with --seed')
     parser.add_argument(
         '--compare',
         nargs='+',
         metavar='FILE',
-        help='also measure the shift to another checkpoint of the same config, or to CONFIG [CHECKPOINT]',
+        help='also measure the shift to another checkpoint of the config, to CONFIG [CHECKPOINT] or to a work folder',
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of initial weights (%(default)s)')
     parser.add_argument(
@@ -39,6 +37,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
+    if args.compare and Path(args.compare[0]).is_dir() and len(args.compare) <= 2:
+        args.compare = list(network_files(*args.compare))
     for file in args.out or ():
         if Path(file).suffix not in TEXTS + PICTURES:
             parser.error(f'--out must end in {", ".join(TEXTS + PICTURES)}, got {file!r}')

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import network_files
 
 SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
@@ -12,12 +13,13 @@ SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Print a config with everything it inherits and with --cfg-options')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the work folder of a training')
     common.add_cfg_options(parser)
     parser.add_argument('--save-path', metavar='FILE', help='also write it to this .py, .json or .yml file')
     args = parser.parse_args(argv)
     if args.save_path and Path(args.save_path).suffix not in SUFFIXES:
         parser.error(f'--save-path must end in {", ".join(SUFFIXES)}, got {args.save_path!r}')
+    args.config = network_files(args.config, needed=False)[0]
     return args
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import checkpoint_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -12,14 +13,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Strip a training checkpoint for release and put its hash into the name'
     )
-    parser.add_argument('in_file', help='checkpoint of a training run')
+    parser.add_argument('in_file', help='checkpoint of a training run, or its work folder: the best one, else the last')
     parser.add_argument('out_file', help='name to write; -SHA256[:8].pth is appended')
     parser.add_argument(
         '--save-keys', nargs='+', default=['meta', 'state_dict'], help='keys to keep; default %(default)s'
     )
     parser.add_argument('--no-ema', action='store_true', help='publish the raw weights instead of the averaged ones')
     common.add_trust(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.in_file = checkpoint_of(args.in_file)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

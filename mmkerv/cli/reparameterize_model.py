@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description='Fold the operators of a trained network into plain convolutions, check the result, '
         'and write OUT and the deploy config beside it (OUT with the suffix .py)'
     )
-    parser.add_argument('config_path', help='config the network was trained with')
-    parser.add_argument('checkpoint_path', help='checkpoint of that network')
+    parser.add_network('config_path', 'checkpoint_path')
     parser.add_argument('save_path', help='.pth file to write')
     parser.add_argument('--images', metavar='DIR', help='also compare the two networks on these images')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the inputs for the comparison')

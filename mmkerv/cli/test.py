@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmkerv.cli import common
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are those of mmdetection, mmsegmentation and mmpretrain together."""
-    parser = common.runner_arguments('Evaluate a detector, segmentor or classifier')
-    parser.add_argument('checkpoint', help="checkpoint of the config's network")
+    parser = common.runner_arguments('Evaluate a detector, segmentor or classifier', trained=True)
     parser.add_argument(
         '--out',
         help='detection, classification: .pkl (or .json for metrics) file; segmentation: folder for the predictions',
@@ -23,6 +23,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out_item and not args.out:
         parser.error('--out-item needs --out: give --out FILE too')
+    if args.work_folder and args.work_dir is None:
+        # In the folder itself, the config of the test would replace that of the training.
+        args.work_dir = str(Path(args.work_folder, 'test'))
     return args
 
 
@@ -34,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv import env
 
     env.require('mmengine', 'mmcv')
-    from pathlib import Path
-
     from mmkerv.engine.config import evaluation, launch
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.prepare import prepare, set_loader_defaults

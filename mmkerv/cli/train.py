@@ -86,7 +86,7 @@ def tell_what_is_next(work_dir: str) -> None:
 
     from mmengine.dist import is_main_process
 
-    from mmkerv.engine.resume.latest_checkpoint import named_checkpoint
+    from mmkerv.work_folder import named_checkpoint
 
     if is_main_process():
         if checkpoint := named_checkpoint(work_dir):

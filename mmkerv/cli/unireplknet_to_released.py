@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmkerv.cli import common
+from mmkerv.cli.network import checkpoint_of
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -11,10 +12,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Rename the parameters of a network with mmkerv.UniRepLKNet as the public code names them'
     )
-    parser.add_argument('src', metavar='SRC', help='checkpoint of the network, of training or merged')
+    parser.add_argument('src', metavar='SRC', help='checkpoint of the network, or the work folder of its training')
     parser.add_argument('dst', metavar='DST', help='checkpoint to write')
     common.add_trust(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.src = checkpoint_of(args.src)
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,32 @@ def test_publish(files, tmp_path):
     kept, whole = torch.load(published, weights_only=True), torch.load(files['good.pth'], weights_only=True)
     assert list(kept) == ['meta', 'state_dict'] and kept['meta'] == whole['meta']
     torch.testing.assert_close(kept['state_dict'], whole['state_dict'], rtol=0, atol=0)
+
+
+@pytest.fixture
+def work(files, tmp_path) -> Path:
+    """The work folder of a training, as the runner leaves it."""
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    shutil.copy(files['config.py'], folder / 'my_config.py')
+    shutil.copy(files['good.pth'], folder / 'epoch_1.pth')
+    (folder / 'last_checkpoint').write_text('/elsewhere/work/epoch_1.pth')
+    return folder
+
+
+def test_fold_of_a_work_folder(work, tmp_path):
+    done = run_tool(FOLD, work, tmp_path / 'deploy.pth', '--shape', 32, 32)
+    assert done.status == 0, done.err
+    assert f'mmkerv: {work}: config my_config.py, checkpoint epoch_1.pth (the last one)' in done.err.splitlines()
+    assert 'folded 17 operators' in done.out and (tmp_path / 'deploy.py').is_file()
+
+
+def test_test_of_a_work_folder_leaves_its_config(work):
+    before = (work / 'my_config.py').read_bytes()
+    done = run_tool(TEST, work, '--cfg-options', 'test_dataloader.batch_size=3')
+    assert done.status == 0, done.err
+    assert (work / 'my_config.py').read_bytes() == before
+    assert 'batch_size=3' in (work / 'test' / 'my_config.py').read_text().replace(' ', '')
 
 
 def test_fold(files, tmp_path):

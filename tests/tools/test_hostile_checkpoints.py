@@ -82,13 +82,15 @@ def commands(tool: str) -> list[str]:
     """Return a command for each argument that names a checkpoint, with a malicious one, and those of ``MORE``."""
     parser = parser_of(ROOT / tool)
     checkpoints, lines = actions(parser), list(MORE.get(tool, []))
+    # Those that may be left out for a work folder.
+    needed = {network.checkpoint for network in getattr(parser, 'networks', ()) if network.needed}
     for chosen in checkpoints.values():
         words = []
         for action in parser._actions:
             if action is chosen:
                 value = '{config} {malicious}' if action.nargs == 2 else '{malicious}'
                 words += [action.option_strings[-1], value] if action.option_strings else [value]
-            elif not action.option_strings and action.nargs is None:
+            elif not action.option_strings and (action.nargs is None or action.dest in needed):
                 other = '{good}' if action.dest in checkpoints else '{out}/a.pth'
                 words.append(next((text for name, text in REQUIRED.items() if action.dest.startswith(name)), other))
             elif action.required and action.option_strings:

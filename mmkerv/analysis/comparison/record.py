@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from mmkerv.analysis.comparison.variant import Variant
 from mmkerv.analysis.logs import Log, read_run
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
-from mmkerv.engine.resume.latest_checkpoint import named_checkpoint
 from mmkerv.errors import ConfigError
 from mmkerv.utils import printable
+from mmkerv.work_folder import named_checkpoint
 
 RECORD_FILE, LOG_FILE = 'record.json', 'log.txt'
 DONE, FAILED = 'done', 'failed'

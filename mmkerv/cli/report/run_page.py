@@ -37,10 +37,10 @@ from mmkerv.cli.report.predictions import predicted_scenes
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.engine.config.read import load_config
-from mmkerv.engine.resume.latest_checkpoint import named_checkpoint
 from mmkerv.errors import ConfigError, UserError
 from mmkerv.models.layers import find_operators
 from mmkerv.utils import printable
+from mmkerv.work_folder import configs_of, named_checkpoint
 
 PAGE_FILE = 'report.html'
 IMAGES = 6
@@ -94,10 +94,10 @@ def config_of(work: Path) -> Path:
         ...
         FileNotFoundError: absent holds no config of a run (NAME.py); give the work_dir of tools/train.py
     """
-    files = [file for file in work.glob('*.py') if file.name != 'deploy.py']
+    files = configs_of(work)
     if not files:
         raise FileNotFoundError(f'{work} holds no config of a run (NAME.py); give the work_dir of tools/train.py')
-    return max(files, key=lambda file: file.stat().st_mtime_ns)
+    return files[0]
 
 
 def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Page:

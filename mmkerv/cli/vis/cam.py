@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 
 def canvas(text: str) -> tuple[int, int]:
@@ -22,16 +23,13 @@ def canvas(text: str) -> tuple[int, int]:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are mmpretrain's."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description='Draw the image regions that a classifier, detector or segmentor uses for a category; '
         'the maps are written beside the picture (.npz)'
     )
     parser.add_argument('img', help='image file')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside the first'
-    )
+    parser.add_network()
+    parser.add_second_network('--compare', 'a second network, drawn beside the first')
     parser.add_argument(
         '--target-layers',
         nargs='+',

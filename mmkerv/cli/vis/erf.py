@@ -5,19 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description='Draw the gradient of the central unit of a feature map for each pixel, and print the sides of the '
         'squares that hold 30, 50 and 99 % of it; the arrays are written beside the picture (.npz)'
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--compare', nargs=2, metavar=('CONFIG', 'CHECKPOINT'), help='a second network, drawn beside the first'
-    )
+    parser.add_network()
+    parser.add_second_network('--compare', 'a second network, drawn beside the first')
     parser.add_argument('--target-layers', metavar='LAYER', help='default: the last feature map of the backbone')
     parser.add_argument('--images', metavar='DIR', help='average over the images of a folder instead of random inputs')
     parser.add_argument('--num', type=int, default=20, help='number of inputs (%(default)s)')

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are mmyolo's."""
-    parser = argparse.ArgumentParser(description='Draw feature maps of layers over the image, side by side')
+    parser = NetworkParser(description='Draw feature maps of layers over the image, side by side')
     parser.add_argument('img', help='image file')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_network()
     parser.add_argument('--out-dir', default='work_dirs/featmap', help='folder for IMG_CONFIG.png (%(default)s)')
     parser.add_argument('--out-file', help='picture to write, .png or .svg, instead of one in --out-dir')
     parser.add_argument('--arrays', action='store_true', help='also write the maps beside the picture, as .npz')

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description='Draw the kernels of each operator: of a CoCConv before and after association with its super '
         'kernels, of a CKConv the continuous kernel with its samples, of a KANConv the learned functions, of a '
         'KervConv the filters; or their spectra; or what an image gets from operators whose kernel depends on it'
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_network()
     parser.add_argument(
         '--target-layers',
         nargs='+',

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmkerv.cli import common
+from mmkerv.cli.network import NetworkParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = NetworkParser(
         description="Draw the response of a KervConv's trained filters along a line of patches, and beside it that of "
         'every other kernel of the library with its default hyperparameters'
     )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_network()
     parser.add_argument(
         '--target-layers', nargs='+', metavar='NAME', help='kervolutions, or modules that contain some; default: all'
     )

@@ -14,9 +14,8 @@ from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.resume.stop_signal_hook import INTERRUPTED_CHECKPOINT
 from mmkerv.errors import ConfigError, UnsafeCheckpointError
 from mmkerv.utils import log, printable
+from mmkerv.work_folder import LAST_CHECKPOINT, named_checkpoint
 
-# File in work_dir that holds the path of the last checkpoint.
-LAST_CHECKPOINT = 'last_checkpoint'
 REQUIRED_KEYS = ('meta', 'state_dict', 'message_hub')
 # Form of the time in a checkpoint of mmengine.
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')
@@ -61,7 +60,7 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
     damaged: dict[str, str] = {}
     if named:
         # A work_dir that was moved or copied has its own copy, which comes first.
-        last = next((p for p in (work_dir / Path(named).name, Path(named)) if p.is_file()), Path(named))
+        last = named_checkpoint(work_dir) or Path(named)
         position, problem = _inspect(last, trust)
         if problem is None:
             later = _later_checkpoint(files, last, position, marker.stat().st_mtime_ns, trust)
@@ -87,23 +86,6 @@ def latest_checkpoint(cfg: Config, trust: bool = False) -> str | None:
         )
     log(f'mmkerv: --resume found no checkpoint in {work_dir}: training begins from the start')
     return None
-
-
-def named_checkpoint(folder: str | Path) -> Path | None:
-    """Return the checkpoint that a run's ``last_checkpoint`` names, or ``None`` if it is not there.
-
-    Args:
-        folder: ``work_dir`` of the run; if it was moved or copied, its own copy counts.
-
-    Example:
-        >>> named_checkpoint('absent') is None
-        True
-    """
-    marker = Path(folder, LAST_CHECKPOINT)
-    if not marker.is_file():
-        return None
-    named = Path(marker.read_text(errors='replace').strip())
-    return next((file for file in (marker.with_name(named.name), named) if file.is_file()), None)
 
 
 def output_folders(cfg: Config) -> set[Path]:

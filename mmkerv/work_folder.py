@@ -1,0 +1,72 @@
+"""Files of a training's work folder: its config and its checkpoints, found by their names."""
+
+from pathlib import Path
+
+# File in a work folder that holds the path of the last checkpoint.
+LAST_CHECKPOINT = 'last_checkpoint'
+DEPLOY_CONFIG = 'deploy.py'
+
+
+def configs_of(folder: str | Path) -> list[Path]:
+    """Return the configs that trainings have written into a folder, newest first.
+
+    A config beside a checkpoint of its name is that of a folded or decomposed network, and is left out.
+
+    Args:
+        folder: work folder.
+
+    Example:
+        >>> configs_of('absent')
+        []
+    """
+    files = [file for file in Path(folder).glob('*.py') if file.name != DEPLOY_CONFIG]
+    files = [file for file in files if not file.with_suffix('.pth').is_file()]
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+def written_networks(folder: str | Path) -> list[Path]:
+    """Return the configs in a folder that lie beside a checkpoint of their name, as the fold tool writes them.
+
+    Example:
+        >>> written_networks('absent')
+        []
+    """
+    return [file for file in sorted(Path(folder).glob('*.py')) if file.with_suffix('.pth').is_file()]
+
+
+def named_checkpoint(folder: str | Path) -> Path | None:
+    """Return the checkpoint that a run's ``last_checkpoint`` names, or ``None`` if it is not there.
+
+    Args:
+        folder: ``work_dir`` of the run; if it was moved or copied, its own copy counts.
+
+    Example:
+        >>> named_checkpoint('absent') is None
+        True
+    """
+    marker = Path(folder, LAST_CHECKPOINT)
+    if not marker.is_file():
+        return None
+    named = Path(marker.read_text(errors='replace').strip())
+    return next((file for file in (marker.with_name(named.name), named) if file.is_file()), None)
+
+
+def best_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints of the best evaluations, one for each metric of ``save_best``.
+
+    Example:
+        >>> best_checkpoints('absent')
+        []
+    """
+    return sorted(Path(folder).glob('best_*.pth'))
+
+
+def other_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints of a folder but for the best ones and those of :func:`written_networks`.
+
+    Example:
+        >>> other_checkpoints('absent')
+        []
+    """
+    left_out = {*best_checkpoints(folder), *(file.with_suffix('.pth') for file in written_networks(folder))}
+    return [file for file in sorted(Path(folder).glob('*.pth')) if file not in left_out]

@@ -6,6 +6,7 @@ from importlib import util
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 def after_import(name: str, action: Callable[[], None]) -> None:
@@ -50,7 +51,7 @@ class _Finder(MetaPathFinder):
             self._extend(spec.loader)
         return spec
 
-    def _extend(self, loader) -> None:
+    def _extend(self, loader: Any) -> None:
         run = loader.exec_module
 
         def run_and_act(module: ModuleType) -> None:

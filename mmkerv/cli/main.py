@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command ``mmkerv``: each subcommand is a module, most of them of :mod:`mmkerv.cli`.
 
 It imports the module of the subcommand that is asked for and nothing large, so that ``-h`` answers at once.
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
-from mmkerv.cli import common
+from mmkerv.cli import common, completion
 from mmkerv.errors import ArgumentError
 from mmkerv.version import __version__
 
@@ -158,4 +159,7 @@ def _named(program: str, words: list[str]) -> Iterator[None]:
 
 def run_command() -> None:
     """Run ``mmkerv``: the entry point of the installed program and of ``python -m mmkerv``."""
+    if completion.is_asked():
+        completion.complete({name: command.module for name, command in COMMANDS.items()})
+        return
     common.run(main)

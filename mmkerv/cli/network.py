@@ -80,6 +80,8 @@ class NetworkParser(argparse.ArgumentParser):
         for option in self.pairs:
             name = option.lstrip('-').replace('-', '_')
             if pair := getattr(found, name):
+                if not pair[1] and not Path(pair[0]).is_dir():
+                    self.error(f'{option} takes CONFIG CHECKPOINT or a work folder, and {pair[0]!r} is no folder')
                 setattr(found, name, list(network_files(pair[0], pair[1] or None)))
         return found
 
@@ -99,9 +101,10 @@ class NetworkParser(argparse.ArgumentParser):
         completed = []
         for position, word in enumerate(words):
             completed.append(word)
-            if position and words[position - 1] in self.pairs and Path(word).is_dir():
-                following = words[position + 1 : position + 2]
-                if not following or not following[0].endswith(CHECKPOINTS):
+            if position and words[position - 1] in self.pairs and not word.startswith('-'):
+                following = ''.join(words[position + 1 : position + 2])
+                is_last = not following or following.startswith('-')
+                if is_last or (Path(word).is_dir() and not following.endswith(CHECKPOINTS)):
                     completed.append('')
         return completed
 

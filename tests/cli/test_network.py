@@ -151,7 +151,7 @@ def test_publish_takes_the_checkpoint_of_a_work_folder(work):
 
 
 @pytest.mark.parametrize('command', ['vis-erf', 'vis-cam'])
-def test_second_network_may_be_a_work_folder(command, work):
+def test_second_network_may_be_a_work_folder(command, work, capsys):
     pair, files = [str(work / 'a.py'), str(work / 'epoch_2.pth')], ['c.py', 'c.pth']
     image = '{image} ' if command == 'vis-cam' else ''
     for words, first, second in (
@@ -164,6 +164,9 @@ def test_second_network_may_be_a_work_folder(command, work):
         args = parsed(command, image + words, work)
         assert (list(given(args)), args.compare) == (first, second), words
     assert parsed(command, f'{image}{{work}}', work).compare is None
+    with pytest.raises(SystemExit):
+        parsed(command, f'{image}{{work}} --compare {{config}}', work)
+    assert "--compare takes CONFIG CHECKPOINT or a work folder, and 'c.py' is no folder" in capsys.readouterr().err
 
 
 def test_statistics_compares_with_a_work_folder(work):

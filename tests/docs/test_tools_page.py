@@ -31,6 +31,15 @@ def test_every_tool_is_on_the_page(tool):
     assert sorted(headings) == sorted(name for name in files if not name.startswith('list_'))
 
 
+def test_every_tool_has_its_command(tool):
+    text = PAGE.read_text()
+    scripts = [script for script in tool.scripts() if 'from mmkerv.cli.' in script.read_text()]
+    assert len(scripts) > 20
+    for script in scripts:
+        name = script.relative_to(ROOT)
+        assert re.search(rf'^`mmkerv [a-z -]+`, `python {re.escape(str(name))}`$', text, re.MULTILINE), name
+
+
 def test_arguments_of_a_parser(tool, tmp_path):
     script = tmp_path / 'tool.py'
     script.write_text(

@@ -2,12 +2,14 @@
 
 import argparse
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mmkerv.cli import common
+from mmkerv.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = '<!-- begin: tools/analysis_tools/list_tools.py -->'
@@ -92,8 +94,16 @@ def document() -> str:
     for folder in folders:
         lines += ['', f'### `{folder.relative_to(ROOT)}/`']
         for script in (script for script in scripts() if script.parent == folder):
-            lines += ['', f'#### {script.name}', *described(parser_of(script))]
+            lines += ['', f'#### {script.name}', *command_of(script), *described(parser_of(script))]
     return '\n'.join(lines)
+
+
+def command_of(script: Path) -> Iterator[str]:
+    """Yield the lines on the subcommand of ``mmkerv`` that does the same as a tool."""
+    module = re.search(r'^from (\S+) import main$', script.read_text(), re.MULTILINE)
+    for name, command in COMMANDS.items():
+        if module and command.module == module[1]:
+            yield from ('', f'`mmkerv {name}`, `python {script.relative_to(ROOT)}`')
 
 
 def scripts() -> list[Path]:

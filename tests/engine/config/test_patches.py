@@ -136,6 +136,11 @@ ALLOWED = {
     'mmkerv/cli/common.py': {"os.environ.setdefault('LOCAL_RANK', str(args.local_rank))"},
     # In the docstring of mmkerv, until mmengine is imported.
     'mmkerv/import_hook.py': {'sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]'},
+    # In the process that answers the shell and ends.
+    'mmkerv/cli/completion.py': {
+        'argparse.ArgumentParser.parse_args = answer',
+        "os.environ['_ARGCOMPLETE'] = str(start + words)",
+    },
     # While a subcommand runs: parsers name themselves by it.
     'mmkerv/cli/main.py': {'sys.argv = [program, *words]', 'sys.argv = before'},
 }

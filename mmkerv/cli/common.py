@@ -6,10 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmkerv.cli.network import NetworkParser
 from mmkerv.errors import InstallationError, UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 # Ends the generated part of a document.
 END = '<!-- end -->'
@@ -90,9 +93,51 @@ def runner_arguments(description: str, trained: bool = False) -> NetworkParser:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torchrun sets LOCAL_RANK; the older launcher passes one of these.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    add_operator(parser)
     add_cfg_options(parser)
     add_trust(parser)
     return parser
+
+
+def add_operator(parser: argparse.ArgumentParser) -> None:
+    """Add ``--operator`` and ``--where``, which :func:`place_operator` applies to the config."""
+    parser.add_argument(
+        '--operator',
+        metavar='SPEC',
+        help='put an operator into the whole model of the config of a plain network: its short name, with its '
+        'arguments behind a colon, such as coc or coc:super_init=kaiming',
+    )
+    parser.add_argument(
+        '--where',
+        nargs='+',
+        action='extend',
+        metavar='KEY=VALUE',
+        help='which convolutions --operator replaces, such as stages=2,3 stem=False names=^backbone; default all that '
+        'it takes',
+    )
+
+
+def place_operator(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Put the operator of ``--operator`` and ``--where`` into the model of a config, in place.
+
+    Raises:
+        ConfigError: for a text that is none, ``--where`` alone, or a config that has an operator already.
+    """
+    from mmkerv.engine.config.operator_spec import OVERRIDE, parse_operator
+    from mmkerv.engine.config.place_operator import place_operator
+    from mmkerv.errors import ConfigError
+
+    if args.operator is None:
+        if args.where:
+            raise ConfigError(f'--where {" ".join(args.where)} needs an operator to place: add --operator, such as coc')
+        return
+    spec = parse_operator(args.operator, args.where or ())
+    if spec.overrides:
+        settings = ' '.join(f'{key}={value}' for key, value in spec.overrides.items())
+        raise ConfigError(
+            f'--operator {args.operator!r}: {OVERRIDE} settings are of tools/compare.py; give --cfg-options {settings}'
+        )
+    place_operator(cfg, spec)
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:

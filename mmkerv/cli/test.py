@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.config.read import load_config
 
     cfg = load_config(args.config, args.cfg_options)
+    common.place_operator(cfg, args)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; give the path of a .pth file')
     cfg.load_from = args.checkpoint

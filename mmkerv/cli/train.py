@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pathlib import Path
 
     from mmkerv.engine.checkpoint.atomic_write import with_advice
+    from mmkerv.engine.checkpoint.match import require_same_operators
+    from mmkerv.engine.checkpoint.safe_load import safe_load
     from mmkerv.engine.config import launch
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.prepare import build_runner, prepare, set_loader_defaults, set_work_dir, use_amp
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.errors import ConfigError
 
     cfg = load_config(args.config, args.cfg_options)
+    common.place_operator(cfg, args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
@@ -64,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             cfg.resume, cfg.load_from = False, start
     if cfg.get('load_from') and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
         raise FileNotFoundError(f'checkpoint {cfg.load_from!r} does not exist; give the path of a .pth file')
+    if cfg.get('resume') and '://' not in cfg.load_from:
+        # The hook that compares them comes after the runner has written its config over that of the run.
+        require_same_operators(cfg.get('model'), safe_load(cfg.load_from, trust=args.trust_checkpoint), cfg.load_from)
     set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
     phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
     prepare(cfg, args, phases, strict=bool(cfg.get('resume')))

@@ -4,13 +4,15 @@ import copy
 import inspect
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
 from mmkerv.analysis.comparison.schedule import resumable
-from mmkerv.analysis.comparison.variant import OVERRIDE, Variant
+from mmkerv.analysis.comparison.variant import FLAG, Variant
 from mmkerv.engine.config.check import check_hooks, check_operators
 from mmkerv.engine.config.evaluation import add_local_backend
+from mmkerv.engine.config.operator_spec import OVERRIDE
+from mmkerv.engine.config.place_operator import place_operator
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import enter_scope, library_of
 from mmkerv.errors import ConfigError
@@ -39,17 +41,13 @@ def variant_config(cfg: Config, variant: Variant) -> tuple[Config, list[str]]:
         # A loop may be given by an empty dict.
         if cfg.get(key) is None:
             raise ConfigError(f'{cfg.filename}: the config has no {key}; a comparison trains and evaluates: add one')
-    if variant.operator is not None:
-        conv_cfg = {'type': f'mmkerv.{variant.operator}', **variant.options}
-        placed = {'type': 'mmkerv.Converted', 'model': cfg.model, 'conv_cfg': conv_cfg}
-        cfg.model = ConfigDict(**placed, where=variant.where) if variant.where else ConfigDict(**placed)
+    place_operator(cfg, variant, FLAG)
     try:
         cfg.merge_from_dict(_inside(variant))
     except (KeyError, TypeError, AttributeError) as error:
         reason = str(error.args[0]).rstrip('.')
         raise ConfigError(
-            f'--operators {variant.spec!r}: its {OVERRIDE} settings do not fit {cfg.filename!r}: {reason}. Change the '
-            'keys'
+            f'{FLAG} {variant.spec!r}: its {OVERRIDE} settings do not fit {cfg.filename!r}: {reason}. Change the keys'
         ) from error
     if any(key.endswith('optimizer.type') for key in variant.overrides):
         notes += _without_unknown_arguments(cfg)

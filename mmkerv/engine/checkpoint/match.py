@@ -1,5 +1,6 @@
 """Comparison of a checkpoint with the network it is for; mmengine loads what fits and only logs the rest."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.layouts import surplus_prefix, unwrapped_names, weights_of
 from mmkerv.errors import CheckpointMismatchError
+from mmkerv.models.placed_operators import placed_operators, placed_operators_of_text
 from mmkerv.ops.ckconv.kernel_net import adapted_to_kernel_nets
 from mmkerv.ops.core.adapter import arguments_of, given_original, lacks_adapter, weight_key
 from mmkerv.ops.core.base import ConvNd
@@ -194,6 +196,56 @@ def missing_adapters(unexpected: Iterable[str], state_dict: Mapping[str, Any]) -
     )
 
 
+def require_same_operators(model: Any, checkpoint: Any, source: str) -> None:
+    """Refuse to resume a checkpoint under a config with other operators than it was trained with.
+
+    Operators with other arguments, and another rule that places them, may have parameters of the same names and shapes.
+
+    Args:
+        model: the config's model.
+        checkpoint: as read; one without a config, or with an unreadable one, is accepted.
+        source: its name, for the message.
+
+    Raises:
+        CheckpointMismatchError: naming the first difference.
+
+    Example:
+        >>> require_same_operators({'type': 'FCOS'}, {'meta': {'cfg': "model = dict(type='FCOS')"}}, 'a.pth')
+    """
+    if difference := operator_difference(model, checkpoint, may_start=False):
+        raise CheckpointMismatchError(
+            f'checkpoint {source!r} cannot be resumed with other operators: {difference}. Give the --operator and '
+            '--where or the conv_cfg that it was trained with; or start a new run from its weights, with --cfg-options '
+            f'load_from={source} and without --resume'
+        )
+
+
+def operator_difference(model: Any, checkpoint: Any, may_start: bool = True) -> str:
+    """Return where the config of a checkpoint has another operator, as text; ``''`` if nowhere or if it has no config.
+
+    Args:
+        model: the model of the config that is compared with it, also inside that of test-time augmentation.
+        checkpoint: as read.
+        may_start: whether a checkpoint of a plain network is none of another one, as operators may start from it.
+
+    Example:
+        >>> text = "model = dict(conv_cfg=dict(type='mmkerv.KervConv', degree=2))"
+        >>> operator_difference({'conv_cfg': {'type': 'mmkerv.KervConv'}}, {'meta': {'cfg': text}})
+        'model.conv_cfg was KervConv(degree=2) and is KervConv()'
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    trained = placed_operators_of_text(text) if isinstance(text, str) else None
+    if not isinstance(model, dict) or trained is None or (may_start and not trained):
+        return ''
+    own = placed_operators(model['module'] if isinstance(model.get('module'), dict) else model)
+    for place in (*trained, *own):
+        if trained.get(place) != own.get(place):
+            was, now = (printable(str(operators.get(place, 'no operator'))) for operators in (trained, own))
+            return f'{printable(place)} was {was} and is {now}'
+    return ''
+
+
 @HOOKS.register_module()
 class CheckpointMatchHook(Hook):
     """Hook that compares every checkpoint the runner reads with the network before it is loaded.
@@ -222,6 +274,7 @@ class CheckpointMatchHook(Hook):
         """Compare the weights with the network's."""
         source = str(runner._load_from or find_latest_checkpoint(runner.work_dir))
         state_dict = weights_of(checkpoint, source)
+        self._check_operators(runner, checkpoint, source)
         self._check_ranks(runner, state_dict, source)
         self._check_averaged(runner, checkpoint, source)
         missing = [key for key in ('meta', 'message_hub') if not isinstance(checkpoint.get(key), dict)]
@@ -254,6 +307,14 @@ class CheckpointMatchHook(Hook):
             )
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
+
+    def _check_operators(self, runner: Runner, checkpoint: dict, source: str) -> None:
+        """Compare the operators of the configs: parameters of the same names may belong to another function."""
+        model = runner.cfg.get('model')
+        if runner._resume:
+            require_same_operators(model, checkpoint, source)
+        elif self.strict and (difference := operator_difference(model, checkpoint)):
+            log(f'mmkerv: {source} was trained with other operators: {difference}', logging.WARNING)
 
     def before_train(self, runner: Runner) -> None:
         """Let averages follow low-rank layers that took lower ranks from the weights they loaded.

@@ -81,6 +81,7 @@ class CheckFrozenOperatorsHook(Hook):
                 f'{len(random)} operators are frozen at random ({_first(random)}). No checkpoint gave '
                 f'{random[0]}.{lacking[random[0]][0]}, and the kernels are not the basic weights: random super '
                 f'layers or kernel nets would stay random. {advice}'
+                'leave them plain (where=dict(stem=False, stages=...), or --where with --operator), '
                 "or give a checkpoint that has them: init_cfg=dict(type='Pretrained', checkpoint=FILE, "
                 "prefix='backbone.') in the backbone, or load_from=FILE"
             )

@@ -4,7 +4,8 @@ import pytest
 
 pytest.importorskip('mmengine')
 
-from mmkerv.analysis.comparison.variant import Variant, operator_names, parse_variant, parse_variants
+from mmkerv.analysis.comparison.variant import Variant, parse_variant, parse_variants
+from mmkerv.engine.config.operator_spec import operator_names
 from mmkerv.errors import ConfigError
 
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -7,6 +9,7 @@ from torch import nn
 
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine import match_checkpoint, require_match, require_pretrained
+from mmkerv.engine.checkpoint.match import CheckpointMatchHook
 from mmkerv.errors import CheckpointMismatchError, NonFiniteWeightsError
 from mmkerv.ops import (
     CondConv2d,
@@ -213,6 +216,52 @@ def test_hook_refuses_to_resume_from_weights_alone(tmp_path):
     torch.save(TinyModel().state_dict(), tmp_path / 'a.pth')
     with pytest.raises(CheckpointMismatchError, match=r'a\.pth.* no meta and no message_hub.*--cfg-options load_from='):
         loaded_by(tmp_path, str(tmp_path / 'a.pth'), True, resume=True)
+
+
+KERV = "model = dict(type='Net', conv_cfg=dict(type='mmkerv.KervConv', kernel='gaussian'))"
+
+
+def checked(tmp_path, trained, own, resume):
+    """Let the strict hook check a checkpoint of ``TinyModel`` whose config has the text ``trained``."""
+    meta = dict(epoch=1, iter=2, cfg=trained)
+    file = tmp_path / 'a.pth'
+    tmp_path.mkdir(exist_ok=True)
+    torch.save(dict(meta=meta, message_hub={}, state_dict=TinyModel().state_dict()), file)
+    runner = tiny_runner(tmp_path / 'run', load_from=str(file), resume=resume)
+    runner.cfg = Config(dict(model=dict(type='Net', conv_cfg=own)))
+    CheckpointMatchHook(strict=True).after_load_checkpoint(runner, torch.load(file))
+    return 'was trained with other operators' in logged(tmp_path)
+
+
+@pytest.mark.parametrize('resume', [False, True], ids=['test', 'resume'])
+@pytest.mark.parametrize(
+    ('own', 'words'),
+    [
+        (dict(type='mmkerv.KervConv', kernel='gaussian'), None),
+        (dict(type='mmkerv.KervConv', kernel='sigmoid'), "was KervConv(kernel='gaussian') and is KervConv(kernel='sig"),
+        (None, "model.conv_cfg was KervConv(kernel='gaussian') and is no operator"),
+    ],
+    ids=['same', 'kernel', 'plain'],
+)
+def test_parameters_of_the_same_names_may_belong_to_another_operator(tmp_path, own, words, resume):
+    """The keys and shapes of the checkpoint are the network's in all cases: only the configs differ."""
+    if resume and words:
+        with pytest.raises(CheckpointMismatchError, match=rf'resumed with other operators: .*{re.escape(words)}'):
+            checked(tmp_path, KERV, own, resume)
+    else:
+        assert checked(tmp_path, KERV, own, resume) == bool(words)
+
+
+def test_a_plain_checkpoint_starts_operators_but_does_not_resume_them(tmp_path):
+    plain, own = "model = dict(type='Net')", dict(type='mmkerv.CoCConv')
+    assert not checked(tmp_path / '1', plain, own, resume=False)
+    with pytest.raises(CheckpointMismatchError, match='was no operator and is CoCConv'):
+        checked(tmp_path / '2', plain, own, resume=True)
+
+
+@pytest.mark.parametrize('text', [None, 3, '', 'model = (', "__import__('os').abort()"], ids=repr)
+def test_a_checkpoint_without_a_readable_config_is_not_compared(tmp_path, text):
+    assert not checked(tmp_path, text, dict(type='mmkerv.CoCConv'), resume=True)
 
 
 def test_hook_names_the_file_found_by_auto_resume(tmp_path):

@@ -15,8 +15,7 @@ _base_ = [
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
-    pretrained=None,
-    backbone=dict(depth=18, stem_channels=32, base_channels=32, norm_cfg=dict(type='BN')),
+    backbone=dict(init_cfg=None, depth=18, stem_channels=32, base_channels=32, norm_cfg=dict(type='BN')),
     decode_head=dict(in_channels=256, channels=64, num_classes=4, norm_cfg=dict(type='BN')),
     auxiliary_head=dict(in_channels=128, channels=32, num_classes=4, norm_cfg=dict(type='BN')),
 )

@@ -303,6 +303,13 @@ def test_no_two_runs_share_a_folder():
     assert [name for name, count in Counter(path.stem for path in CONFIGS).items() if count > 1] == []
 
 
+@pytest.mark.parametrize('path', [path for path in CONFIGS if path.parent.name == 'demo'], ids=name_of)
+def test_demos_start_without_a_checkpoint(path):
+    """They run without network access, and their networks are those of no published weights."""
+    model = parse(path).model.to_dict()
+    assert without_downloads(copy.deepcopy(model)) == model
+
+
 def test_package_configs_are_found_by_their_path_below_configs():
     names = [str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py')]
     assert len(names) > 100 and all(package_config(name).samefile(ROOT / name) for name in names)

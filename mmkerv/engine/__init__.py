@@ -22,6 +22,7 @@ from mmkerv.engine.hooks.frozen_kernels_hook import FrozenKernelsHook
 from mmkerv.engine.hooks.kernel_regularizer_hook import KernelL2Hook, KernelRegularizerHook
 from mmkerv.engine.hooks.kervolution_guard_hook import KervolutionGuardHook
 from mmkerv.engine.hooks.loss_guard_hook import LossGuardHook
+from mmkerv.engine.hooks.operator_report_hook import OperatorReportHook
 from mmkerv.engine.hooks.orthogonality_hook import OrthogonalityHook
 from mmkerv.engine.hooks.rank_truncation_hook import RankTruncationHook
 from mmkerv.engine.hooks.repulsion_hook import RepulsionHook
@@ -74,6 +75,7 @@ __all__ = [
     'LossGuardHook',
     'NonFiniteFeaturesError',
     'NonFiniteWeightsError',
+    'OperatorReportHook',
     'OperatorRulesConstructor',
     'OrthogonalityHook',
     'PendingEvaluationHook',

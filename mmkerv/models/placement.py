@@ -1,6 +1,5 @@
 """Placement: select convolutions of a built network and replace them by an operator."""
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -10,8 +9,9 @@ from torch import nn
 
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.fusing_libraries import fold_before_fusing
+from mmkerv.models.inventory import EVEN, HOOKED, LEFT_OUT, note_kept, sizes
 from mmkerv.models.kept_layers import kept_by
-from mmkerv.models.replacement import Operator, is_plain, size
+from mmkerv.models.replacement import Operator, is_plain, peculiarity, size
 from mmkerv.models.stages import find_stages
 from mmkerv.ops.core.arguments import boolean, integer, integers, reject_unknown
 from mmkerv.ops.core.base import ConvNd
@@ -197,18 +197,18 @@ def replace_convolutions(model: nn.Module, conv_cfg: dict, rule: Where, trained:
     if not replaced and not (left and operator.always_plain):
         found = []
         if left:
-            found.append(f'what it leaves plain ({_sizes(left)}); select others{operator.advice_for_plain}')
+            found.append(f'what it leaves plain ({sizes(left)}); select others{operator.advice_for_plain}')
         if even:
-            found.append(f'kernels of even size ({_sizes(even)}), which it does not have')
+            found.append(f'kernels of even size ({sizes(even)}), which it does not have')
         if special:
             found.append(
-                f'classes that are not replaced ({_sizes(special)}): only exact nn.Conv2d without hooks are, because '
+                f'classes that are not replaced ({sizes(special)}): only exact nn.Conv2d without hooks are, because '
                 'others compute something else'
             )
         parts = [c for name, c in convs.items() if c in holders and rule.selects(name, c, stages[name])]
         if parts:
             found.append(
-                f'parts of layers that are kept ({_sizes(parts)}, such as one of {holders[parts[0]]!r}); select these '
+                f'parts of layers that are kept ({sizes(parts)}, such as one of {holders[parts[0]]!r}); select these '
                 'with where.names'
             )
         if found:
@@ -216,7 +216,7 @@ def replace_convolutions(model: nn.Module, conv_cfg: dict, rule: Where, trained:
         else:
             reason = 'selects none of them; relax where, or convert another part of the model'
         raise ArgumentError(
-            f'no convolution was replaced by {operator.name}: the model has {_sizes(kept) or "none"}, and '
+            f'no convolution was replaced by {operator.name}: the model has {sizes(kept) or "none"}, and '
             f'where={rule._asdict()} {reason}'
         )
     stuck = replace_modules(model, {conv: conv for conv in replaced})
@@ -228,14 +228,17 @@ def replace_convolutions(model: nn.Module, conv_cfg: dict, rule: Where, trained:
             'the model would go on using the plain ones: leave them out with where.names'
         )
     replace_modules(model, replaced)
+    note_kept(kept, LEFT_OUT)
+    note_kept((conv for conv in special if peculiarity(conv).endswith(HOOKED)), HOOKED)
+    note_kept(even, EVEN)
     started = _start_from_plain(replaced)
     errors = _decompose(model, {conv: new for conv, new in replaced.items() if conv in trained})
     line = f'mmkerv: {len(replaced)} of {len(convs)} convolutions -> {operator.name}'
     if replaced:
-        line += f' ({_sizes(replaced)})'
+        line += f' ({sizes(replaced)})'
     line += f'; kept {len(kept)}'
     if kept:
-        line += f' ({_sizes(kept)})'
+        line += f' ({sizes(kept)})'
     if even:
         line += f'; {len(even)} even: {", ".join(dict.fromkeys(map(size, even)))}'
     if errors:
@@ -355,8 +358,3 @@ def _stages(model: nn.Module, convs: dict[str, nn.Conv2d], rule: Where) -> dict[
             f'stages.0 or blocks.0; this one has convolutions such as {list(convs)[:3]}; select them with where.names'
         )
     return dict.fromkeys(convs)
-
-
-def _sizes(convs: Iterable[nn.Conv2d]) -> str:
-    counts = Counter((-math.prod(conv.kernel_size), size(conv)) for conv in convs)
-    return ', '.join(f'{text}: {count}' for (_, text), count in sorted(counts.items()))

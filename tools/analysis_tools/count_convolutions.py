@@ -2,14 +2,15 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmkerv.distributions import TESTED, distribution, version
+from mmkerv.models.inventory import inventory
 from mmkerv.models.upstream_backbones import LIBRARIES, find_library
-from mmkerv.ops.core.base import Conv2d
 
 # The first operators; what replaces the same convolutions shares a row of the table.
 OPERATORS = ('CoCConv', 'KervConv', 'CKConv')
@@ -92,12 +93,11 @@ class Row(NamedTuple):
 
 def count(model: nn.Module) -> Counts:
     """Count the two-dimensional convolutions of a network; a shared one counts once."""
-    convs = [m for m in model.modules() if isinstance(m, (nn.Conv2d, Conv2d))]
-    replaced = [conv for conv in convs if isinstance(conv, Conv2d)]
-    return Counts(_by_kernel(replaced), _by_kernel([conv for conv in convs if not isinstance(conv, Conv2d)]))
+    found = inventory(model)
+    return Counts(_by_kernel(found.operators.values()), _by_kernel(kept.conv for kept in found.kept.values()))
 
 
-def _by_kernel(convs: list[nn.Module]) -> dict[str, int]:
+def _by_kernel(convs: Iterable[nn.Module]) -> dict[str, int]:
     counts = Counter()
     for conv in convs:
         text = 'x'.join(map(str, conv.kernel_size))

@@ -1,8 +1,6 @@
 """Cost of a variant before it is trained: what was replaced, parameters, multiply-adds."""
 
 import copy
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,11 +15,9 @@ from mmkerv.deploy.compared_outputs import REFUSALS
 from mmkerv.deploy.fold import shapes_to_try
 from mmkerv.deploy.trained_model import built
 from mmkerv.errors import UserError
-from mmkerv.ops.core.base import ConvNd
-from mmkerv.registry import operator_name
+from mmkerv.models.inventory import inventory
 from mmkerv.utils import printable
 
-REPLACED = ' convolutions -> '
 # Begins the note of a cost that was not counted on a test image.
 ASSUMED = 'size assumed'
 # Errors by which a network that takes no single image ends its counting, and one that cannot be built its building.
@@ -79,7 +75,7 @@ def cost(cfg: Config) -> Cost:
     cfg = copy.deepcopy(cfg)
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    with conversions() as lines:
+    with unlogged():
         model = built(cfg).eval()
     shape, note = shapes_to_try(cfg, model)[0], ''
     try:
@@ -90,7 +86,7 @@ def cost(cfg: Config) -> Cost:
         counts = complexity(model, shape)
     except UNCOUNTED as error:
         counts, note = None, f'not counted: {reason(error)}'
-    return Cost('; '.join(lines) or own_operators(model), shape, counts, note)
+    return Cost(replaced(model), shape, counts, note)
 
 
 def reason(error: Exception) -> str:
@@ -105,43 +101,28 @@ def reason(error: Exception) -> str:
 
 
 @contextmanager
-def conversions() -> Iterator[list[str]]:
-    """Collect the lines that tell what was replaced while a network is built, instead of logging anything.
+def unlogged() -> Iterator[None]:
+    """Build or load networks without a word in the log.
 
     Example:
-        >>> with conversions() as lines:
-        ...     pass
-        >>> lines
-        []
+        >>> with unlogged():
+        ...     MMLogger.get_current_instance().info('nobody reads this')
     """
-    lines: list[str] = []
     logger = MMLogger.get_current_instance()
-    collect = _Collector(lines)
-    handlers, logger.handlers = logger.handlers, [collect]
+    handlers, logger.handlers = logger.handlers, []
     try:
-        yield lines
+        yield
     finally:
         logger.handlers = handlers
 
 
-class _Collector(logging.Handler):
-    def __init__(self, lines: list[str]):
-        super().__init__()
-        self.lines = lines
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line on a conversion."""
-        text = record.getMessage()
-        if REPLACED in text:
-            self.lines.append(text.removeprefix('mmkerv: '))
-
-
-def own_operators(model: nn.Module) -> str:
-    """Return the operators of a network that nothing was replaced in, in words.
+def replaced(model: nn.Module) -> str:
+    """Return which convolutions of a network are operators, which are not and why, and how the operators start.
 
     Example:
-        >>> own_operators(nn.Sequential(nn.Conv2d(3, 8, 3)))
-        'nothing'
+        >>> from mmkerv.ops import CoCConv2d
+        >>> replaced(nn.Sequential(CoCConv2d(3, 8, 3)))
+        '1 of 1 convolutions -> CoCConv (3x3: 1); kept none; CoCConv starts as the plain convolution'
     """
-    counts = Counter(operator_name(type(m)) or type(m).__name__ for m in model.modules() if isinstance(m, ConvNd))
-    return ', '.join(f'{n} {name}' for name, n in sorted(counts.items())) or 'nothing'
+    found = inventory(model)
+    return '; '.join([str(found), *(f'{kind} starts {way}' for kind, way in found.starts().items())])

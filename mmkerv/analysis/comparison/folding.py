@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmkerv.analysis.comparison.cost import conversions, reason
+from mmkerv.analysis.comparison.cost import reason, unlogged
 from mmkerv.analysis.comparison.record import Run, write_json
 from mmkerv.analysis.machine import environment
 from mmkerv.deploy.compared_outputs import REFUSALS
@@ -46,7 +46,7 @@ def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
     if file.is_file() and (found := _read(file)) and known.items() <= found.items():
         return found
     try:
-        with conversions():
+        with unlogged():
             result = fold_checkpoint(load_config(str(config)), checkpoint, run.folder / FOLDED, shape=shape)
         found = {**known, 'checkpoint': FOLDED, 'difference': result.error, 'compared': result.compared}
     except UserError as error:
@@ -100,7 +100,7 @@ def times(
         for place, part in enumerate(parts):
             config, weights = part if isinstance(part, tuple) else (part, part.with_suffix('.pth'))
             try:
-                with conversions():
+                with unlogged():
                     model = load_trained(str(config), weights, device=device)[1]
                 # The same numbers for all of them.
                 images, data = next(sample_inputs(model, shape, None))

@@ -20,7 +20,12 @@ CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
 OPERATOR_RULES = 'mmkerv.OperatorRulesConstructor'
 # Constructors that apply the operators' rules.
 WITH_OPERATOR_RULES = ('OperatorRulesConstructor', 'LayerDecayConstructor', 'ConvMuonConstructor')
-HOOKS = ('mmkerv.FrozenKernelsHook', 'mmkerv.CheckpointLayoutHook', 'mmkerv.CheckpointMatchHook')
+HOOKS = (
+    'mmkerv.FrozenKernelsHook',
+    'mmkerv.CheckpointLayoutHook',
+    'mmkerv.CheckpointMatchHook',
+    'mmkerv.OperatorReportHook',
+)
 # Hooks of equal priority run in this order: PendingEvaluationHook must be the last of them.
 TRAINING_HOOKS = (
     'mmkerv.LabelRangeHook',
@@ -55,7 +60,7 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args)
     present = {local_name(hook.get('type'), ('mmkerv',)) for hook in cfg.get('custom_hooks') or []}
-    added = [{'type': HOOKS[0]}, {'type': HOOKS[1]}, {'type': HOOKS[2], 'strict': strict}]
+    added = [{'type': hook, **({'strict': strict} if hook == HOOKS[2] else {})} for hook in HOOKS]
     if 'train' in phases:
         added += [{'type': hook} for hook in TRAINING_HOOKS]
         check_pretrained_files(cfg.get('model'), 'model')

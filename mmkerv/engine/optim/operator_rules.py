@@ -5,7 +5,6 @@ about an operator (``no_decay``, ``lr_mult``, ``norm_parameters``) are attribute
 """
 
 import copy
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,12 +15,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmkerv.errors import ConfigError
+from mmkerv.models.inventory import config_name
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmkerv.utils import log, unwrapped
 
 DEFAULT = 'DefaultOptimWrapperConstructor'
+SWITCH = 'optim_wrapper.paramwise_cfg.operator_rules'
 # Entries of a parameter group with one item for each parameter.
 LISTS = ('params', 'param_names')
 
@@ -43,6 +44,48 @@ class OperatorParameter(NamedTuple):
     parameter: nn.Parameter
     fact: str
     operator: ConvNd
+
+
+class OperatorSetting(NamedTuple):
+    """Settings that the optimizer has for the parameters of one name in the operators of one class.
+
+    Args:
+        fact: name in the operator's ``no_decay``, ``lr_mult`` or ``norm_parameters``.
+        operator: name of the class in configs.
+        count: number of parameters.
+        weight_decay: smallest and largest weight decay; ``None`` if the optimizer has none.
+        usual_decay: the weight decay that the optimizer gives by default.
+        lr_factor: smallest and largest learning rate over the optimizer's default.
+
+    Example:
+        >>> print(OperatorSetting('positions', 'DCLSConv', 9, (0.0, 0.0), 0.05, (5.0, 5.0)))
+        positions of DCLSConv (9): weight decay 0 (others 0.05), learning rate x5
+    """
+
+    fact: str
+    operator: str
+    count: int
+    weight_decay: tuple[float, float] | None
+    usual_decay: float | None
+    lr_factor: tuple[float, float]
+
+    @property
+    def differs(self) -> bool:
+        """Return whether these parameters have settings that others have not."""
+        return self._decays_otherwise or self.lr_factor != (1.0, 1.0)
+
+    @property
+    def _decays_otherwise(self) -> bool:
+        return self.weight_decay is not None and set(self.weight_decay) != {self.usual_decay}
+
+    def __str__(self) -> str:
+        parts = []
+        if self.weight_decay is not None:
+            others = f' (others {self.usual_decay:g})' if self._decays_otherwise else ''
+            parts.append(f'weight decay {_range(self.weight_decay)}{others}')
+        if self.lr_factor != (1.0, 1.0):
+            parts.append(f'learning rate x{_range(self.lr_factor)}')
+        return f'{self.fact} of {self.operator} ({self.count}): {", ".join(parts) or "as all others"}'
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -105,9 +148,13 @@ class OperatorRulesConstructor:
             # The constructor inside applies the operators' rules; their factors must not apply twice.
             return self._build({**self.rules, 'operator_rules': self.operator_rules}, model)
         bare = unwrapped(model)
-        found = operator_parameters(bare) if self.operator_rules else {}
+        found = operator_parameters(bare)
         if not any(isinstance(module, ConvNd) for module in bare.modules()) or not self.operator_rules:
-            return self._build(self.rules or None, model)
+            wrapper = self._build(self.rules or None, model)
+            if found:
+                listed = '; '.join(map(str, operator_settings(bare, wrapper)))
+                log(f"mmkerv: {SWITCH}=False: the operators' own parameters have the rules of the config ({listed})")
+            return wrapper
         rules = _without_facts(self.rules, found, bare) if isinstance(self.rules, dict) else self.rules
         if not rules and 'ZeroRedundancyOptimizer' in str(self.optim_wrapper_cfg.get('optimizer')):
             # The groups of this optimizer cannot be divided later; any rule gives each parameter a group of its own.
@@ -116,14 +163,10 @@ class OperatorRulesConstructor:
             wrapper = self._build(rules or None, model)
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         changes = self._changes(found, rules or {})
-        changed = {name for each in wrappers for name in regroup(each.optimizer, changes)}
-        kinds = Counter(f'{found[name].fact} of {type(found[name].operator).__name__}' for name in changed)
-        if kinds:
-            listed = ', '.join(f'{kind}: {count}' for kind, count in sorted(kinds.items()))
-            log(
-                f"mmkerv: the operators' own weight decay and learning rates for {len(changed)} parameters ({listed}); "
-                'optim_wrapper.paramwise_cfg.operator_rules=False turns this off'
-            )
+        for each in wrappers:
+            regroup(each.optimizer, changes)
+        if listed := '; '.join(str(setting) for setting in operator_settings(bare, wrapper) if setting.differs):
+            log(f"mmkerv: the operators' own weight decay and learning rates: {listed}; {SWITCH}=False turns this off")
         return wrapper
 
     def _wraps_its_kind(self) -> bool:
@@ -182,6 +225,46 @@ def operator_parameters(model: nn.Module) -> dict[str, OperatorParameter]:
         for name, parameter in operator.named_parameters()
         if name == fact or name.startswith(f'{fact}.')
     }
+
+
+def operator_settings(model: nn.Module, wrapper: OptimWrapper) -> list[OperatorSetting]:
+    """Return the settings in force for the parameters that operators have rules for.
+
+    Args:
+        model: bare network.
+        wrapper: its optimizer wrapper, or a dict of such. Frozen parameters, which it does not have, are left out.
+
+    Example:
+        >>> import torch
+        >>> from mmkerv.ops import CoCConv2d
+        >>> net = nn.Sequential(CoCConv2d(3, 8, 3))
+        >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.05)
+        >>> print(*operator_settings(net, OptimWrapper(sgd)))
+        super_layers of CoCConv (1): weight decay 0.05
+    """
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    groups = {id(p): (g, w.optimizer) for w in wrappers for g in w.optimizer.param_groups for p in g['params']}
+    found: dict[tuple, list[tuple[float | None, float]]] = {}
+    for parameter, fact, operator in operator_parameters(model).values():
+        if id(parameter) in groups:
+            group, optimizer = groups[id(parameter)]
+            usual = optimizer.defaults
+            # A scheduler changes `lr`, and keeps what it was at the start.
+            lr, usual_lr = group.get('initial_lr', group.get('lr')), usual.get('lr')
+            factor = round(lr / usual_lr, 6) if lr is not None and usual_lr else 1.0
+            key = (fact, config_name(operator), usual.get('weight_decay'))
+            found.setdefault(key, []).append((group.get('weight_decay'), factor))
+    settings = []
+    for (fact, operator, usual_decay), values in sorted(found.items(), key=lambda item: item[0][:2]):
+        decays, factors = zip(*values)
+        decay = (min(decays), max(decays)) if usual_decay is not None and None not in decays else None
+        factor = (min(factors), max(factors))
+        settings.append(OperatorSetting(fact, operator, len(values), decay, usual_decay, factor))
+    return settings
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f'{ends[0]:g}' if ends[0] == ends[1] else f'{ends[0]:g} to {ends[1]:g}'
 
 
 def _winning_key(keys: Mapping[str, Any], name: str) -> str | None:

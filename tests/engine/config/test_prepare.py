@@ -135,8 +135,9 @@ def test_prepare_adds_what_both_tools_need(tmp_path, strict):
         'mmkerv.FrozenKernelsHook',
         'mmkerv.CheckpointLayoutHook',
         'mmkerv.CheckpointMatchHook',
+        'mmkerv.OperatorReportHook',
     ]
-    assert cfg.custom_hooks[-1]['strict'] == strict
+    assert cfg.custom_hooks[-2]['strict'] == strict
     assert cfg.launcher == 'pytorch' and Path(cfg.work_dir) == Path('work_dirs/net')
     args.work_dir = str(tmp_path)
     for kind in ('mmkerv.CheckpointMatchHook', CheckpointMatchHook):

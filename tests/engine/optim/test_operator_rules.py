@@ -13,7 +13,7 @@ from torch import nn
 from mmkerv.engine import OperatorRulesConstructor
 from mmkerv.engine.config.prepare import OPERATOR_RULES, add_operator_rules, prepare
 from mmkerv.errors import ConfigError
-from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
+from mmkerv.ops import CKConv2d, CoCConv2d, DCLSConv2d, KervConv2d
 from mmkerv.ops.core.base import ConvNd
 from tests.ops import catalogue
 from tests.ops.examples import MaskedConv2d
@@ -157,15 +157,26 @@ def test_plain_network_is_mmengines():
         assert list(map(str, build(model, rules).param_groups)) == list(map(str, upstream.param_groups))
 
 
-def test_the_log_names_what_was_changed(monkeypatch):
+def test_the_log_names_the_settings_in_force(monkeypatch):
     lines = []
     monkeypatch.setattr('mmkerv.engine.optim.operator_rules.log', lines.append)
     build(Net(), dict(norm_decay_mult=0.0))
-    assert len(lines) == 1 and 'operator_rules=False turns this off' in lines[0]
-    assert 'for 10 parameters (balance of KervConv2d: 1, kernel_net of CKConv2d: 6, ' in lines[0]
-    assert 'kernel_norm_bias of CoCConv2d: 1, ' in lines[0] and 'super_layers of CoCConv2d: 1)' in lines[0]
+    facts = 'balance of KervConv (1)', 'kernel_net of CKConv (6)', 'kernel_norm_bias of CoCConv (1)'
+    facts += 'kernel_norm_weight of CoCConv (1)', 'super_layers of CoCConv (1)'
+    assert lines.pop() == (
+        "mmkerv: the operators' own weight decay and learning rates: "
+        f'{"; ".join(f"{fact}: weight decay 0 (others 0.01)" for fact in facts)}; '
+        'optim_wrapper.paramwise_cfg.operator_rules=False turns this off'
+    )
+    # What a key of the config says instead, and learning rates.
+    build(DCLSConv2d(4, 8, 3), dict(custom_keys=dict(positions=dict(decay_mult=0.5))))
+    assert ': positions of DCLSConv (1): weight decay 0.005 (others 0.01), learning rate x5; ' in lines.pop()
+    build(Net(), dict(operator_rules=False))
+    assert lines.pop().startswith('mmkerv: optim_wrapper.paramwise_cfg.operator_rules=False: ')
+    # Nothing decays, so nothing is exempt.
     build(Net(), optimizer=dict(type='SGD', lr=0.1))
-    assert len(lines) == 1
+    build(nn.Conv2d(3, 8, 3), dict(operator_rules=False))
+    assert not lines
 
 
 class TwoOptimizers(DefaultOptimWrapperConstructor):

@@ -91,6 +91,11 @@ def runner_arguments(description: str, trained: bool = False) -> NetworkParser:
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help='print the whole log, with config, environment and hooks, which is otherwise in the log file alone',
+    )
     # torchrun sets LOCAL_RANK; the older launcher passes one of these.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     add_operator(parser)

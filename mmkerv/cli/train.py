@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     try:
         with launch.process_group(cfg):
-            build_runner(cfg).train()
+            build_runner(cfg, short_log=not args.verbose).train()
             tell_what_is_next(cfg.work_dir)
     except OSError as error:
         # An unreadable data file is named in its error. When mmengine's logs fill the disk, the error names no file.

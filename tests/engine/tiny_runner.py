@@ -63,7 +63,13 @@ class Predictions(BaseMetric):
         return {'mean': sum(results) / len(results)}
 
 
-def tiny_runner(work_dir: Path, model: BaseModel | None = None, metric: Predictions | None = None, **kwargs: Any):
+def tiny_runner(
+    work_dir: Path,
+    model: BaseModel | None = None,
+    metric: Predictions | None = None,
+    kind: type[Runner] = Runner,
+    **kwargs: Any,
+) -> Runner:
     """Build a runner with two batches of two per epoch and an evaluation after each epoch."""
     loader = {
         'dataset': RandomImages(),
@@ -84,4 +90,4 @@ def tiny_runner(work_dir: Path, model: BaseModel | None = None, metric: Predicti
         'experiment_name': f'tiny{next(_numbers)}',
         **kwargs,
     }
-    return Runner(model=model or TinyModel(), work_dir=str(work_dir), **settings)
+    return kind(model=model or TinyModel(), work_dir=str(work_dir), **settings)

@@ -100,13 +100,14 @@ def _flipped(pipeline: list[dict], scope: str | None) -> list[dict]:
     return [*pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [last]]}]
 
 
-def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dict[str, Any]:
+def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred', short_log: bool = False) -> dict[str, Any]:
     """Run the test, and write the metrics or predictions.
 
     Args:
         cfg: prepared config with ``load_from``.
         out: file, or for predictions of a segmentor folder, to write to.
         out_item: ``'pred'`` or ``'metrics'``.
+        short_log: as in :func:`mmkerv.engine.build_runner`.
 
     Returns:
         The metrics.
@@ -128,7 +129,7 @@ def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred') -> dic
     elif out and not out.endswith(('.pkl', '.pickle') if predictions else ('.json', '.yaml', '.yml', '.pkl')):
         wanted = '.pkl' if predictions else '.json, .yaml or .pkl'
         raise ConfigError(f'--out must end in {wanted} for {out_item}, got {out!r}')
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, short_log)
     if predictions and scope in DETECTION:
         from mmdet.evaluation import DumpDetResults
 

@@ -142,7 +142,13 @@ PATCHES = (
         'mmseg 1.2.2 to 1.4.2',
         'mmseg',
     ),
-    Patch(f'{COCO}.__init__', _wrapped(upstream_errors.readable_json), UNNAMED_FILE, MMDET, 'mmdet'),
+    Patch(
+        f'{COCO}.__init__',
+        _wrapped(upstream_errors.readable_json),
+        f'{UNNAMED_FILE}; of every file that is read, again and again, four lines are printed',
+        MMDET,
+        'mmdet',
+    ),
     Patch(
         f'{COCO}.createIndex',
         _wrapped(upstream_errors.checked_index),

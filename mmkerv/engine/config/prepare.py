@@ -5,12 +5,12 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
 from mmkerv.engine.config.check import check_data, check_hooks, loaders
 from mmkerv.engine.config.write import by_name
+from mmkerv.engine.console.short_log import runner_class, with_short_log
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
 from mmkerv.registry import local_name
@@ -111,13 +111,19 @@ def set_work_dir(cfg: Config, args: Namespace) -> None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, short_log: bool = False) -> Runner:
     """Build the runner the config asks for.
+
+    Args:
+        cfg: config.
+        short_log: whether the terminal gets what a person reads, with a bar on the progress; the log file has every
+            line, as mmengine writes it.
 
     Example:
         >>> build_runner(load_config('configs/retinanet_r50.py'))  # doctest: +SKIP
     """
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    kind = runner_class(cfg)
+    return (with_short_log(kind) if short_log else kind).from_cfg(cfg)
 
 
 def set_loader_defaults(cfg: Config, pin_memory: bool = True, persistent_workers: bool = True) -> None:

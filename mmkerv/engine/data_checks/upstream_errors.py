@@ -5,9 +5,11 @@ table of :mod:`mmkerv.engine.config.patches` says which. They cover images and m
 in colour or of another size than their image, and COCO annotation files.
 """
 
+import io
 import json
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from typing import Any
 
 import yaml
@@ -19,7 +21,7 @@ from mmkerv.utils import log
 
 # Errors of Pillow's decoders for a damaged picture; those of OpenCV are recognised by their module.
 UNREADABLE = (OSError, SyntaxError, EOFError)
-# Warnings that have been logged: several data sets may read one file.
+# What has been logged: several data sets may read one file.
 _logged: set[str] = set()
 
 
@@ -82,10 +84,11 @@ def checked_mask(upstream: Callable, self: Any, results: dict) -> None:
 
 
 def readable_json(upstream: Callable, self: Any, annotation_file: Any = None, *args: Any, **kwargs: Any) -> None:
-    """Read a COCO annotation file, mmdetection's ``COCO.__init__``."""
+    """Read a COCO annotation file, mmdetection's ``COCO.__init__``, and log one line instead of the four it prints."""
     self.source = str(annotation_file)
     try:
-        upstream(self, annotation_file, *args, **kwargs)
+        with redirect_stdout(io.StringIO()):
+            upstream(self, annotation_file, *args, **kwargs)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f'annotation file {self.source!r} is not complete JSON ({_reason(error)}). Replace it by a good copy'
@@ -94,6 +97,8 @@ def readable_json(upstream: Callable, self: Any, annotation_file: Any = None, *a
         raise DataError(
             f'annotation file {self.source!r} must hold a JSON object with the lists of COCO ({error})'
         ) from error
+    if annotation_file is not None:
+        _log_once([f'{self.source}: {len(self.imgs)} images, {len(self.anns)} objects'], logging.INFO)
 
 
 def checked_index(upstream: Callable, self: Any) -> None:
@@ -113,11 +118,11 @@ def checked_classes(upstream: Callable, self: Any, cat_names: Any = (), *args: A
     return upstream(self, cat_names, *args, **kwargs)
 
 
-def _log_once(notes: Iterable[str]) -> None:
+def _log_once(notes: Iterable[str], level: int = logging.WARNING) -> None:
     for note in notes:
         if note not in _logged:
             _logged.add(note)
-            log(f'mmkerv: {note}', logging.WARNING)
+            log(f'mmkerv: {note}', level)
 
 
 def _reason(error: Exception) -> str:

@@ -138,6 +138,21 @@ def test_torchscript_archive_runs_only_if_trusted(tmp_path, trust):
 
 
 @FORMATS
+@pytest.mark.parametrize('trust', [False, True])
+def test_reading_warns_of_nothing(tmp_path, zipped, trust):
+    """torch warns of storages with a type, which are an affair of its own."""
+    state = {'state_dict': torch.nn.Linear(2, 2).half().state_dict(), 'meta': {'iter': 1}}
+    torch.save(state, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
+    torch.storage._set_always_warn_typed_storage_removal(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            assert_equal(safe_load(tmp_path / 'a.pth', trust=trust)['state_dict'], state['state_dict'])
+    finally:
+        torch.storage._set_always_warn_typed_storage_removal(False)
+
+
+@FORMATS
 @pytest.mark.parametrize(
     'opcodes',
     [

@@ -1,6 +1,7 @@
 """Broken images, masks and annotation files, read as training reads them."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -210,11 +211,15 @@ def detection(tmp_path, libraries):
     [({}, 2), ({'bbox': [1, 2, 0, 4]}, 1), ({'area': 0}, 1), ({'category_id': 9}, 1), ({'image_id': 9}, 1)],
 )
 def test_boxes_that_are_left_out_are_logged(detection, monkeypatch, box, kept):
-    notes = []
-    monkeypatch.setattr('mmkerv.engine.data_checks.upstream_errors.log', lambda text, level: notes.append(text))
+    lines = []
+    monkeypatch.setattr('mmkerv.engine.data_checks.upstream_errors.log', lambda *line: lines.append(line))
     annotations(detection, **box)
     sample = coco(detection)[0]
     assert len(sample['data_samples'].gt_instances) == kept
+    notes = [text for text, level in lines if level == logging.WARNING]
+    assert [text for text, level in lines if level == logging.INFO] == [
+        f'mmkerv: {detection}/a.json: 1 images, 2 objects'
+    ]
     assert len(notes) == (kept == 1) and all('a.json: 1 of 2' in note and 'left out' in note for note in notes)
 
 

@@ -86,11 +86,11 @@ def compare(args: argparse.Namespace) -> None:
     from mmkerv.analysis.comparison.processes import Trainer, locked
     from mmkerv.analysis.comparison.record import Run
     from mmkerv.analysis.comparison.results import table
-    from mmkerv.analysis.comparison.schedule import length, positions_of_hooks, reschedule
     from mmkerv.analysis.comparison.variant import parse_variants
     from mmkerv.distributions import importable
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.read import load_config
+    from mmkerv.engine.config.schedule import length, positions_of_hooks, reschedule
     from mmkerv.errors import InstallationError
 
     if not importable('scipy'):
@@ -335,10 +335,10 @@ class Comparison:
 
         from mmkerv.analysis.comparison.record import write_json
         from mmkerv.analysis.comparison.results import notes, results, table
-        from mmkerv.analysis.comparison.schedule import length
         from mmkerv.analysis.machine import environment
         from mmkerv.engine.checkpoint.atomic_write import atomic_path
         from mmkerv.engine.config.read import load_config
+        from mmkerv.engine.config.schedule import length
 
         # A misspelt metric is no reason to stop the trainings: it is refused at the end.
         metric = self.args.metric if page else None

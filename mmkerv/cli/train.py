@@ -2,8 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mmkerv.cli import common
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -18,8 +22,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
+    parser.add_argument(
+        '--img-size', type=int, metavar='N', help='longer side of crops or images: sizes are scaled to it'
+    )
+    parser.add_argument('--max-iters', type=int, metavar='N', help='train for N iterations, with the schedule scaled')
+    parser.add_argument(
+        '--no-pretrained', action='store_true', help='start from scratch: no weights are loaded, and nothing is frozen'
+    )
     parser.add_argument('--no-persistent-workers', action='store_true', help='restart the data workers in each epoch')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for flag in ('img_size', 'max_iters'):
+        if (value := getattr(args, flag)) is not None and value < 1:
+            parser.error(f'--{flag.replace("_", "-")} must be >= 1, got {value}')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.errors import ConfigError
 
     cfg = load_config(args.config, args.cfg_options)
+    change(cfg, args)
     common.place_operator(cfg, args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -76,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     try:
         with launch.process_group(cfg):
+            if args.max_iters:
+                shorten(cfg, args.max_iters)
             build_runner(cfg, short_log=not args.verbose).train()
             tell_what_is_next(cfg.work_dir)
     except OSError as error:
@@ -84,6 +102,30 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file and not output_folders(cfg) & {file, *file.parents}:
             raise
         raise with_advice(error, cfg.work_dir, then=', then go on with --resume') from error
+
+
+def change(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Apply the flags that change many places of a config, and log each change."""
+    from mmkerv.engine.config.from_scratch import remove_pretrained
+    from mmkerv.engine.config.image_size import set_image_size
+    from mmkerv.utils import log
+
+    if args.img_size:
+        log(
+            f'mmkerv: --img-size {args.img_size}: {"; ".join(set_image_size(cfg, args.img_size)) or "as in the config"}'
+        )
+    if args.no_pretrained:
+        changes = remove_pretrained(cfg)
+        log(f'mmkerv: --no-pretrained: {"; ".join(changes) or "the config loads no weights"}')
+
+
+def shorten(cfg: 'Config', iters: int) -> None:
+    """Set the number of iterations of a run, whose data is read to count those of an epoch."""
+    from mmkerv.engine.config.by_iterations import iterations_of_an_epoch, limit_iterations
+    from mmkerv.utils import log
+
+    changes = limit_iterations(cfg, iters, lambda: iterations_of_an_epoch(cfg))
+    log(f'mmkerv: --max-iters {iters}: {"; ".join(changes)}')
 
 
 def tell_what_is_next(work_dir: str) -> None:

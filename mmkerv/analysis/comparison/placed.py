@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
-from mmkerv.analysis.comparison.schedule import resumable
+from mmkerv.analysis.comparison.resumable import resumable
 from mmkerv.analysis.comparison.variant import FLAG, Variant
 from mmkerv.engine.config.check import check_hooks, check_operators
 from mmkerv.engine.config.evaluation import add_local_backend

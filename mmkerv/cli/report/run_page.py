@@ -12,7 +12,6 @@ from torch import nn
 from mmkerv.analysis.comparison.cost import Cost, cost
 from mmkerv.analysis.comparison.record import main_metric, metrics
 from mmkerv.analysis.comparison.results import short
-from mmkerv.analysis.comparison.schedule import UNITS
 from mmkerv.analysis.logs import Curve, Log, read_run
 from mmkerv.analysis.machine import environment
 from mmkerv.cli.report.charts import COLORS, Line, line_chart
@@ -37,6 +36,7 @@ from mmkerv.cli.report.predictions import predicted_scenes
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.engine.config.read import load_config
+from mmkerv.engine.config.schedule import UNITS
 from mmkerv.errors import ConfigError, UserError
 from mmkerv.models.layers import find_operators
 from mmkerv.utils import printable

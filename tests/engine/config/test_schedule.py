@@ -6,7 +6,7 @@ pytest.importorskip('mmengine')
 
 from mmengine.config import Config
 
-from mmkerv.analysis.comparison.schedule import length, positions_of_hooks, reschedule, resumable
+from mmkerv.engine.config.schedule import positions_of_hooks, reschedule
 from mmkerv.errors import ConfigError
 
 WARMUP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=500)
@@ -119,34 +119,6 @@ def test_schedulers_can_be_built():
 def test_hooks_keep_their_numbers_and_are_named():
     hooks = [dict(type='mmdet.PipelineSwitchHook', switch_epoch=10), dict(type='EMAHook', update_buffers=True)]
     assert positions_of_hooks(config(custom_hooks=hooks)) == ['PipelineSwitchHook.switch_epoch=10']
-
-
-def test_resumable():
-    cfg = config()
-    cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=12, save_best='auto'))
-    resumable(cfg)
-    checkpoint = cfg.default_hooks.checkpoint
-    assert checkpoint.interval == 3 and checkpoint.max_keep_ckpts == 1 and checkpoint.by_epoch
-    assert cfg.default_hooks.logger == dict(type='LoggerHook', ignore_last=False, log_metric_by_epoch=True)
-    assert str(length(cfg)) == '12 epochs'
-
-
-def test_runs_write_into_their_own_folders():
-    """In a folder of the config, a run would resume from the checkpoint of another variant with its seed."""
-    cfg = Config(dict(train_cfg=dict(max_iters=40)))
-    cfg.default_hooks = dict(
-        logger=dict(type='LoggerHook', out_dir='s3://logs', backend_args=dict(backend='petrel')),
-        checkpoint=dict(
-            type='CheckpointHook', out_dir='all', save_begin=20, save_optimizer=False, save_param_scheduler=False
-        ),
-        visualization=dict(type='VisualizationHook', out_dir='all'),
-        timer=None,
-    )
-    resumable(cfg)
-    logger, checkpoint = cfg.default_hooks.logger, cfg.default_hooks.checkpoint
-    assert not {'out_dir', 'backend_args', 'save_begin'} & {*logger, *checkpoint, *cfg.default_hooks.visualization}
-    assert checkpoint.save_optimizer and checkpoint.save_param_scheduler
-    assert logger.log_metric_by_epoch is False
 
 
 @pytest.mark.parametrize('epochs', [1, 2, 3, 5, 7, 13, 299])

@@ -15,10 +15,6 @@ LENGTHS = ('T_max', 'total_steps')
 POSITIONS = ('begin', 'end', *LENGTHS, 'step_size')
 # Keys of hooks whose numbers look like positions; what they mean is the hook's.
 POSITION_OF_A_HOOK = re.compile(r'(epochs?|iters?|begin|start|end|milestones?)$')
-# A run has at least so many logged losses, where its iterations are known.
-LOGGED = 20
-# And it can be resumed from at least so many places, if it has so many epochs or iterations.
-CHECKPOINTS = 4
 
 
 class Length(NamedTuple):
@@ -105,7 +101,7 @@ def reschedule(cfg: Config, epochs: int | None = None, iters: int | None = None)
     if hook and hook.get('interval', 1) > 0:
         interval = _scaled(hook.get('interval', 1), factor)
         _set(hook, 'interval', interval, 'default_hooks.checkpoint', changes)
-    for place, scheduler in list(_schedulers(cfg.get('param_scheduler'), 'param_scheduler')):
+    for place, scheduler in list(schedulers(cfg.get('param_scheduler'), 'param_scheduler')):
         _rescale(scheduler, factor, number, unit, place, changes)
     if changes:
         cfg.param_scheduler = _kept(cfg.get('param_scheduler'))
@@ -129,46 +125,6 @@ def positions_of_hooks(cfg: Config) -> list[str]:
     return found
 
 
-def resumable(cfg: Config) -> None:
-    """Make a training write losses and checkpoints often enough for its length, in place.
-
-    It keeps the last checkpoint only, with what a run needs to resume, and the last iterations of an epoch are logged
-    too. Logs and checkpoints are written into the folder of the run: in a folder that the config names, all variants of
-    a seed would share one, and resume from each other's checkpoints.
-
-    Example:
-        >>> cfg = Config(dict(train_cfg=dict(max_iters=40), default_hooks=dict(logger=dict(interval=50))))
-        >>> resumable(cfg)
-        >>> cfg.default_hooks.logger.interval
-        2
-    """
-    total = length(cfg)
-    hooks = cfg.setdefault('default_hooks', {})
-    for name, kind in (('logger', 'LoggerHook'), ('checkpoint', 'CheckpointHook')):
-        if hooks.get(name) is None:
-            hooks[name] = {'type': kind}
-    for hook in hooks.values():
-        if hook is not None:
-            hook.pop('out_dir', None)
-    logger, checkpoint = hooks['logger'], hooks['checkpoint']
-    for hook in (logger, checkpoint):
-        # How to write into the folder that the config named.
-        hook.pop('file_client_args', None)
-        hook.pop('backend_args', None)
-    logger['ignore_last'] = False
-    # An iteration-based loop is always in epoch 0.
-    logger['log_metric_by_epoch'] = total.unit == 'epoch'
-    if total.unit == 'iteration':
-        logger['interval'] = min(logger.get('interval', 10), max(1, total.number // LOGGED))
-    checkpoint['by_epoch'] = total.unit == 'epoch'
-    interval = checkpoint.get('interval', -1)
-    most = max(1, total.number // CHECKPOINTS)
-    checkpoint['interval'] = most if interval < 1 else min(interval, most)
-    checkpoint['max_keep_ckpts'], checkpoint['save_last'] = 1, True
-    checkpoint['save_optimizer'] = checkpoint['save_param_scheduler'] = True
-    checkpoint.pop('save_begin', None)
-
-
 def _scaled(value: float, factor: float) -> int:
     return max(1, round(value * factor))
 
@@ -179,17 +135,17 @@ def _set(node: dict, key: str, value: Any, place: str, changes: list[str]) -> No
         node[key] = value
 
 
-def _schedulers(node: Any, place: str) -> Iterator[tuple[str, dict]]:
+def schedulers(node: Any, place: str) -> Iterator[tuple[str, dict]]:
     """Yield the schedulers of a config: one, a list, or such by the name of an optimizer."""
     if isinstance(node, dict):
         if 'type' in node:
             yield place, node
         else:
             for key, value in node.items():
-                yield from _schedulers(value, f'{place}.{key}')
+                yield from schedulers(value, f'{place}.{key}')
     elif isinstance(node, (list, tuple)):
         for number, value in enumerate(node):
-            yield from _schedulers(value, f'{place}.{number}')
+            yield from schedulers(value, f'{place}.{number}')
 
 
 def _rescale(scheduler: dict, factor: float, number: int, unit: str, place: str, changes: list[str]) -> None:

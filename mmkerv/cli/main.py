@@ -63,6 +63,7 @@ SECTIONS = {
         'statistics': Command('mmkerv.cli.kernel_statistics', 'statistics of the kernels that convolve'),
     },
     'configs, data, installation': {
+        'new': Command('mmkerv.cli.new', 'check data of your own and write a config for it'),
         'print-config': Command('mmkerv.cli.print_config', 'print a config with everything it inherits'),
         'browse-dataset': Command('mmkerv.cli.browse_dataset', 'draw the samples of a data set'),
         'shapes': Command('mmkerv.datasets.shapes', 'write the built-in data'),

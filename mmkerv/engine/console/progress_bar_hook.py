@@ -1,5 +1,6 @@
 """Hook that shows the progress of a run as a bar with the time that is left."""
 
+import shutil
 import time
 from typing import Any
 
@@ -105,7 +106,14 @@ class ProgressBarHook(Hook):
     def _open(self, total: int, done: int) -> None:
         self.close()
         self._bar = Bar(
-            total=total, initial=done, file=self._handler.stream, bar_format=FORMAT, dynamic_ncols=True, smoothing=0.05
+            total=total,
+            initial=done,
+            file=self._handler.stream,
+            bar_format=FORMAT,
+            ncols=_columns(),
+            # tqdm's own look at the terminal hides the bar where that says it has no rows, as in some containers.
+            nrows=20,
+            smoothing=0.05,
         )
         self._handler.has_bar = True
 
@@ -114,7 +122,13 @@ class ProgressBarHook(Hook):
         if now - self._changed < SECONDS:
             return False
         self._changed = now
+        # The window may have another width by now.
+        self._bar.ncols = _columns()
         return True
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns - 1
 
 
 def _epoch(runner: Runner) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 
 import pytest
@@ -15,8 +16,23 @@ from tests.engine.tiny_runner import tiny_runner
 
 
 class Terminal(io.StringIO):
+    """A terminal that does not know its size, as in some containers."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = os.openpty()
+
     def isatty(self):
         return True
+
+    def fileno(self):
+        return self.ends[1]
+
+    def close(self):
+        if not self.closed:
+            for end in self.ends:
+                os.close(end)
+        super().close()
 
 
 @pytest.fixture

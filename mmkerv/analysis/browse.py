@@ -8,19 +8,16 @@ from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
-from mmengine.registry import VISUALIZERS
 
+from mmkerv.analysis.drawing import draw, visualizer_of
 from mmkerv.analysis.speed import data_sets
-from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError
-from mmkerv.ops.core.arguments import ceil_div
 
 MODES = ('transformed', 'original', 'concat', 'pipeline')
-# Pixels: a side on which the name of a class is readable, the height of a drawn sequence, a gap between images.
-READABLE, BAND_HEIGHT, GAP = 224, 64, 8
+# Pixels between images beside each other.
+GAP = 8
 
 
 class Stage(NamedTuple):
@@ -82,17 +79,16 @@ def pictures(
     """
     if mode not in MODES:
         raise ConfigError(f'--mode must be one of {", ".join(MODES)}, got {mode!r}')
-    sets, visualizer = data_sets(cfg, phase), _visualizer(cfg)
+    sets, visualizer = data_sets(cfg, phase), visualizer_of(cfg)
     places = ((dataset, index) for dataset in sets for index in range(len(dataset)))
     for dataset, index in islice(places, number):
-        visualizer.dataset_meta = dataset.metainfo
         steps = stages(dataset, index) if mode != 'transformed' else [_last('', dataset[index])]
         sample = steps[-1].sample
         if _annotated_late(_inner(dataset, index)[0]):
             steps[-1] = steps[-1]._replace(image=mmcv.imresize(steps[-1].image, sample.ori_shape[1::-1]))
         chosen = {'original': steps[:1], 'concat': [steps[0], steps[-1]]}.get(mode, steps)
         file = Path(getattr(sample, 'img_path', None) or f'{index:06d}.jpg')
-        drawn = [_draw(visualizer, stage, dataset.metainfo) for stage in chosen]
+        drawn = [draw(visualizer, stage.image, stage.sample, dataset.metainfo) for stage in chosen]
         yield Picture(file.name, _side_by_side(drawn))
 
 
@@ -180,46 +176,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
     return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image[..., 2::-1])
 
 
-def _draw(visualizer: Any, stage: Stage, meta: dict) -> np.ndarray:
-    image, sample = stage.image, stage.sample
-    if hasattr(visualizer, 'visualize_cls'):
-        image = _enlarged(image)
-        if sample is not None:
-            return visualizer.visualize_cls(image, sample, classes=meta.get('classes'), draw_pred=False)
-    if sample is None:
-        return image
-    if 'gt_instances' in sample:
-        # The visualizer draws tensors and arrays, not the box and mask classes of the pipeline.
-        instances = sample.gt_instances
-        boxes, masks = instances.get('bboxes'), instances.get('masks')
-        if boxes is not None and not isinstance(boxes, torch.Tensor):
-            instances.bboxes = boxes.tensor
-        if masks is not None:
-            instances.masks = masks.to_ndarray().astype(bool)
-    drawn = []
-    # Replaces the call that passes the picture to the backends.
-    visualizer.add_image = lambda name, image, step=0: drawn.append(image)
-    visualizer.add_datasample('sample', image, sample, draw_gt=True, draw_pred=False, show=False)
-    return drawn[0]
-
-
-def _enlarged(image: np.ndarray) -> np.ndarray:
-    """An image that is large enough for the name of a class; a sequence becomes a band."""
-    if image.shape[0] == 1:
-        return image.repeat(BAND_HEIGHT, 0)
-    factor = ceil_div(READABLE, min(image.shape[:2]))
-    return image.repeat(factor, 0).repeat(factor, 1)
-
-
 def _side_by_side(images: list[np.ndarray]) -> np.ndarray:
     height = max(len(image) for image in images)
     padded = [np.pad(i, ((0, height - len(i)), (0, GAP), (0, 0)), constant_values=255) for i in images]
     return np.concatenate(padded, 1)[:, :-GAP]
-
-
-def _visualizer(cfg: Config) -> Any:
-    enter_scope(cfg)
-    settings = dict(cfg.get('visualizer') or {'type': 'UniversalVisualizer'})
-    # Without backends, which would write to the folder of a run.
-    settings |= {'vis_backends': None, 'name': 'browse'}
-    return VISUALIZERS.build(settings)

@@ -37,6 +37,7 @@ SECTIONS = {
     'train, test, compare': {
         'train': Command('mmkerv.cli.train', 'train a detector, segmentor or classifier'),
         'test': Command('mmkerv.cli.test', 'evaluate one'),
+        'predict': Command('mmkerv.cli.predict', 'predict on images: pictures and JSON'),
         'compare': Command('mmkerv.cli.compare', 'train a config with several operators and compare them'),
         'report': Command('mmkerv.cli.run_report', 'write the page of a training'),
         'analyze-logs': Command('mmkerv.cli.analyze_logs', 'draw curves of trainings, or print their times'),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp')
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 # Regions of interest that the second stage of a two-stage detector gets.
 NUM_REGIONS = 64
 

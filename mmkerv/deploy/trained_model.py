@@ -1,14 +1,16 @@
 """Load a trained model, and an image for it, from file names."""
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.layouts import fitted_names, unwrapped_names, weights_of
@@ -134,33 +136,94 @@ def load_image(
         >>> load_image(model, cfg, 'demo.jpg')['inputs'].shape  # doctest: +SKIP
         torch.Size([1, 3, 800, 1216])
     """
-    if not Path(file).is_file():
-        raise FileNotFoundError(f'image {str(file)!r} does not exist; give the path of an image file')
-    import mmcv
+    image = read_image(file)
+    enter_scope(cfg)
     from mmcv.transforms import Compose
 
-    image = mmcv.imread(str(file), backend='pillow') if _is_image(file) else None
-    if image is None:
-        raise ConfigError(f'{str(file)!r} cannot be read as an image; give a file that an image viewer opens')
-    enter_scope(cfg)
-    steps = [step for step in _test_pipeline(cfg) if 'LoadAnnotations' not in str(step['type'])]
-    if not any('Load' in str(step['type']) for step in steps):
-        gray = next(m.in_channels for m in model.modules() if hasattr(m, 'kernel_size')) == 1
-        steps.insert(0, {'type': 'LoadImageFromFile', 'color_type': 'grayscale' if gray else 'color'})
+    steps = image_steps(cfg, model)
     if canvas:
         steps = _fitted(steps, image.shape[:2], canvas)
     data = Compose(steps)({'img_path': str(file), 'img_id': 0})
     data = model.data_preprocessor(pseudo_collate([data]), False)
+    for sample in data.get('data_samples') or ():
+        sample.set_metainfo({'channel_order': 'rgb' if _rgb in steps else 'bgr'})
     return _padded(data, canvas) if canvas else data
 
 
-def _fitted(steps: list[dict], shape: tuple[int, int], canvas: tuple[int, int]) -> list[dict]:
+def read_image(file: str | Path) -> np.ndarray:
+    """Read an image file as the pipelines do, turned as its EXIF data say; return (H, W, 3), 8 bits, BGR.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ConfigError: if the file cannot be read as an image.
+
+    Example:
+        >>> read_image('demo.jpg').shape  # doctest: +SKIP
+        (427, 640, 3)
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f'image {str(file)!r} does not exist; give the path of an image file')
+    import mmcv
+
+    # OpenCV reads a truncated file without an error, and Pillow some formats that OpenCV does not.
+    image = mmcv.imread(str(file)) if _is_image(file) else None
+    if image is None:
+        raise ConfigError(f'{str(file)!r} cannot be read as an image; give a file that an image viewer opens')
+    return image
+
+
+def image_steps(cfg: Config, model: nn.Module) -> list[dict | Callable]:
+    """Return the steps of a config's test pipeline for an image file, without those that load annotations.
+
+    The pipelines of MNIST and CIFAR, whose images are in memory, get a step that reads the file: in grey if the network
+    takes one channel, else in RGB, as CIFAR's images are.
+
+    Args:
+        cfg: config.
+        model: its model.
+
+    Raises:
+        ConfigError: if the config has no test pipeline.
+
+    Example:
+        >>> [step['type'] for step in image_steps(cfg, model)]  # doctest: +SKIP
+        ['LoadImageFromFile', 'Resize', 'PackDetInputs']
+    """
+    steps: list[dict | Callable] = [step for step in _test_pipeline(cfg) if not is_loading(step, 'Annotation')]
+    if not any(is_loading(step) for step in steps):
+        gray = next(m.in_channels for m in model.modules() if hasattr(m, 'kernel_size')) == 1
+        read = {'type': 'LoadImageFromFile', 'color_type': 'grayscale' if gray else 'color'}
+        steps = [read, *([] if gray else [_rgb]), *steps]
+    return steps
+
+
+def is_loading(step: Any, what: str = '') -> bool:
+    """Return whether a step of a pipeline reads a file, by its name.
+
+    Example:
+        >>> is_loading({'type': 'LoadImageFromFile'}), is_loading({'type': 'LoadImageFromFile'}, 'Annotation')
+        (True, False)
+    """
+    name = str(step['type']).rpartition('.')[2] if isinstance(step, dict) else ''
+    return 'Load' in name and what in name
+
+
+def _rgb(results: dict[str, Any]) -> dict[str, Any]:
+    """Turn the BGR of files into the RGB of the images that CIFAR's data sets hold."""
+    return {**results, 'img': np.ascontiguousarray(results['img'][..., ::-1])}
+
+
+def _fitted(steps: list, shape: tuple[int, int], canvas: tuple[int, int]) -> list:
     """Resize to the largest size that fits, in place of the steps that change the image's geometry."""
     factor = min(canvas[0] / shape[1], canvas[1] / shape[0])
     scale = tuple(max(1, round(side * factor)) for side in shape[::-1])
-    steps = [step for step in steps if not any(word in str(step['type']).rpartition('.')[2] for word in GEOMETRY)]
-    read = max(i for i, step in enumerate(steps) if 'Load' in str(step['type']))
+    steps = [step for step in steps if not _changes_geometry(step)]
+    read = max(i for i, step in enumerate(steps) if is_loading(step) or step is _rgb)
     return [*steps[: read + 1], {'type': 'Resize', 'scale': scale, 'keep_ratio': False}, *steps[read + 1 :]]
+
+
+def _changes_geometry(step: Any) -> bool:
+    return isinstance(step, dict) and any(word in str(step['type']).rpartition('.')[2] for word in GEOMETRY)
 
 
 def _padded(data: dict[str, Any], canvas: tuple[int, int]) -> dict[str, Any]:
@@ -192,3 +255,47 @@ def _test_pipeline(cfg: Config) -> list[dict]:
     if not pipeline:
         raise ConfigError('the config has no test_dataloader.dataset.pipeline to read an image with; add one')
     return list(pipeline)
+
+
+def dataset_meta(cfg: Config, checkpoint: str | Path | None = None, trust: bool = False) -> dict[str, Any]:
+    """Return what the checkpoint, or else the config's test set, says on the categories: ``classes``, ``palette``.
+
+    A key is absent if neither knows it.
+
+    Args:
+        cfg: config.
+        checkpoint: checkpoint of its model.
+        trust: as in :func:`mmkerv.engine.safe_load`.
+
+    Example:
+        >>> dataset_meta(cfg, 'epoch_12.pth')['classes'][:2]  # doctest: +SKIP
+        ['person', 'bicycle']
+    """
+    saved = {}
+    if checkpoint is not None:
+        loaded = safe_load(checkpoint, trust=trust)
+        saved = (loaded.get('meta') or {}).get('dataset_meta') or {} if 'state_dict' in loaded else {}
+    found = (part for phase in ('test', 'val') for part in datasets(cfg.get(f'{phase}_dataloader'), phase))
+    _, dataset = next(found, ('', {}))
+    enter_scope(cfg)
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    known: dict[str, Any] = {}
+    for part in (getattr(kind, 'METAINFO', None), dataset.get('metainfo'), {'classes': dataset.get('classes')}, saved):
+        lists = {
+            key.lower(): value for key, value in (part or {}).items() if isinstance(value, (list, tuple)) and value
+        }
+        if 'classes' in lists and list(lists['classes']) != known.get('classes'):
+            # The colours of other classes.
+            known.pop('palette', None)
+        known |= {key: list(lists[key]) for key in ('classes', 'palette') if key in lists}
+    return known
+
+
+def class_name(label: int, names: Sequence[str] | None) -> str:
+    """Return the name of a class, or for example ``'category 7'`` if it has none.
+
+    Example:
+        >>> class_name(0, ['car']), class_name(7, None)
+        ('car', 'category 7')
+    """
+    return names[label] if names and label < len(names) else f'category {label}'

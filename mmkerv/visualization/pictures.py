@@ -92,8 +92,8 @@ def input_picture(model: nn.Module, inputs: Tensor, sample: Any = None) -> np.nd
     converted = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, '_channel_conversion', False)
     if len(image) == 1:
         image = image.expand(3, -1, -1)
-    elif not converted:
-        # Files are read as BGR.
+    elif bool(converted) == (getattr(sample, 'channel_order', 'bgr') == 'rgb'):
+        # Files are read as BGR, see image_steps in mmkerv.deploy.trained_model for the exception.
         image = image.flip(0)
     height, width = valid_size(inputs, sample)
     image = image[:, :height, :width].round().clamp(0, 255)

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmkerv.deploy.trained_model import load_image, load_trained
+from mmkerv.deploy.trained_model import dataset_meta, image_steps, load_image, load_trained
 from mmkerv.errors import ConfigError
 
 
@@ -32,6 +32,39 @@ def test_an_image_passes_the_test_pipeline_and_the_preprocessor(lenet, tmp_path)
     inputs = load_image(model, cfg, tmp_path / '0.png')['inputs']
     expected = model.data_preprocessor({'inputs': torch.from_numpy(picture)[None, None]}, False)['inputs']
     torch.testing.assert_close(inputs, expected)
+
+
+def test_images_of_cifar_are_read_in_the_order_of_its_data(tmp_path):
+    """CIFAR's images are RGB in memory, and its preprocessor leaves the order as it is."""
+    import mmcv
+
+    from mmkerv.visualization.pictures import input_picture
+
+    cfg, model = load_trained('configs/cifar/resnet32_cifar10plus.py', None)
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    mmcv.imwrite(red[..., ::-1], str(tmp_path / 'red.png'))
+    data = load_image(model, cfg, tmp_path / 'red.png')
+    in_memory = model.data_preprocessor({'inputs': torch.from_numpy(red).permute(2, 0, 1)[None]}, False)['inputs']
+    torch.testing.assert_close(data['inputs'], in_memory)
+    np.testing.assert_array_equal(input_picture(model, data['inputs'], data['data_samples'][0]), red)
+
+
+@pytest.mark.parametrize('type_', ['LoadAnnotations', 'LoadPanopticAnnotations', 'LoadDepthAnnotation'])
+def test_steps_that_load_annotations_are_left_out(type_):
+    steps = [dict(type='LoadImageFromFile'), dict(type=type_), dict(type='PackInputs')]
+    cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=steps))))
+    assert [step['type'] for step in image_steps(cfg, torch.nn.Conv2d(3, 4, 3))] == ['LoadImageFromFile', 'PackInputs']
+
+
+def test_colours_belong_to_the_classes(tmp_path):
+    data = dict(metainfo=dict(classes=('a', 'b'), palette=[(1, 1, 1), (2, 2, 2)]))
+    cfg = Config(dict(test_dataloader=dict(dataset=data)))
+    assert dataset_meta(cfg) == {'classes': ['a', 'b'], 'palette': [(1, 1, 1), (2, 2, 2)]}
+    for classes, palette in ((('a', 'b'), True), (('c', 'd'), False)):
+        torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'classes': classes}}}, tmp_path / 'net.pth')
+        assert ('palette' in dataset_meta(cfg, tmp_path / 'net.pth')) is palette
+    assert dataset_meta(Config()) == {}
 
 
 def test_a_file_that_is_not_an_image_is_refused(lenet, tmp_path):

@@ -90,7 +90,7 @@ def commands(tool: str) -> list[str]:
             if action is chosen:
                 value = '{config} {malicious}' if action.nargs == 2 else '{malicious}'
                 words += [action.option_strings[-1], value] if action.option_strings else [value]
-            elif not action.option_strings and (action.nargs is None or action.dest in needed):
+            elif not action.option_strings and (action.nargs is None or action.dest in (*needed, 'images')):
                 other = '{good}' if action.dest in checkpoints else '{out}/a.pth'
                 words.append(next((text for name, text in REQUIRED.items() if action.dest.startswith(name)), other))
             elif action.required and action.option_strings:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mmkerv.analysis.speed import data_sets
-from mmkerv.cli.report.scenes import Panel, Scene, detect_scenes, scene
+from mmkerv.cli.report.scenes import Panel, Scene, detect_scenes, opened, scene
 from mmkerv.engine.config.evaluation import DETECTION
 from mmkerv.engine.scope import library_of
 
@@ -60,8 +60,7 @@ def _predicted(dataset: Any, model: nn.Module, index: int) -> Any:
 def _segmented(dataset: Any, model: nn.Module, index: int) -> Scene:
     predicted = _predicted(dataset, model, index)
     file = Path(predicted.img_path)
-    with Image.open(file) as opened:
-        image = opened.convert('RGB')
+    image = opened(file)
     names, palette = dataset.metainfo['classes'], dataset.metainfo.get('palette') or []
     panels = []
     for title, key in (('ground truth', 'gt_sem_seg'), ('prediction', 'pred_sem_seg')):
@@ -99,8 +98,7 @@ def _classified(dataset: Any, model: nn.Module, index: int) -> tuple[Panel, int,
     predicted = _predicted(dataset, model, index)
     info = dataset.get_data_info(index)
     if info.get('img_path'):
-        with Image.open(info['img_path']) as opened:
-            image = opened.convert('RGB')
+        image = opened(info['img_path'])
     else:
         # MNIST and CIFAR hold their images in memory.
         image = Image.fromarray(np.asarray(info['img']).squeeze()).convert('RGB')

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmcv.ops import nms
 from mmengine.config import Config
@@ -12,6 +13,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from torch import nn
+
+from mmkerv.deploy.trained_model import read_image
 
 
 class Box(NamedTuple):
@@ -138,6 +141,19 @@ def _detections(model: nn.Module, batch: dict, names: tuple[str, ...], threshold
     return boxes
 
 
+def opened(file: str | Path) -> Image.Image:
+    """Return an image file in RGB, turned as the pipelines turn it: boxes and classes are found in that image.
+
+    Raises:
+        FileNotFoundError, ConfigError: as :func:`mmkerv.deploy.trained_model.read_image`.
+
+    Example:
+        >>> opened('1.jpg').mode  # doctest: +SKIP
+        'RGB'
+    """
+    return Image.fromarray(np.ascontiguousarray(read_image(file)[..., ::-1]))
+
+
 def scene(file: Path, panels: list[Panel], largest: int = 480) -> Scene:
     """Return a scene of an image file.
 
@@ -150,9 +166,8 @@ def scene(file: Path, panels: list[Panel], largest: int = 480) -> Scene:
         >>> scene(Path('1.jpg'), []).width  # doctest: +SKIP
         160
     """
-    with Image.open(file) as image:
-        width, height = image.size
-        small = image.convert('RGB')
+    small = opened(file)
+    width, height = small.size
     small.thumbnail((largest, largest))
     buffer = io.BytesIO()
     small.save(buffer, 'JPEG', quality=88, optimize=True)

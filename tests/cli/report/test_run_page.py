@@ -35,7 +35,7 @@ from mmkerv.cli.report.page import (
 )
 from mmkerv.cli.report.predictions import overlay
 from mmkerv.cli.report.run_page import _first_config, _results, _stats, charts, config_of, write_run_report
-from mmkerv.cli.report.scenes import Panel, Scene
+from mmkerv.cli.report.scenes import Panel, Scene, scene
 from mmkerv.errors import ConfigError
 from tests.cli.report.test_report import HOSTILE
 from tests.cli.report.test_report import Page as Parsed
@@ -188,6 +188,15 @@ def test_classes_are_drawn_over_the_image():
     drawn = overlay(image, np.array([[0, 255], [1, 255]], np.uint8), [(200, 0, 0), (0, 0, 0)])
     assert drawn.getpixel((0, 0)) == (155, 45, 45) and drawn.getpixel((3, 3)) == (100, 100, 100)
     assert drawn.getpixel((0, 3)) == (45, 45, 45)
+
+
+def test_images_are_turned_as_their_exif_data_say(tmp_path):
+    """Boxes are found in the image that the pipeline reads, which mmcv turns."""
+    image = Image.new('RGB', (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / 'a.jpg', exif=exif)
+    assert scene(tmp_path / 'a.jpg', [])[2:4] == (4, 8)
 
 
 def test_config_of_a_run(tmp_path):

@@ -26,6 +26,8 @@ from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.utils import layer_input
 
 LAYERS = (*CONVOLUTIONS, nn.Linear)
+# Layers in a short report.
+DEAREST = 10
 
 
 class Layer(NamedTuple):
@@ -297,29 +299,42 @@ def to_csv(report: Report) -> str:
     return stream.getvalue()
 
 
-def to_markdown(report: Report, title: str) -> str:
+def to_markdown(report: Report, title: str, everything: bool = True) -> str:
     """Return the report as Markdown: tables of the layers and of the totals, and the reasons why operators do not fold.
+
+    Args:
+        report: the report.
+        title: heading.
+        everything: ``False`` leaves out the costs of other forms and all but at most ten layers: the operators with the
+            most multiply-adds or, without an operator, the layers.
 
     Example:
         >>> print(to_markdown(Report((32, 32), [], Cost(10, 100), 0), 'net').splitlines()[0])
         # net
     """
     height, width = report.shape
-    used = [name for name in FORMS if any(name in layer.forms for layer in report.layers)]
-    associated = any(layer.association is not None for layer in report.layers)
+    layers = report.layers if everything else _dearest(report.layers)
+    used = [name for name in FORMS if everything and any(name in layer.forms for layer in layers)]
+    associated = any(layer.association is not None for layer in layers)
     head = ['layer', 'operator', 'kernel', 'stride', 'channels', 'output', 'parameters', 'MACs', 'field', 'folds to']
     head += ['association'] * associated + used
-    table = [_cells(layer, used, associated) for layer in report.layers]
+    table = [_cells(layer, used, associated) for layer in layers]
     parts = [
         f'# {title}',
         f'Image {height} x {width}. MACs are multiply-adds of one image; `field` is the theoretical receptive field in '
         'pixels'
         + ('; `association` is |K - W| / |W| of a generated kernel and its basic one' if associated else '')
-        + '. The last columns are the weights that other forms of the layer would have.',
+        + ('. The last columns are the weights that other forms of the layer would have.' if used else '.'),
         markdown_table(head, table),
-        '## The whole network',
-        markdown_table(['', 'parameters', 'MACs'], _totals(report, used)),
     ]
+    if len(layers) < len(report.layers):
+        operators = sum(bool(layer.folds_to) for layer in report.layers)
+        kind = f'of {operators} operators' if operators else 'of the layers'
+        parts.append(
+            f'These are the {len(layers)} {kind} that cost most; {len(report.layers) - len(layers)} other layers are '
+            'left out, and what the network would cost in other forms (`--all`).'
+        )
+    parts += ['## The whole network', markdown_table(['', 'parameters', 'MACs'], _totals(report, used))]
     if report.kernels:
         parts.append(
             f'Generating the kernels costs {short(report.kernels)} more MACs: once per training step, never after '
@@ -340,6 +355,13 @@ def to_markdown(report: Report, title: str) -> str:
     if reasons:
         parts += ['## Layers that do not fold', '\n'.join(f'* {reason}' for reason in reasons)]
     return '\n\n'.join(parts) + '\n'
+
+
+def _dearest(layers: list[Layer]) -> list[Layer]:
+    """The operators, or without any the layers, with the most multiply-adds, in the order of the network."""
+    candidates = [layer for layer in layers if layer.folds_to] or layers
+    chosen = sorted(candidates, key=lambda layer: -layer.macs)[:DEAREST]
+    return [layer for layer in layers if layer in chosen]
 
 
 def markdown_table(head: list[str], table: list[list[str]]) -> str:

@@ -58,6 +58,16 @@ class Log(NamedTuple):
         return [key for key in dict.fromkeys(names) if key not in POSITION]
 
     @property
+    def folder(self) -> Path:
+        """Work folder of the run: the one above ``DATE/vis_data``, else that of the file.
+
+        Example:
+            >>> Log(Path('work_dirs/a/20250101_000000/vis_data/scalars.json'), [], []).folder.as_posix()
+            'work_dirs/a'
+        """
+        return self.file.parents[2] if self.file.parent.name == 'vis_data' else self.file.parent
+
+    @property
     def by_epoch(self) -> bool:
         """Return ``True`` if the run counted epochs."""
         return any('epoch' in line for line in self.train)
@@ -93,6 +103,16 @@ class Log(NamedTuple):
         if not points:
             raise ConfigError(f'--keys: {key!r} of {str(self.file)!r} has no numbers; choose another key')
         return Curve(unit, sorted(points), [points[step] for step in sorted(points)])
+
+
+def loss_keys(log: Log) -> list[str]:
+    """Return the keys of the losses: ``loss``, ``loss_bbox``, ``decode.loss_ce`` and the like.
+
+    Example:
+        >>> loss_keys(Log(Path('a'), [{'lr': 0.1, 'loss': 2.0, 'decode.loss_ce': 2.0, 'step': 1}], []))
+        ['loss', 'decode.loss_ce']
+    """
+    return [key for key in log.keys if key.rpartition('.')[2].startswith('loss')]
 
 
 def read_log(path: str | Path) -> Log:

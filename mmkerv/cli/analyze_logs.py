@@ -21,19 +21,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     logs = dict(nargs='+', metavar='LOGS', help='vis_data/*.json of runs, or their work folders')
     plot = commands.add_parser('plot_curve', help='draw curves; the default command')
     plot.add_argument('json_logs', **logs)
-    plot.add_argument('--keys', nargs='+', default=['loss'], help='keys to draw, such as loss bbox_mAP (%(default)s)')
+    plot.add_argument(
+        '--keys',
+        nargs='+',
+        help='keys to draw, such as loss bbox_mAP; default the usual metric of the task and every loss',
+    )
     plot.add_argument('--title', help='title of the figure')
     plot.add_argument('--legend', nargs='+', help='one label per key and log; default: run and key')
     plot.add_argument('--backend', help='matplotlib backend; an interactive one shows the curves unless --out is given')
     plot.add_argument('--style', help="matplotlib or seaborn style, such as 'ggplot' or 'whitegrid'")
-    plot.add_argument('--out', metavar='FILE', help='.png, .svg or .pdf to write (curves.png)')
+    plot.add_argument(
+        '--out',
+        metavar='FILE',
+        help='.png, .svg or .pdf to write; default curves.png in the work folder of the first run',
+    )
     time = commands.add_parser('cal_train_time', help='print the mean time of an iteration')
     time.add_argument('json_logs', **logs)
     time.add_argument('--include-outliers', action='store_true', help='count the first value of each epoch too')
     flat = argv and argv[0] not in (*COMMANDS, '-h', '--help')
     args = parser.parse_args(['plot_curve', *argv] if flat else argv)
     if args.task == 'plot_curve':
-        wanted = len(args.json_logs) * len(args.keys)
+        wanted = len(args.json_logs) * len(args.keys or ())
+        if args.legend and not args.keys:
+            plot.error('--legend needs --keys: it takes one label per key and log')
         if args.legend and len(args.legend) != wanted:
             plot.error(f'--legend takes one label per key and log, {wanted} in all, got {len(args.legend)}')
         if args.out and Path(args.out).suffix not in ('.png', '.svg', '.pdf'):
@@ -43,25 +53,28 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plot_curve(args: argparse.Namespace) -> None:
     """Read, draw, write or show."""
-    from mmkerv.analysis.logs import read_log, run_names
+    from mmkerv.analysis.comparison.record import usual_keys
+    from mmkerv.analysis.logs import loss_keys, read_log, run_names
     from mmkerv.engine.checkpoint.atomic_write import atomic_path
     from mmkerv.visualization.curves import draw_curves
 
     logs = [read_log(path) for path in args.json_logs]
     names = run_names([log.file for log in logs])
-    labels = args.legend or [f'{name}: {key}' if len(logs) > 1 else key for name in names for key in args.keys]
-    curves = list(zip(labels, (log.curve(key) for log in logs for key in args.keys)))
+    drawn = [(name, log, key) for name, log in zip(names, logs) for key in args.keys or usual_keys(log)]
+    labels = args.legend or [f'{name}: {key}' if len(logs) > 1 else key for name, _, key in drawn]
+    curves = [(label, log.curve(key)) for label, (_, log, key) in zip(labels, drawn)]
+    kinds = None if args.keys else ['loss' if key in loss_keys(log) else 'metric' for _, log, key in drawn]
     for label, curve in curves:
         print(f'{label}: {len(curve.y)} values, last {curve.y[-1]:.4g} at {curve.unit} {curve.x[-1]}')
     with style(args.style):
         figure, shown = canvas(args.backend)
-        figure = draw_curves(curves, args.title, figure)
+        figure = draw_curves(curves, args.title, figure, kinds)
         if shown and not args.out:
             import matplotlib.pyplot
 
             matplotlib.pyplot.show()
             return
-        out = args.out or 'curves.png'
+        out = args.out or logs[0].folder / 'curves.png'
         with atomic_path(out) as partial:
             figure.savefig(partial, format=Path(out).suffix[1:])
     print(f'wrote {out}')

@@ -39,7 +39,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='rule for the layers to try, by default all: stem=False stages="[3,4]" kernel_sizes="[3]" names=REGEX',
     )
     parser.add_argument('--error', type=float, help='leave layers plain whose relative error is above this')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='image for which the layers are timed')
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='image for which the layers are timed; default that of the test pipeline',
+    )
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)

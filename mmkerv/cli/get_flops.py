@@ -15,14 +15,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, or the work folder of a training')
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        '--shape', type=int, nargs='+', default=[224, 224], metavar='SIZE', help='height and width (%(default)s)'
+        '--shape', type=int, nargs='+', metavar='SIZE', help='height and width; default those of the test pipeline'
     )
     size.add_argument('--num-images', type=int, metavar='N', help='mean over the sizes of the first N test images')
     common.add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.num_images is not None and args.num_images < 1:
         parser.error(f'--num-images must be >= 1, got {args.num_images}')
-    if len(args.shape) > 2 or min(args.shape) < 1:
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
         parser.error(f'--shape takes H W or one side, each >= 1, got {" ".join(map(str, args.shape))}')
     args.config = network_files(args.config, needed=False)[0]
     return args
@@ -39,13 +39,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from mmkerv.analysis.complexity import Complexity, complexity
     from mmkerv.analysis.speed import image_shapes
+    from mmkerv.deploy.image_size import pipeline_shape
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.ops.core.dynamic import DynamicKernel
 
     cfg, model = load_trained(args.config, None, args.cfg_options)
     apply_patches(cfg.get('default_scope'))
-    shapes = image_shapes(cfg, model, args.num_images) if args.num_images else [(args.shape[0], args.shape[-1])]
+    if args.num_images:
+        shapes = image_shapes(cfg, model, args.num_images)
+    else:
+        shapes = [(args.shape[0], args.shape[-1]) if args.shape else pipeline_shape(cfg, model)]
     # Images of a size cost the same, and counting takes a while.
     counts = {shape: complexity(model, shape) for shape in dict.fromkeys(shapes)}
     mean = Complexity(*(sum(part) // len(shapes) for part in zip(*(counts[shape] for shape in shapes))))

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from mmkerv.deploy.compared_outputs import OutputKind, computable
-from mmkerv.deploy.fold import require_other_files, shapes_to_try
+from mmkerv.deploy.fold import likely_shapes, require_other_files
 from mmkerv.deploy.model_outputs import RawOutputs, largest_difference, sample_inputs
 from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.atomic_write import atomic_path, save_checkpoint
@@ -236,7 +236,7 @@ def decompose_checkpoint(
         decomposition: as in :class:`mmkerv.ops.LowRankConv2d`.
         where: which convolutions to try, by default all, see :class:`mmkerv.models.placement.Where`.
         error: largest relative error of a layer; layers above it stay plain.
-        shape: height and width of the image for which the layers are timed.
+        shape: height and width of the image for which the layers are timed; by default those of the test pipeline.
         trust: as in :func:`mmkerv.engine.safe_load`.
         timer: as in :func:`decompose_layers`.
 
@@ -261,7 +261,7 @@ def decompose_checkpoint(
     model = build_model(cfg, weights_of(loaded, str(checkpoint)), str(checkpoint)).float()
     conv_cfg = {'type': 'mmkerv.LowRankConv', 'decomposition': decomposition, 'rank': 1 / rate}
     rule = Where.of({'kernel_sizes': 'all', **(where or {})})
-    kind, shape = computable(model, [shape] if shape else shapes_to_try(cfg, model))
+    kind, shape = computable(model, [shape] if shape else likely_shapes(cfg, model))
     rows = decompose_layers(model, conv_cfg, rule, shape, error, timer, kind)
     names = [row.name for row in rows if not row.kept]
     if not names:

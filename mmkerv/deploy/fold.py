@@ -9,6 +9,7 @@ from torch import nn
 
 from mmkerv.deploy.compared_outputs import computable
 from mmkerv.deploy.config import deploy_config
+from mmkerv.deploy.image_size import pipeline_shape
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, sample_inputs
 from mmkerv.deploy.trained_model import build_model, built
 from mmkerv.deploy.upstream_step import merge_branches, merges_always, merges_branches
@@ -211,3 +212,17 @@ def shapes_to_try(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
         elif isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(n, int) for n in size):
             shapes.append(tuple(size))
     return list(dict.fromkeys(shapes))
+
+
+def likely_shapes(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
+    """Return the size of the images that a network gets, if the config tells it, and then those of `shapes_to_try`.
+
+    Example:
+        >>> likely_shapes(cfg, model)  # of configs/retinanet_r50_coc.py  # doctest: +SKIP
+        [(800, 1344), (256, 256)]
+    """
+    try:
+        known = [pipeline_shape(cfg, model)]
+    except ConfigError:
+        known = []
+    return list(dict.fromkeys([*known, *shapes_to_try(cfg, model)]))

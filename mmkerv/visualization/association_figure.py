@@ -116,6 +116,7 @@ def association_figure(
             tiles.label_columns(
                 axes, edges[:-1] + [s * corner + BOX / 2 for s in strips], [f'in {channel}' for channel in inputs]
             )
+    tiles.colour_scale(panels[-1], colours, 'kernel' if colours == 'range' else 'group', colour)
     return figure
 
 

@@ -11,10 +11,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmkerv import install_advice
-from mmkerv.deploy.trained_model import load_image
+from mmkerv.deploy.trained_model import class_name, load_image
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ConfigError, InstallationError
-from mmkerv.visualization.class_scores import ClassScores, category_index, label
+from mmkerv.visualization.class_scores import ClassScores, category_index
 from mmkerv.visualization.feature_maps import last_map, recording, select_maps, split_name
 from mmkerv.visualization.pictures import input_picture, panels, valid_size
 
@@ -42,6 +42,7 @@ class Activation(NamedTuple):
         layers: names of the layers that it was computed from.
         category: index of the category.
         score: score of the category, see :class:`mmkerv.visualization.class_scores.ClassScores`.
+        probability: see :meth:`mmkerv.visualization.class_scores.ClassScores.probabilities`; ``None`` if not computed.
 
     Example:
         >>> Activation(np.zeros((2, 2)), ['backbone'], 0, 1.5).score
@@ -52,6 +53,7 @@ class Activation(NamedTuple):
     layers: list[str]
     category: int
     score: float
+    probability: float | None = None
 
 
 def cam_method(name: str) -> type:
@@ -261,7 +263,11 @@ def explain_image(
     method = method or ('LayerCAM' if scores.detects else 'GradCAM')
     if not layers:
         layers = ['neck'] if scores.detects and hasattr(model, 'neck') else [last_map(model, inputs)]
-    maps = {label(k, names): class_activation(model, inputs, samples, k, layers, method, **options) for k in indices}
+    probabilities = scores.probabilities(inputs)
+    maps = {}
+    for k in indices:
+        activation = class_activation(model, inputs, samples, k, layers, method, **options)
+        maps[class_name(k, names)] = activation._replace(probability=float(probabilities[k]))
     return Explained(input_picture(model, inputs, scores.sample), fused(maps) if fuse else maps)
 
 
@@ -293,15 +299,17 @@ def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:
     picture = networks[0][1].picture
     if len(networks) == 1:
         title, explained = networks[0]
-        overlays = [(name, _overlay(picture, activation)) for name, activation in explained.activations.items()]
+        overlays = [(_titled(name, a), _overlay(picture, a)) for name, a in explained.activations.items()]
         return panels([[(title, picture), *overlays]])
     rows = []
     for category in dict.fromkeys(name for _, explained in networks for name in explained.activations):
-        overlays = [
-            (title, _overlay(explained.picture, explained.activations[category])) for title, explained in networks
-        ]
-        rows.append([(category, picture), *overlays])
+        row = [(title, explained.picture, explained.activations[category]) for title, explained in networks]
+        rows.append([(category, picture), *((_titled(title, a), _overlay(image, a)) for title, image, a in row)])
     return panels(rows)
+
+
+def _titled(title: str, activation: Activation) -> str:
+    return title if activation.probability is None else f'{title} {100 * activation.probability:.1f} %'
 
 
 def _overlay(picture: np.ndarray, activation: Activation) -> np.ndarray:

@@ -6,12 +6,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
-from mmkerv.engine.checkpoint.safe_load import safe_load
-from mmkerv.engine.config.check import datasets
-from mmkerv.engine.scope import enter_scope
+from mmkerv.deploy.trained_model import class_name, dataset_meta
 from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import forward
 from mmkerv.visualization.pictures import valid_size
@@ -100,6 +97,26 @@ class ClassScores(nn.Module):
         counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
         return counts.nonzero().flatten().tolist()
 
+    @torch.no_grad()
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Return the probabilities (K,) of the categories in one image, as the network predicts them.
+
+        - classification: the score of the head;
+        - detection: the highest score of its instances, 0 if there are none;
+        - segmentation: the mean of its probability over the pixels where it is predicted, 0 if there are none.
+        """
+        if self.segments:
+            logits = self._pixel_logits(inputs)
+            where = _where_predicted(logits)
+            return ((logits.softmax(1) * where).sum((0, 2, 3)) / where.sum((0, 2, 3)).clamp_min(1)).cpu()
+        samples = None if self.sample is None else [self.sample.clone()]
+        sample = self.model(inputs, samples, mode='predict')[0]
+        if not self.detects:
+            return sample.pred_score.cpu()
+        found = sample.pred_instances
+        highest = torch.zeros(self(inputs).shape[1])
+        return highest.scatter_reduce(0, found.labels.cpu(), found.scores.float().cpu(), 'amax')
+
     def _samples(self, inputs: Tensor) -> list | None:
         return None if self.sample is None else [self.sample] * len(inputs)
 
@@ -171,19 +188,7 @@ def class_names(cfg: Config, checkpoint: str | Path | None = None, trust: bool =
         >>> class_names(cfg, 'epoch_12.pth')[:2]  # doctest: +SKIP
         ['person', 'bicycle']
     """
-    if checkpoint is not None:
-        loaded = safe_load(checkpoint, trust=trust)
-        meta = loaded.get('meta') or {} if 'state_dict' in loaded else {}
-        classes = {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()}.get('classes')
-        if classes:
-            return list(classes)
-    found = (part for phase in ('test', 'val') for part in datasets(cfg.get(f'{phase}_dataloader'), phase))
-    _, dataset = next(found, ('', {}))
-    enter_scope(cfg)
-    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
-    known = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
-    classes = {key.lower(): value for key, value in known.items()}.get('classes')
-    return list(classes) if isinstance(classes, (list, tuple)) and classes else None
+    return dataset_meta(cfg, checkpoint, trust).get('classes')
 
 
 def category_index(category: str, names: Sequence[str] | None, count: int, predicted: Sequence[int] = ()) -> int:
@@ -212,19 +217,9 @@ def category_index(category: str, names: Sequence[str] | None, count: int, predi
         known = f', or one of {", ".join(listed)}' if names else ''
         raise ConfigError(f'--target-category: no category {category!r}; use a number from 0 to {count - 1}{known}')
     if predicted and index not in predicted:
-        choices = ', '.join(label(i, names) for i in predicted)
+        choices = ', '.join(class_name(i, names) for i in predicted)
         raise ConfigError(
-            f'--target-category: {label(index, names)!r} is predicted at no pixel, so nothing can be explained; '
+            f'--target-category: {class_name(index, names)!r} is predicted at no pixel, so nothing can be explained; '
             f'predicted are {choices}'
         )
     return index
-
-
-def label(index: int, names: Sequence[str] | None) -> str:
-    """Return the name of a category, or for example ``'category 7'`` if it has none.
-
-    Example:
-        >>> label(0, ['car']), label(7, None)
-        ('car', 'category 7')
-    """
-    return names[index] if names and index < len(names) else f'category {index}'

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_layers
+from mmkerv.models.stages import find_stages
 from mmkerv.visualization.pictures import valid_size
 
 REDUCTIONS = ('squeeze_mean', 'select_max', 'none')
@@ -142,6 +143,30 @@ def feature_maps(
 
 
 @torch.no_grad()
+def stage_maps(model: nn.Module, inputs: Tensor) -> list[str]:
+    """Return the names of the backbone's maps: ``['backbone']`` if it returns one of each stage, else the stages.
+
+    A classifier's backbone returns the map of its last stage alone. A backbone in which no stages are found, or that
+    returns no map, gives what :func:`last_map` does.
+
+    Raises:
+        ConfigError: if no layer of the backbone returns feature maps.
+
+    Example:
+        >>> stage_maps(model, torch.rand(1, 3, 64, 64))  # of a ResNet classifier  # doctest: +SKIP
+        ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4']
+    """
+    finished = _finished(model, inputs)
+    stages = find_stages(model, [name for name, _ in finished]) or {}
+    # Of the modules of a stage, the stage itself ends last.
+    ends = {stages[name]: name for name, _ in finished if stages.get(name)}
+    returned = finished[-1][1] if finished[-1][0] == 'backbone' else 0
+    if returned >= max(len(ends), 1) or not ends:
+        return [split_name(_last(finished))[0]]
+    return [ends[number] for number in sorted(ends)]
+
+
+@torch.no_grad()
 def last_map(model: nn.Module, inputs: Tensor) -> str:
     """Return the name of the backbone's last feature map, ``'backbone:-1'``, or of its last layer that returns one.
 
@@ -154,15 +179,25 @@ def last_map(model: nn.Module, inputs: Tensor) -> str:
         >>> last_map(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
         'backbone:-1'
     """
+    return _last(_finished(model, inputs))
+
+
+def _last(finished: list[tuple[str, int]]) -> str:
+    name = finished[-1][0]
+    return 'backbone:-1' if name == 'backbone' else name
+
+
+def _finished(model: nn.Module, inputs: Tensor) -> list[tuple[str, int]]:
+    """Return the layers of the backbone that return maps, in the order in which they end, with the number of maps."""
     if not isinstance(getattr(model, 'backbone', None), nn.Module):
         raise ConfigError(f'the model ({type(model).__name__}) has no backbone; give --target-layers')
-    finished: list[str] = []
+    finished: list[tuple[str, int]] = []
 
     def hook(name: str):
         def note(module: nn.Module, args: tuple, output: Any) -> None:
             _keep(output, kept := [])
             if kept:
-                finished.append(name)
+                finished.append((name, len(kept)))
 
         return note
 
@@ -175,7 +210,7 @@ def last_map(model: nn.Module, inputs: Tensor) -> str:
             handle.remove()
     if not finished:
         raise ConfigError(f'the backbone ({type(model.backbone).__name__}) returns no feature maps (N, C, H, W)')
-    return 'backbone:-1' if finished[-1] == 'backbone' else finished[-1]
+    return finished
 
 
 def draw_feature_map(

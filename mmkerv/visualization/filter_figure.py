@@ -139,6 +139,7 @@ def filter_figure(operator: nn.Module, title: str = '', topk: int | None = None,
     if not sheet:
         axes.set_yticks([(row + BOX / 2) * height for row in range(rows)], [_label(arrays, o) for o in outputs])
         tiles.label_columns(axes, [column + 0.5 for column in range(columns)], [f'{unit} {i}' for i in inputs])
+    tiles.colour_scale(axes, colours, 'tile' if colours == 'range' else 'filter', colour)
     return figure
 
 

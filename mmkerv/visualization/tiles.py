@@ -172,6 +172,34 @@ def draw_tile(
     axes.plot(*frame, color=FRAME, linewidth=0.4, zorder=3)
 
 
+def colour_scale(axes: Axes, colours: str, of: str, rgb: bool = False) -> None:
+    """Draw the scale of a sheet's colours to its right.
+
+    Each tile, or group of tiles, is drawn up to its own largest magnitude, so the scale is relative.
+
+    Args:
+        axes: the sheet.
+        colours: one of ``COLOURS``.
+        of: what has a scale of its own, such as ``'filter'``.
+        rgb: whether three input channels are drawn as red, green and blue.
+
+    Example:
+        >>> axes = new_figure(1, 1, '').add_subplot(); colour_scale(axes, 'signed', 'filter')
+        >>> axes.child_axes[0].get_ylabel()
+        'of each filter'
+    """
+    ends = ('min', '', 'max') if colours == 'range' else ('-max', '0', 'max')
+    palette = UNSIGNED if colours == 'range' or rgb else SIGNED
+    bar = axes.inset_axes((1.02, 0.0, 0.02, 1.0))
+    bar.imshow(np.linspace(1, 0, 256)[:, None], cmap=palette, aspect='auto', extent=(0, 1, 0, 1))
+    bar.yaxis.tick_right()
+    bar.yaxis.set_label_position('right')
+    bar.tick_params(length=0, labelsize=6, labelcolor=INK)
+    bar.set_xticks([])
+    bar.set_yticks([0, 0.5, 1], ends)
+    bar.set_ylabel(f'{"red, green, blue " if rgb else ""}of each {of}', fontsize=6, color=INK)
+
+
 def open_axes(axes: Axes, width: float, height: float, title: str = '') -> None:
     """Turn an axes into a blank sheet of a given size, with equal scales in both directions; y grows downwards.
 

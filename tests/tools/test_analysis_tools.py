@@ -90,6 +90,18 @@ def test_both_grammars_draw_several_runs(command, suffix, logs, tmp_path, capsys
         assert '<svg' in out.read_text()
 
 
+def test_metric_and_losses_are_drawn_by_default_into_the_work_folder(logs, capsys):
+    assert run('analysis_tools/analyze_logs.py', *logs) is None
+    assert capsys.readouterr().out.splitlines() == [
+        'plain: mIoU: 1 values, last 50 at epoch 1',
+        'plain: loss: 3 values, last 1 at iteration 3',
+        'coc: mIoU: 1 values, last 50 at epoch 1',
+        'coc: loss: 3 values, last 1 at iteration 3',
+        f'wrote {logs[0] / "curves.png"}',
+    ]
+    assert np.ptp(mmcv.imread(logs[0] / 'curves.png')) > 100 and not (logs[1] / 'curves.png').exists()
+
+
 def test_titles_legends_styles_and_a_backend(logs, tmp_path):
     out = tmp_path / 'a.svg'
     flags = ('--title', 'two', '--legend', 'one', 'other', '--style', 'whitegrid', '--backend', 'svg', '--out', out)
@@ -337,6 +349,23 @@ def test_reports_agree_with_get_flops(tmp_path, capsys):
 def test_flops_of_the_images_of_the_data(shapes, capsys):
     assert run('analysis_tools/get_flops.py', DEMO['resnet18'], '--num-images', 3, *data(shapes, 'resnet18')) is None
     assert 'the mean of 3 images' in capsys.readouterr().out
+
+
+def test_sizes_come_from_the_test_pipeline(tmp_path, capsys):
+    assert run('analysis_tools/get_flops.py', DEMO['resnet18']) is None
+    assert 'Input shape: (3, 64, 64)\n' in capsys.readouterr().out
+    assert run('analysis_tools/kernel_report.py', DEMO['resnet18'], '--out', tmp_path / 'report.json') is None
+    assert json.loads((tmp_path / 'report.json').read_text())['shape'] == [64, 64]
+
+
+@pytest.mark.parametrize(('flags', 'rows'), [((), 10), (('--all',), 21)], ids=['short', 'all'])
+def test_reports_are_short_unless_asked(flags, rows, capsys):
+    assert run('analysis_tools/kernel_report.py', DEMO['resnet18'], *flags) is None
+    out = capsys.readouterr().out
+    assert len(re.findall(r'^\| (backbone|head)\.', out, re.MULTILINE)) == rows
+    assert ('every layer as ' in out) == bool(flags)
+    assert ('These are the 10 of 17 operators that cost most; 11 other layers are left out' in out) == (not flags)
+    assert re.search(r'^\| now +\| 2\.8', out, re.MULTILINE), 'the whole network is counted'
 
 
 # kernel_statistics

@@ -173,6 +173,27 @@ def test_scores_of_every_task(network):
         torch.testing.assert_close(scores(pair)[1:], scores(pair[1:]), rtol=1e-3, atol=1e-3)
 
 
+def test_probabilities_are_those_that_the_network_predicts(network, monkeypatch):
+    kind, model = network
+    if kind == 'retinanet':
+        # Every score of random weights is low.
+        monkeypatch.setitem(model.bbox_head.test_cfg, 'score_thr', 0.0)
+    inputs, samples = next(sample_inputs(model, SIZE, None))
+    found = ClassScores(model, samples).probabilities(inputs)
+    with torch.no_grad():
+        if kind == 'classifier':
+            expected = model(inputs, mode='tensor')[0].softmax(0).tolist()
+        elif kind == 'segmentor':
+            shares = model.encode_decode(inputs, [dict(img_shape=SIZE)])[0].softmax(0)
+            at = shares.argmax(0)
+            expected = [float(shares[k][at == k].mean()) if (at == k).any() else 0 for k in range(4)]
+        else:
+            instances = model(inputs, samples, mode='predict')[0].pred_instances
+            pairs = [*zip(instances.labels.tolist(), instances.scores.tolist())]
+            expected = [max([0, *(score for label, score in pairs if label == k)]) for k in range(3)]
+    assert found.tolist() == pytest.approx(expected, abs=1e-5) and 0 < found.max() <= 1
+
+
 def test_maps_of_every_task(network):
     pytest.importorskip('pytorch_grad_cam')
     kind, model = network
@@ -261,7 +282,7 @@ def test_the_tool_writes_the_picture(files, tmp_path):
     arguments = ('--method', 'LayerCAM', '--target-category', 'circle', 2, '--save-path', out, '--compare', *files[1:])
     done = run_tool(TOOL, *files, *arguments)
     assert done.status == 0, done.err
-    assert done.out.count('coc: circle, score ') == done.out.count('coc: triangle, score ') == 2
+    assert done.out.count('coc: circle, probability 0.') == done.out.count('coc: triangle, probability 0.') == 2
     assert out.read_bytes().startswith(b'\x89PNG')
     heats = np.load(out.with_suffix('.npz'))
     assert sorted(heats) == ['0_circle', '0_triangle', '1_circle', '1_triangle']
@@ -278,7 +299,8 @@ def test_the_maps_of_the_best_classes_are_fused_on_a_canvas(files, tmp_path):
         done = run_tool(TOOL, *files, *flags, *more, '--save-path', tmp_path / f'{name}.png')
         assert done.status == 0, done.err
         maps[name] = np.load(tmp_path / f'{name}.npz')
-        scores = {k: float(s) for k, s in re.findall(r': (.+), score ([-+.e\d]+),', done.out)}
+        scores = {k: float(s) for k, s in re.findall(r': (.+), probability ([-+.e\d]+),', done.out)}
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-3)
     best = sorted(scores, key=scores.get)[-2:]
     expected = np.maximum(*(maps['single'][f'0_{name}'] for name in best))
     np.testing.assert_allclose(maps['fused']['0_maximum of 2 categories'], expected)

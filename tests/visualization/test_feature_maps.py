@@ -15,7 +15,14 @@ from torch import nn
 
 from mmkerv.deploy.model_outputs import sample_inputs
 from mmkerv.errors import ConfigError
-from mmkerv.visualization.feature_maps import draw_feature_map, feature_maps, last_map, layout, without_padding
+from mmkerv.visualization.feature_maps import (
+    draw_feature_map,
+    feature_maps,
+    last_map,
+    layout,
+    stage_maps,
+    without_padding,
+)
 from mmkerv.visualization.pictures import input_picture
 from tests.engine.small_networks import NETWORKS, SIZE, associated
 from tests.tool_process import run_tool
@@ -39,6 +46,9 @@ def test_maps_are_the_outputs_of_the_backbone(network):
     assert list(found) == (['backbone'] if len(expected) == 1 else [f'backbone:{i}' for i in range(len(expected))])
     for got, want in zip(found.values(), expected):
         torch.testing.assert_close(got, want)
+    stages = [f'backbone.layer{number}' for number in (1, 2, 3, 4)]
+    assert stage_maps(model, inputs) == (['backbone'] if len(expected) > 1 else stages)
+    assert len(feature_maps(model, inputs, samples, stage_maps(model, inputs))) == 4
     name = last_map(model, inputs)
     assert name == 'backbone:-1'
     torch.testing.assert_close(feature_maps(model, inputs, samples, [name]).popitem()[1], expected[-1])

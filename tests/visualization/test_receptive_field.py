@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmkerv.deploy.trained_model import load_trained
 from mmkerv.errors import ConfigError
 from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
 from mmkerv.visualization.receptive_field import (
@@ -170,6 +171,15 @@ def test_the_tool_writes_the_picture(lenet, tmp_path):
     # Two 5x5 kernels, each followed by a pooling, have a field of 16 x 16 pixels.
     assert np.flatnonzero(arrays['field'].any(0)).size <= 16
     assert arrays['squares'][-1, 0] <= 17
+
+
+def test_the_size_is_that_of_the_test_pipeline(tmp_path):
+    config = 'configs/demo/resnet18_shapes.py'
+    _, model = load_trained(config, None)
+    torch.save(model.state_dict(), tmp_path / 'net.pth')
+    done = run_tool(TOOL, config, tmp_path / 'net.pth', '--num', 1, '--save-path', tmp_path / 'erf.png')
+    assert done.status == 0, done.err
+    assert np.load(tmp_path / 'erf.npz')['field'].shape == (64, 64)
 
 
 @pytest.mark.parametrize(

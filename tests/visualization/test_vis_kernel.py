@@ -73,9 +73,9 @@ def test_every_operator_is_drawn_on_a_headless_machine(model, checkpoint, tmp_pa
     assert done.returncode == 0, done.stderr[-2000:]
     files = [tmp_path / f'{layer}.png' for layer in LAYERS]
     assert [line for line in done.stdout.splitlines() if line.startswith('wrote ')] == [
-        f'wrote {file}' for file in [*files, tmp_path / 'kernels.npz']
+        f'wrote {file}' for file in [*files, tmp_path / 'contact_sheet.png', tmp_path / 'kernels.npz']
     ]
-    for file in files:
+    for file in [*files, tmp_path / 'contact_sheet.png']:
         with Image.open(file) as image:
             assert image.format == 'PNG' and len(image.convert('RGB').getcolors(1 << 20)) > 20
     with np.load(tmp_path / 'kernels.npz') as arrays:

@@ -12,7 +12,7 @@ from torch import nn
 from mmkerv.analysis.complexity import Complexity, complexity
 from mmkerv.analysis.speed import image_shapes
 from mmkerv.deploy.compared_outputs import REFUSALS
-from mmkerv.deploy.fold import shapes_to_try
+from mmkerv.deploy.fold import likely_shapes
 from mmkerv.deploy.trained_model import built
 from mmkerv.errors import UserError
 from mmkerv.models.inventory import inventory
@@ -77,11 +77,11 @@ def cost(cfg: Config) -> Cost:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with unlogged():
         model = built(cfg).eval()
-    shape, note = shapes_to_try(cfg, model)[0], ''
+    note = ''
     try:
         shape = image_shapes(cfg, model, 1)[0]
     except UNCOUNTED as error:
-        note = f'{ASSUMED}, there is no test image: {reason(error)}'
+        shape, note = likely_shapes(cfg, model)[0], f'{ASSUMED}, there is no test image: {reason(error)}'
     try:
         counts = complexity(model, shape)
     except UNCOUNTED as error:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from mmkerv.analysis.comparison.variant import Variant
-from mmkerv.analysis.logs import Log, read_run
+from mmkerv.analysis.logs import Log, loss_keys, read_run
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 from mmkerv.utils import printable
@@ -149,6 +149,25 @@ def main_metric(found: list[dict[str, float]], asked: str | None = None) -> str 
             return asked
         raise ConfigError(f'--metric {asked!r}: the evaluations have {", ".join(names)}; choose one of these')
     return matches[0]
+
+
+def usual_keys(log: Log) -> list[str]:
+    """Return the keys of a run that tell how it went: the usual metric of its task, and the losses.
+
+    Raises:
+        ConfigError: if the log has neither.
+
+    Example:
+        >>> usual_keys(Log(Path('a'), [{'loss': 2.0, 'step': 1}], [{'aAcc': 90.0, 'mIoU': 40.0, 'step': 1}]))
+        ['mIoU', 'loss']
+    """
+    last = metrics(log)
+    keys = [*([main_metric([last])] if last else []), *loss_keys(log)]
+    if not keys:
+        raise ConfigError(
+            f'{str(log.file)!r} has neither a metric nor a loss; it has {", ".join(log.keys)}: give --keys'
+        )
+    return keys
 
 
 def tail(file: Path) -> str:

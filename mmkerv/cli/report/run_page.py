@@ -12,7 +12,7 @@ from torch import nn
 from mmkerv.analysis.comparison.cost import Cost, cost
 from mmkerv.analysis.comparison.record import main_metric, metrics
 from mmkerv.analysis.comparison.results import short
-from mmkerv.analysis.logs import Curve, Log, read_run
+from mmkerv.analysis.logs import Curve, Log, loss_keys, read_run
 from mmkerv.analysis.machine import environment
 from mmkerv.cli.report.charts import COLORS, Line, line_chart
 from mmkerv.cli.report.demo_record import RECORD_FILE
@@ -167,7 +167,7 @@ def charts(log: Log) -> list[Chart]:
         >>> charts(Log(Path('a'), [{'loss': 2.0, 'step': 1}, {'loss': 1.0, 'step': 2}], []))[0].text
         'By iteration; at the end loss 1.'
     """
-    losses = [key for key in log.keys if key.startswith('loss') or key.rpartition('.')[2].startswith('loss')]
+    losses = loss_keys(log)
     drawn = [_chart('Loss', 'loss', {key: log.curve(key) for key in losses[:COLORS]}, 'loss')] if losses else []
     last = metrics(log)
     usual = main_metric([last]) if last else None

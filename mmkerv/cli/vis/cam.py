@@ -118,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             categories = categories or [str(activation.category) for activation in explained.activations.values()]
         networks.append((Path(config).stem, explained))
         for name, activation in explained.activations.items():
-            print(f'{Path(config).stem}: {name}, score {activation.score:.4g}, layers {", ".join(activation.layers)}')
+            probability = '' if activation.probability is None else f', probability {activation.probability:.4g}'
+            print(f'{Path(config).stem}: {name}{probability}, layers {", ".join(activation.layers)}')
     pictures.save_figure(class_activation.draw_explained(networks), out)
     arrays = {f'{number}_{name}': a.heat for number, (_, e) in enumerate(networks) for name, a in e.activations.items()}
     pictures.save_arrays(out.with_suffix('.npz'), **arrays)

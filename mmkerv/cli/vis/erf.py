@@ -20,7 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--images', metavar='DIR', help='average over the images of a folder instead of random inputs')
     parser.add_argument('--num', type=int, default=20, help='number of inputs (%(default)s)')
     parser.add_argument(
-        '--shape', type=int, nargs=2, default=[512, 512], metavar=('H', 'W'), help='size of the inputs (512 512)'
+        '--shape', type=int, nargs=2, metavar=('H', 'W'), help='size of the inputs; default that of the test pipeline'
     )
     parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     parser.add_argument('--save-path', help='picture to write, .png or .svg; default work_dirs/erf/CONFIG.png')
@@ -28,8 +28,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
-    if args.num < 1 or min(args.shape) < 1:
-        parser.error(f'--num and --shape must be >= 1, got {args.num} and {args.shape[0]} {args.shape[1]}')
+    if args.num < 1 or (args.shape and min(args.shape) < 1):
+        shape = ' '.join(map(str, args.shape or ('none',)))
+        parser.error(f'--num and --shape must be >= 1, got {args.num} and {shape}')
     return args
 
 
@@ -42,13 +43,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     env.require('mmengine', 'mmcv')
     from prettytable import PrettyTable
 
+    from mmkerv.deploy.image_size import pipeline_shape
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.visualization import feature_maps, pictures, receptive_field
 
     apply_patches(trust=args.trust_checkpoint)
     out = pictures.picture_path(args.save_path or f'work_dirs/erf/{Path(args.config).stem}.png')
-    fields, arrays = [], {}
+    fields, arrays, shape = [], {}, tuple(args.shape or ())
     table = PrettyTable(['network', 'feature map', *(f'{share:.0%}' for share in receptive_field.SHARES)])
     table.align = 'l'
     for config, checkpoint in filter(None, [(args.config, args.checkpoint), args.compare]):
@@ -56,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.preview_model:
             print(model)
             return
-        images = list(receptive_field.receptive_inputs(model, cfg, args.num, tuple(args.shape), args.images))
+        # Two networks are compared on inputs of one size.
+        shape = shape or pipeline_shape(cfg, model)
+        images = list(receptive_field.receptive_inputs(model, cfg, args.num, shape, args.images))
         layer = args.target_layers or feature_maps.last_map(model, images[0][0])
         field = receptive_field.receptive_field(model, images, layer)
         squares = [

@@ -20,7 +20,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--target-layers',
         nargs='+',
         metavar='LAYER',
-        help='layers, or single maps of them such as neck:0; default: all maps of the backbone',
+        help='layers, or single maps of them such as neck:0; default: one map of each stage of the backbone',
     )
     parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     parser.add_argument(
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     data = load_image(model, cfg, args.img)
     inputs, samples = data['inputs'], data['data_samples']
-    names = args.target_layers or [feature_maps.split_name(feature_maps.last_map(model, inputs))[0]]
+    names = args.target_layers or feature_maps.stage_maps(model, inputs)
     with torch.no_grad():
         maps = feature_maps.feature_maps(model, inputs, samples, names)
     maps = {name: feature_maps.without_padding(m[0], inputs, samples[0]) for name, m in maps.items()}

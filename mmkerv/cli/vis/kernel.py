@@ -14,7 +14,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = NetworkParser(
         description='Draw the kernels of each operator: of a CoCConv before and after association with its super '
         'kernels, of a CKConv the continuous kernel with its samples, of a KANConv the learned functions, of a '
-        'KervConv the filters; or their spectra; or what an image gets from operators whose kernel depends on it'
+        'KervConv the filters, and all layers on one contact sheet; or their spectra; or what an image gets from '
+        'operators whose kernel depends on it'
     )
     parser.add_network()
     parser.add_argument(
@@ -100,6 +101,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'wrote {files[name]}', flush=True)
         if args.arrays:
             arrays |= {f'{name}/{key}': values for key, values in measure(layer, args.topk).items()}
+    if kernels and len(layers) > 1:
+        sheet = Path(out) / f'contact_sheet.{args.format}'
+        pictures.save_figure(
+            visualization.contact_sheet(layers, f'{Path(args.config).stem}: {len(layers)} layers'), sheet
+        )
+        print(f'wrote {sheet}')
     if args.arrays:
         pictures.save_arrays(args.arrays, **arrays)
         print(f'wrote {args.arrays}')

@@ -218,7 +218,7 @@ def likely_shapes(cfg: Config, model: nn.Module) -> list[tuple[int, int]]:
     """Return the size of the images that a network gets, if the config tells it, and then those of `shapes_to_try`.
 
     Example:
-        >>> likely_shapes(cfg, model)  # of configs/retinanet_r50_coc.py  # doctest: +SKIP
+        >>> likely_shapes(cfg, model)  # doctest: +SKIP
         [(800, 1344), (256, 256)]
     """
     try:

@@ -33,7 +33,7 @@ def pipeline_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
         ConfigError: if no size is named, or the pipeline needs more than an image.
 
     Example:
-        >>> pipeline_shape(cfg, model)  # of configs/retinanet_r50_coc.py  # doctest: +SKIP
+        >>> pipeline_shape(cfg, model)  # doctest: +SKIP
         (800, 1344)
     """
     enter_scope(cfg)

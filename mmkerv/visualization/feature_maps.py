@@ -153,7 +153,7 @@ def stage_maps(model: nn.Module, inputs: Tensor) -> list[str]:
         ConfigError: if no layer of the backbone returns feature maps.
 
     Example:
-        >>> stage_maps(model, torch.rand(1, 3, 64, 64))  # of a ResNet classifier  # doctest: +SKIP
+        >>> stage_maps(model, torch.rand(1, 3, 64, 64))  # doctest: +SKIP
         ['backbone.layer1', 'backbone.layer2', 'backbone.layer3', 'backbone.layer4']
     """
     finished = _finished(model, inputs)

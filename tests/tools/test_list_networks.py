@@ -136,3 +136,79 @@ def test_a_file_without_markers_is_refused(tool, tmp_path, monkeypatch, capsys, 
     with pytest.raises(SystemExit, match=r'error: .*networks\.md'):
         tool.common.run(tool.main)
     assert content is None or file.read_text() == content
+
+
+@pytest.fixture
+def census(tool, monkeypatch, quiet):
+    for name in ('census', 'census_table'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module('census')
+
+
+# Of a class in a config: convolutions larger than 1x1, those reached by conv_cfg and by placement, and the others.
+REACHED = {
+    'mmdet': ('rpn/rpn_r50_fpn_1x_coco.py', {'RPNHead': (1, 0, 1, {}), 'FPN': (4, 4, 4, {})}),
+    'mmseg': (
+        'deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py',
+        {'DepthwiseSeparableASPPHead': (6, 1, 6, {}), 'ResNetV1c': (19, 19, 19, {})},
+    ),
+    'mmpretrain': (
+        'convnext/convnext-tiny_32xb128_in1k.py',
+        {'ConvNeXt': (22, 0, 18, {'even kernel': 4})},
+    ),
+}
+
+
+@pytest.mark.parametrize('library', REACHED)
+def test_placement_reaches_what_conv_cfg_does_not(census, library):
+    """And the operators are called where the convolutions were."""
+    config, expected = REACHED[library]
+    counted = census.count(library, config)
+    found = {kind.partition('.')[2]: tuple(share.values())[1:] for kind, share in counted['classes'].items()}
+    assert {kind: found.get(kind) for kind in expected} == expected
+    assert counted['forward'] == 'same'
+
+
+def test_operators_that_a_network_passes_over_are_found(census):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = self.called = nn.Conv2d(3, 4, 3)
+            self.read = nn.Conv2d(4, 4, 3)
+
+        def forward(self, image, mode):
+            x = self.called(image)
+            return nn.functional.conv2d(x, self.read.weight) if isinstance(self.read, CoCConv2d) else self.read(x)
+
+    model = Reads().to('meta')
+    before = census.called(model, ['called', 'read'])
+    assert before == {'called', 'read'} and census.forward(model, before) == 'same'
+    model.read = CoCConv2d(4, 4, 3, device='meta')
+    assert census.forward(model, before) == 'LOST: read (1)'
+
+
+def test_the_census_goes_on_and_makes_a_table(census, tmp_path, monkeypatch):
+    table, counted = importlib.import_module('census_table'), []
+    monkeypatch.setattr(census, 'selected_configs', lambda library: ['a.py', 'b.py', 'c.py'])
+
+    def count(library, config):
+        counted.append(config)
+        if len(counted) == 2:
+            raise KeyboardInterrupt
+        if config == 'c.py':
+            return {'error': 'no'}
+        share = census.Share(config, 6, 1, 5, {'even kernel': 1})._asdict()
+        return {'classes': {f'{library}.Head': share, 'other.Head': share}, 'forward': 'same'}
+
+    monkeypatch.setattr(census, 'count', count)
+    with pytest.raises(KeyboardInterrupt):
+        census.run(tmp_path, ['mmdet'])
+    with pytest.raises(OSError, match=r'mmdet\.json lacks 2 configs, such as b\.py: give the same command again'):
+        table.read(tmp_path, ['mmdet'])
+    census.run(tmp_path, ['mmdet', 'mmseg', 'mmpretrain'])
+    assert counted[:4] == ['a.py', 'b.py', 'b.py', 'c.py'] and len(counted) == 10
+    text = table.document(table.read(tmp_path, ['mmdet', 'mmseg', 'mmpretrain']))
+    assert '| mmseg | 2 of 3 | 1 | 0, 1, 0 | 0, 1, 0 | 1 of 6 | 5 of 6 |' in text
+    assert '| all | 6 of 9 | 3 | 0, 3, 0 | 0, 3, 0 | 3 of 18 | 15 of 18 |' in text
+    assert 'Kept by placement: even kernel: 3.' in text and 'more in 3 of 3 classes' in text
+    assert '| mmdet.Head | 6 | 1 | 5 | even kernel: 1 |' in text

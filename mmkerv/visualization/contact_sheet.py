@@ -15,7 +15,7 @@ from mmkerv.visualization.kernel_figures import kernel_arrays
 # Layers in a row of the sheet, and kernels in a row and column of a layer.
 COLUMNS, SIDE = 6, 4
 # Inches: a cell, and the letters of its title that fit in it.
-CELL, LETTERS = 1.35, 24
+CELL, LETTERS = 1.35, 32
 # Heights and widths in a cell of width 1: its picture, and the room for its title.
 BOX, TITLE = 0.9, 0.3
 

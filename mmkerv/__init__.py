@@ -14,6 +14,7 @@ Until mmengine is imported, a finder of :mod:`mmkerv.import_hook` stands in ``sy
 Changes that a training run needs beyond these are in :mod:`mmkerv.engine.config.patches`.
 """
 
+import sys
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,34 @@ from mmkerv.import_hook import after_import
 from mmkerv.version import __version__
 
 if TYPE_CHECKING:
+    from mmkerv.config_files import list_configs
     from mmkerv.models.adapters import add_orthogonal_adapters
     from mmkerv.models.placement import convert
     from mmkerv.models.sharing import share_kernels, share_parameters
+    from mmkerv.ops.description import describe, list_kernels, list_operators
 
-__all__ = ['__version__', 'add_orthogonal_adapters', 'convert', 'share_kernels', 'share_parameters']
+__all__ = [
+    '__version__',
+    'add_orthogonal_adapters',
+    'convert',
+    'describe',
+    'list_configs',
+    'list_kernels',
+    'list_operators',
+    'share_kernels',
+    'share_parameters',
+]
 
+# Name -> module that has it.
 VERBS = {
-    'add_orthogonal_adapters': 'adapters',
-    'convert': 'placement',
-    'share_kernels': 'sharing',
-    'share_parameters': 'sharing',
+    'add_orthogonal_adapters': 'models.adapters',
+    'convert': 'models.placement',
+    'describe': 'ops.description',
+    'list_configs': 'config_files',
+    'list_kernels': 'ops.description',
+    'list_operators': 'ops.description',
+    'share_kernels': 'models.sharing',
+    'share_parameters': 'models.sharing',
 }
 
 SUBPACKAGES = (
@@ -69,10 +87,21 @@ if importable('mmengine'):
 def __getattr__(name: str) -> Any:
     # Imported on first use: most of these import torch, which takes seconds.
     if name in VERBS:
-        return getattr(import_module(f'mmkerv.models.{VERBS[name]}'), name)
+        return getattr(import_module(f'mmkerv.{VERBS[name]}'), name)
     if name in SUBPACKAGES:
         return import_module(f'mmkerv.{name}')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}{_meant(name)}')
+
+
+def _meant(name: str) -> str:
+    """Return where the operator is that was probably meant; Python itself suggests among the names of this module."""
+    # The registry lists the operators, and no attribute whose absence is normal is looked up by a name like theirs.
+    if not name.lower().rstrip('d123').endswith('conv') or 'mmkerv.registry' not in sys.modules:
+        return ''
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, sys.modules['mmkerv.registry'].OPERATORS, n=1)
+    return f'; did you mean mmkerv.ops.{near[0]}?' if near else '; mmkerv.list_operators() lists the operators'
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,8 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
+from mmkerv.config_files import FOLDERS
+
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkerv', locations=['mmkerv.models'])
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmkerv', locations=['mmkerv.engine', 'mmkerv.visualization.hook']
@@ -187,11 +189,12 @@ def package_config(path: str) -> Path:
         >>> package_config('retinanet_r50.py').name
         'retinanet_r50.py'
     """
-    package = Path(__file__).resolve().parent
-    for folder in (package / '.mim' / 'configs', package.parent / 'configs'):
+    for folder in FOLDERS:
         if (folder / path).is_file():
             return folder / path
-    raise FileNotFoundError(f'mmkerv has no config {path!r} in {package / ".mim" / "configs"}; look there for its name')
+    raise FileNotFoundError(
+        f'mmkerv has no config {path!r} in {FOLDERS[0]}; mmkerv.list_configs() and `mmkerv configs` list them'
+    )
 
 
 allow_package_configs()

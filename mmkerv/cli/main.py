@@ -65,6 +65,8 @@ SECTIONS = {
     },
     'configs, data, installation': {
         'new': Command('mmkerv.cli.new', 'check data of your own and write a config for it'),
+        'ops': Command('mmkerv.cli.ops', 'list the operators, or describe one'),
+        'configs': Command('mmkerv.cli.configs', 'list the configs that come with mmkerv'),
         'print-config': Command('mmkerv.cli.print_config', 'print a config with everything it inherits'),
         'browse-dataset': Command('mmkerv.cli.browse_dataset', 'draw the samples of a data set'),
         'shapes': Command('mmkerv.datasets.shapes', 'write the built-in data'),

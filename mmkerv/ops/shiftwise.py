@@ -169,6 +169,7 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
     short_name = 'shiftwise'
     # It belongs to the operators with branches: the folded layer is what they are trained for.
     costs_more_folded = False
+    folds = 'into one plain convolution, with the running statistics of its norms'
 
     def extent(self, kernel_size: tuple[int, ...]) -> int:
         """Return the size of the kernel that convolves.

@@ -58,7 +58,7 @@ def complete(request, tmp_path):
     ('line', 'words'),
     [
         ('mmkerv vis-k', ['vis-kernel']),
-        ('mmkerv con', ['convert']),
+        ('mmkerv conv', ['convert']),
         ('mmkerv convert d', ['dcls']),
         ('mmkerv train --auto', ['--auto-scale-lr']),
         ('mmkerv fold a.py --upst', ['--upstream-deploy']),

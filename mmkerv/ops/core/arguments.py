@@ -10,6 +10,8 @@ from typing import Any
 from mmkerv.errors import ArgumentError, ArgumentTypeError
 
 PADDING_MODES = ('zeros', 'reflect', 'replicate', 'circular')
+# What a network passes to each of its convolutions, beside the options in conv_cfg.
+FROM_THE_NETWORK = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation')
 
 
 def integer(value: Any, name: str, minimum: int) -> int:
@@ -120,7 +122,7 @@ def one_of(value: Any, name: str, choices: Collection) -> Any:
     """
     if any(type(value) is type(choice) and value == choice for choice in choices):
         return value
-    hint = _nearest(value, choices)
+    hint = did_you_mean(value, choices)
     raise ArgumentError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}{hint}')
 
 
@@ -150,17 +152,63 @@ def reject_unknown(owner: str, unknown: Iterable[str], known: Collection[str]) -
     """
     for name in unknown:
         raise ArgumentTypeError(
-            f'{owner} has no argument {name!r}{_nearest(name, known)} Its arguments are: {", ".join(known)}'
+            f'{owner} has no argument {name!r}{did_you_mean(name, known)} Its arguments are: {", ".join(known)}'
         )
 
 
-def _nearest(value: Any, choices: Collection) -> str:
-    matches = (
-        difflib.get_close_matches(value, [c for c in choices if isinstance(c, str)], n=1)
-        if isinstance(value, str)
-        else []
-    )
-    return f'; did you mean {matches[0]!r}?' if matches else '.'
+def reject_from_network(owner: str, options: dict[str, Any], known: Collection[str] = ()) -> None:
+    """Raise for an option of a ``conv_cfg`` that the network passes to each of its convolutions by itself.
+
+    Args:
+        owner: name of the operator.
+        options: the ``conv_cfg`` without its type.
+        known: arguments of the operator.
+
+    Raises:
+        TypeError: if there is one.
+
+    Example:
+        >>> reject_from_network('CKConv', {'kernel_size': 7}, ['kernel_extent'])
+        Traceback (most recent call last):
+        ...
+        mmkerv.errors.ArgumentTypeError: CKConv gets kernel_size from the network, so conv_cfg cannot have \
+kernel_size=7; write kernel_extent=7, which adapts the padding too
+    """
+    for name in FROM_THE_NETWORK:
+        if name in options:
+            value = options[name]
+            if name == 'kernel_size' and 'kernel_extent' in known:
+                advice = f'write kernel_extent={value!r}, which adapts the padding too'
+            else:
+                advice = 'leave it out'
+            raise ArgumentTypeError(
+                f'{owner} gets {name} from the network, so conv_cfg cannot have {name}={value!r}; {advice}'
+            )
+
+
+def nearest(value: Any, choices: Collection) -> str | None:
+    """Return the choice whose spelling is closest to ``value``, whatever the case of its letters, if one is close.
+
+    Example:
+        >>> nearest('cocConv ', ['CKConv', 'CoCConv']), nearest('ResNet', ['CoCConv'])
+        ('CoCConv', None)
+    """
+    if not isinstance(value, str):
+        return None
+    spelt = {choice.lower(): choice for choice in choices if isinstance(choice, str)}
+    found = difflib.get_close_matches(value.strip().lower(), spelt, n=1)
+    return spelt[found[0]] if found else None
+
+
+def did_you_mean(value: Any, choices: Collection) -> str:
+    """Return the end of a sentence on a misspelt name, with the choice that is closest to it if one is close.
+
+    Example:
+        >>> did_you_mean('CocConv', ['CKConv', 'CoCConv']), did_you_mean('ResNet', ['CoCConv'])
+        ("; did you mean 'CoCConv'?", '.')
+    """
+    meant = nearest(value, choices)
+    return '.' if meant is None else f'; did you mean {meant!r}?'
 
 
 def ceil_div(number: int, divisor: int) -> int:

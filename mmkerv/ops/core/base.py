@@ -87,6 +87,8 @@ class ConvNd(nn.Module):
     short_name = ''
     # Whether configs replace 1x1 convolutions with it too.
     takes_1x1 = False
+    # Into what `switch_to_deploy` folds it, for people.
+    folds = 'never: no plain convolution is equal to it'
     # Whether the folded layer costs more than the operator; such an operator is folded only on request.
     costs_more_folded = False
     # Names of its parameters and submodules that are exempt from weight decay.

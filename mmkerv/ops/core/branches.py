@@ -107,6 +107,8 @@ class Branches(GeneratedKernel):
         torch.Size([1, 8, 3, 3])
     """
 
+    folds = 'into one plain convolution, with the running statistics of its norms'
+
     def branches(self) -> list[Branch]:
         """Return the branches; the extent of each differs from ``kernel_size`` by an even number."""
         raise NotImplementedError(f'{type(self).__name__} must implement branches')

@@ -67,6 +67,8 @@ class DynamicKernel:
         torch.Size([2, 8, 3, 3, 3])
     """
 
+    folds = 'never: every image has a kernel of its own'
+
     def _gates(self, x: Tensor, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         """Compute what the kernels are made from, by default the images.
 

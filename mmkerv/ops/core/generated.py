@@ -23,6 +23,7 @@ class GeneratedKernel:
         True
     """
 
+    folds = 'into one plain convolution'
     # The kernel inside `frozen_kernels`, and the number of open blocks.
     _frozen_kernel: Tensor | None = None
     _frozen_blocks = 0

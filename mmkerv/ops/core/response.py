@@ -19,6 +19,8 @@ class Response:
         Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
     """
 
+    folds = 'never: it is not linear in the patch'
+
     def _linear(self) -> tuple[Tensor, Tensor | None] | None:
         """Return kernel and bias of the equivalent convolution, or ``None`` if the response is not linear."""
         raise NotImplementedError(f'{type(self).__name__} must implement _linear')

@@ -30,6 +30,7 @@ class SplitKernel(GeneratedKernel):
     """
 
     has_weight = False
+    folds = "if asked, into one plain convolution that costs more: switch_to_deploy(model, split='dense')"
     costs_more_folded = True
     # Forward never uses the dense kernel, so `frozen_kernels` has nothing to keep.
     _has_kernel = False

@@ -87,6 +87,7 @@ class Kervolution(Response):
 
     Options = KervOptions
     short_name = 'kerv'
+    folds = "where it is a convolution, kernel='linear' and kernel='polynomial' of degree 1; no other kernel"
     takes_1x1 = True
     no_decay = ('balance', 'gamma', 'alpha')
     # Set by KervolutionGuardHook to keep the largest |s| of a forward pass in `largest_product`.

@@ -25,6 +25,7 @@ class SeparableKernel(GeneratedKernel):
     """
 
     has_weight = False
+    folds = 'into plain convolutions in a row'
     # Forward convolves with each and never uses the composed kernel, so `frozen_kernels` has nothing to keep.
     _has_kernel = False
 

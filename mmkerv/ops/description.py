@@ -1,0 +1,269 @@
+"""List the operators and kernels, and describe one: its equation, arguments, folding, cost and source.
+
+Everything is read from the operator's class and its docstring when it is asked for.
+"""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmkerv import ops
+from mmkerv.errors import ArgumentError
+from mmkerv.ops.core.arguments import did_you_mean
+from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.kerv.registry import KERNELS
+
+# The layer whose cost is given: channels in and out, and along each axis the input's size and the kernel's, the first
+# that the operator takes.
+CHANNELS, INPUT, SIZES = 64, 16, (3, 5)
+WIDTH = 100
+
+
+class Cost(NamedTuple):
+    """Cost of a layer in the operator's default form, and of the plain convolution of the same shape.
+
+    Args:
+        layer: which layer.
+        parameters: number of parameters.
+        products: multiply-adds of an image, those that generate the kernel included; elementwise functions and Fourier
+            transforms are not counted.
+        plain_parameters: number of parameters of the plain convolution.
+        plain_products: its multiply-adds.
+
+    Example:
+        >>> Cost('3x3', 20, 100, 10, 100).parameters
+        20
+    """
+
+    layer: str
+    parameters: int
+    products: int
+    plain_parameters: int
+    plain_products: int
+
+    def __str__(self) -> str:
+        return (
+            f'{self.parameters:,} parameters ({self.parameters / self.plain_parameters:.2f} of the plain layer), '
+            f'{self.products:,} multiply-adds ({self.products / self.plain_products:.2f}), for {self.layer}'
+        )
+
+
+class Description:
+    """What there is to know about an operator before it is used; printing it shows all.
+
+    Args:
+        name: registered name.
+
+    Attributes:
+        summary: what it is.
+        equation: what it computes, in TeX.
+        arguments: its own arguments, beside those of torch's convolutions: default, and what it means.
+        folds: into what it folds.
+        takes_1x1: whether it also replaces 1x1 convolutions.
+        has_weight: whether it has the kernel of the plain convolution as ``weight``.
+        cost: of one layer.
+        source: paper and section; empty for textbook operators.
+        example: line of a config.
+
+    Raises:
+        ValueError: if there is no such operator, with the name that was probably meant.
+
+    Example:
+        >>> Description('dcls').arguments['version'][0], Description('DCLSConv').folds
+        ("'v0'", 'into one plain convolution')
+    """
+
+    def __init__(self, name: Any) -> None:
+        self.name = find_operator(name)
+        named = getattr(ops, self.name)
+        operator = getattr(named, 'operator', named)
+        text = inspect.cleandoc(operator.__doc__)
+        # The forms for sequences and volumes refer to that for images.
+        referred = re.search(r'as in :class:`(\w+)`', text)
+        full = inspect.cleandoc(getattr(ops, referred[1]).__doc__) if referred and ':math:' not in text else text
+        self.summary = plain(text.partition('\n')[0])
+        self.equation = _paragraph(full, r':math:')
+        self.source = _paragraph(inspect.cleandoc(named.__doc__), '^Source: ') or _paragraph(full, '^Source: ')
+        self.source = self.source.removeprefix('Source: ')
+        meanings = {**_meanings(full), **_meanings(inspect.cleandoc(named.__doc__))}
+        self.arguments = {key: (repr(value), meanings.get(key, '')) for key, value in _defaults(named).items()}
+        self.folds = operator.folds
+        self.takes_1x1 = operator.takes_1x1
+        self.has_weight = operator.has_weight
+        self.cost = cost(named)
+        self.example = f"conv_cfg=dict(type='mmkerv.{self.name}')"
+
+    def __str__(self) -> str:
+        lines = [*textwrap.wrap(f'{self.name}: {self.summary}', WIDTH), '', *_wrapped(f'equation   {self.equation}')]
+        lines.append('arguments, beside those of the convolution it replaces' if self.arguments else 'arguments  none')
+        for name, (default, meaning) in self.arguments.items():
+            lines += textwrap.wrap(
+                f'{name}={default}  {meaning}', WIDTH, initial_indent='  ', subsequent_indent=' ' * 6
+            )
+        rows = {
+            'folds': self.folds,
+            '1x1 layers': 'are replaced too' if self.takes_1x1 else 'stay plain',
+            'weights': 'a plain checkpoint loads by name' if self.has_weight else 'none of the plain layer is kept',
+            'cost': self.cost or 'not counted for a layer of this shape',
+            'source': self.source,
+            'config': self.example,
+        }
+        return '\n'.join([*lines, *(line for key, row in rows.items() if row for line in _wrapped(f'{key:<11}{row}'))])
+
+    __repr__ = __str__
+
+
+def list_operators() -> list[str]:
+    """Return the names of all operators, as configs have them.
+
+    Example:
+        >>> list_operators()[:3]
+        ['CKConv', 'CKConv1d', 'CoCConv']
+    """
+    kinds = {name: getattr(ops, name) for name in ops.__all__ if inspect.isclass(getattr(ops, name))}
+    # Of the operators for images, configs name the class without 2d.
+    return [name for name, kind in kinds.items() if issubclass(kind, (ConfigClass, ConvNd)) and not name.endswith('2d')]
+
+
+def list_kernels() -> list[str]:
+    """Return the names of the kernels of kervolution, those that were registered by the user included.
+
+    Example:
+        >>> 'gaussian' in list_kernels()
+        True
+    """
+    return sorted(KERNELS)
+
+
+def describe(name: Any) -> Description:
+    """Describe an operator: equation, arguments with defaults, folding, cost, source, config.
+
+    Args:
+        name: name as configs have it, with or without ``mmkerv.``, short name such as ``'dcls'``, or the class.
+
+    Returns:
+        A description, which prints as text.
+
+    Raises:
+        ValueError: if there is no such operator, with the name that was probably meant.
+
+    Example:
+        >>> print(str(describe('WeightedConv')).splitlines()[0])
+        WeightedConv: Weighted convolution: conv2d with a kernel whose taps are multiplied by a density.
+    """
+    return Description(name)
+
+
+def find_operator(name: Any) -> str:
+    """Return the name of an operator as configs have it.
+
+    Args:
+        name: as for :func:`describe`.
+
+    Raises:
+        ValueError: if there is none, with the name that was probably meant.
+
+    Example:
+        >>> find_operator('mmkerv.CoCConv'), find_operator('coc'), find_operator('CoCConv2d')
+        ('CoCConv', 'CoCConv', 'CoCConv')
+    """
+    text = name if isinstance(name, str) else getattr(name, '__name__', str(name))
+    last = text.rpartition('.')[2]
+    names = list_operators()
+    short = {getattr(ops, known).short_name: known for known in reversed(names) if getattr(ops, known).short_name}
+    for spelt in (last, last.removesuffix('2d')):
+        if spelt in names:
+            return spelt
+    if last in short:
+        return short[last]
+    raise ArgumentError(
+        f'mmkerv has no operator {text!r}{did_you_mean(last, [*names, *short])} It has: {", ".join(names)}'
+    )
+
+
+def plain(text: str) -> str:
+    r"""Return a text of a docstring without its markup.
+
+    Example:
+        >>> plain('``conv2d`` with :math:`K_1` of :class:`CoCConv2d`')
+        'conv2d with K_1 of CoCConv2d'
+    """
+    return re.sub(r':\w+:`([^`]*)`', r'\1', text).replace('``', '').replace('`', '')
+
+
+def _paragraph(text: str, pattern: str) -> str:
+    """Return the first paragraph of a docstring that a pattern is found in, in one line."""
+    found = (part for part in re.split(r'\n\s*\n', text) if re.search(pattern, part))
+    return plain(' '.join(next(found, '').split()))
+
+
+def _meanings(text: str) -> dict[str, str]:
+    """Return the first sentence on each argument of a docstring."""
+    section = re.search(r'^Args:\n((?:[ ]+.*\n|\n)+)', text + '\n', re.MULTILINE)
+    found = {}
+    for entry in re.split(r'\n(?= {4}\S)', section[1].rstrip()) if section else ():
+        names, _, meaning = ' '.join(entry.split()).partition(': ')
+        sentence = re.split(r'(?<=\w)[.;] ', plain(meaning))[0].rstrip('.')
+        found |= dict.fromkeys(names.replace('*', '').split(', '), sentence)
+    return found
+
+
+def _defaults(named: type) -> dict[str, Any]:
+    """Return the operator's own arguments with their defaults; those of the class in configs count."""
+    operator = getattr(named, 'operator', named)
+    defaults = dict(operator.Options._field_defaults)
+    for constructor in (operator.__init__, *((named.__new__,) if issubclass(named, ConfigClass) else ())):
+        for parameter in inspect.signature(constructor).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                defaults[parameter.name] = parameter.default
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in defaults.items()}
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent=' ' * 11)
+
+
+@torch.no_grad()
+def cost(kind: type) -> Cost | None:
+    """Count parameters and multiply-adds of a layer, dense or, where the operator has no such layer, depthwise.
+
+    Returns:
+        The cost, or ``None`` if the operator has neither.
+
+    Example:
+        >>> cost(ops.CondConv).parameters > cost(ops.CondConv).plain_parameters
+        True
+    """
+    dims = getattr(kind, 'operator', kind).dims
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    x = torch.zeros(1, CHANNELS, *(INPUT,) * dims)
+    # A causal layer pads by itself, and small kernels stay plain where they would be stacked.
+    for size, groups, pads in product(SIZES, (1, CHANNELS), (True, False)):
+        shape, padding = (CHANNELS, CHANNELS, size), size // 2
+        with torch.random.fork_rng(devices=[]):
+            try:
+                layer = kind(*shape, padding=padding if pads else 0, groups=groups)
+            except ValueError:
+                continue
+            if type(layer) is convolution:
+                continue
+            counts = [_count(each, x) for each in (layer, convolution(*shape, padding=padding, groups=groups))]
+        size = 'x'.join([str(size)] * dims)
+        text = f'{"depthwise, " if groups > 1 else ""}{CHANNELS} -> {CHANNELS} channels, {size}, {INPUT} pixels a side'
+        return Cost(text, *counts[0], *counts[1])
+    return None
+
+
+def _count(layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:
+    with FlopCounterMode(display=False) as counter:
+        layer.eval()(x)
+    # torch counts two operations for a multiply-add.
+    return sum(p.numel() for p in layer.parameters()), counter.get_total_flops() // 2

@@ -7,6 +7,7 @@ the other distribution's, otherwise 0.
 import argparse
 import importlib
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -212,8 +213,32 @@ def require(*libraries: str, compiled_ops: bool = True) -> None:
         ... except InstallationError as error:
         ...     print(error)
     """
-    if found := problems(*libraries, compiled_ops=compiled_ops):
-        raise InstallationError('\n'.join(map(str, found)))
+    if not (found := problems(*libraries, compiled_ops=compiled_ops)):
+        return
+    if not all(map(distributions.importable, ('torch', *libraries))) and (folder := environment_beside()):
+        raise InstallationError(
+            f'{sys.executable} cannot run this: {"; ".join(problem.what for problem in found)}. The environment of '
+            f'this checkout is not active; type: source {shlex.quote(str(folder / "bin" / "activate"))}'
+        )
+    raise InstallationError('\n'.join(map(str, found)))
+
+
+def environment_beside(checkout: Path | None = None) -> Path | None:
+    """Return the virtual environment in a checkout if it has the libraries and no virtual environment is active.
+
+    Args:
+        checkout: folder; that of mmkerv by default.
+
+    Example:
+        >>> print(environment_beside(Path('no_such_folder')))
+        None
+    """
+    if sys.prefix != sys.base_prefix:
+        return None
+    for folder in sorted((checkout or Path(__file__).resolve().parents[1]).glob('.venv*')):
+        if (folder / 'bin' / 'activate').is_file() and any(folder.glob('lib/python*/site-packages/mmengine')):
+            return folder
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

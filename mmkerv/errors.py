@@ -16,6 +16,10 @@ class ArgumentTypeError(UserError, TypeError):
     """An argument has a type that cannot be used, or is unknown."""
 
 
+class EvenKernelError(ArgumentError):
+    """A kernel has an even size, and the operator has one that must be centred."""
+
+
 class UndefinedStatisticError(UserError, ValueError):
     """A statistic is not defined for a kernel; the message is the reason."""
 

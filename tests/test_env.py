@@ -84,6 +84,29 @@ def test_no_distribution_lists_the_commands_of_both(fake):
         env.require('mmdet')
 
 
+def test_an_environment_that_is_not_active_is_named(fake, monkeypatch, tmp_path):
+    """`python tools/train.py` before `source .venv/bin/activate` finds the system's Python."""
+    fake({}, modules=('pip',))
+    checkout = tmp_path / 'check out'
+    for name in ('.venv', '.venv-openmmlab'):
+        (checkout / name / 'bin').mkdir(parents=True)
+        (checkout / name / 'bin' / 'activate').touch()
+    monkeypatch.setattr(sys, 'prefix', sys.base_prefix)
+    assert env.environment_beside(checkout) is None
+    (checkout / '.venv' / 'lib' / 'python3.11' / 'site-packages' / 'mmengine').mkdir(parents=True)
+    assert env.environment_beside(checkout) == checkout / '.venv'
+    monkeypatch.setattr(env, 'environment_beside', lambda: checkout / '.venv')
+    with pytest.raises(InstallationError) as caught:
+        env.require('mmengine', 'mmcv')
+    message = str(caught.value)
+    assert '\n' not in message and message.startswith(f'{sys.executable} cannot run this: torch is not installed; ')
+    assert message.endswith(f"type: source '{checkout}/.venv/bin/activate'")
+    monkeypatch.setattr(sys, 'prefix', str(tmp_path / 'another'))
+    monkeypatch.undo()
+    if sys.prefix != sys.base_prefix:
+        assert env.environment_beside(checkout) is None, 'the user has chosen another environment'
+
+
 def test_missing_torch_is_the_only_problem_reported(fake):
     fake(ONEDL, modules=(*LIBRARIES, 'pip'), ops=False)
     (problem,) = env.problems()

@@ -219,6 +219,11 @@ def _one_line(text: str) -> str:
 
 def _user_message(error: Exception) -> str | None:
     """Return the message of an error that the user can fix, else ``None``."""
+    if 'mmengine' in sys.modules and 'torch' in sys.modules:
+        from mmkerv.engine.config.build_errors import described
+
+        if (message := described(error)) is not None:
+            return _one_line(message)
     if isinstance(error, InstallationError):
         # Its lines are commands to type.
         return str(error)

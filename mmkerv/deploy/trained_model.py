@@ -17,6 +17,7 @@ from mmkerv.engine.checkpoint.layouts import fitted_names, unwrapped_names, weig
 from mmkerv.engine.checkpoint.match import require_match
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.check import datasets
+from mmkerv.engine.config.check_model import check_model
 from mmkerv.engine.config.read import load_config
 from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError, UserError
@@ -94,12 +95,13 @@ def built(cfg: Config) -> nn.Module:
     """Build the model of a config for one process, without weights.
 
     Raises:
-        ConfigError: if a part of the network is not on this machine.
+        ConfigError: if a part of the network is not on this machine, is not registered, or has an unknown key.
 
     Example:
         >>> built(load_config('configs/retinanet_r50_coc.py'))  # doctest: +SKIP
     """
     enter_scope(cfg)
+    check_model(cfg)
     try:
         return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     except UserError:

@@ -14,8 +14,10 @@ from torch.nn.modules.utils import _pair
 
 from mmkerv import ops
 from mmkerv.distributions import importable
-from mmkerv.errors import ArgumentError, ArgumentTypeError
+from mmkerv.errors import ArgumentError, ArgumentTypeError, EvenKernelError
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
+from mmkerv.ops.core.arguments import did_you_mean, reject_from_network
+from mmkerv.ops.core.base import NoOptions
 
 
 class Operator(NamedTuple):
@@ -60,8 +62,9 @@ class Operator(NamedTuple):
         name, operators = kind.rpartition('.')[2], _operators()
         # 'CoCConv', 'mmkerv.CoCConv', or 'mmkerv.ops.CoCConv', as mmengine writes a class.
         if name in operators and kind.partition('.')[0] in (name, 'mmkerv'):
+            reject_from_network(name, options, own_arguments(operators[name]))
             return cls(operators[name], options, name)
-        registered = _registered(kind)
+        registered = registered_convolution(kind)
         if inspect.isclass(registered) and issubclass(registered, nn.Conv2d):
             return cls(registered, options, kind)
         if registered is None:
@@ -69,8 +72,8 @@ class Operator(NamedTuple):
         else:
             reason = f'registered with mmengine as {getattr(registered, "__name__", registered)}, which is no nn.Conv2d'
         raise ArgumentError(
-            f'conv_cfg type {kind!r} is not an operator of mmkerv and {reason}; use one of {", ".join(operators)}, a '
-            "registered convolution such as mmcv's ConvWS, or pass the class"
+            f'conv_cfg type {kind!r} is not an operator of mmkerv and {reason}{did_you_mean(name, operators)} Use one '
+            f"of {', '.join(operators)}, a registered convolution such as mmcv's ConvWS, or pass the class"
         )
 
     @property
@@ -127,7 +130,11 @@ class Operator(NamedTuple):
         except (ValueError, TypeError) as error:
             kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
             shape = f'{size(conv)}, {conv.in_channels} -> {conv.out_channels} channels, groups={conv.groups}'
-            raise kind(f'{name} ({shape}): {error}; where can leave this layer out') from error
+            if isinstance(error, EvenKernelError):
+                advice = "where=dict(kernel_sizes='>1') leaves it plain, unless where.names asks for it alone"
+            else:
+                advice = 'where can leave this layer out'
+            raise kind(f'{name} ({shape}): {error}; {advice}') from error
         # Of a folded layer only the bias may be new, that of the norms inside the operator.
         has_same_bias = (getattr(new, 'bias', None) is None) == (conv.bias is None)
         if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size and has_same_bias:
@@ -184,8 +191,23 @@ def _operators() -> dict[str, type]:
     return {name: kind for name, kind in exported.items() if hasattr(kind, 'deploy_cfg') or kind is ops.FoldedConv}
 
 
-def _registered(kind: str) -> Any:
-    """Look a name up as mmcv's ``build_conv_layer`` does; ``None`` if it is unknown."""
+def own_arguments(kind: type) -> tuple[str, ...]:
+    """Return the names of the arguments that a class of operators has beside those of torch's convolutions.
+
+    Example:
+        >>> own_arguments(ops.WeightedConv)
+        ('replace_1x1', 'density', 'learnable', 'rescale')
+    """
+    return (*getattr(kind, 'keywords', ()), *getattr(getattr(kind, 'operator', kind), 'Options', NoOptions)._fields)
+
+
+def registered_convolution(kind: str) -> Any:
+    """Look a name up as mmcv's ``build_conv_layer`` does, in the current default scope; ``None`` if it is unknown.
+
+    Example:
+        >>> print(registered_convolution('NoConv'))
+        None
+    """
     if not importable('mmengine'):
         return None
     if importable('mmcv'):

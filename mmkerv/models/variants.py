@@ -34,7 +34,12 @@ def _family(family: str) -> type:
     def build(cls: type, *args: Any, host: str | None = None, **kwargs: Any) -> nn.Module:
         return variant(family, find_library(family, host))(*args, **kwargs)
 
-    return type(family, (), {'__new__': build, '__doc__': DOC.format(family=family), '__module__': __name__})
+    def built_class(part: dict) -> type:
+        return variant(family, find_library(family, part.get('host')))
+
+    # What checks the keys of a config asks for the class that they are arguments of.
+    members = {'__new__': build, 'built_class': staticmethod(built_class), '__doc__': DOC.format(family=family)}
+    return type(family, (), {**members, '__module__': __name__})
 
 
 ResNet, ResNetV1c, ResNetV1d, HRNet, ShuffleNetV2, MobileNetV2, MobileNetV3 = (

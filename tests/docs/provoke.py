@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -44,6 +45,91 @@ def unregistered(folder: Path) -> str:
     from mmcv.cnn import build_conv_layer
 
     return in_scope('mmdet', lambda: build_conv_layer({'type': 'CoCConf'}, 3, 8, 3))
+
+
+@provokes
+def misspelt_operator(folder: Path) -> str:
+    from mmkerv.engine.config.check import check_operators
+
+    return message(check_operators, {'backbone': {'conv_cfg': {'type': 'CocConv'}}}, 'model', 'mmdet')
+
+
+@provokes
+def misspelt_key(folder: Path) -> str:
+    from mmengine.config import Config
+
+    from mmkerv.engine.config.check_model import check_model
+
+    backbone = {'type': 'ResNet', 'depth': 18, 'conv_cgf': {'type': 'CoCConv'}}
+    model = {'type': 'RetinaNet', 'backbone': backbone, 'neck': {'type': 'FPNN'}}
+    return message(check_model, Config({'default_scope': 'mmdet', 'model': model}))
+
+
+@provokes
+def unknown_where(folder: Path) -> str:
+    from mmkerv.engine.config.check import check_operators
+
+    return message(check_operators, {'backbone': {'type': 'mmkerv.ResNet', 'where': {'stage': (2, 3)}}}, 'model')
+
+
+@provokes
+def even_in_a_head(folder: Path) -> str:
+    pytest.importorskip('mmseg')
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, DefaultScope
+
+    from mmkerv.engine.config.build_errors import described
+
+    head = {'type': 'FCNHead', 'in_channels': 8, 'channels': 8, 'num_classes': 2, 'kernel_size': 2}
+    cfg = Config({'model': {'decode_head': {**head, 'conv_cfg': {'type': 'CoCConv'}}}})
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        try:
+            MODELS.build(cfg.model.decode_head)
+        except ValueError as error:
+            return described(error)
+    raise AssertionError('no error')
+
+
+@provokes
+def other_classes(folder: Path) -> str:
+    from types import SimpleNamespace
+
+    from mmkerv.engine.data_checks.label_range_hook import LabelRangeHook
+
+    class CocoDataset(list):
+        metainfo = {'classes': ('cat', 'dog')}
+
+    model = nn.ModuleDict({'bbox_head': nn.Identity()})
+    model['bbox_head'].num_classes = 80
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=CocoDataset([1])))
+    return message(LabelRangeHook().before_train, SimpleNamespace(train_loop=loop, model=model))
+
+
+@provokes
+def folded_for_training(folder: Path) -> str:
+    from mmkerv.engine import require_match
+    from mmkerv.ops import CoCConv2d
+
+    (folder / 'deploy.py').touch()
+    model = nn.Sequential(CoCConv2d(3, 8, 3, super_init='kaiming'))
+    return message(require_match, model, nn.Sequential(nn.Conv2d(3, 8, 3)).state_dict(), str(folder / 'deploy.pth'))
+
+
+@provokes
+def not_active(folder: Path) -> str:
+    from unittest.mock import patch
+
+    from mmkerv import env
+    from mmkerv.install_advice import Problem
+
+    found = [Problem('torch is not installed', ''), Problem('not installed: mmengine, mmcv. Two distributions', '')]
+    absent, beside = {'return_value': False}, {'return_value': folder / '.venv'}
+    with (
+        patch.object(env, 'problems', return_value=found),
+        patch.object(env.distributions, 'importable', **absent),
+        patch.object(env, 'environment_beside', **beside),
+    ):
+        return message(env.require, 'mmengine', 'mmcv')
 
 
 def without_mmkerv(folder: Path, base: str) -> str:
@@ -112,9 +198,9 @@ def scope_in_conv_cfg(folder: Path) -> str:
 
 @provokes
 def kernel_size(folder: Path) -> str:
-    from mmkerv.ops import CKConv
+    from mmkerv.engine.config.check import check_operators
 
-    return message(CKConv, 3, 8, 3, kernel_size=7)
+    return message(check_operators, {'backbone': {'conv_cfg': {'type': 'CKConv', 'kernel_size': 7}}}, 'model')
 
 
 @provokes

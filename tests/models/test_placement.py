@@ -352,7 +352,7 @@ def test_kernels_of_even_size_stay_plain_and_are_counted(lines):
 @pytest.mark.parametrize(
     ('where', 'message'),
     [
-        ({'kernel_sizes': (3, 2)}, r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd.*where can leave'),
+        ({'kernel_sizes': (3, 2)}, r"1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd.*kernel_sizes='>1'"),
         ({'names': ('0', '1')}, r'1 \(2x2, 4 -> 4 channels, groups=1\): kernel_size must be odd'),
         ({'names': '1|2'}, 'kernel_size must be odd'),
     ],

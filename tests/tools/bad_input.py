@@ -68,11 +68,43 @@ BAD_INPUT = {
     ),
     'even kernel with dilate': (
         (TRAIN, '{even.py}', '--work-dir', '{out}'),
-        ('kernel_size must be odd', 'got 2', 'use an odd size, or keep this layer a plain Conv2d'),
+        (
+            'model.decode_head: kernel_size must be odd',
+            'got 2',
+            "type='mmkerv.Converted', model=dict(type='FCNHead', ...)",
+        ),
     ),
     'unregistered operator': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.type=CoCConf'),
-        ('Cannot find', 'registry', "Use type='mmkerv.CoCConv'"),
+        (
+            f"{CONV}.type: 'CoCConf' is neither an operator",
+            "did you mean 'mmkerv.CoCConv'?",
+            f'{OPTIONS} {CONV}.type=NAME',
+        ),
+    ),
+    'misspelt key of a backbone': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'model.backbone.conv_cgf.type=CoCConv'),
+        ("model.backbone.conv_cgf: ResNet has no argument 'conv_cgf'; did you mean 'conv_cfg'?",),
+    ),
+    'misspelt key of a network to fold': (
+        (FOLD, '{config.py}', '{good.pth}', '{out}/deploy.pth', OPTIONS, 'model.head.num_clases=3'),
+        ("model.head.num_clases: LinearClsHead has no argument 'num_clases'; did you mean 'num_classes'?",),
+    ),
+    'misspelt key of a hook': (
+        (
+            TRAIN,
+            '{config.py}',
+            '--work-dir',
+            '{out}',
+            OPTIONS,
+            'default_hooks.logger.type=LoggerHook',
+            'default_hooks.logger.intervall=3',
+        ),
+        ("default_hooks.logger.intervall: LoggerHook has no argument 'intervall'; did you mean 'interval'?",),
+    ),
+    'kernel size in conv_cfg': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, f'{CONV}.type=CKConv', f'{CONV}.kernel_size=7'),
+        (f'{CONV}: CKConv gets kernel_size from the network', 'write kernel_extent=7'),
     ),
     'missing data root': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'data_root={absent}'),

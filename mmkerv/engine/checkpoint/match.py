@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.lowrank.chain import TakesLowerRanks
 from mmkerv.registry import HOOKS
 from mmkerv.utils import bare_network, log, printable
+
+# Keys that a report names, of all kinds together and of each.
+NAMED, NAMED_OF_EACH = 5, 3
 
 
 class CheckpointMatch(NamedTuple):
@@ -54,18 +58,18 @@ class CheckpointMatch(NamedTuple):
     unused: Sequence[str] = ()
 
     def __str__(self) -> str:
-        counts = [
-            f'{len(self.loaded)} parameters loaded',
-            _listed(self.missing, 'missing'),
-            _listed(self.unexpected, 'unexpected'),
-        ]
-        details = [
+        kinds = [
+            (self.missing, 'missing'),
+            (self.unexpected, 'unexpected'),
             (self.shapes, 'of another shape'),
             (self.operator_only, 'operator parameters at their initial values'),
             (self.weightless, 'parameters of operators without a basic kernel at their initial values'),
             (self.unused, 'plain weights that those operators cannot use'),
         ]
-        return '; '.join([', '.join(counts), *(_listed(keys, label) for keys, label in details if keys)])
+        shown = _shares([len(keys) for keys, _ in kinds])
+        texts = [_listed(keys, label, number) for (keys, label), number in zip(kinds, shown)]
+        details = [text for text, (keys, _) in zip(texts[2:], kinds[2:]) if keys]
+        return '; '.join([f'{len(self.loaded)} parameters loaded, {texts[0]}, {texts[1]}', *details])
 
 
 def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> CheckpointMatch:
@@ -122,7 +126,9 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
     """
     match = match_checkpoint(model, state_dict)
     if match.missing or match.unexpected or match.shapes:
-        advice = 'Give the config it was trained with (the deploy config for a folded checkpoint)'
+        advice = deploy_config_beside(source) or (
+            'Give the config it was trained with (the deploy config for a folded checkpoint)'
+        )
         if options := missing_options(model, match.unexpected):
             advice = f'It was trained with {options}: add that to conv_cfg'
         elif adapters := missing_adapters(match.unexpected, state_dict):
@@ -134,8 +140,9 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
         if changing := operators_changing_kernels(model, state_dict):
             raise CheckpointMismatchError(
                 f'checkpoint {source!r} is of the plain (or folded) network, and {len(changing)} operators such as '
-                f'{changing[0]} do not start as the identity: they would change its kernels. Use '
-                "super_init='identity', or the plain config"
+                f'{changing[0]} do not start as the identity: they would change its kernels. '
+                f'{deploy_config_beside(source) or "If it is folded, give the deploy config that was written with it"}'
+                "; for a plain checkpoint use super_init='identity', or the plain config"
             )
         log(
             f'mmkerv: {source} is a plain checkpoint; its {len(match.operator_only)} operator parameters keep the '
@@ -143,6 +150,19 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
         )
     _require_finite_loaded(model, state_dict, match, source)
     return match
+
+
+def deploy_config_beside(source: str) -> str:
+    """Return the advice to use the config of the same name beside a checkpoint, as folding writes one, or ``''``.
+
+    Example:
+        >>> deploy_config_beside('epoch_12.pth')
+        ''
+    """
+    config = Path(source).with_suffix('.py')
+    if '://' in source or config == Path(source) or not config.is_file():
+        return ''
+    return f'Give the config that was written with it, {str(config)!r}, which is the deploy config of a folded network'
 
 
 def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
@@ -415,11 +435,27 @@ def _about_names(model: nn.Module, state_dict: dict[str, Any]) -> str:
     return ''
 
 
-def _listed(keys: Sequence[str], label: str) -> str:
-    """Return how many keys there are, the label, and the names of the first three."""
+def _shares(counts: Sequence[int]) -> list[int]:
+    """Return how many keys of each kind are named, by turns.
+
+    Example:
+        >>> _shares([9, 1, 4]), _shares([9, 0])
+        ([2, 1, 2], [3, 0])
+    """
+    counts = [min(count, NAMED_OF_EACH) for count in counts]
+    shares = [0] * len(counts)
+    while sum(shares) < min(NAMED, sum(counts)):
+        for i, count in enumerate(counts):
+            if shares[i] < count and sum(shares) < NAMED:
+                shares[i] += 1
+    return shares
+
+
+def _listed(keys: Sequence[str], label: str, number: int) -> str:
+    """Return how many keys there are, the label, and the names of the first few."""
     if not keys:
         return f'0 {label}'
-    names = [printable(key) for key in keys[:3]] + ['...'] * (len(keys) > 3)
+    names = [printable(key) for key in keys[:number]] + ['...'] * (len(keys) > number)
     return f'{len(keys)} {label} ({", ".join(names)})'
 
 

@@ -6,10 +6,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmkerv import ops
+from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ArgumentTypeError, ConfigError
-from mmkerv.registry import operator_name
+from mmkerv.models.placement import Where
+from mmkerv.models.replacement import own_arguments, registered_convolution
+from mmkerv.ops.core.arguments import nearest, reject_from_network
+from mmkerv.registry import OPERATORS, PLAIN, local_name, operator_name
 
 RENAMED_HOOKS = {
     'KeepWrittenHook': 'DeferredRemovalHook',
@@ -19,12 +24,13 @@ RENAMED_HOOKS = {
 }
 
 
-def check_operators(node: Any, place: str) -> None:
-    """Check the arguments of every operator in a part of a config.
+def check_operators(node: Any, place: str, scope: str | None = None) -> None:
+    """Check the type and arguments of every ``conv_cfg`` in a part of a config, and the ``where`` beside it.
 
     Args:
         node: that part.
         place: its dotted key.
+        scope: ``default_scope`` of the config, in which a type that is not mmkerv's is looked up.
 
     Raises:
         ConfigError: naming the key, the argument and the rule.
@@ -36,10 +42,15 @@ def check_operators(node: Any, place: str) -> None:
         node = dict(enumerate(node))
     if not isinstance(node, dict):
         return
+    if isinstance(node.get('where'), dict) and local_name(node.get('type'), ('mmkerv',)):
+        check_where(node['where'], f'{place}.where')
     for key, value in node.items():
-        name = operator_name(value.get('type')) if str(key).endswith('conv_cfg') and isinstance(value, dict) else None
+        is_conv_cfg = str(key).endswith('conv_cfg') and isinstance(value, dict)
+        name = operator_name(value.get('type')) if is_conv_cfg else None
         if name is None:
-            check_operators(value, f'{place}.{key}')
+            if is_conv_cfg:
+                _check_conv_type(value.get('type'), f'{place}.{key}', scope)
+            check_operators(value, f'{place}.{key}', scope)
             continue
         try:
             check_arguments(name, {k: v for k, v in value.items() if k != 'type'})
@@ -48,6 +59,41 @@ def check_operators(node: Any, place: str) -> None:
                 f'{place}.{key}: {error}. Change the config, or give another value with --cfg-options '
                 f'{place}.{key}.ARGUMENT=VALUE'
             ) from error
+
+
+def _check_conv_type(kind: Any, place: str, scope: str | None) -> None:
+    """Refuse the name of a convolution that nothing registers; mmcv's message would not have the name."""
+    # Without mmcv its convolutions are not known.
+    if not isinstance(kind, str) or kind in ('Conv2d', *PLAIN) or not importable('mmcv'):
+        return
+    with DefaultScope.overwrite_default_scope(scope):
+        if registered_convolution(kind) is not None:
+            return
+    name = kind.strip().rpartition('.')[2]
+    near = nearest(name, OPERATORS)
+    meant = f"; did you mean 'mmkerv.{near}'?" if near else '.'
+    raise ConfigError(
+        f'{place}.type: {kind!r} is neither an operator of mmkerv nor a registered convolution{meant} '
+        f'mmkerv.list_operators() lists the operators. Change it in the config, or by --cfg-options {place}.type=NAME; '
+        'a convolution of your own needs custom_imports=dict(imports=[MODULE], allow_failed_imports=False)'
+    )
+
+
+def check_where(where: dict, place: str) -> None:
+    """Check a ``where`` of a config.
+
+    Raises:
+        ConfigError: naming its dotted key, the key or value in it, and the rule.
+
+    Example:
+        >>> check_where(dict(stages=(2, 3)), 'model.backbone.where')
+    """
+    try:
+        Where.of(where)
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise ConfigError(
+            f'{place}: {error}. Change the config, or give another value with --cfg-options {place}.KEY=VALUE'
+        ) from error
 
 
 def check_arguments(operator: str, options: dict[str, Any]) -> None:
@@ -60,25 +106,36 @@ def check_arguments(operator: str, options: dict[str, Any]) -> None:
     Example:
         >>> check_arguments('CoCConv', {'super_bias': True})
     """
+    kind = getattr(ops, operator)
+    reject_from_network(operator, options, own_arguments(kind))
     with torch.random.fork_rng(devices=[]):
         # A 1x1 convolution is the smallest layer whose arguments are checked.
-        getattr(ops, operator)(1, 1, 1, **options)
+        kind(1, 1, 1, **options)
 
 
 def check_hooks(cfg: Config) -> None:
-    """Refuse the hook names of mmkerv's development versions, as a config dumped by one of them has.
+    """Refuse the hook names of mmkerv's development versions, as dumped configs have them, and a bad ``where``.
 
     Raises:
-        ConfigError: naming the old and the new name.
+        ConfigError: naming the old and the new name, or what is wrong with ``where``.
 
     Example:
         >>> check_hooks(Config(dict(custom_hooks=[dict(type='mmkerv.DeferredRemovalHook')])))
     """
-    for hook in [*(cfg.get('custom_hooks') or []), *(cfg.get('default_hooks') or {}).values()]:
+    for key, hook in _hooks(cfg):
         kind = str(hook.get('type')) if isinstance(hook, dict) else ''
         name = kind.rpartition('.')[2]
         if kind in (name, f'mmkerv.{name}') and name in RENAMED_HOOKS:
             raise ConfigError(f'hook {kind!r} is now called {RENAMED_HOOKS[name]!r}: change its type in the config')
+        is_ours = isinstance(hook, dict) and local_name(hook.get('type'), ('mmkerv',))
+        if is_ours and isinstance(hook.get('where'), dict):
+            check_where(hook['where'], f'{key}.where')
+
+
+def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
+    """Yield the hooks of a config with their dotted keys."""
+    yield from ((f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or []))
+    yield from ((f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items())
 
 
 def check_data(cfg: Config, phase: str) -> None:

@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
 from mmkerv.engine.config.check import check_data, check_hooks, loaders
+from mmkerv.engine.config.check_model import check_model
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.console.short_log import runner_class, with_short_log
 from mmkerv.engine.scope import library_of
@@ -50,13 +51,15 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
         strict: whether a checkpoint of another network is refused.
 
     Raises:
-        ConfigError: if the data is not where the config says, or a hook has been renamed.
+        ConfigError: if the data is not where the config says, a hook has been renamed, or the network has a type that
+            is not registered or a key that its class does not have.
         FileNotFoundError: if training starts from a checkpoint that does not exist.
 
     Example:
         >>> prepare(load_config(args.config), args, ('test',), strict=True)  # doctest: +SKIP
     """
     check_hooks(cfg)
+    check_model(cfg)
     cfg.launcher = args.launcher
     set_work_dir(cfg, args)
     present = {local_name(hook.get('type'), ('mmkerv',)) for hook in cfg.get('custom_hooks') or []}

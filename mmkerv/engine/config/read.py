@@ -54,7 +54,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     library = library_of(cfg)
     if library:
         cfg.default_scope = library
-    check_operators(cfg.get('model'), 'model')
+    check_operators(cfg.get('model'), 'model', cfg.get('default_scope'))
     check_hooks(cfg)
     if old and 'data_root' in options:
         new = str(options['data_root']).rstrip('/') + '/'

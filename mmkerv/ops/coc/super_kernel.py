@@ -7,7 +7,7 @@ basic kernel by ``kernel_plus``, and dilated so that it does not correlate every
 from itertools import count
 from typing import NamedTuple
 
-from mmkerv.errors import ArgumentError
+from mmkerv.errors import ArgumentError, EvenKernelError
 from mmkerv.ops.core.arguments import integer, one_of
 
 DILATE_MODES = (True, False, 'paper')
@@ -65,7 +65,7 @@ def super_kernel(kernel_size: int, kernel_plus: int = 2, dilate: bool | str = Tr
     kernel_plus = integer(kernel_plus, 'kernel_plus', 0)
     one_of(dilate, 'dilate', DILATE_MODES)
     if kernel_size % 2 == 0:
-        raise ArgumentError(
+        raise EvenKernelError(
             f'kernel_size must be odd for a super kernel to be centred on it, got {kernel_size}; '
             'use an odd size, or keep this layer a plain Conv2d'
         )

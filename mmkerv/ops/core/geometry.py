@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _ntuple
 
-from mmkerv.errors import ArgumentError
+from mmkerv.errors import ArgumentError, EvenKernelError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.tracing import is_transformed
 
@@ -173,7 +173,8 @@ def odd(sizes: tuple[int, ...], name: str = 'kernel_size') -> tuple[int, ...]:
     """
     if any(k % 2 == 0 for k in sizes):
         nearest = tuple(k + 1 - k % 2 for k in sizes)
-        raise ArgumentError(f'{name} must be odd for a centred kernel, got {sizes}; use {nearest}')
+        kind = EvenKernelError if name == 'kernel_size' else ArgumentError
+        raise kind(f'{name} must be odd for a centred kernel, got {sizes}; use {nearest}')
     return sizes
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from torch import nn
 
 from mmkerv.engine import CheckpointMatchHook
 from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
@@ -90,6 +91,49 @@ def test_operator_arguments_are_checked_with_the_config(kind, options, reason):
     model['heads'].pop()
     check_operators(model, 'model')
     assert model['backbone'] == before['backbone']
+
+
+@pytest.mark.parametrize(
+    'conv_cfg, message',
+    [
+        (dict(type='CocConv'), ".type: 'CocConv' is neither an operator .*; did you mean 'mmkerv.CoCConv'\\?"),
+        (dict(type='mmkerv.CocConv'), ".type: 'mmkerv.CocConv' is .*did you mean 'mmkerv.CoCConv'"),
+        (dict(type='KervConv '), ".type: 'KervConv ' is .*did you mean 'mmkerv.KervConv'"),
+        (
+            dict(type='Nothing'),
+            r".type: 'Nothing' is .*\. mmkerv.list_operators\(\) .*type=NAME; .*custom_imports",
+        ),
+        (dict(type='CKConv', kernel_size=7), ': CKConv gets kernel_size from the network, .*write kernel_extent=7, '),
+        (dict(type='CoCConv', kernel_size=7), ': CoCConv gets kernel_size .*cannot have kernel_size=7; leave it out'),
+        (
+            dict(type='DCLSConv', stride=2),
+            ': DCLSConv gets stride .*cannot have stride=2; leave it out',
+        ),
+    ],
+    ids=['case', 'scope', 'blank', 'unknown', 'kernel_extent', 'kernel_size', 'stride'],
+)
+def test_a_conv_cfg_that_no_layer_can_have_is_named(conv_cfg, message):
+    with pytest.raises(ConfigError, match=f'^model.neck.conv_cfg{message}'):
+        check_operators(dict(neck=dict(conv_cfg=conv_cfg)), 'model', 'mmdet')
+
+
+def test_convolutions_of_the_libraries_are_known():
+    pytest.importorskip('mmcv')
+    for kind in ('Conv2d', 'Conv', 'ConvWS', 'ConvAWS', 'FoldedConv', 'mmkerv.FoldedConv', 'Conv1d'):
+        check_operators(dict(conv_cfg=dict(type=kind)), 'model', 'mmdet')
+    check_operators(dict(conv_cfg=None, stem=dict(conv_cfg=dict(type=nn.Conv2d))), 'model')
+
+
+@pytest.mark.parametrize('kind', ['mmkerv.ResNet', 'mmkerv.Converted'])
+def test_an_unknown_key_of_where_is_named_with_its_place(kind):
+    part = dict(type=kind, conv_cfg=dict(type='CoCConv'), where=dict(stage=(2, 3)))
+    with pytest.raises(ConfigError, match=r"^model.backbone.where: where has no .*'stage'; did you mean 'stages'\?"):
+        check_operators(dict(backbone=part), 'model')
+    hook = dict(type='mmkerv.OrthogonalityHook', where=dict(kernel_size=3))
+    with pytest.raises(ConfigError, match=r"^custom_hooks.1.where: .*'kernel_size'; did you mean 'kernel_sizes'"):
+        check_hooks(Config(dict(custom_hooks=[dict(type='EMAHook'), hook])))
+    # The key of another class is its own business.
+    check_operators(dict(backbone=dict(type='mmdet.ResNet', where=dict(stage=1))), 'model')
 
 
 def data(root: Path, **changes) -> Config:

@@ -383,7 +383,11 @@ def quoted(word: str) -> str:
 def document(found: dict[str, Any], table: str, notes: Sequence[str]) -> str:
     """Return the results as a markdown document."""
     facts = found['environment']
-    machine = facts['GPU'] if facts['GPU'] != 'none used' else f'{facts["processor"]}, {facts["threads"]} threads'
+    machine = (
+        facts['GPU']
+        if facts['GPU'] != 'none used'
+        else f'{facts["processor"]}, {facts["threads"]} thread{"s" * (facts["threads"] != "1")}'
+    )
     about = (
         f'`{found["config"]}`, {found["schedule"]}, {found["seeds"]} {"seeds" if found["seeds"] > 1 else "seed"}; '
         f'{found["date"][:10]}, {machine}, PyTorch {facts["PyTorch"]}, mmkerv {facts["mmkerv"]}.'

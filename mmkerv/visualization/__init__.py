@@ -11,7 +11,7 @@ from mmkerv.errors import InstallationError
 _MODULES = {
     'component_arrays': 'kernel_components',
     'components_figure': 'kernel_components',
-    'contact_sheet': 'contact_sheet',
+    'contact_sheet': 'layer_sheet',
     'draw_explained': 'class_activation',
     'draw_feature_map': 'feature_maps',
     'draw_receptive_fields': 'receptive_field',

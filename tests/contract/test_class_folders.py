@@ -29,6 +29,7 @@ def some_folders(source, target, classes=3, images=8):
 def test_cifars_class_folders_train_from_the_command_line(data_root, run, tmp_path):
     some_folders(data_root / 'cifar10_small', tmp_path / 'data', images=32)
     options = [f'data_root={tmp_path / "data"}', 'train_cfg.max_epochs=2', 'default_hooks.logger.interval=1']
+    options.append('model.head.num_classes=3')
     config = 'configs/cifar/resnet32_kerv_cifar10_folder.py'
     log = run('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options', *options, *WORKERS)
     assert 'mmkerv: 1 of 33 convolutions -> KervConv (3x3: 1)' in log

@@ -98,6 +98,7 @@ def config(tmp_path) -> Path:
     text = CONFIG.format(data=str(tmp_path / 'data'), weights='')
     cfg = Config.fromstring(text, '.py')
     cfg.model.backbone.pop('init_cfg')
+    cfg.model.head.num_classes = 2
     cfg.train_cfg.max_epochs = 2
     cfg.dump(tmp_path / 'config.py')
     return tmp_path / 'config.py'

@@ -104,8 +104,8 @@ def test_metric_and_losses_are_drawn_by_default_into_the_work_folder(logs, capsy
 
 def test_titles_legends_styles_and_a_backend(logs, tmp_path):
     out = tmp_path / 'a.svg'
-    flags = ('--title', 'two', '--legend', 'one', 'other', '--style', 'whitegrid', '--backend', 'svg', '--out', out)
-    assert run('analysis_tools/analyze_logs.py', *logs, *flags) is None
+    flags = ('--keys', 'loss', '--title', 'two', '--legend', 'one', 'other', '--style', 'whitegrid', '--backend', 'svg')
+    assert run('analysis_tools/analyze_logs.py', *logs, *flags, '--out', out) is None
     # The texts of an SVG are comments before their outlines.
     assert all(f'<!-- {text} -->' in out.read_text() for text in ('two', 'one', 'other', 'iteration'))
 

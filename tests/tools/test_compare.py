@@ -64,7 +64,7 @@ def test_dry_run(data, tmp_path, task, kind):
     count = {name: int(rows[name][2].replace(',', '')) for name in operators}
     assert count['plain'] < count['coc'] and count['plain'] == int(rows['coc'][3].replace(',', ''))
     replaced = {line.partition(': ')[0]: line for line in lines if ' image' in line and ': ' in line}
-    assert 'plain: nothing (' in replaced['plain'] and '-> CoCConv' in replaced['coc']
+    assert 'plain: no operators; ' in replaced['plain'] and '-> CoCConv' in replaced['coc']
     assert re.search(r' 1 of \d+ convolutions -> KervConv|\d of \d+ convolutions -> KervConv', done.out)
 
 

@@ -146,7 +146,7 @@ def test_malicious_checkpoint_is_not_executed(files, tmp_path, monkeypatch, tool
     if not lines:
         pytest.skip('tools that take no checkpoint')
     for number, line in enumerate(lines):
-        argv = [tool, *line.format_map({**files, 'out': tmp_path}).split()]
+        argv = [tool, *line.format_map({**files, 'out': tmp_path}).split(), *FASTER.get(tool, '').split()]
         if tool in ('tools/train.py', 'tools/test.py'):
             argv += [
                 *([] if '--cfg-options' in argv else ['--cfg-options']),

@@ -29,6 +29,7 @@ from mmkerv.models.placement import convert
 from mmkerv.models.replacement import is_plain, peculiarity
 from mmkerv.models.upstream_backbones import LIBRARIES
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.utils import printable
 
 OPERATOR = {'type': 'mmkerv.CoCConv'}
 # Parts of the libraries' models that are no networks.
@@ -105,6 +106,11 @@ def types(node: Any) -> Iterator[dict]:
         yield from types(child)
 
 
+def tell(line: str, error: Exception) -> None:
+    """Print a note beside the table, with the error that it is about."""
+    print(printable(f'{line}: {type(error).__name__}: {" ".join(str(error).split())}', 500), file=sys.stderr)
+
+
 def selected_configs(library: str) -> list[str]:
     """Return the configs of a library of which each has a class that those before it do not have."""
     registry, folder = registry_of(library), folder_of_configs(library)
@@ -117,8 +123,9 @@ def selected_configs(library: str) -> list[str]:
             continue
         try:
             model = Config.fromfile(folder / name).get('model')
-        # A config is a program; those of another package are not for this census.
-        except Exception:
+        # A config is a program, which may fail in any way, such as for lack of a package of its own.
+        except Exception as error:
+            tell(f'{library}: {name} was not read', error)
             continue
         kinds = {node['type'] for node in types(model)} - known
         new = {kind for kind in kinds if isinstance(built := registry.get(kind), type) and is_network(built)}
@@ -170,8 +177,10 @@ def with_conv_cfg(model: dict, registry: Registry) -> nn.Module | None:
                 node['conv_cfg'] = dict(OPERATOR)
         try:
             return build(own)
-        # A class that takes the argument need not get by with every operator.
-        except Exception:
+        # A class that takes the argument need not get by with every operator. A fault of the operator would look the
+        # same, and count for placement: so it is told.
+        except Exception as error:
+            tell(f'{model["type"]}: not built with conv_cfg in {len(chosen)} of {len(places)} places', error)
             return None
 
     return attempt(places) or attempt([place for place in places if attempt([place]) is not None])

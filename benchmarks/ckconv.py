@@ -13,10 +13,10 @@ LENGTHS = (1024, 2048, 4096, 8192, 16384)
 def measure_ckconv(measure: Callable, record: Any) -> None:
     """Measure sequences and large kernels with ``measure`` of ops.py; record ratios, peak memory and the exponent."""
     import torch
-    from memory import peak_bytes
     from timing import CONTROL, exponent
     from torch import nn
 
+    from mmkerv.analysis.memory import peak_bytes
     from mmkerv.ops import CKConv1d, CKConv2d, frozen_kernels
 
     args, wanted = record.args, record.args.ckconv or ('sequences', 'frozen')

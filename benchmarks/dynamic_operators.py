@@ -33,11 +33,11 @@ def measure_dynamic(measure: Callable, record: Any, layers: dict[str, Any]) -> N
     ``mixture`` exists without local gates. Memory is the peak of forward and backward.
     """
     import torch
-    from memory import peak_bytes
     from timing import CONTROL, Ratio
     from torch import nn
 
     from mmkerv import ops
+    from mmkerv.analysis.memory import peak_bytes
 
     args = record.args
     layout = torch.channels_last if args.channels_last else torch.contiguous_format

@@ -93,9 +93,10 @@ def main() -> None:
     args = parse_args()
 
     import torch
-    from memory import peak_bytes
     from record import Record
     from timing import CONTROL, Ratio, interleaved, ratio
+
+    from mmkerv.analysis.memory import peak_bytes
 
     record = Record('networks', args, compiled=args.compile)
     forms = chosen_forms(args)

@@ -134,8 +134,9 @@ def main() -> None:
 def measure(case: str, modules: dict[str, Callable], x: Any, record: Any, repeats: int | None = None) -> dict:
     """Measure time and peak memory of all modules; the first is the reference. Return the seconds of fwd+bwd."""
     import torch
-    from memory import peak_bytes
     from timing import CONTROL, interleaved, ratio
+
+    from mmkerv.analysis.memory import peak_bytes
 
     args, reference = record.args, next(iter(modules))
     x = x.clone().requires_grad_()

@@ -69,8 +69,9 @@ def input_and_operator(make: Callable, record: Any, batch: int, pixels: int, cha
 def cost(make: Callable, record: Any, **sizes: int) -> tuple[float, float]:
     """Return the peak bytes and the median seconds of forward and backward."""
     import torch
-    from memory import peak_bytes
     from timing import interleaved
+
+    from mmkerv.analysis.memory import peak_bytes
 
     amp = record.args.amp
     x, module = input_and_operator(make, record, **sizes)

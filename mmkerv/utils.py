@@ -34,6 +34,22 @@ def printable(name: str, longest: int = 200) -> str:
     return shown if len(shown) <= longest else f'{shown[:longest]}...'
 
 
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    Example:
+        >>> duration(0.4), duration(42), duration(462), duration(7500), duration(200_000)
+        ('0.4 s', '42 s', '7 min 42 s', '2 h 5 min', '2 days 7 h')
+    """
+    if seconds < 10:
+        return f'{seconds:.2g} s'
+    whole = round(seconds)
+    for size, unit, small, part in ((86400, 'days', 3600, 'h'), (3600, 'h', 60, 'min'), (60, 'min', 1, 's')):
+        if whole >= size * (2 if unit == 'days' else 1):
+            return f'{whole // size} {unit} {whole % size // small} {part}'
+    return f'{whole} s'
+
+
 def layer_input(args: tuple, kwargs: dict[str, Any]) -> Any:
     """Return the input of a call of a layer, given by position or by the name that torch's layers have for it.
 

@@ -145,6 +145,38 @@ def place_operator(cfg: 'Config', args: argparse.Namespace) -> None:
     place_operator(cfg, spec)
 
 
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that change many places of the config of a training, which :func:`change` applies."""
+    parser.add_argument(
+        '--img-size', type=int, metavar='N', help='longer side of crops or images: sizes are scaled to it'
+    )
+    parser.add_argument('--max-iters', type=int, metavar='N', help='train for N iterations, with the schedule scaled')
+    parser.add_argument(
+        '--no-pretrained', action='store_true', help='start from scratch: no weights are loaded, and nothing is frozen'
+    )
+
+
+def check_changes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse values of these flags that are out of range."""
+    for flag in ('img_size', 'max_iters'):
+        if (value := getattr(args, flag)) is not None and value < 1:
+            parser.error(f'--{flag.replace("_", "-")} must be >= 1, got {value}')
+
+
+def change(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Apply ``--img-size`` and ``--no-pretrained``, and log each change."""
+    from mmkerv.engine.config.from_scratch import remove_pretrained
+    from mmkerv.engine.config.image_size import set_image_size
+    from mmkerv.utils import log
+
+    if args.img_size:
+        changes = set_image_size(cfg, args.img_size)
+        log(f'mmkerv: --img-size {args.img_size}: {"; ".join(changes) or "as in the config"}')
+    if args.no_pretrained:
+        changes = remove_pretrained(cfg)
+        log(f'mmkerv: --no-pretrained: {"; ".join(changes) or "the config loads no weights"}')
+
+
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(

@@ -34,9 +34,10 @@ class Command(NamedTuple):
 
 # Heading -> name as it is typed -> subcommand. A new subcommand is a line here. Those of two words are a group.
 SECTIONS = {
-    'train, test, compare': {
+    'plan, train, test, compare': {
         'train': Command('mmkerv.cli.train', 'train a detector, segmentor or classifier'),
         'test': Command('mmkerv.cli.test', 'evaluate one'),
+        'plan': Command('mmkerv.cli.plan', 'check a training, and say what it does and costs, before it is started'),
         'predict': Command('mmkerv.cli.predict', 'predict on images: pictures and JSON'),
         'compare': Command('mmkerv.cli.compare', 'train a config with several operators and compare them'),
         'report': Command('mmkerv.cli.run_report', 'write the page of a training'),

@@ -1,6 +1,7 @@
 """Train a detector, segmentor or classifier: ``python tools/train.py CONFIG [flags]``."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,18 +23,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual batch size')
-    parser.add_argument(
-        '--img-size', type=int, metavar='N', help='longer side of crops or images: sizes are scaled to it'
-    )
-    parser.add_argument('--max-iters', type=int, metavar='N', help='train for N iterations, with the schedule scaled')
-    parser.add_argument(
-        '--no-pretrained', action='store_true', help='start from scratch: no weights are loaded, and nothing is frozen'
-    )
+    common.add_changes(parser)
     parser.add_argument('--no-persistent-workers', action='store_true', help='restart the data workers in each epoch')
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='check config, data, weights, classes and one training step, print what is wrong, and stop',
+    )
     args = parser.parse_args(argv)
-    for flag in ('img_size', 'max_iters'):
-        if (value := getattr(args, flag)) is not None and value < 1:
-            parser.error(f'--{flag.replace("_", "-")} must be >= 1, got {value}')
+    common.check_changes(parser, args)
     return args
 
 
@@ -58,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.resume.latest_checkpoint import latest_checkpoint, output_folders
     from mmkerv.errors import ConfigError
 
-    cfg = load_config(args.config, args.cfg_options)
-    change(cfg, args)
+    cfg = load_config(args.config, args.cfg_options, check=False)
+    common.change(cfg, args)
     common.place_operator(cfg, args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -71,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config: the batch of its lr'
             )
         cfg.auto_scale_lr.enable = True
+    if args.check:
+        from mmkerv.cli.plan import preflight
+
+        apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
+        if faults := preflight(cfg, args).faults:
+            sys.exit(f'error: {len(faults)} fault{"s" * (len(faults) > 1)}, see above')
+        return
     start = cfg.get('load_from')
     if args.resume:
         cfg.resume = True
@@ -102,21 +107,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file and not output_folders(cfg) & {file, *file.parents}:
             raise
         raise with_advice(error, cfg.work_dir, then=', then go on with --resume') from error
-
-
-def change(cfg: 'Config', args: argparse.Namespace) -> None:
-    """Apply the flags that change many places of a config, and log each change."""
-    from mmkerv.engine.config.from_scratch import remove_pretrained
-    from mmkerv.engine.config.image_size import set_image_size
-    from mmkerv.utils import log
-
-    if args.img_size:
-        log(
-            f'mmkerv: --img-size {args.img_size}: {"; ".join(set_image_size(cfg, args.img_size)) or "as in the config"}'
-        )
-    if args.no_pretrained:
-        changes = remove_pretrained(cfg)
-        log(f'mmkerv: --no-pretrained: {"; ".join(changes) or "the config loads no weights"}')
 
 
 def shorten(cfg: 'Config', iters: int) -> None:

@@ -38,9 +38,8 @@ def pipeline_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
     """
     enter_scope(cfg)
     steps = [step for step in image_steps(cfg, model) if not is_loading(step)]
-    train = next((d['pipeline'] for _, d in datasets(cfg.get('train_dataloader'), 'train') if d.get('pipeline')), ())
     built_for = [getattr(module, 'img_size', None) for module in model.modules()]
-    shape = next(_named(steps), None) or next(_named(reversed(list(train))), None) or next(_shapes(built_for), None)
+    shape = next(_named(steps), None) or _of_training(cfg) or next(_shapes(built_for), None)
     if shape is None:
         raise ConfigError('neither the pipelines of the config nor its network name a size: give --shape H W')
     channels = 1 if any('grayscale' in str(step) for step in image_steps(cfg, model)) else 3
@@ -53,6 +52,28 @@ def pipeline_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
             f'the test pipeline cannot be run on an image alone ({type(error).__name__}: {error}): give --shape H W'
         ) from error
     return tuple(inputs[0].shape[-2:])
+
+
+def training_shape(cfg: Config, model: nn.Module) -> tuple[int, int]:
+    """Return height and width of the images of a training, before padding: the last size that its pipeline names.
+
+    Args:
+        cfg: config; the size is that of :func:`pipeline_shape` if its training names none.
+        model: its model.
+
+    Raises:
+        ConfigError: if no pipeline names a size.
+
+    Example:
+        >>> training_shape(cfg, model)  # doctest: +SKIP
+        (512, 1024)
+    """
+    return _of_training(cfg) or pipeline_shape(cfg, model)
+
+
+def _of_training(cfg: Config) -> tuple[int, int] | None:
+    steps = next((d['pipeline'] for _, d in datasets(cfg.get('train_dataloader'), 'train') if d.get('pipeline')), ())
+    return next(_named(reversed(list(steps))), None)
 
 
 def _named(steps: Iterable[Any]) -> Iterator[tuple[int, int]]:

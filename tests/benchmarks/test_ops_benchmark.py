@@ -1,20 +1,12 @@
 """Benchmark of the operators: a run of one layer, and peak memory."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from mmkerv.analysis.memory import peak_bytes
 from tests.tool_process import Done, run_tool
-
-ROOT = Path(__file__).resolve().parents[2]
-# For this import only: benchmarks/ops.py would hide tests/ops.
-sys.path.append(str(ROOT / 'benchmarks'))
-memory = importlib.import_module('memory')
-sys.path.pop()
 
 
 def run(*arguments: object) -> Done:
@@ -67,4 +59,4 @@ def test_operators_with_a_kernel_for_each_image_are_measured(tmp_path):
     ],
 )
 def test_peak_memory_is_that_of_live_tensors(work, floats):
-    assert memory.peak_bytes(work, torch.device('cpu')) == 4 * floats
+    assert peak_bytes(work, torch.device('cpu')) == 4 * floats

@@ -23,6 +23,7 @@ from mmkerv.analysis.comparison.record import (
     tail,
 )
 from mmkerv.errors import ConfigError, UserError
+from mmkerv.utils import duration
 
 LOCK_FILE = 'lock'
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -149,13 +150,8 @@ class Progress(NamedTuple):
         end = ''
         if self.seconds is not None:
             clock = time.strftime('%a %H:%M', time.localtime(time.time() + self.seconds))
-            end = f', ends about {clock}, in {_duration(self.seconds)}'
+            end = f', ends about {clock}, in {duration(self.seconds)}'
         return f'{self.done} of {self.runs} runs done{failed}{working}{end}'
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f'{minutes // 60} h {minutes % 60} min' if minutes >= 60 else f'{max(minutes, 1)} min'
 
 
 class Trainer:

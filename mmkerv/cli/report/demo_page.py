@@ -19,10 +19,10 @@ from mmkerv.cli.report.page import (
     Stat,
     Table,
     Words,
-    minutes,
     render_page,
 )
 from mmkerv.cli.report.scenes import Scene
+from mmkerv.utils import duration
 
 BOX_METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP_50', 'coco/bbox_mAP_75': 'mAP_75'}
 NOT_TRAINED = Markup('not trained yet:<br><code>make demo-compare</code><br>trains it and fills this column')
@@ -70,7 +70,7 @@ def render_report(report: Report) -> str:
     """
     record = report.record
     name = f'{report.network} with {report.operator}'
-    about = f'{record.date[:10]} · seed {record.seed} · {minutes(record.seconds)} in all'
+    about = f'{record.date[:10]} · seed {record.seed} · {duration(record.seconds)} in all'
     footer = Markup(
         'Made by <code>tools/demo.py</code> of mmkerv {}; <code>python tools/demo.py --report-only</code> rewrites it '
         'without training.'
@@ -161,12 +161,12 @@ def _environment(report: Report) -> list[Facts]:
     record = report.record
     facts = [
         ('date', f'{record.date[:16].replace("T", " ")} UTC'),
-        ('wall time', minutes(record.seconds)),
+        ('wall time', duration(record.seconds)),
         ('seed', str(record.seed)),
         ('config', record.config),
         *record.environment.items(),
     ]
     if record.plain:
-        facts.append(('plain network', f'{record.plain["config"]}, {minutes(record.plain["seconds"])}'))
+        facts.append(('plain network', f'{record.plain["config"]}, {duration(record.plain["seconds"])}'))
     files = [(meaning, name) for name, meaning in report.files]
     return [Facts(facts), Facts(files, 'Files of the run', short=False)]

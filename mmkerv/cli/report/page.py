@@ -275,17 +275,6 @@ def data_uri(content: bytes) -> str:
     return f'data:image/{kind};base64,{base64.b64encode(content).decode()}'
 
 
-def minutes(seconds: float) -> str:
-    """Return a time in words.
-
-    Example:
-        >>> minutes(42), minutes(462)
-        ('42 s', '7 min 42 s')
-    """
-    whole = round(seconds)
-    return f'{whole // 60} min {whole % 60} s' if whole >= 60 else f'{whole} s'
-
-
 # Of the labels of boxes: height of the background, mean width of a letter and space around the text, in letter sizes.
 _TAG_HEIGHT, _LETTER_WIDTH, _TAG_PADDING = 1.35, 0.56, 0.6
 # Widths of the image in letter sizes.

@@ -3,7 +3,7 @@
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -164,33 +164,49 @@ def require_pretrained(
     return match
 
 
-def check_pretrained_files(node: Any, path: str) -> None:
-    """Check that the local checkpoints which parts of a config start from exist, before anything is built.
+def pretrained_sources(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the checkpoints that parts of a config start from, each after its dotted key.
 
     Args:
         node: part of a config.
         path: its dotted key.
 
-    Raises:
-        FileNotFoundError: naming the key that holds the checkpoint's path.
-
     Example:
-        >>> check_pretrained_files({'init_cfg': dict(type='Pretrained', checkpoint='torchvision://resnet18')}, 'model')
+        >>> list(pretrained_sources(dict(backbone=dict(pretrained='torchvision://resnet18')), 'model'))
+        [('model.backbone.pretrained', 'torchvision://resnet18')]
     """
     if isinstance(node, (list, tuple)):
         node = dict(enumerate(node))
     if not isinstance(node, dict):
         return
     is_init_cfg = local_name(node.get('type'), ('', 'mmengine')) in PRETRAINED
-    key = f'{path}.checkpoint' if is_init_cfg else f'{path}.pretrained'
-    file = node.get(key.rpartition('.')[2])
-    if isinstance(file, str) and '://' not in file and not Path(file).expanduser().is_file():
-        raise FileNotFoundError(
-            f'checkpoint {file!r} does not exist; give the path of a .pth file with --cfg-options {key}=FILE, '
-            f'or None for {path if is_init_cfg else key} to start without one'
-        )
+    key = 'checkpoint' if is_init_cfg else 'pretrained'
+    if isinstance(node.get(key), str):
+        yield f'{path}.{key}', node[key]
     for name, child in node.items():
-        check_pretrained_files(child, f'{path}.{name}')
+        yield from pretrained_sources(child, f'{path}.{name}')
+
+
+def missing_files(node: Any, path: str) -> list[str]:
+    """Return a sentence for each local checkpoint that a part of a config starts from and that does not exist.
+
+    Args:
+        node: part of a config.
+        path: its dotted key.
+
+    Example:
+        >>> missing_files({'init_cfg': dict(type='Pretrained', checkpoint='torchvision://resnet18')}, 'model')
+        []
+    """
+    faults = []
+    for key, file in pretrained_sources(node, path):
+        if '://' not in file and not Path(file).expanduser().is_file():
+            none = key if key.endswith('.pretrained') else key.rpartition('.')[0]
+            faults.append(
+                f'checkpoint {file!r} does not exist; give the path of a .pth file with --cfg-options {key}=FILE, or '
+                f'None for {none} to start without one'
+            )
+    return faults
 
 
 def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:

@@ -18,7 +18,8 @@ from mmengine.fileio import get as read_bytes
 
 from mmkerv.engine.checkpoint.layouts import plain_layout
 from mmkerv.engine.checkpoint.unpickler import restricted_pickle
-from mmkerv.errors import InstallationError, UnsafeCheckpointError
+from mmkerv.errors import ConfigError, InstallationError, UnsafeCheckpointError
+from mmkerv.ops.core.arguments import did_you_mean
 
 # A file of safetensors begins with the length of its header in eight bytes, and the header is JSON.
 SAFETENSORS_START, LARGEST_HEADER = b'{', 10**8
@@ -69,6 +70,49 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
         ) from error
 
 
+def cached_file(address: str) -> Path:
+    """Return where a checkpoint is kept that is downloaded from an address.
+
+    Example:
+        >>> cached_file('https://host/resnet18-f37072fd.pth').name
+        'resnet18-f37072fd.pth'
+    """
+    return Path(torch.hub.get_dir()) / 'checkpoints' / address.rpartition('/')[2]
+
+
+def web_address(source: str) -> str | None:
+    """Return the address that a checkpoint is downloaded from; of a file, or of another storage, ``None``.
+
+    Args:
+        source: file or address, such as ``torchvision://resnet50`` or ``open-mmlab://resnet50_caffe``.
+
+    Raises:
+        ConfigError: for a name that the list of such checkpoints does not have.
+
+    Example:
+        >>> web_address('torchvision://resnet18').rpartition('/')[2]
+        'resnet18-f37072fd.pth'
+        >>> web_address('epoch_12.pth') is None
+        True
+    """
+    scheme, separator, name = source.partition('://')
+    if not separator or scheme in ('http', 'https'):
+        return source if separator else None
+    lists = {
+        **dict.fromkeys(('torchvision', 'modelzoo'), mmengine_checkpoint.get_torchvision_models),
+        **dict.fromkeys(('open-mmlab', 'openmmlab'), mmengine_checkpoint.get_external_models),
+        'mmcls': mmengine_checkpoint.get_mmcls_models,
+    }
+    if scheme not in lists:
+        return None
+    known = lists[scheme]()
+    if lists[scheme] is mmengine_checkpoint.get_external_models:
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    if name not in known:
+        raise ConfigError(f'checkpoint {source!r} is not known{did_you_mean(name, known)} Give another name, or a file')
+    return known[name] if '://' in known[name] else None
+
+
 def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
     """Return loaders for mmengine's ``CheckpointLoader`` that read through :func:`safe_load`, by prefix of the address.
 
@@ -92,7 +136,7 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
         return read(Path(filename).expanduser(), map_location)
 
     def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
-        cached = Path(torch.hub.get_dir()) / 'checkpoints' / filename.rpartition('/')[2]
+        cached = cached_file(filename)
         if not cached.is_file():
             cached.parent.mkdir(parents=True, exist_ok=True)
             try:

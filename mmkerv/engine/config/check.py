@@ -1,6 +1,6 @@
 """Check a config before anything is built: operators, hooks and paths of the data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,36 +33,59 @@ def check_operators(node: Any, place: str, scope: str | None = None) -> None:
         scope: ``default_scope`` of the config, in which a type that is not mmkerv's is looked up.
 
     Raises:
-        ConfigError: naming the key, the argument and the rule.
+        ConfigError: naming the key, the argument and the rule, of each fault.
 
     Example:
         >>> check_operators({'backbone': {'conv_cfg': {'type': 'CoCConv', 'association': 3}}}, 'model')
+    """
+    refuse(operator_faults(node, place, scope))
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """Raise if there are faults.
+
+    Raises:
+        ConfigError: with all of them.
+
+    Example:
+        >>> refuse([])
+    """
+    if found := list(faults):
+        raise ConfigError('; '.join(found))
+
+
+def operator_faults(node: Any, place: str, scope: str | None = None) -> Iterator[str]:
+    """Yield what :func:`check_operators` refuses, a sentence each.
+
+    Example:
+        >>> list(operator_faults({'conv_cfg': {'type': 'CoCConv'}}, 'model'))
+        []
     """
     if isinstance(node, (list, tuple)):
         node = dict(enumerate(node))
     if not isinstance(node, dict):
         return
     if isinstance(node.get('where'), dict) and local_name(node.get('type'), ('mmkerv',)):
-        check_where(node['where'], f'{place}.where')
+        yield from where_faults(node['where'], f'{place}.where')
     for key, value in node.items():
         is_conv_cfg = str(key).endswith('conv_cfg') and isinstance(value, dict)
         name = operator_name(value.get('type')) if is_conv_cfg else None
         if name is None:
             if is_conv_cfg:
-                _check_conv_type(value.get('type'), f'{place}.{key}', scope)
-            check_operators(value, f'{place}.{key}', scope)
+                yield from _conv_type_faults(value.get('type'), f'{place}.{key}', scope)
+            yield from operator_faults(value, f'{place}.{key}', scope)
             continue
         try:
             check_arguments(name, {k: v for k, v in value.items() if k != 'type'})
         except (ArgumentError, ArgumentTypeError) as error:
-            raise ConfigError(
+            yield (
                 f'{place}.{key}: {error}. Change the config, or give another value with --cfg-options '
                 f'{place}.{key}.ARGUMENT=VALUE'
-            ) from error
+            )
 
 
-def _check_conv_type(kind: Any, place: str, scope: str | None) -> None:
-    """Refuse the name of a convolution that nothing registers; mmcv's message would not have the name."""
+def _conv_type_faults(kind: Any, place: str, scope: str | None) -> Iterator[str]:
+    """Yield a fault for the name of a convolution that nothing registers; mmcv's message would not have the name."""
     # Without mmcv its convolutions are not known.
     if not isinstance(kind, str) or kind in ('Conv2d', *PLAIN) or not importable('mmcv'):
         return
@@ -72,28 +95,24 @@ def _check_conv_type(kind: Any, place: str, scope: str | None) -> None:
     name = kind.strip().rpartition('.')[2]
     near = nearest(name, OPERATORS)
     meant = f"; did you mean 'mmkerv.{near}'?" if near else '.'
-    raise ConfigError(
+    yield (
         f'{place}.type: {kind!r} is neither an operator of mmkerv nor a registered convolution{meant} '
         f'mmkerv.list_operators() lists the operators. Change it in the config, or by --cfg-options {place}.type=NAME; '
         'a convolution of your own needs custom_imports=dict(imports=[MODULE], allow_failed_imports=False)'
     )
 
 
-def check_where(where: dict, place: str) -> None:
-    """Check a ``where`` of a config.
-
-    Raises:
-        ConfigError: naming its dotted key, the key or value in it, and the rule.
+def where_faults(where: dict, place: str) -> Iterator[str]:
+    """Yield what is wrong with a ``where`` of a config: its dotted key, the key or value in it, and the rule.
 
     Example:
-        >>> check_where(dict(stages=(2, 3)), 'model.backbone.where')
+        >>> list(where_faults(dict(stages=(2, 3)), 'model.backbone.where'))
+        []
     """
     try:
         Where.of(where)
     except (ArgumentError, ArgumentTypeError) as error:
-        raise ConfigError(
-            f'{place}: {error}. Change the config, or give another value with --cfg-options {place}.KEY=VALUE'
-        ) from error
+        yield f'{place}: {error}. Change the config, or give another value with --cfg-options {place}.KEY=VALUE'
 
 
 def check_arguments(operator: str, options: dict[str, Any]) -> None:
@@ -117,19 +136,29 @@ def check_hooks(cfg: Config) -> None:
     """Refuse the hook names of mmkerv's development versions, as dumped configs have them, and a bad ``where``.
 
     Raises:
-        ConfigError: naming the old and the new name, or what is wrong with ``where``.
+        ConfigError: naming the old and the new name, or what is wrong with ``where``, of each hook.
 
     Example:
         >>> check_hooks(Config(dict(custom_hooks=[dict(type='mmkerv.DeferredRemovalHook')])))
+    """
+    refuse(hook_faults(cfg))
+
+
+def hook_faults(cfg: Config) -> Iterator[str]:
+    """Yield what :func:`check_hooks` refuses, a sentence each.
+
+    Example:
+        >>> list(hook_faults(Config(dict(custom_hooks=[dict(type='mmkerv.DeferredRemovalHook')]))))
+        []
     """
     for key, hook in _hooks(cfg):
         kind = str(hook.get('type')) if isinstance(hook, dict) else ''
         name = kind.rpartition('.')[2]
         if kind in (name, f'mmkerv.{name}') and name in RENAMED_HOOKS:
-            raise ConfigError(f'hook {kind!r} is now called {RENAMED_HOOKS[name]!r}: change its type in the config')
+            yield f'hook {kind!r} is now called {RENAMED_HOOKS[name]!r}: change its type in the config'
         is_ours = isinstance(hook, dict) and local_name(hook.get('type'), ('mmkerv',))
         if is_ours and isinstance(hook.get('where'), dict):
-            check_where(hook['where'], f'{key}.where')
+            yield from where_faults(hook['where'], f'{key}.where')
 
 
 def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
@@ -146,46 +175,59 @@ def check_data(cfg: Config, phase: str) -> None:
         phase: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ConfigError: naming the phase, the path and the option that changes it; or a string in place of the classes.
+        ConfigError: naming the phase, the path and the option that changes it; or a string in place of the classes; of
+            each data set.
 
     Example:
         >>> check_data(Config(dict(val_dataloader=None)), 'val')
     """
-    loader = cfg.get(f'{phase}_dataloader')
-    for place, dataset in datasets(loader, f'{phase}_dataloader'):
-        _check_classes(dataset, place)
+    refuse(data_faults(cfg, phase))
+
+
+def data_faults(cfg: Config, phase: str) -> Iterator[str]:
+    """Yield what :func:`check_data` refuses, a sentence each; files in a folder that is missing are left out.
+
+    Example:
+        >>> list(data_faults(Config(dict(val_dataloader=None)), 'val'))
+        []
+    """
+    for place, dataset in datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
+        yield from _class_faults(dataset, place)
         root, annotations = dataset.get('data_root') or '', dataset.get('ann_file') or ''
         if dataset.get('backend_args') or '://' in f'{root}{annotations}':
             continue
-        files = [('data_root', root, Path(root).is_dir())] if root else []
-        if isinstance(annotations, str) and annotations:
+        if root and not Path(root).is_dir():
+            yield _absent(f'{place}.data_root', root)
+        elif isinstance(annotations, str) and annotations:
             path = Path(root, annotations)
             # The annotations of DOTA are a folder with a text for each image.
-            files.append(('ann_file', str(path), path.is_file() or any(path.glob('*.txt'))))
-        for key, path, exists in files:
-            if not exists:
-                lacks = ' or has no texts' if Path(path).is_dir() else ''
-                message = (
-                    f'{place}.{key}: {path!r} does not exist{lacks} (seen from {Path.cwd()}). Put the data there, or '
-                    f'say where it is with --cfg-options data_root=DIR (or {place}.{key}=...)'
-                )
-                if key == 'ann_file' and Path(path).name == 'aug.txt':
-                    # The list of VOC 2012's additional annotations, which upstream's converter writes.
-                    message += (
-                        '. To train without the additional annotations of VOC 2012, use configs/fcn_r50d8_voc12.py or '
-                        'the base configs/_base_/datasets/voc12.py, or add --cfg-options '
-                        f'{place}.ann_file=ImageSets/Segmentation/train.txt '
-                        f'{place}.data_prefix.seg_map_path=SegmentationClass'
-                    )
-                raise ConfigError(message)
+            if not path.is_file() and not any(path.glob('*.txt')):
+                yield _absent(f'{place}.ann_file', str(path), place)
 
 
-def _check_classes(dataset: dict, place: str) -> None:
-    """Refuse a string as classes, unless it is a file of their names: ``('circle')`` is no tuple."""
+def _absent(key: str, path: str, dataset: str = '') -> str:
+    """Return the message on data that is not there."""
+    lacks = ' or has no texts' if Path(path).is_dir() else ''
+    message = (
+        f'{key}: {path!r} does not exist{lacks} (seen from {Path.cwd()}). Put the data there, or say where it is with '
+        f'--cfg-options data_root=DIR (or {key}=...)'
+    )
+    if dataset and Path(path).name == 'aug.txt':
+        # The list of VOC 2012's additional annotations, which upstream's converter writes.
+        message += (
+            '. To train without the additional annotations of VOC 2012, use configs/fcn_r50d8_voc12.py or the base '
+            f'configs/_base_/datasets/voc12.py, or add --cfg-options {dataset}.ann_file='
+            f'ImageSets/Segmentation/train.txt {dataset}.data_prefix.seg_map_path=SegmentationClass'
+        )
+    return message
+
+
+def _class_faults(dataset: dict, place: str) -> Iterator[str]:
+    """Yield a fault for a string as classes, unless it is a file of their names: ``('circle')`` is no tuple."""
     for key, classes in {**(dataset.get('metainfo') or {}), 'classes=': dataset.get('classes')}.items():
         if key.lower().rstrip('=') == 'classes' and isinstance(classes, str) and not Path(classes).is_file():
             argument = 'classes' if key.endswith('=') else f'metainfo.{key}'
-            raise ConfigError(
+            yield (
                 f'{place}.{argument} must be a sequence of names or the file of a list of names, got the string '
                 f'{classes!r}; write ({classes!r},), with the comma'
             )

@@ -16,7 +16,7 @@ from mmkerv.registry import local_name
 FREEZING = {'frozen_stages': -1, 'norm_eval': False}
 
 
-def remove_pretrained(cfg: Config) -> list[str]:
+def remove_pretrained(cfg: Config, unfreeze: bool = True) -> list[str]:
     """Remove from a config what loads trained weights, in place.
 
     ``init_cfg`` of type ``Pretrained``, ``pretrained=`` and ``load_from`` are removed. Where a backbone started from
@@ -25,6 +25,8 @@ def remove_pretrained(cfg: Config) -> list[str]:
 
     Args:
         cfg: config.
+        unfreeze: whether frozen layers and statistics are no longer so; ``False`` for a network that has the cost of
+            the pretrained one.
 
     Returns:
         What was changed, in words; nothing if the config loads no weights.
@@ -41,7 +43,7 @@ def remove_pretrained(cfg: Config) -> list[str]:
         cfg.load_from = None
     enter_scope(cfg)
     with MODELS.switch_scope_and_registry(library_of(cfg)) as registry:
-        _remove(cfg.get('model'), 'model', registry, changes)
+        _remove(cfg.get('model'), 'model', registry if unfreeze else None, changes)
     return changes
 
 
@@ -61,7 +63,7 @@ def _remove(node: Any, place: str, registry: Any, changes: list[str]) -> None:
         # timm's is a flag.
         node['pretrained'] = False if node['pretrained'] is True else None
         loads = True
-    if loads:
+    if loads and registry is not None:
         # A segmentor hands `pretrained` to its backbone.
         inner = node.get('backbone') if isinstance(node.get('backbone'), dict) else None
         _unfreeze(inner or node, f'{place}.backbone' if inner else place, registry, changes)

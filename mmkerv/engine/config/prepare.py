@@ -7,9 +7,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
-from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
-from mmkerv.engine.config.check import check_data, check_hooks, loaders
-from mmkerv.engine.config.check_model import check_model
+from mmkerv.engine.checkpoint.pretrained import missing_files
+from mmkerv.engine.config.check import data_faults, hook_faults, loaders, operator_faults, refuse
+from mmkerv.engine.config.check_model import model_faults
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.console.short_log import runner_class, with_short_log
 from mmkerv.engine.scope import library_of
@@ -51,31 +51,64 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
         strict: whether a checkpoint of another network is refused.
 
     Raises:
-        ConfigError: if the data is not where the config says, a hook has been renamed, or the network has a type that
-            is not registered or a key that its class does not have.
-        FileNotFoundError: if training starts from a checkpoint that does not exist.
+        ConfigError: with everything that :func:`config_faults` finds.
 
     Example:
         >>> prepare(load_config(args.config), args, ('test',), strict=True)  # doctest: +SKIP
     """
-    check_hooks(cfg)
-    check_model(cfg)
+    refuse(config_faults(cfg, phases, bool(getattr(args, 'operator', None))))
     cfg.launcher = args.launcher
     set_work_dir(cfg, args)
     present = {local_name(hook.get('type'), ('mmkerv',)) for hook in cfg.get('custom_hooks') or []}
     added = [{'type': hook, **({'strict': strict} if hook == HOOKS[2] else {})} for hook in HOOKS]
     if 'train' in phases:
         added += [{'type': hook} for hook in TRAINING_HOOKS]
-        check_pretrained_files(cfg.get('model'), 'model')
         add_operator_rules(cfg)
     cfg.custom_hooks = [
         *(cfg.get('custom_hooks') or []),
         *(h for h in added if local_name(h['type'], ('mmkerv',)) not in present),
     ]
-    for phase in phases:
-        check_data(cfg, phase)
     # The runner writes the config to its working directory.
     return by_name(cfg)
+
+
+def config_faults(cfg: Config, phases: tuple[str, ...], is_placed: bool = False) -> list[str]:
+    """Return what is wrong with a config, as far as it can be told before anything is built or read, a sentence each.
+
+    Operators and their arguments, types and keys of the network, hooks, paths of the data, and for training the
+    checkpoints that it starts from.
+
+    Args:
+        cfg: config.
+        phases: data that must be there, of ``'train'``, ``'val'``, ``'test'``.
+        is_placed: whether ``--operator`` has put ``mmkerv.Converted`` around the model; keys are then named as
+            ``--cfg-options``, which is applied before it, takes them.
+
+    Example:
+        >>> config_faults(load_config(args.config), ('train', 'val'))  # doctest: +SKIP
+        []
+    """
+    faults = [*operator_faults(cfg.get('model'), 'model', library_of(cfg)), *model_faults(cfg), *hook_faults(cfg)]
+    faults = [as_typed(fault, is_placed) for fault in faults]
+    for phase in phases:
+        faults += data_faults(cfg, phase)
+    if 'train' in phases:
+        faults += [as_typed(fault, is_placed) for fault in missing_files(cfg.get('model'), 'model')]
+    return faults
+
+
+def as_typed(fault: str, is_placed: bool) -> str:
+    """Return a fault with the keys that ``--cfg-options`` takes.
+
+    Args:
+        fault: sentence with dotted keys.
+        is_placed: as in :func:`config_faults`.
+
+    Example:
+        >>> as_typed("model.model.head: no such key", True)
+        'model.head: no such key'
+    """
+    return fault.replace('model.model.', 'model.') if is_placed else fault
 
 
 def add_operator_rules(cfg: Config) -> None:

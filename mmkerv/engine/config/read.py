@@ -18,7 +18,7 @@ from mmkerv.errors import ConfigError, InstallationError
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
-def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
+def load_config(path: str, options: dict[str, Any] | None = None, check: bool = True) -> Config:
     """Read a config and apply ``--cfg-options``.
 
     A new ``data_root`` also replaces the old one at the start of every path of the data sets and evaluators, because a
@@ -28,6 +28,7 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     Args:
         path: config file.
         options: dotted keys and their values.
+        check: whether operators and hooks are checked; :func:`mmkerv.engine.config.prepare.prepare` does it too.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -54,8 +55,9 @@ def load_config(path: str, options: dict[str, Any] | None = None) -> Config:
     library = library_of(cfg)
     if library:
         cfg.default_scope = library
-    check_operators(cfg.get('model'), 'model', cfg.get('default_scope'))
-    check_hooks(cfg)
+    if check:
+        check_operators(cfg.get('model'), 'model', cfg.get('default_scope'))
+        check_hooks(cfg)
     if old and 'data_root' in options:
         new = str(options['data_root']).rstrip('/') + '/'
         for key in list(cfg):

@@ -11,9 +11,9 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmkerv.engine import apply_patches
-from mmkerv.engine.checkpoint.pretrained import check_pretrained_files
+from mmkerv.engine.checkpoint.pretrained import missing_files
 from mmkerv.engine.config.prepare import prepare
-from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
+from mmkerv.errors import CheckpointMismatchError, ConfigError, UnsafeCheckpointError
 from mmkerv.ops import CKConv, CoCConv, KervConv, LowRankConv
 from tests.engine.tiny_runner import TinyModel, tiny_runner
 
@@ -335,14 +335,14 @@ PRETRAINED = dict(type='Pretrained', checkpoint='absent.pth', prefix='backbone.'
     ],
 )
 def test_missing_file_names_the_key(tmp_path, model, place):
-    with pytest.raises(FileNotFoundError, match=r"^checkpoint 'absent\.pth' does not exist") as caught:
-        check_pretrained_files(model, 'model')
-    assert f'--cfg-options {place}' in str(caught.value) and '\n' not in str(caught.value)
+    (fault,) = missing_files(model, 'model')
+    assert fault.startswith("checkpoint 'absent.pth' does not exist")
+    assert f'--cfg-options {place}' in fault and '\n' not in fault
 
 
 @pytest.mark.parametrize('checkpoint', ['torchvision://resnet18', 'https://example.org/a.pth', None, __file__])
 def test_remote_or_existing_file_is_accepted(checkpoint):
-    check_pretrained_files(dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint), pretrained=True), 'model')
+    assert not missing_files(dict(init_cfg=dict(type='Pretrained', checkpoint=checkpoint), pretrained=True), 'model')
 
 
 def arguments(tmp_path) -> Namespace:
@@ -352,7 +352,7 @@ def arguments(tmp_path) -> Namespace:
 def test_only_training_needs_the_pretrained_file(tmp_path):
     cfg = Config(dict(model=dict(init_cfg=PRETRAINED)))
     prepare(cfg, arguments(tmp_path), ('test',), strict=True)
-    with pytest.raises(FileNotFoundError, match=r'model\.init_cfg\.checkpoint=FILE'):
+    with pytest.raises(ConfigError, match=r'model\.init_cfg\.checkpoint=FILE'):
         prepare(cfg, arguments(tmp_path), ('train',), strict=True)
     prepare(Config(dict(model=dict(init_cfg=None))), arguments(tmp_path), ('train',), strict=True)
 

@@ -43,7 +43,7 @@ def pure(tmp_path):
 
 def test_a_pure_python_config_is_written_as_it_was_read(pure, tmp_path, monkeypatch):
     # BaseModel has none of these arguments.
-    monkeypatch.setattr('mmkerv.engine.config.prepare.check_model', lambda cfg: None)
+    monkeypatch.setattr('mmkerv.engine.config.prepare.model_faults', lambda cfg: [])
     cfg = load_config(str(pure), {'data_root': 'new'})
     assert cfg.model.type.__name__ == 'BaseModel' and cfg.default_scope is None
     prepare(cfg, type('Args', (), dict(config='a.py', work_dir=None, launcher='none')), ('train',), strict=False)

@@ -39,7 +39,16 @@ class _Live(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Return the peak number of bytes that ``work`` allocates; on the CPU, only those of tensors."""
+    """Return the peak number of bytes that ``work`` allocates; on the CPU, only those of tensors.
+
+    Args:
+        work: function without arguments.
+        device: device that it computes on.
+
+    Example:
+        >>> peak_bytes(lambda: torch.zeros(256), torch.device('cpu'))
+        1024
+    """
     if device.type == 'cuda':
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

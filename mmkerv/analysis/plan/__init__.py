@@ -1,0 +1,1 @@
+"""What a training will do and cost, and whether it will run, found out before it is started."""

@@ -43,6 +43,8 @@ OPTIONAL_LIBRARIES = tuple(OPTIONAL['onedl'])
 
 # Other packages that provide `mmcv`: those without its compiled operators, and mmcv before 2.0.
 OTHER_MMCV = {'onedl': ('onedl-mmcv-lite',), 'openmmlab': ('mmcv-lite', 'mmcv-full')}
+# Those of them that classification is tested with, at the version of the whole mmcv.
+TESTED_LITE = ('mmcv-lite',)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Package:
     @property
     def tested(self) -> str:
         """Name and version of the package that mmkerv is tested with for this library."""
-        return ' '.join(packages_of(self.distribution)[self.library])
+        name, number = packages_of(self.distribution)[self.library]
+        return f'{self.name if self.name in TESTED_LITE else name} {number}'
 
     @property
     def is_tested(self) -> bool:

@@ -33,6 +33,9 @@ __all__ = [
     'warn_untested',
 ]
 
+# Libraries that import mmcv's compiled operators.
+NEED_COMPILED_OPS = ('mmdet', 'mmseg', 'mmrotate')
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -155,13 +158,14 @@ def collect_env() -> Environment:
     )
 
 
-def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
+def problems(*libraries: str, compiled_ops: bool | None = None) -> list[Problem]:
     """List the problems that keep `libraries` from working, each with the command that fixes it.
 
     Args:
         *libraries: Import names out of `LIBRARIES`, all by default, or `OPTIONAL_LIBRARIES`; those that they need
             (mmengine and mmcv, mmdet for mmrotate) are added.
-        compiled_ops: Whether mmcv's compiled operators are needed, as for detection and segmentation.
+        compiled_ops: Whether mmcv's compiled operators are needed; `None`: if mmdet, mmseg or mmrotate is, which import
+            them. Classification works without, with the package mmcv-lite.
 
     Raises:
         ValueError: If a name is none of these.
@@ -178,6 +182,8 @@ def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
     needed |= {distributions.BUILT_ON[library] for library in needed if library in distributions.BUILT_ON}
     if needed != {'mmengine'}:
         needed |= {'mmcv', 'mmengine'}
+    if compiled_ops is None:
+        compiled_ops = not needed.isdisjoint(NEED_COMPILED_OPS)
     packages, family = distributions.installed_packages(), distribution()
 
     result = []
@@ -196,7 +202,7 @@ def problems(*libraries: str, compiled_ops: bool = True) -> list[Problem]:
     return result
 
 
-def require(*libraries: str, compiled_ops: bool = True) -> None:
+def require(*libraries: str, compiled_ops: bool | None = None) -> None:
     """Raise an error if `libraries` cannot work here; tools call it before they import anything large.
 
     Args:

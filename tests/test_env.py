@@ -1,5 +1,7 @@
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -11,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmkerv import distributions, env, install_advice
-from mmkerv.distributions import LIBRARIES, OPTIONAL, TESTED, TORCH
+from mmkerv.distributions import LIBRARIES, OPTIONAL, TESTED, TESTED_LITE, TORCH
 from mmkerv.errors import InstallationError
 from mmkerv.version import __version__
 
@@ -56,9 +58,9 @@ def fake(monkeypatch, tmp_path):
         (ONEDL, 'onedl'),
         (OPENMMLAB, 'openmmlab'),
         ({'onedl-mmengine': '0.10.12'}, 'onedl'),
-        ({'mmcv-lite': '2.1.0'}, 'openmmlab'),
+        ({'mmcv-lite': '2.2.0'}, 'openmmlab'),
         (ONEDL | {'mmdet': '3.3.0'}, 'mixture'),
-        ({'onedl-mmcv': '2.3.6', 'mmcv-lite': '2.1.0'}, 'mixture'),
+        ({'onedl-mmcv': '2.3.6', 'mmcv-lite': '2.2.0'}, 'mixture'),
     ],
 )
 def test_installed_distribution_is_recognised(fake, packages, expected):
@@ -176,7 +178,9 @@ def test_mmcv_without_operators_is_reinstalled(fake, family, lite):
     assert (f'uninstall -y {lite} ' in problem.command) == bool(lite)
     last = problem.command.split(' && ')[-1]
     assert {'--force-reinstall', '--no-build-isolation', '--no-cache-dir', f'{name}=={version}'} <= set(last.split())
-    assert env.problems('mmpretrain', compiled_ops=False) == []
+    # Classification works without them.
+    assert env.problems('mmpretrain') == env.problems('mmengine', 'mmcv') == []
+    assert [problem.what for problem in env.problems('mmseg')] == [problem.what]
     with pytest.raises(InstallationError, match='compiled operators'):
         env.require('mmdet')
 
@@ -259,7 +263,7 @@ def test_unknown_library_is_refused(check):
     'packages, expected',
     [
         (ONEDL | {'onedl-mmcv': '2.4.0'}, r'not tested with onedl-mmcv 2\.4\.0 \(tested: onedl-mmcv 2\.3\.6\)$'),
-        ({'mmcv-lite': '2.1.0'}, r'mmcv-lite 2\.1\.0 \(tested: mmcv 2\.1\.0\)'),
+        ({'mmcv-lite': '2.2.0'}, r'mmcv-lite 2\.2\.0 \(tested: mmcv-lite 2\.1\.0\)'),
         (ONEDL | {'mmcv': '2.1.0'}, r'mixed.*python -m mmkerv\.env'),
     ],
 )
@@ -344,6 +348,43 @@ def test_pins_and_extras_agree_with_the_table(family):
         assert {name: found.get(name) for name in pins} == pins, file.name
     extra = re.search(rf'^{family} = \[(.*?)^\]', (ROOT / 'pyproject.toml').read_text(), re.MULTILINE | re.DOTALL)[1]
     assert dict(re.findall(r'"([\w-]+)>=([\w.]+)', extra)) == dict(TESTED[family].values())
+
+
+def test_the_extra_without_compiled_operators_agrees_with_the_table():
+    text = (ROOT / 'pyproject.toml').read_text()
+    extra = re.search(r'^classification = \[(.*?)^\]', text, re.MULTILINE | re.DOTALL)[1]
+    found = dict(re.findall(r'"([\w-]+)>=([\w.]+)', extra))
+    packages = {TESTED_LITE[0]: 'mmcv', 'mmengine': 'mmengine', 'mmpretrain': 'mmpretrain'}
+    assert found == {name: TESTED['openmmlab'][library][1] for name, library in packages.items()}
+
+
+@pytest.mark.slow
+def test_classification_runs_without_compiled_operators(tmp_path):
+    """The whole road with an mmcv of which the compiled library is missing, as mmcv-lite is."""
+    for library in ('mmcv', 'mmpretrain', 'mmseg'):
+        pytest.importorskip(library)
+    from mmkerv.datasets.shapes import ShapesSettings, write_shapes
+
+    installed = Path(importlib.util.find_spec('mmcv').origin).parent
+    shutil.copytree(installed, tmp_path / 'lite' / 'mmcv', ignore=shutil.ignore_patterns('_ext*', '__pycache__'))
+    write_shapes(tmp_path / 'data', ShapesSettings(num_train=4, num_val=4, size=32), progress=False)
+
+    def mmkerv(*words):
+        path = os.pathsep.join([str(tmp_path / 'lite'), str(ROOT)])
+        env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+        command = [sys.executable, '-m', 'mmkerv', *map(str, words)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, cwd=tmp_path)
+
+    configs, data = ROOT / 'configs' / 'demo', f'data_root={tmp_path / "data"}'
+    options = ('--max-iters', 2, '--work-dir', 'work', '--cfg-options', data, 'train_dataloader.num_workers=0')
+    done = mmkerv('train', configs / 'resnet18_coc_shapes.py', *options)
+    assert done.returncode == 0, done.stderr
+    for words in (('test', 'work'), ('fold', 'work', 'deploy.pth'), ('test', 'deploy.py', 'deploy.pth')):
+        done = mmkerv(*words)
+        assert done.returncode == 0, done.stderr
+    done = mmkerv('train', configs / 'fcn_shapes.py', '--work-dir', 'other')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'the compiled operators of mmcv are missing' in done.stderr and 'fix: ' in done.stderr
 
 
 def test_the_extra_of_optional_libraries_agrees_with_the_table():

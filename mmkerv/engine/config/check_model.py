@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS, TASK_UTILS, DefaultScope, Registry
 
+from mmkerv import env
 from mmkerv.engine.scope import LIBRARIES, library_of
 from mmkerv.errors import ConfigError
 from mmkerv.ops.core.arguments import did_you_mean
@@ -42,12 +43,18 @@ def check_model(cfg: Config) -> None:
 def model_faults(cfg: Config) -> list[str]:
     """Return what is wrong with the types and keys of a config's network, a sentence each.
 
+    Raises:
+        InstallationError: if the library of the config cannot be used, with the command that mends it.
+
     Example:
         >>> model_faults(Config(dict(model=dict(type='mmkerv.CKCN'))))
         ["model.type: 'mmkerv.CKCN' is not registered; did you mean 'mmkerv.CKCNN'? Change it in the config, or by \
 --cfg-options model.type=NAME"]
     """
-    with DefaultScope.overwrite_default_scope(library_of(cfg)):
+    library = library_of(cfg)
+    if library in LIBRARIES and cfg.get('model'):
+        env.require(library)
+    with DefaultScope.overwrite_default_scope(library):
         return [fault for place, part in parts(cfg.get('model'), 'model') for fault in part_faults(place, part)]
 
 

@@ -129,7 +129,7 @@ def tell_what_is_next(work_dir: str) -> None:
     if is_main_process():
         if checkpoint := named_checkpoint(work_dir):
             print(f'checkpoint: {checkpoint}')
-        print(f'a page of the run: python tools/analysis_tools/run_report.py {shlex.quote(work_dir)}', flush=True)
+        print(f'a page of the run: mmkerv report {shlex.quote(work_dir)}', flush=True)
 
 
 if __name__ == '__main__':

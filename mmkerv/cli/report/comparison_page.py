@@ -74,8 +74,7 @@ def comparison_page(found: dict[str, Any], curves: Mapping[str, Mapping[str, Cur
         stats=stats(found),
         sections=sections,
         footer=Markup(
-            'Made by <code>tools/compare.py</code> of mmkerv {}. A page of one of its runs: <code>python '
-            'tools/analysis_tools/run_report.py {}</code>'
+            'Made by <code>mmkerv compare</code> of mmkerv {}. A page of one of its runs: <code>mmkerv report {}</code>'
         ).format(facts['mmkerv'], work / '...'),
     )
 

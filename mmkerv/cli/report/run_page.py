@@ -156,7 +156,7 @@ def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Pa
         about=' · '.join(filter(None, (begun and f'begun {_date(begun)}', f'seed {_seed(cfg)}'))),
         stats=_stats(log, last, counts),
         sections=sections,
-        footer=Markup('Made by <code>tools/analysis_tools/run_report.py</code> of mmkerv {}.').format(facts['mmkerv']),
+        footer=Markup('Made by <code>mmkerv report</code> of mmkerv {}.').format(facts['mmkerv']),
     )
 
 

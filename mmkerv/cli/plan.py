@@ -124,9 +124,9 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
     print(f'\n{cost_table(names, counts, steps)}')
     for line in counted_on(counts, steps, device, args.timed_iters, checked.has_data):
         print(line)
-    total = iterations(cfg, checked.iterations, args.max_iters)
+    total = iterations(cfg, checked.iterations, args.max_iters) if cfg.get('train_cfg') else None
     if steps[-1] is None or total is None:
-        why = 'no step was timed' if total else 'the iterations of an epoch are unknown without data'
+        why = 'no step was timed' if steps[-1] is None else 'the iterations of an epoch are unknown without data'
         print(f'time of the training: unknown, {why}')
         return
     seconds, workers = steps[-1].seconds, loader_workers(cfg.get('train_dataloader'))

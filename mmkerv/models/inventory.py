@@ -18,16 +18,12 @@ from mmkerv.models.replacement import peculiarity, size
 from mmkerv.ops.core.adapter import adapter_of
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.starting_point import starting_point
 
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # Why a convolution is plain.
 ONE_BY_ONE, EVEN, LEFT_OUT, HOOKED = '1x1', 'of even size', 'left out by where', 'with hooks'
 NOT_REACHED = 'without conv_cfg'
-# How an operator starts.
-AS_PLAIN = 'as the plain convolution'
-WITH_WEIGHT = "with the plain layer's weight, but not as the plain convolution"
-AT_RANDOM = 'with random kernels'
-DECOMPOSED = 'with random kernels, unless it decomposes a plain weight that is loaded'
 # Names of layers in one line, at most.
 NAMES = 2
 
@@ -193,20 +189,6 @@ def inventory(model: nn.Module) -> Inventory:
         dict(Counter(type(m).__name__ for m in modules.values() if type(m).__name__ in KEPT_LAYERS['mmkerv'])),
         sum(1 for m in (*operators.values(), *convs.values()) if adapter_of(m) is not None),
     )
-
-
-def starting_point(operator: ConvNd) -> str:
-    """Return how a fresh layer starts, in words.
-
-    Example:
-        >>> starting_point(ops.CoCConv2d(3, 8, 3)), starting_point(ops.CKConv2d(3, 8, 3))
-        ('as the plain convolution', 'with random kernels')
-    """
-    if operator.starts_as_identity:
-        return AS_PLAIN
-    if getattr(operator, 'weight', None) is not None:
-        return WITH_WEIGHT
-    return DECOMPOSED if operator.decomposes_weight else AT_RANDOM
 
 
 def config_name(operator: ConvNd) -> str:

@@ -19,6 +19,7 @@ from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.arguments import did_you_mean
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.config_class import ConfigClass
+from mmkerv.ops.core.starting_point import starting_point
 from mmkerv.ops.kerv.registry import KERNELS
 
 # The layer whose cost is given: channels in and out, and along each axis the input's size and the kernel's, the first
@@ -69,6 +70,8 @@ class Description:
         folds: into what it folds.
         takes_1x1: whether it also replaces 1x1 convolutions.
         has_weight: whether it has the kernel of the plain convolution as ``weight``.
+        starts: how a fresh layer starts, with the defaults.
+        rules: what the tools' optimizer does otherwise with its parameters; empty if nothing.
         cost: of one layer.
         source: paper and section; empty for textbook operators.
         example: line of a config.
@@ -98,6 +101,9 @@ class Description:
         self.folds = operator.folds
         self.takes_1x1 = operator.takes_1x1
         self.has_weight = operator.has_weight
+        found = sample(named)
+        self.starts = starting_point(found.layer) if found else ''
+        self.rules = rules(operator)
         self.cost = cost(named)
         self.example = f"conv_cfg=dict(type='mmkerv.{self.name}')"
 
@@ -112,6 +118,8 @@ class Description:
             'folds': self.folds,
             '1x1 layers': 'are replaced too' if self.takes_1x1 else 'stay plain',
             'weights': 'a plain checkpoint loads by name' if self.has_weight else 'none of the plain layer is kept',
+            'start': self.starts,
+            'optimizer': self.rules,
             'cost': self.cost or 'not counted for a layer of this shape',
             'source': self.source,
             'config': self.example,
@@ -231,20 +239,38 @@ def _wrapped(line: str) -> list[str]:
     return textwrap.wrap(line, WIDTH, subsequent_indent=' ' * 11)
 
 
-@torch.no_grad()
-def cost(kind: type) -> Cost | None:
-    """Count parameters and multiply-adds of a layer, dense or, where the operator has no such layer, depthwise.
+class Sample(NamedTuple):
+    """A small layer of an operator, in its default form.
 
-    Returns:
-        The cost, or ``None`` if the operator has neither.
+    Args:
+        layer: the layer.
+        plain: the plain convolution of its shape.
+        x: an input.
+        text: which layer it is.
 
     Example:
-        >>> cost(ops.CondConv).parameters > cost(ops.CondConv).plain_parameters
-        True
+        >>> sample(ops.CoCConv).text
+        '64 -> 64 channels, 3x3, 16 pixels a side'
+    """
+
+    layer: nn.Module
+    plain: nn.Module
+    x: torch.Tensor
+    text: str
+
+
+def sample(kind: type) -> Sample | None:
+    """Build a layer, dense or, where the operator has no such layer, depthwise; the global random numbers stay.
+
+    Returns:
+        ``None`` if the operator has neither.
+
+    Example:
+        >>> sample(ops.ShiftwiseConv).text.partition(',')[0]
+        'depthwise'
     """
     dims = getattr(kind, 'operator', kind).dims
     convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
-    x = torch.zeros(1, CHANNELS, *(INPUT,) * dims)
     # A causal layer pads by itself, and small kernels stay plain where they would be stacked.
     for size, groups, pads in product(SIZES, (1, CHANNELS), (True, False)):
         shape, padding = (CHANNELS, CHANNELS, size), size // 2
@@ -255,11 +281,61 @@ def cost(kind: type) -> Cost | None:
                 continue
             if type(layer) is convolution:
                 continue
-            counts = [_count(each, x) for each in (layer, convolution(*shape, padding=padding, groups=groups))]
+            plain_layer = convolution(*shape, padding=padding, groups=groups)
         size = 'x'.join([str(size)] * dims)
         text = f'{"depthwise, " if groups > 1 else ""}{CHANNELS} -> {CHANNELS} channels, {size}, {INPUT} pixels a side'
-        return Cost(text, *counts[0], *counts[1])
+        return Sample(layer, plain_layer, torch.zeros(1, CHANNELS, *(INPUT,) * dims), text)
     return None
+
+
+@torch.no_grad()
+def cost(kind: type) -> Cost | None:
+    """Count parameters and multiply-adds of a layer.
+
+    Returns:
+        The cost, or ``None`` if :func:`sample` has no layer.
+
+    Example:
+        >>> cost(ops.CondConv).parameters > cost(ops.CondConv).plain_parameters
+        True
+    """
+    found = sample(kind)
+    if found is None:
+        return None
+    return Cost(found.text, *_count(found.layer, found.x), *_count(found.plain, found.x))
+
+
+def rules(kind: type[ConvNd]) -> str:
+    """Return what the tools' optimizer does with parameters of an operator, unless the config says otherwise.
+
+    Example:
+        >>> rules(ops.DCLSConv2d), rules(ops.CondConv2d)
+        ('no weight decay: positions, width; learning rate: positions x5', '')
+    """
+    parts = []
+    if kind.no_decay:
+        parts.append(f'no weight decay: {", ".join(kind.no_decay)}')
+    if kind.lr_mult:
+        parts.append('learning rate: ' + ', '.join(f'{name} x{factor:g}' for name, factor in kind.lr_mult.items()))
+    if kind.norm_parameters:
+        parts.append(f'as norms: {", ".join(kind.norm_parameters)}')
+    return '; '.join(parts)
+
+
+def training_table() -> str:
+    """Return how each operator trains as a table in Markdown: start, rules of the optimizer, 1x1 layers.
+
+    Example:
+        >>> print(training_table().splitlines()[0])
+        | operator | starts | optimizer | 1x1 layers |
+    """
+    rows = ['| operator | starts | optimizer | 1x1 layers |', '|---|---|---|---|']
+    for name in list_operators():
+        found = describe(name)
+        own = found.rules or 'as the plain weights'
+        layers = 'are replaced too' if found.takes_1x1 else 'stay plain'
+        rows.append(f'| `{name}` | {found.starts} | {own} | {layers} |')
+    return '\n'.join(rows)
 
 
 def _count(layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:

@@ -183,6 +183,14 @@ def test_a_loss_that_is_not_finite_is_a_fault(factor, found):
     assert [fault.split(',')[0] for fault in plan.faults] == ([found] if found else [])
 
 
+def test_a_config_that_is_none_of_a_training():
+    plan = Preflight(Config(dict(default_scope='mmengine', train_cfg=dict(max_epochs=1)))).run()
+    assert [fault.split(',')[0] for fault in plan.faults] == [
+        f'the config has no {key}' for key in ('model', 'train_dataloader', 'optim_wrapper')
+    ]
+    assert plan.model is None and not plan.batches
+
+
 def test_parts_that_would_be_loaded():
     model = Model()
     loaded = _would_be_loaded(model, ['model.head.init_cfg.checkpoint'])

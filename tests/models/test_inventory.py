@@ -8,8 +8,9 @@ import torchvision
 from torch import nn
 
 import mmkerv
-from mmkerv.models.inventory import AS_PLAIN, AT_RANDOM, NOT_REACHED, inventory, starting_point
+from mmkerv.models.inventory import NOT_REACHED, inventory
 from mmkerv.ops import CKConv2d, CoCConv2d, FDConv, KervConv, KervConv1d, LowRankConv2d
+from mmkerv.ops.core.starting_point import AS_PLAIN, AT_RANDOM, starting_point
 from tests.ops.catalogue import VARIANTS, layer
 
 

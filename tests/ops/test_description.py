@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,17 @@ import torch
 import mmkerv
 from mmkerv import ops
 from mmkerv.errors import ArgumentError, FoldError
-from mmkerv.ops.description import Description, cost, describe, find_operator, list_kernels, list_operators
+from mmkerv.ops.core.starting_point import AS_PLAIN
+from mmkerv.ops.description import (
+    Description,
+    cost,
+    describe,
+    find_operator,
+    list_kernels,
+    list_operators,
+    sample,
+    training_table,
+)
 from mmkerv.registry import OPERATORS
 
 NAMES = list_operators()
@@ -52,6 +63,25 @@ def test_the_text_on_folding_is_what_the_operator_does(name):
     assert ('if asked' in operator.folds) == operator.costs_more_folded
     convolutions = [module for module in fold().modules() if type(module).__name__ == f'Conv{operator.dims}d']
     assert (len(convolutions) > 1) == ('in a row' in operator.folds) and convolutions
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_text_on_training_is_what_a_layer_does(name):
+    found, (layer, plain, x, _) = describe(name), sample(getattr(ops, name))
+    assert (found.starts == AS_PLAIN) == layer.starts_as_identity
+    if layer.starts_as_identity:
+        plain.load_state_dict({'weight': layer.weight, 'bias': layer.bias})
+        x = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        assert torch.allclose(layer(x), plain(x), atol=1e-5)
+    own = {key for key, _ in layer.named_parameters()}
+    for fact in (*layer.no_decay, *layer.lr_mult, *layer.norm_parameters):
+        assert fact in found.rules
+    assert ('weight decay' in found.rules) == bool(layer.no_decay) and own
+
+
+def test_the_page_has_the_table():
+    page = (Path(__file__).parents[2] / 'docs' / 'recipes.md').read_text()
+    assert f'\n{training_table()}\n' in page, 'mmkerv ops --training --write docs/recipes.md'
 
 
 def test_a_description_has_the_arguments_of_the_class():

@@ -38,6 +38,9 @@ from mmkerv.errors import DataError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.registry import local_name
 
+# Keys of a config without which there is no training.
+NEEDED = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+
 
 class Check(NamedTuple):
     """Result of one check.
@@ -131,7 +134,12 @@ class Preflight:
         enter_scope(cfg)
         set_loader_defaults(cfg)
         config = config_faults(cfg, (), self.is_placed)
-        self._add(Check('types and arguments of the config', config))
+        lacking = [
+            f'the config has no {key}, which a training needs; inherit it from a _base_'
+            for key in NEEDED
+            if not cfg.get(key)
+        ]
+        self._add(Check('types and arguments of the config', [*lacking, *config]))
         phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
         files = [fault for phase in phases for fault in data_faults(cfg, phase)]
         if self.random:
@@ -140,13 +148,13 @@ class Preflight:
             self._add(Check('files of the data', files))
         sources = list(weight_sources(cfg))
         self._add(_weights(sources, self.is_placed))
-        if config:
+        if config or not cfg.get('model'):
             self._skip('network', 'its config has faults')
         else:
             self._build_network(sources)
         loader = None
-        if self.random or files:
-            self._skip('training data', 'random images are taken' if self.random else 'files are missing')
+        if self.random or files or not cfg.get('train_dataloader'):
+            self._skip('training data', 'random images are taken' if self.random else 'it is missing')
         else:
             loader = self._read_data()
             if 'val' in phases:
@@ -154,7 +162,8 @@ class Preflight:
         if self.model is not None:
             if loader is not None:
                 self._compare_classes(loader.dataset)
-            self._train_a_step()
+            if cfg.get('optim_wrapper'):
+                self._train_a_step()
         return self
 
     def _add(self, check: Check) -> None:

@@ -10,8 +10,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.load_observer import observe_loading
-from mmkerv.models.inventory import Inventory, config_name, inventory, starting_point
+from mmkerv.models.inventory import Inventory, config_name, inventory
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.starting_point import starting_point
 from mmkerv.registry import HOOKS
 from mmkerv.utils import bare_network, log
 

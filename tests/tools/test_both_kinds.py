@@ -19,18 +19,17 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from mmkerv.deploy.trained_model import built
 from mmkerv.engine.config.read import load_config
 from tests.tool_process import Done, run_tool
+from tests.tools.three_tasks import CONFIGS, FOLDERS, written_data
 
-CONFIGS = Path(__file__).parent / 'both_kinds'
 KINDS = ('old', 'new')
 # Of each task, the folder of the data in that of the shapes, an image, and a plain layer.
 TASKS = {
-    'detection': ('shapes', 'val2017', 'neck.lateral_convs.0.conv'),
-    'segmentation': ('shapes/VOCdevkit/VOC2012', 'JPEGImages', 'decode_head.conv_seg'),
-    'classification': ('imagenet', 'val/circle', 'backbone.conv1'),
+    'detection': (FOLDERS['detection'], 'val2017', 'neck.lateral_convs.0.conv'),
+    'segmentation': (FOLDERS['segmentation'], 'JPEGImages', 'decode_head.conv_seg'),
+    'classification': (FOLDERS['classification'], 'val/circle', 'backbone.conv1'),
 }
 MODEL, DATA, DRAW = ('{config}', '{checkpoint}'), ('--cfg-options', 'data_root={data}'), 'tools/visualization'
 FOLD, ANALYSIS = 'tools/model_converters/reparameterize_model.py', 'tools/analysis_tools'
@@ -112,11 +111,7 @@ ALL = [
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     """The shapes in the three layouts, below a folder with a blank in its name."""
-    folder = tmp_path_factory.mktemp('data') / 'two words'
-    settings = ShapesSettings(num_train=4, num_val=4, size=64)
-    write_shapes(folder / 'shapes', settings, progress=False)
-    write_shapes(folder / 'imagenet', settings, progress=False)
-    return folder
+    return written_data(tmp_path_factory.mktemp('data') / 'two words')
 
 
 @pytest.fixture(scope='module')

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -14,30 +13,13 @@ pytest.importorskip('matplotlib')
 from mmkerv.analysis.comparison.cost import Cost
 from mmkerv.cli.compare import compare as compare_operators
 from mmkerv.cli.compare import parse_args
-from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from tests.tool_process import run_tool
+from tests.tools.three_tasks import CONFIGS, FOLDERS, PLAIN
 
-CONFIGS = Path(__file__).parent / 'both_kinds'
 TOOL, PAGE = 'tools/compare.py', 'tools/analysis_tools/run_report.py'
-FOLDERS = {'detection': 'shapes', 'segmentation': 'shapes/VOCdevkit/VOC2012', 'classification': 'imagenet'}
-# The configs of both_kinds have operators: the plain networks.
-PLAIN = {
-    'detection': ('model.backbone.conv_cfg=None', 'model.neck.conv_cfg=None', 'model.bbox_head.conv_cfg=None'),
-    'segmentation': ('model.backbone.conv_cfg=None', 'model.decode_head.conv_cfg=None'),
-    'classification': ('model.backbone.conv_cfg=None',),
-}
 KINDS = [(task, kind) for kind in ('old', 'new') for task in FOLDERS]
 # In the normal run: the three libraries, and one pure-Python config.
 FAST = [*KINDS[:3], ('classification', 'new')]
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('data')
-    settings = ShapesSettings(num_train=4, num_val=4, size=64)
-    write_shapes(folder / 'shapes', settings, progress=False)
-    write_shapes(folder / 'imagenet', settings, progress=False)
-    return folder
 
 
 def compare(data, work, task='classification', kind='old', *flags, timeout=600):

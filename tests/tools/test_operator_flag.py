@@ -1,7 +1,6 @@
 """`--operator` and `--where` of tools/train.py and tools/test.py: from a plain config to the folded network."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -11,29 +10,12 @@ pytest.importorskip('mmpretrain')
 
 from mmengine.config import Config
 
-from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from tests.tool_process import Done, run_tool
+from tests.tools.three_tasks import CONFIGS, FOLDERS, PLAIN
 
-CONFIGS = Path(__file__).parent / 'both_kinds'
 TRAIN, TEST = 'tools/train.py', 'tools/test.py'
 FOLD = 'tools/model_converters/reparameterize_model.py'
-FOLDERS = {'detection': 'shapes', 'segmentation': 'shapes/VOCdevkit/VOC2012', 'classification': 'imagenet'}
-# The configs of both_kinds have operators: the plain networks.
-PLAIN = {
-    'detection': ('model.backbone.conv_cfg=None', 'model.neck.conv_cfg=None', 'model.bbox_head.conv_cfg=None'),
-    'segmentation': ('model.backbone.conv_cfg=None', 'model.decode_head.conv_cfg=None'),
-    'classification': ('model.backbone.conv_cfg=None',),
-}
 COC = ('--operator', 'coc:super_init=kaiming', '--where', 'stages=2,3', 'stem=False')
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('data')
-    settings = ShapesSettings(num_train=4, num_val=4, size=64)
-    write_shapes(folder / 'shapes', settings, progress=False)
-    write_shapes(folder / 'imagenet', settings, progress=False)
-    return folder
 
 
 def failed(done: Done) -> str:

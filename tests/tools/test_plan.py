@@ -9,23 +9,12 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 
-from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from tests.tool_process import Done, run_tool
+from tests.tools.three_tasks import CONFIGS, FOLDERS
 
-CONFIGS = Path(__file__).parent / 'both_kinds'
 PLAN, TRAIN = 'tools/plan.py', 'tools/train.py'
-FOLDERS = {'detection': 'shapes', 'segmentation': 'shapes/VOCdevkit/VOC2012', 'classification': 'imagenet'}
 OPERATORS = {'detection': 'CoCConv', 'segmentation': 'CoCConv', 'classification': 'CKConv'}
 CLASSIFIER = CONFIGS / 'classification_old.py'
-
-
-@pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp('data')
-    settings = ShapesSettings(num_train=4, num_val=4, size=64)
-    write_shapes(folder / 'shapes', settings, progress=False)
-    write_shapes(folder / 'imagenet', settings, progress=False)
-    return folder
 
 
 def options(data: Path, task: str, *more: str) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
     import logging
 
     from mmkerv.analysis.plan.cost import counted, iterations, loader_workers, plain_model
-    from mmkerv.analysis.plan.preflight import quiet
+    from mmkerv.analysis.plan.preflight import fault_of, quiet
     from mmkerv.analysis.plan.trial_step import step_costs, trial_optimizer
     from mmkerv.deploy.config import deploy_config
     from mmkerv.models.inventory import inventory
@@ -116,11 +116,15 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
     steps: list[StepCost | None] = [None] * len(models)
     if args.timed_iters and checked.wrapper is not None:
         configs = [cfg if model is checked.model else deploy_config(cfg, host_shapes=True) for model in models]
-        with quiet(logging.ERROR):
-            trained = [
-                (model.to(device).train(), trial_optimizer(config, model)) for model, config in zip(models, configs)
-            ]
-            steps = list(step_costs(trained, checked.batches, args.timed_iters))
+        try:
+            with quiet(logging.ERROR):
+                trained = [
+                    (model.to(device).train(), trial_optimizer(config, model)) for model, config in zip(models, configs)
+                ]
+                steps = list(step_costs(trained, checked.batches, args.timed_iters))
+        # Memory may be short, or a network of another library not bear random weights; the rest is still worth reading.
+        except Exception as error:
+            print(f'steps not timed: {fault_of(error)}')
     print(f'\n{cost_table(names, counts, steps)}')
     for line in counted_on(counts, steps, device, args.timed_iters, checked.has_data):
         print(line)

@@ -197,7 +197,9 @@ def test_parts_that_would_be_loaded():
     assert loaded == set(model.head.parameters())
     # Parameters of operators may be their own.
     assert _would_be_loaded(model, ['load_from']) == set(model.head.parameters())
-    assert _would_be_loaded(model, []) == set()
+    assert _would_be_loaded(model, ['model.init_cfg.checkpoint']) == set(model.head.parameters())
+    # The backbone of this model is one operator.
+    assert _would_be_loaded(model, ['model.pretrained']) == _would_be_loaded(model, []) == set()
 
 
 def test_text_of_a_check():

@@ -196,7 +196,7 @@ class Preflight:
             self._add(Check('network', [fault_of(error)]))
             return
         if not self._has_its_weights:
-            self.loaded = _would_be_loaded(model, [source.key for source in sources])
+            self.loaded = _would_be_loaded(model, [as_typed(source.key, True) for source in sources])
         self.model = model
         self._add(Check('network', [], 'built' + ('' if self._has_its_weights else ', with random weights')))
 
@@ -328,14 +328,14 @@ def _would_be_loaded(model: nn.Module, keys: list[str]) -> set[Tensor]:
     parts = set()
     for key in keys:
         part = key.split('.')[1] if key.startswith('model.') else ''
-        # A segmentor hands `pretrained` to its backbone, and a converted network is its inner one.
+        # A segmentor hands `pretrained` to its backbone.
         parts.add('backbone' if part == 'pretrained' else part)
     operators = [m for m in model.modules() if isinstance(m, ConvNd)]
     own = {parameter for operator in operators for parameter in operator.parameters()}
     return {
         parameter
         for name, parameter in model.named_parameters()
-        if parameter not in own and ({name.partition('.')[0], ''} & parts or {'model', 'init_cfg'} & parts)
+        if parameter not in own and {name.partition('.')[0], '', 'init_cfg'} & parts
     }
 
 

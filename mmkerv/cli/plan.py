@@ -75,7 +75,10 @@ def preflight(cfg: 'Config', args: argparse.Namespace, batches: int = 1, random:
     """Check a training, and print each result as it comes."""
     from mmkerv.analysis.plan.preflight import Preflight
 
-    return Preflight(cfg, batches, random, bool(args.operator), lambda check: print(check, flush=True)).run()
+    def tell(check: Any) -> None:
+        print(check, flush=True)
+
+    return Preflight(cfg, batches, random, bool(args.operator), args.trust_checkpoint, tell).run()
 
 
 def describe(cfg: 'Config', checked: 'Preflight') -> None:

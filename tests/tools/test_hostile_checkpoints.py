@@ -29,6 +29,7 @@ MORE = {
         # The newest checkpoint of the work folder is malicious.
         '{config} --work-dir {work} --resume',
     ],
+    'tools/plan.py': [f'{{config}} --random-images --cfg-options {option}' for option in BY_CONFIG],
     'tools/model_converters/plain_to_mmkerv.py': ['{malicious} {out}/a.pth --config {config}'],
 }
 # The network of the good checkpoint is run too; these inputs make it fast.
@@ -155,12 +156,14 @@ def test_malicious_checkpoint_is_not_executed(files, tmp_path, monkeypatch, tool
         module = load(ROOT / tool)
         with (
             mock.patch.object(sys, 'argv', argv),
-            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()) as stdout,
             contextlib.redirect_stderr(io.StringIO()) as stderr,
             pytest.raises(SystemExit) as ended,
         ):
             module.run(module.main)
         message = str(ended.value)
+        if message == 'error: 1 fault, see above':
+            message = f'error: {stdout.getvalue().partition("FAULT")[2]}'.replace('\n', ' ')
         assert re.match(r'error: .*(was not read|no complete checkpoint)', message), (line, message, stderr.getvalue())
         assert 'Nothing of it was executed' in message or 'holds more than weights' in message, message
         assert not files['target'].exists(), line

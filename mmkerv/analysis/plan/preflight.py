@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,6 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
 from mmkerv.analysis.comparison.cost import reason
@@ -26,8 +26,10 @@ from mmkerv.analysis.plan.trial_step import (
 )
 from mmkerv.deploy.image_size import training_shape
 from mmkerv.deploy.trained_model import built
+from mmkerv.engine.checkpoint.layouts import fitted_names, unwrapped_names, weights_of
 from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.reachable import Source, weight_sources
+from mmkerv.engine.checkpoint.safe_load import cached_file, safe_load, web_address
 from mmkerv.engine.config.build_errors import described
 from mmkerv.engine.config.check import data_faults, loaders
 from mmkerv.engine.config.from_scratch import remove_pretrained
@@ -78,6 +80,7 @@ class Preflight:
         batches: number of batches that are read.
         random: whether random images are taken although there is data.
         is_placed: whether ``--operator`` has put ``mmkerv.Converted`` around the model.
+        trust: as in :func:`mmkerv.engine.safe_load`, for ``load_from``.
         tell: called with each result.
 
     Attributes:
@@ -100,10 +103,11 @@ class Preflight:
         batches: int = 1,
         random: bool = False,
         is_placed: bool = False,
+        trust: bool = False,
         tell: Callable[[Check], None] | None = None,
     ):
         self.cfg, self.number, self.random, self.tell = copy.deepcopy(cfg), batches, random, tell
-        self.is_placed = is_placed
+        self.is_placed, self.trust = is_placed, trust
         self.checks: list[Check] = []
         self.model: nn.Module | None = None
         self.wrapper: Any = None
@@ -190,7 +194,7 @@ class Preflight:
                     if hasattr(model, 'init_weights'):
                         model.init_weights()
                     if self._has_its_weights and cfg.get('load_from'):
-                        load_checkpoint(model, cfg.load_from, 'cpu')
+                        _load(model, cfg.load_from, self.trust)
         # A network of another library may raise anything, which is what the user is to read.
         except Exception as error:
             self._add(Check('network', [fault_of(error)]))
@@ -321,6 +325,16 @@ def _weights(sources: list[Source], is_placed: bool) -> Check:
     faults = [as_typed(source.fault, is_placed) for source in sources if source.fault]
     notes = [f'{source.name} ({"here" if source.is_here else "not downloaded yet"})' for source in sources]
     return Check('weights that the training starts from', faults, ', '.join(dict.fromkeys(notes)) or 'none')
+
+
+def _load(model: nn.Module, source: str, trust: bool) -> None:
+    """Load what fits of ``load_from``, as a training does."""
+    address = web_address(source)
+    file = Path(source).expanduser() if address is None else cached_file(address)
+    own = model.state_dict()
+    weights = fitted_names(unwrapped_names(weights_of(safe_load(file, trust=trust), source)), own, source)
+    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
 
 
 def _would_be_loaded(model: nn.Module, keys: list[str]) -> set[Tensor]:

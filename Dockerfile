@@ -8,6 +8,6 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /mmkerv
 COPY . .
-RUN make setup && rm -rf /root/.cache
+RUN PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 make setup
 ENV PATH=/mmkerv/.venv/bin:$PATH
 CMD ["mmkerv", "-h"]

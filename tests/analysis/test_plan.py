@@ -97,7 +97,9 @@ def test_unknown_names_are_told():
     (source,) = weight_sources(pretrained('open-mmlab://resnet50_v1'))
     assert "did you mean 'resnet50_v1c'" in source.fault and not source.is_here
     (source,) = weight_sources(Config(dict(model={}, load_from='absent.pth')))
-    assert source.fault.startswith("load_from: checkpoint 'absent.pth' does not exist")
+    assert source.fault.startswith("checkpoint 'absent.pth' does not exist") and 'load_from=FILE' in source.fault
+    (source,) = weight_sources(Config(dict(model={}, load_from='s3://bucket/a.pth')))
+    assert (source.is_here, source.fault) == (False, '')
 
 
 class Model(nn.Module):

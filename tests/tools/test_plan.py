@@ -90,7 +90,8 @@ def test_without_data_random_images_are_taken(tmp_path):
     config.write_text(f"_base_ = '{CLASSIFIER}'\nmodel = dict(backbone=dict(init_cfg={weights}))")
     done = run_tool(PLAN, config, *words)
     found = faults(done)
-    assert len(found) == 3 and "model.backbone.init_cfg.checkpoint: checkpoint 'absent.pth'" in found[2], found
+    assert len(found) == 3 and "checkpoint 'absent.pth' does not exist" in found[2], found
+    assert '--cfg-options model.backbone.init_cfg.checkpoint=FILE, or None for model.backbone.init_cfg' in found[2]
     assert 'model.model.' not in done.out
     assert 'ok      a training step: on cpu with random images' in done.out
     assert 'convolutions -> CKConv' in done.out and 'warning: mmkerv:' in done.out

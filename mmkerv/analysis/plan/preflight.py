@@ -139,7 +139,7 @@ class Preflight:
         set_loader_defaults(cfg)
         config = config_faults(cfg, (), self.is_placed)
         lacking = [
-            f'the config has no {key}, which a training needs; inherit it from a _base_'
+            f'the config has no {key}, which a training needs; write it, or inherit it from a _base_'
             for key in NEEDED
             if not cfg.get(key)
         ]

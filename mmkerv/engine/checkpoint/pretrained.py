@@ -198,15 +198,27 @@ def missing_files(node: Any, path: str) -> list[str]:
         >>> missing_files({'init_cfg': dict(type='Pretrained', checkpoint='torchvision://resnet18')}, 'model')
         []
     """
-    faults = []
-    for key, file in pretrained_sources(node, path):
-        if '://' not in file and not Path(file).expanduser().is_file():
-            none = key if key.endswith('.pretrained') else key.rpartition('.')[0]
-            faults.append(
-                f'checkpoint {file!r} does not exist; give the path of a .pth file with --cfg-options {key}=FILE, or '
-                f'None for {none} to start without one'
-            )
-    return faults
+    return [text for key, file in pretrained_sources(node, path) if (text := missing_file(key, file))]
+
+
+def missing_file(key: str, file: str) -> str:
+    """Return a sentence on a checkpoint that is a local file and does not exist; empty for any other.
+
+    Args:
+        key: dotted key of the config that names it.
+        file: path, or address.
+
+    Example:
+        >>> missing_file('load_from', 'absent.pth').partition(';')[0]
+        "checkpoint 'absent.pth' does not exist"
+    """
+    if '://' in file or Path(file).expanduser().is_file():
+        return ''
+    none = key.rpartition('.')[0] if key.endswith('.checkpoint') else key
+    return (
+        f'checkpoint {file!r} does not exist; give the path of a .pth file with --cfg-options {key}=FILE, or None for '
+        f'{none} to start without one'
+    )
 
 
 def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:

@@ -3,12 +3,11 @@
 import http.client
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
-from mmkerv.engine.checkpoint.pretrained import pretrained_sources
+from mmkerv.engine.checkpoint.pretrained import missing_file, pretrained_sources
 from mmkerv.engine.checkpoint.safe_load import cached_file, web_address
 from mmkerv.errors import ConfigError
 from mmkerv.utils import printable
@@ -57,10 +56,9 @@ def weight_sources(cfg: Config, seconds: float = SECONDS) -> Iterator[Source]:
             yield Source(key, name, False, f'{key}: {error}')
             continue
         if address is None:
-            is_here = '://' in name or Path(name).expanduser().is_file()
-            # Another storage, such as s3://, is left to the training.
-            missing = '' if is_here else f'{key}: checkpoint {name!r} does not exist; give the path of a .pth file'
-            yield Source(key, name, is_here and '://' not in name, missing)
+            # A file; what is in another storage, such as s3://, is left to the training.
+            missing = missing_file(key, name)
+            yield Source(key, name, not missing and '://' not in name, missing)
         elif (file := cached_file(address)).is_file():
             yield Source(key, name, True)
         elif reason := unreachable(address, seconds):

@@ -47,7 +47,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def libraries_unpatched() -> Iterator[None]:
-    """Undo what a test, or a fixture of its module, has applied of ``mmkerv.engine.config.patches``."""
+    """Undo what a test has registered and what it, or a fixture of its module, has applied of the patches."""
     if find_spec('mmengine'):
         from mmengine.logging import MMLogger
 
@@ -56,6 +56,7 @@ def libraries_unpatched() -> Iterator[None]:
     undo_patches()
     yield
     undo_patches()
+    remove_registered()
 
 
 def undo_patches() -> None:
@@ -63,3 +64,10 @@ def undo_patches() -> None:
     patches = sys.modules.get('mmkerv.engine.config.patches')
     if patches is not None:
         patches.undo_patches()
+
+
+def remove_registered() -> None:
+    """Remove the operators that a test has registered with ``mmkerv.register_operator``."""
+    table = sys.modules.get('mmkerv.operator_table')
+    for name in table.own_operators() if table else ():
+        table.remove(name)

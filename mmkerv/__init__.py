@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmkerv.models.placement import convert
     from mmkerv.models.sharing import share_kernels, share_parameters
     from mmkerv.ops.description import describe, list_kernels, list_operators
+    from mmkerv.ops.registration import register_operator, unregister_operator
 
 __all__ = [
     '__version__',
@@ -38,8 +39,10 @@ __all__ = [
     'list_configs',
     'list_kernels',
     'list_operators',
+    'register_operator',
     'share_kernels',
     'share_parameters',
+    'unregister_operator',
 ]
 
 # Name -> module that has it.
@@ -50,8 +53,10 @@ VERBS = {
     'list_configs': 'config_files',
     'list_kernels': 'ops.description',
     'list_operators': 'ops.description',
+    'register_operator': 'ops.registration',
     'share_kernels': 'models.sharing',
     'share_parameters': 'models.sharing',
+    'unregister_operator': 'ops.registration',
 }
 
 SUBPACKAGES = (
@@ -100,7 +105,10 @@ def _meant(name: str) -> str:
         return ''
     from difflib import get_close_matches
 
-    near = get_close_matches(name, sys.modules['mmkerv.registry'].OPERATORS, n=1)
+    from mmkerv.operator_table import OPERATORS, is_own
+
+    # Those of users are not in this package.
+    near = get_close_matches(name, [known for known in OPERATORS if not is_own(known)], n=1)
     return f'; did you mean mmkerv.ops.{near[0]}?' if near else '; mmkerv.list_operators() lists the operators'
 
 

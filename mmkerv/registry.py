@@ -4,8 +4,8 @@ Three ways lead to an operator: ``type='mmkerv.CoCConv'`` needs no import; ``typ
 mmkerv is imported, because the operators are also registered in mmengine's root; the class itself works anywhere.
 """
 
-import functools
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZER
 from mmengine.registry import Registry
 
 from mmkerv.config_files import FOLDERS
+from mmkerv.distributions import importable
+from mmkerv.operator_table import OPERATORS, PLAIN, dotted_name, operator_class
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkerv', locations=['mmkerv.models'])
 HOOKS = Registry(
@@ -56,77 +58,87 @@ WEIGHT_INITIALIZERS = Registry(
     locations=['mmkerv.engine.initialisers'],
 )
 
-# Registered name of each operator, and the module that defines it. The only such list.
-OPERATORS = {
-    'CKConv': 'mmkerv.ops.ckconv',
-    'CKConv1d': 'mmkerv.ops.ckconv',
-    'CoCConv': 'mmkerv.ops.coc',
-    'CondConv': 'mmkerv.ops.condconv',
-    'DCLSConv': 'mmkerv.ops.dcls',
-    'DepthwiseSeparableConv': 'mmkerv.ops.separable',
-    'FDConv': 'mmkerv.ops.fdconv',
-    'FlexConv': 'mmkerv.ops.ckconv',
-    'InceptionDWConv': 'mmkerv.ops.inception_dw',
-    'KANConv': 'mmkerv.ops.kan',
-    'KervConv': 'mmkerv.ops.kerv',
-    'KervConv1d': 'mmkerv.ops.kerv',
-    'KervConv3d': 'mmkerv.ops.kerv',
-    'LightweightConv1d': 'mmkerv.ops.lightweight',
-    'LowRankConv': 'mmkerv.ops.lowrank',
-    'MixConv': 'mmkerv.ops.mixconv',
-    'PConv': 'mmkerv.ops.pconv',
-    'RecConv': 'mmkerv.ops.recconv',
-    'ReparamConv': 'mmkerv.ops.reparam',
-    'SMPConv': 'mmkerv.ops.smpconv',
-    'ShiftwiseConv': 'mmkerv.ops.shiftwise',
-    'SpatiallySeparableConv': 'mmkerv.ops.separable',
-    'StackedConv': 'mmkerv.ops.separable',
-    'WeightedConv': 'mmkerv.ops.weighted',
-}
-# The plain form of a folded operator, in deploy configs.
-PLAIN = {'FoldedConv': 'mmkerv.ops.folded_conv'}
+
+def import_mmcv() -> None:
+    """Import what registers mmcv's convolutions, if it is installed.
+
+    Example:
+        >>> import_mmcv()
+    """
+    if importable('mmcv'):
+        import_module('mmcv.cnn')
+        # That of the compiled ones, such as DCN, may be missing.
+        with suppress(ImportError):
+            import_module('mmcv.ops')
 
 
-def operator_builder(name: str, module: str) -> Callable[..., Any]:
-    """Return a function that builds an operator of :mod:`mmkerv.ops` and imports torch only then.
+def taken_by(name: str) -> str | None:
+    """Return the full name of what mmengine's root, or a library that is imported, has registered under a name.
+
+    Example:
+        >>> taken_by('MyConv')
+    """
+    import_mmcv()
+    for registry in (MMENGINE_MODELS, *MMENGINE_MODELS.children.values()):
+        if found := registry.module_dict.get(name):
+            return dotted_name(found)
+    return None
+
+
+def operator_builder(name: str) -> Callable[..., Any]:
+    """Return a function that builds an operator, and imports it and torch only then.
 
     mmengine searches its root without importing anything, so the names must be there as soon as mmkerv is imported.
 
     Args:
         name: registered name.
-        module: where it is defined.
 
     Example:
-        >>> type(operator_builder('CoCConv', 'mmkerv.ops.coc')(3, 8, 3)).__name__
+        >>> type(operator_builder('CoCConv')(3, 8, 3)).__name__
         'CoCConv2d'
     """
 
     def build(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(module), name)(*args, **kwargs)
+        return operator_class(name)(*args, **kwargs)
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f'Build :class:`mmkerv.ops.{name}`.'
+    # mmengine names it where something else is registered under the name.
+    build.__module__ = {**OPERATORS, **PLAIN}[name]
+    build.__doc__ = f'Build the operator {name}.'
     return build
 
 
-for _name, _module in {**OPERATORS, **PLAIN}.items():
-    _build = operator_builder(_name, _module)
-    for _registry in (MODELS, MMENGINE_MODELS):
-        _registry.register_module(name=_name, module=_build)
-
-
-def operator_name(kind: Any) -> str | None:
-    """Return the registered name of the mmkerv operator that a config's ``type`` refers to, or ``None``.
+def register(name: str) -> None:
+    """Register an operator of the table in scope ``mmkerv`` and in mmengine's root.
 
     Args:
-        kind: the ``type`` of a config: a name, a class, or a ``functools.partial`` of one.
+        name: registered name.
 
     Example:
-        >>> operator_name('mmkerv.CoCConv'), operator_name('ConvWS')
-        ('CoCConv', None)
+        >>> unregister('CoCConv'); register('CoCConv'); 'CoCConv' in MODELS
+        True
     """
-    name = (local_name(kind, ('', 'mmkerv')) or '').removesuffix('2d')
-    return name if name in OPERATORS else None
+    build = operator_builder(name)
+    for registry in (MODELS, MMENGINE_MODELS):
+        registry.register_module(name=name, module=build)
+
+
+def unregister(name: str) -> None:
+    """Undo :func:`register`.
+
+    Example:
+        >>> unregister('CoCConv'); 'CoCConv' in MODELS
+        False
+        >>> register('CoCConv')
+    """
+    for registry in (MODELS, MMENGINE_MODELS):
+        # mmengine has no function for it.
+        registry._module_dict.pop(name, None)
+
+
+# With the operators of users that were registered before mmengine was imported.
+for _name in (*OPERATORS, *PLAIN):
+    register(_name)
 
 
 def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
@@ -140,9 +152,7 @@ def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
         >>> local_name('mmkerv.ResNet', ('mmkerv',)), local_name('mmdet.ResNet', ('mmkerv',))
         ('ResNet', None)
     """
-    while isinstance(kind, functools.partial):
-        kind = kind.func
-    path = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__name__", "")}'
+    path = dotted_name(kind)
     package, _, name = path.rpartition('.')
     return name if package.partition('.')[0] in packages else None
 

@@ -13,7 +13,10 @@ pytest.importorskip('mmengine')
 from mmengine.fileio.handlers import PickleHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
+import mmkerv
 from mmkerv.engine import apply_patches
+from mmkerv.operator_table import own_operators
+from tests.ops.examples import MaskedConv2d
 
 
 @pytest.fixture(scope='module')
@@ -35,3 +38,14 @@ def test_random_numbers_depend_on_the_name_of_the_test_alone(request, numbers_dr
 
 def test_patches_of_a_module_fixture_do_not_reach_the_test(patches_applied):
     assert type(file_handlers['pkl']) is PickleHandler
+
+
+@pytest.fixture(scope='module')
+def none_left():
+    yield
+    assert not own_operators(), 'the test below has left its operator'
+
+
+def test_operators_of_a_test_are_removed_after_it(none_left):
+    mmkerv.register_operator()(MaskedConv2d)
+    assert own_operators()

@@ -95,8 +95,9 @@ def compare(args: argparse.Namespace) -> None:
 
     if not importable('scipy'):
         raise InstallationError('intervals need scipy: pip install scipy')
-    variants = parse_variants(args.operators)
     cfg = load_config(args.config, args.cfg_options)
+    # The config may import an operator of the user's.
+    variants = parse_variants(args.operators)
     apply_patches(cfg.get('default_scope'))
     changes = reschedule(cfg, args.epochs, args.iters)
     work = Path(args.work_dir or Path('work_dirs', f'compare_{Path(args.config).stem}'))

@@ -141,9 +141,9 @@ def operator(spec: str | None) -> dict:
     """
     if spec is None:
         return {}
-    from mmkerv import ops
     from mmkerv.engine.config.operator_spec import parse_operator
     from mmkerv.errors import ArgumentError, ConfigError
+    from mmkerv.operator_table import operator_class
 
     found = parse_operator(spec)
     if found.operator is None or found.overrides:
@@ -152,7 +152,7 @@ def operator(spec: str | None) -> dict:
         )
     try:
         # A layer of a ResNet.
-        layer = getattr(ops, found.operator)(64, 64, 3, padding=1, **found.options)
+        layer = operator_class(found.operator)(64, 64, 3, padding=1, **found.options)
     except ArgumentError as error:
         raise ConfigError(f'--operator {spec!r} does not fit the layers of a ResNet: {error}') from error
     return {

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the list or the description."""
     args = parse_args(argv)
 
-    from mmkerv import ops
-    from mmkerv.ops.description import describe, list_kernels, list_operators, plain, training_table
+    from mmkerv.operator_table import operator_class
+    from mmkerv.ops.description import describe, docstring, list_kernels, list_operators, plain, training_table
 
     if args.name:
         print(describe(args.name))
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     names = list_operators()
     for name in names:
-        kind = getattr(ops, name)
-        text = plain(getattr(kind, 'operator', kind).__doc__.partition('\n')[0])
+        kind = operator_class(name)
+        text = plain(docstring(getattr(kind, 'operator', kind)).partition('\n')[0])
         print(f'{name:<{max(map(len, names))}}  {text}')
     print(f'\nkernels of KervConv: {", ".join(list_kernels())}\nmore on one: mmkerv ops NAME')
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkerv import ops
 from mmkerv.distributions import BUILT_ON
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ArgumentError
 from mmkerv.models.upstream_backbones import FAMILIES, find_library
-from mmkerv.registry import local_name, operator_name
+from mmkerv.operator_table import operator_class, operator_name
+from mmkerv.registry import local_name
 
 
 def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = False) -> Config:
@@ -83,9 +83,9 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None, host_shapes: boo
             if operator is None or operator in kept:
                 dict.__setitem__(node, key, _plain(value, kept, scope, host_shapes))
             else:
-                node[key] = None if host_shapes else getattr(ops, operator).deploy_cfg(value)
+                node[key] = None if host_shapes else operator_class(operator).deploy_cfg(value)
                 folded = True
-                takes_1x1 = takes_1x1 or getattr(ops, operator).takes_1x1
+                takes_1x1 = takes_1x1 or operator_class(operator).takes_1x1
         family = local_name(node.get('type'), ('mmkerv',))
         if takes_1x1 and family and node.get('conv_cfg'):
             # What an operator takes by default need not be what its folded form takes.

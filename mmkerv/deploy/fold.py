@@ -18,9 +18,9 @@ from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, FoldCheckError
+from mmkerv.operator_table import operator_name, own_operators
 from mmkerv.ops import DeployReport, switch_to_deploy
 from mmkerv.ops.core.adapter import adapted_layers
-from mmkerv.registry import operator_name
 from mmkerv.utils import log
 
 # Default height and width of the inputs on which the networks are compared.
@@ -125,6 +125,7 @@ def fold_checkpoint(
             f'{checkpoint}: the folded network differs by {error:.2e} of the largest output, more than '
             f'{tolerance:.0e}; nothing was written. Please report this with the config'
         )
+    _tell_of_own_modules(plain_cfg, kept)
     meta = loaded.get('meta') if 'state_dict' in loaded else None
     meta = {k: v for k, v in meta.items() if k != 'cfg'} if isinstance(meta, dict) else {}
     meta['cfg'] = plain_cfg.pretty_text
@@ -132,6 +133,17 @@ def fold_checkpoint(
         config.write_text(plain_cfg.pretty_text)
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
     return FoldResult(report, error, associations, count, kind.name, dearer)
+
+
+def _tell_of_own_modules(cfg: Config, kept: set[str | None]) -> None:
+    """Log the modules of folded operators of the user that the folded config still imports."""
+    imports = (cfg.get('custom_imports') or {}).get('imports') or ()
+    modules = {kind.__module__ for name, kind in own_operators().items() if name not in kept}
+    if left := modules.intersection([imports] if isinstance(imports, str) else imports):
+        log(
+            f'mmkerv: custom_imports of the folded config keeps {", ".join(sorted(left))}, whose operators are folded '
+            'now; take it out if nothing else in it is needed'
+        )
 
 
 def _plainest_config(cfg: Config, kept: tuple[str, ...]) -> Config:

@@ -12,9 +12,9 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from mmkerv import ops
 from mmkerv.models.kept_layers import KEPT_LAYERS, kept_by
 from mmkerv.models.replacement import peculiarity, size
+from mmkerv.operator_table import operator_class, operator_name
 from mmkerv.ops.core.adapter import adapter_of
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.config_class import ConfigClass
@@ -39,6 +39,7 @@ def note_kept(convs: Iterable[nn.Module], reason: str) -> None:
         reason: ``EVEN``, ``LEFT_OUT`` or ``HOOKED``.
 
     Example:
+        >>> from mmkerv import ops
         >>> model = nn.Sequential(ops.CoCConv2d(3, 8, 3), nn.Conv2d(8, 8, 4))
         >>> note_kept([model[1]], EVEN)
         >>> inventory(model).kept['1'].reason
@@ -73,6 +74,7 @@ class Inventory(NamedTuple):
         adapted: number of layers with orthogonal adapters.
 
     Example:
+        >>> from mmkerv import ops
         >>> model = nn.Sequential(ops.CoCConv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 3))
         >>> print(inventory(model))
         1 of 3 convolutions -> CoCConv (3x3: 1); kept 1 1x1, 1 without conv_cfg (2)
@@ -89,6 +91,7 @@ class Inventory(NamedTuple):
         """Return the operators by the name that configs have for their class.
 
         Example:
+            >>> from mmkerv import ops
             >>> list(inventory(nn.Sequential(ops.KervConv2d(3, 8, 3))).by_operator())
             ['KervConv']
         """
@@ -101,6 +104,7 @@ class Inventory(NamedTuple):
         """Return the plain convolutions by the reason why they are plain.
 
         Example:
+            >>> from mmkerv import ops
             >>> list(inventory(nn.Sequential(ops.CoCConv2d(3, 8, 3), nn.Conv2d(8, 8, 1))).by_reason())
             ['1x1']
         """
@@ -113,6 +117,7 @@ class Inventory(NamedTuple):
         """Return how the operators start, by the name of their class; several ways are joined.
 
         Example:
+            >>> from mmkerv import ops
             >>> inventory(nn.Sequential(ops.CoCConv2d(3, 8, 3), ops.CKConv2d(8, 8, 3))).starts()
             {'CKConv': 'with random kernels', 'CoCConv': 'as the plain convolution'}
         """
@@ -122,6 +127,7 @@ class Inventory(NamedTuple):
         """Return names by operator and by reason, and the ways to start, for a JSON file.
 
         Example:
+            >>> from mmkerv import ops
             >>> inventory(nn.Sequential(ops.CoCConv2d(3, 8, 3), nn.Conv2d(8, 8, 1))).as_dict()['kept']
             {'1x1': ['1']}
         """
@@ -171,6 +177,7 @@ def inventory(model: nn.Module) -> Inventory:
         model: any network, bare.
 
     Example:
+        >>> from mmkerv import ops
         >>> model = nn.Sequential(ops.KervConv2d(3, 8, 3), nn.Conv2d(8, 8, 1))
         >>> inventory(model).kept['1'].reason
         'without conv_cfg'
@@ -195,11 +202,12 @@ def config_name(operator: ConvNd) -> str:
     """Return the name that configs have for the class of an operator.
 
     Example:
+        >>> from mmkerv import ops
         >>> config_name(ops.CoCConv2d(3, 8, 3)), config_name(ops.CKConv1d(3, 8, 3))
         ('CoCConv', 'CKConv1d')
     """
-    name = _class(operator).__name__
-    return name.removesuffix('2d') if hasattr(ops, name) else name
+    kind = _class(operator)
+    return operator_name(kind) or kind.__name__
 
 
 def sizes(convs: Iterable[nn.Module]) -> str:
@@ -233,13 +241,14 @@ def _reason(conv: nn.Module, holder: str | None, classes: list[type]) -> str:
 def _class(operator: ConvNd) -> type:
     """Return the class of an operator without what parametrizations and initialisers make of it."""
     kind = type(operator)
-    return next((k for k in kind.__mro__ if k.__name__ in ops.__all__), kind)
+    return next((k for k in kind.__mro__ if operator_name(k)), kind)
 
 
 def _config_class(operator: ConvNd) -> type:
     """Return the class that configs name for an operator, or its own one."""
     kind = _class(operator)
-    return getattr(ops, kind.__name__.removesuffix('2d'), kind)
+    name = operator_name(kind)
+    return operator_class(name) if name else kind
 
 
 def _leaves_plain(kind: type, conv: nn.Module) -> bool:

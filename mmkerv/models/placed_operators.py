@@ -5,7 +5,7 @@ import math
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from mmkerv.registry import operator_name
+from mmkerv.operator_table import operator_name
 
 # Beside `conv_cfg` in the same dict: what decides which layers the operator replaces, and what they share.
 BESIDE = ('where', 'share')

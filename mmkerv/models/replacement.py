@@ -4,8 +4,6 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +14,7 @@ from mmkerv import ops
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ArgumentTypeError, EvenKernelError
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
+from mmkerv.operator_table import is_own, operator_name, own_operators
 from mmkerv.ops.core.arguments import did_you_mean, reject_from_network
 from mmkerv.ops.core.base import NoOptions
 
@@ -60,6 +59,9 @@ class Operator(NamedTuple):
                 raise ArgumentTypeError(f'conv_cfg type must be a name, a class or a function, got {kind!r}')
             return cls(kind, options, getattr(_named(kind), '__name__', str(_named(kind))))
         name, operators = kind.rpartition('.')[2], _operators()
+        # A class of a user's module, as mmengine writes it, stands for the operator.
+        if is_own(own := operator_name(kind) or ''):
+            name = kind = own
         # 'CoCConv', 'mmkerv.CoCConv', or 'mmkerv.ops.CoCConv', as mmengine writes a class.
         if name in operators and kind.partition('.')[0] in (name, 'mmkerv'):
             reject_from_network(name, options, own_arguments(operators[name]))
@@ -186,8 +188,8 @@ def _named(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 
 
 def _operators() -> dict[str, type]:
-    """Return the operators of :mod:`mmkerv.ops` by name: without mmengine, ``mmkerv.registry`` cannot be asked."""
-    exported = {name: getattr(ops, name) for name in ops.__all__}
+    """Return the operators by name: the classes of :mod:`mmkerv.ops`, and those that users registered."""
+    exported = {name: getattr(ops, name) for name in ops.__all__} | own_operators()
     return {name: kind for name, kind in exported.items() if hasattr(kind, 'deploy_cfg') or kind is ops.FoldedConv}
 
 
@@ -210,13 +212,11 @@ def registered_convolution(kind: str) -> Any:
     """
     if not importable('mmengine'):
         return None
-    if importable('mmcv'):
-        # The imports register mmcv's convolutions; the second one, of the compiled ones such as DCN, may be missing.
-        import_module('mmcv.cnn')
-        with suppress(ImportError):
-            import_module('mmcv.ops')
     from mmengine.registry import MODELS
 
+    from mmkerv.registry import import_mmcv
+
+    import_mmcv()
     with MODELS.switch_scope_and_registry(None) as registry:
         return registry.get(kind)
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmkerv import ops
 from mmkerv.errors import ArgumentError
+from mmkerv.operator_table import OPERATORS, operator_class, operator_name
 from mmkerv.ops.core.arguments import did_you_mean
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.config_class import ConfigClass
@@ -86,17 +87,18 @@ class Description:
 
     def __init__(self, name: Any) -> None:
         self.name = find_operator(name)
-        named = getattr(ops, self.name)
+        named = operator_class(self.name)
         operator = getattr(named, 'operator', named)
-        text = inspect.cleandoc(operator.__doc__)
+        text = docstring(operator)
         # The forms for sequences and volumes refer to that for images.
         referred = re.search(r'as in :class:`(\w+)`', text)
-        full = inspect.cleandoc(getattr(ops, referred[1]).__doc__) if referred and ':math:' not in text else text
+        other = getattr(ops, referred[1], None) if referred else None
+        full = text if other is None or ':math:' in text else docstring(other)
         self.summary = plain(text.partition('\n')[0])
         self.equation = _paragraph(full, r':math:')
-        self.source = _paragraph(inspect.cleandoc(named.__doc__), '^Source: ') or _paragraph(full, '^Source: ')
+        self.source = _paragraph(docstring(named), '^Source: ') or _paragraph(full, '^Source: ')
         self.source = self.source.removeprefix('Source: ')
-        meanings = {**_meanings(full), **_meanings(inspect.cleandoc(named.__doc__))}
+        meanings = {**_meanings(full), **_meanings(docstring(named))}
         self.arguments = {key: (repr(value), meanings.get(key, '')) for key, value in _defaults(named).items()}
         self.folds = operator.folds
         self.takes_1x1 = operator.takes_1x1
@@ -108,7 +110,8 @@ class Description:
         self.example = f"conv_cfg=dict(type='mmkerv.{self.name}')"
 
     def __str__(self) -> str:
-        lines = [*textwrap.wrap(f'{self.name}: {self.summary}', WIDTH), '', *_wrapped(f'equation   {self.equation}')]
+        lines = [*textwrap.wrap(f'{self.name}: {self.summary or "its class has no docstring"}', WIDTH), '']
+        lines += _wrapped(f'equation   {self.equation}') if self.equation else []
         lines.append('arguments, beside those of the convolution it replaces' if self.arguments else 'arguments  none')
         for name, (default, meaning) in self.arguments.items():
             lines += textwrap.wrap(
@@ -130,15 +133,13 @@ class Description:
 
 
 def list_operators() -> list[str]:
-    """Return the names of all operators, as configs have them.
+    """Return the names of all operators, as configs have them, those that were registered by the user included.
 
     Example:
         >>> list_operators()[:3]
         ['CKConv', 'CKConv1d', 'CoCConv']
     """
-    kinds = {name: getattr(ops, name) for name in ops.__all__ if inspect.isclass(getattr(ops, name))}
-    # Of the operators for images, configs name the class without 2d.
-    return [name for name, kind in kinds.items() if issubclass(kind, (ConfigClass, ConvNd)) and not name.endswith('2d')]
+    return sorted(OPERATORS)
 
 
 def list_kernels() -> list[str]:
@@ -183,10 +184,13 @@ def find_operator(name: Any) -> str:
         >>> find_operator('mmkerv.CoCConv'), find_operator('coc'), find_operator('CoCConv2d')
         ('CoCConv', 'CoCConv', 'CoCConv')
     """
+    if registered := operator_name(name):
+        return registered
     text = name if isinstance(name, str) else getattr(name, '__name__', str(name))
     last = text.rpartition('.')[2]
     names = list_operators()
-    short = {getattr(ops, known).short_name: known for known in reversed(names) if getattr(ops, known).short_name}
+    shorts = {known: operator_class(known).short_name for known in reversed(names)}
+    short = {spelt: known for known, spelt in shorts.items() if spelt}
     for spelt in (last, last.removesuffix('2d')):
         if spelt in names:
             return spelt
@@ -195,6 +199,16 @@ def find_operator(name: Any) -> str:
     raise ArgumentError(
         f'mmkerv has no operator {text!r}{did_you_mean(last, [*names, *short])} It has: {", ".join(names)}'
     )
+
+
+def docstring(kind: type) -> str:
+    """Return the docstring of a class without indentation; that of a user's operator may be empty.
+
+    Example:
+        >>> docstring(ops.CoCConv).partition(' ')[0]
+        'Class'
+    """
+    return inspect.cleandoc(kind.__doc__ or '')
 
 
 def plain(text: str) -> str:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import mmkerv
+from mmkerv.operator_table import operator_name
 from mmkerv.ops import WeightedConv2d
-from mmkerv.registry import operator_name
 from tests.ops.contract import relative
 
 STARTS_PLAIN = {

@@ -17,8 +17,8 @@ from mmkerv.deploy.trained_model import load_trained
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 from mmkerv.models.layers import find_operators
+from mmkerv.operator_table import operator_name
 from mmkerv.ops.core.generated import GeneratedKernel
-from mmkerv.registry import operator_name
 
 # Number of images with boxes, and lowest score of the boxes.
 SCENES, THRESHOLD = 4, 0.4

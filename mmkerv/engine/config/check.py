@@ -8,13 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmkerv import ops
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ArgumentTypeError, ConfigError
 from mmkerv.models.placement import Where
 from mmkerv.models.replacement import own_arguments, registered_convolution
+from mmkerv.operator_table import OPERATORS, PLAIN, operator_class, operator_name
 from mmkerv.ops.core.arguments import nearest, reject_from_network
-from mmkerv.registry import OPERATORS, PLAIN, local_name, operator_name
+from mmkerv.registry import local_name
 
 RENAMED_HOOKS = {
     'KeepWrittenHook': 'DeferredRemovalHook',
@@ -125,7 +125,7 @@ def check_arguments(operator: str, options: dict[str, Any]) -> None:
     Example:
         >>> check_arguments('CoCConv', {'super_bias': True})
     """
-    kind = getattr(ops, operator)
+    kind = operator_class(operator)
     reject_from_network(operator, options, own_arguments(kind))
     with torch.random.fork_rng(devices=[]):
         # A 1x1 convolution is the smallest layer whose arguments are checked.

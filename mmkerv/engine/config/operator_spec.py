@@ -2,16 +2,13 @@
 
 import ast
 import difflib
-import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
-from mmkerv import ops
 from mmkerv.engine.config.check import check_arguments
 from mmkerv.errors import ArgumentError, ArgumentTypeError, ConfigError
 from mmkerv.models.placement import Where
-from mmkerv.registry import OPERATORS
+from mmkerv.operator_table import OPERATORS, operator_class
 
 PLAIN = 'plain'
 WHERE, OVERRIDE = 'where.', 'cfg.'
@@ -76,7 +73,6 @@ def parse_operator(spec: str, where: Sequence[str] = (), flag: str = '--operator
     return parsed
 
 
-@cache
 def operator_names() -> dict[str, str]:
     """Return the registered names of the two-dimensional operators by their short names.
 
@@ -86,8 +82,9 @@ def operator_names() -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for name in OPERATORS:
-        if not re.search(r'[13]d$', name):
-            short = getattr(ops, name).short_name
+        kind = operator_class(name)
+        if getattr(kind, 'operator', kind).dims == 2:
+            short = kind.short_name
             # A class derived from an operator has its short name.
             names[short if short and short not in names else name.lower().removesuffix('conv')] = name
     return names
@@ -102,7 +99,10 @@ def _operator(about: str, name: str) -> str | None:
         return known[name.lower()]
     near = difflib.get_close_matches(name.lower(), [PLAIN, *known], n=2, cutoff=0.6)
     hint = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
-    raise ConfigError(f'{about}: no operator is called {name!r}; {hint}Use {PLAIN}, {", ".join(short)}')
+    raise ConfigError(
+        f'{about}: no operator is called {name!r}; {hint}Use {PLAIN}, {", ".join(short)}; one of your own is '
+        'known if custom_imports of the config names its module'
+    )
 
 
 def _pair(pair: str, about: str, example: str) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.utils import import_modules_from_strings
 
 from mmkerv import env
 from mmkerv.distributions import LIBRARIES, OPTIONAL_LIBRARIES, importable
@@ -15,6 +16,8 @@ from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, InstallationError
 
+# How mmengine's message on custom_imports begins.
+FAILED_IMPORT = 'Failed to import'
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
@@ -22,8 +25,9 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
     """Read a config and apply ``--cfg-options``.
 
     A new ``data_root`` also replaces the old one at the start of every path of the data sets and evaluators, because a
-    config's variables have already been used when options are applied. A pure-Python config, whose ``default_scope`` is
-    ``None``, gets that of its model's library. Nothing outside the returned config changes.
+    config's variables have already been used when options are applied. The modules of a new ``custom_imports`` are
+    imported. A pure-Python config, whose ``default_scope`` is ``None``, gets that of its model's library. Nothing
+    outside the returned config changes.
 
     Args:
         path: config file.
@@ -42,6 +46,7 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
     cfg = read_config(path)
     options = options or {}
     old = cfg.get('data_root')
+    imported = cfg.get('custom_imports')
     try:
         cfg.merge_from_dict(options)
     except (KeyError, TypeError, AttributeError) as error:
@@ -50,6 +55,8 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
             f'--cfg-options {settings} does not fit {path!r}: {reason}. Change the keys, or write the change into a '
             'config that inherits from this one'
         ) from error
+    if cfg.get('custom_imports') != imported:
+        _import_modules(cfg.get('custom_imports'))
     check_imports(cfg, path)
     by_name(cfg)
     library = library_of(cfg)
@@ -64,6 +71,17 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
             if key.endswith(('_dataloader', '_evaluator', '_pipeline')):
                 cfg[key] = _replace_root(cfg[key], old.rstrip('/'), new.rstrip('/'))
     return cfg
+
+
+def _import_modules(imports: Any) -> None:
+    """Import what ``--cfg-options`` adds to ``custom_imports``, which mmengine imports only from the file itself."""
+    try:
+        import_modules_from_strings(**imports)
+    # The module that is imported may raise anything.
+    except Exception as error:
+        raise ConfigError(
+            f'--cfg-options custom_imports={imports}: {_described(error, "")}. Correct the module or the option'
+        ) from error
 
 
 def read_config(path: str) -> Config:
@@ -137,8 +155,17 @@ def _described(error: Exception, path: str) -> str:
     inside = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     line = getattr(error, 'lineno', None) or (inside[-1] if inside else None)
     position = f' (line {line})' if line else ''
-    message = ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f'{type(error).__name__}{position}: {message.rstrip(".")}'
+    message = ' '.join(str(error.msg if isinstance(error, SyntaxError) else error).split()).rstrip('.')
+    if isinstance(error, ImportError) and message.startswith(FAILED_IMPORT):
+        # Around the reason mmengine has two errors, the outer of which lists sys.path.
+        while isinstance(error.__context__, ImportError):
+            error = error.__context__
+        message = f'custom_imports: {" ".join(str(error).split()).rstrip(".")}'
+        if isinstance(error, ModuleNotFoundError):
+            message += (
+                '; a module of yours is found if its folder is in PYTHONPATH, as the current one is with PYTHONPATH=.'
+            )
+    return f'{type(error).__name__}{position}: {message}'
 
 
 def _replace_root(node: Any, old: str, new: str) -> Any:

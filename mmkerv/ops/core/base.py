@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _ntuple
 
-from mmkerv.errors import ArgumentError, CheckpointMismatchError, FoldError
+from mmkerv.errors import ArgumentError, ArgumentTypeError, CheckpointMismatchError, FoldError
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
@@ -146,6 +146,7 @@ class ConvNd(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        _require_options(cls)
         # Makes help() and inspect.signature list the options by name; a class with its own constructor keeps its own.
         cls.__signature__ = _signature(cls.Options) if cls.__init__ is ConvNd.__init__ else None
         # mmengine's initialisers look no further than the direct bases, see `Conv2d`: subclasses of an operator, those
@@ -458,6 +459,22 @@ def _is_own(name: str) -> bool:
     return name not in ('weight', 'bias') and not name.startswith('parametrizations.')
 
 
+def _require_options(kind: type[ConvNd]) -> None:
+    """Raise unless the options of a class of operators are a NamedTuple with defaults and ``checked``."""
+    about, options = f'{kind.__name__}.Options', kind.Options
+    if not (isinstance(options, type) and issubclass(options, tuple) and hasattr(options, '_field_defaults')):
+        raise ArgumentTypeError(f'{about} must be a class derived from typing.NamedTuple, got {options!r}')
+    if taken := sorted({*inspect.signature(ConvNd.__init__).parameters, 'replace_1x1'}.intersection(options._fields)):
+        raise ArgumentError(f'{about} cannot have {taken[0]!r}, which every convolution has; give it another name')
+    if required := [name for name in options._fields if name not in options._field_defaults]:
+        raise ArgumentError(f'{about}: every option needs a default, {required[0]!r} has none')
+    if not callable(getattr(options, 'checked', None)):
+        raise ArgumentTypeError(
+            f'{about} needs a method checked(), which returns the options if they are valid and raises ValueError if '
+            'not; `return self` is the least'
+        )
+
+
 def _signature(options: type) -> inspect.Signature:
     """Return the constructor's signature with the options as keyword-only arguments in place of ``**options``."""
     _, *plain = [p for p in inspect.signature(ConvNd.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -466,7 +483,7 @@ def _signature(options: type) -> inspect.Signature:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=options._field_defaults[name],
-            annotation=options.__annotations__[name],
+            annotation=options.__annotations__.get(name, inspect.Parameter.empty),
         )
         for name in options._fields
     ]

@@ -1,6 +1,7 @@
 """Family "branches": several convolutions with norms in training, a single convolution in evaluation."""
 
 import math
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +110,7 @@ class Branches(GeneratedKernel):
 
     folds = 'into one plain convolution, with the running statistics of its norms'
 
+    @abstractmethod
     def branches(self) -> list[Branch]:
         """Return the branches; the extent of each differs from ``kernel_size`` by an even number."""
         raise NotImplementedError(f'{type(self).__name__} must implement branches')

@@ -1,6 +1,7 @@
 """Family "dynamic": every sample is convolved with a kernel computed from that sample."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -85,6 +86,7 @@ class DynamicKernel:
         """
         return ()
 
+    @abstractmethod
     def _kernel(self, *sources_and_gates: Tensor | None) -> Tensor:
         """Compute the kernels (N, O, C/groups, *kernel_size) of gates, or (1, ...) if all are the same.
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mmkerv.errors import ArgumentError, FoldError
+from mmkerv.operator_table import operator_name
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.adapter import adapted_layers, merge, require_mergeable
 from mmkerv.ops.core.base import ConvNd
@@ -121,14 +122,14 @@ def _advise_layout(model: nn.Module, slow: list[str]) -> None:
 
 def _replace_stored_configs(model: nn.Module, kinds: set[type[ConvNd]]) -> None:
     """Replace the ``conv_cfg`` of operators of these classes in modules that hold none of the class any more."""
-    by_name = {kind.__name__.removesuffix('2d'): kind for kind in kinds}
+    by_name = {operator_name(kind) or kind.__name__.removesuffix('2d'): kind for kind in kinds}
     for module in model.modules():
         for key, value in list(vars(module).items()):
             if not (key.endswith('conv_cfg') and isinstance(value, dict)):
                 continue
             named = value.get('type')
             name = named.rpartition('.')[2] if isinstance(named, str) else getattr(named, '__name__', '')
-            kind = by_name.get(name.removesuffix('2d'))
+            kind = by_name.get(operator_name(named) or name.removesuffix('2d'))
             if kind is not None and not any(type(m) is kind for m in module.modules()):
                 setattr(module, key, kind.deploy_cfg(value))
 

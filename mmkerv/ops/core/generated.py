@@ -1,5 +1,6 @@
 """Family "generated kernel": the kernel is computed from parameters alone, y = conv2d(x, kernel(), bias)."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -31,6 +32,7 @@ class GeneratedKernel:
     # False for operators without a kernel that `frozen_kernels` could keep.
     _has_kernel = True
 
+    @abstractmethod
     def _kernel(self) -> Tensor:
         """Compute the kernel in float32, or float64 for float64 parameters; called with autocast off."""
         raise NotImplementedError(f'{type(self).__name__} must implement _kernel')

@@ -1,5 +1,7 @@
 """Family "response": the output is a function of each patch that is linear only in special cases."""
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 from mmkerv.errors import FoldError
@@ -21,6 +23,7 @@ class Response:
 
     folds = 'never: it is not linear in the patch'
 
+    @abstractmethod
     def _linear(self) -> tuple[Tensor, Tensor | None] | None:
         """Return kernel and bias of the equivalent convolution, or ``None`` if the response is not linear."""
         raise NotImplementedError(f'{type(self).__name__} must implement _linear')

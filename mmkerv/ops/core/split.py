@@ -1,6 +1,7 @@
 """Family "split": plain convolutions of parts of the channels, cheaper than the single equivalent convolution."""
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -83,6 +84,7 @@ class DepthwiseParts(SplitKernel):
         True
     """
 
+    @abstractmethod
     def _parts(self) -> list[tuple[str, int, tuple[int, ...] | None]]:
         """Return name, number of channels and kernel size of each part; no size for one that is left as it is."""
         raise NotImplementedError(f'{type(self).__name__} must implement _parts')

@@ -5,6 +5,7 @@ Convolutional Layer with Convolution Kernel" (2022), describes the kinds and the
 """
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -40,14 +41,17 @@ class SeparableKernel(GeneratedKernel):
         for name, shape in self._shapes().items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, **factory)))
 
+    @abstractmethod
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the kernels, in the order in which they are applied."""
         raise NotImplementedError(f'{type(self).__name__} must implement _shapes')
 
+    @abstractmethod
     def _compose(self, *kernels: Tensor) -> Tensor:
         """Return the dense kernel (O, C/groups, kH, kW) equivalent to all of them."""
         raise NotImplementedError(f'{type(self).__name__} must implement _compose')
 
+    @abstractmethod
     def _factors(self) -> nn.Sequential:
         """Return the plain convolutions."""
         raise NotImplementedError(f'{type(self).__name__} must implement _factors')

@@ -4,8 +4,11 @@ import pytest
 
 pytest.importorskip('mmengine')
 
+import mmkerv
 from mmkerv.engine.config.operator_spec import OperatorSpec, operator_names, parse_operator
 from mmkerv.errors import ConfigError
+from mmkerv.ops.core.base import Conv1d, Conv2d
+from mmkerv.ops.core.generated import GeneratedKernel
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,10 @@ def test_misspelt(spec, where, words):
 
 def test_every_operator_can_be_named():
     assert {parse_operator(short).operator for short in operator_names()} == set(operator_names().values())
+
+
+def test_an_operator_for_sequences_cannot_be_placed():
+    members = {'_kernel': lambda self: self.weight}
+    mmkerv.register_operator('SequenceConv')(type('Line', (GeneratedKernel, Conv1d), members))
+    mmkerv.register_operator('ImageConv')(type('Image2d', (GeneratedKernel, Conv2d), members))
+    assert operator_names().get('sequence') is None and operator_names()['image'] == 'ImageConv'

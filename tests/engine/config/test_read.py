@@ -1,5 +1,6 @@
 import pickle
 import random
+import sys
 
 import mmengine
 import numpy as np
@@ -127,3 +128,42 @@ def test_reading_a_config_draws_no_random_numbers(tmp_path):
     load_config(str(file))
     after = torch.random.get_rng_state(), np.random.get_state()[1], random.getstate()
     assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
+
+
+IMPORTS = 'custom_imports = dict(imports={!r}, allow_failed_imports=False)\n'
+
+
+@pytest.mark.parametrize('by_option', [False, True], ids=['file', 'option'])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        (None, "custom_imports: No module named 'my_module_for_read'; .* found if its folder is in PYTHONPATH"),
+        ('from torch import no_such_name', r"custom_imports: cannot import name 'no_such_name' from 'torch' \(\S+\)\."),
+        ('raise ValueError("no good.")', r'ValueError.*: no good\. Correct the'),
+    ],
+    ids=['absent', 'import', 'error'],
+)
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text, message, by_option):
+    monkeypatch.syspath_prepend(tmp_path)
+    if text is not None:
+        (tmp_path / 'my_module_for_read.py').write_text(text)
+    (tmp_path / 'net.py').write_text('' if by_option else IMPORTS.format(['my_module_for_read']))
+    options = {'custom_imports.imports': 'my_module_for_read'} if by_option else {}
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(str(tmp_path / 'net.py'), options)
+    assert '\n' not in str(caught.value) and 'sys.path' not in str(caught.value)
+    assert str(caught.value).startswith('--cfg-options custom_imports=' if by_option else 'config ')
+
+
+def test_an_option_adds_modules_that_are_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'my_module_for_read.py').write_text('')
+    (tmp_path / 'net.py').write_text(IMPORTS.format(['mmkerv']))
+    try:
+        cfg = load_config(str(tmp_path / 'net.py'), {'custom_imports.imports': ['mmkerv', 'my_module_for_read']})
+        assert 'my_module_for_read' in sys.modules
+    finally:
+        sys.modules.pop('my_module_for_read', None)
+    assert cfg.custom_imports.imports == ['mmkerv', 'my_module_for_read'], 'the config of the run has it too'
+    with pytest.raises(ConfigError, match='--cfg-options custom_imports=3: '):
+        load_config(str(tmp_path / 'net.py'), {'custom_imports': 3})

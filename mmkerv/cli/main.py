@@ -40,18 +40,26 @@ SECTIONS = {
         'plan': Command('mmkerv.cli.plan', 'check a training, and say what it does and costs, before it is started'),
         'predict': Command('mmkerv.cli.predict', 'predict on images: pictures and JSON'),
         'compare': Command('mmkerv.cli.compare', 'train a config with several operators and compare them'),
-        'report': Command('mmkerv.cli.run_report', 'write the page of a training'),
-        'analyze-logs': Command('mmkerv.cli.analyze_logs', 'draw curves of trainings, or print their times'),
+        'report': Command('mmkerv.cli.analysis_tools.run_report', 'write the page of a training'),
+        'analyze-logs': Command(
+            'mmkerv.cli.analysis_tools.analyze_logs', 'draw curves of trainings, or print their times'
+        ),
         'demo': Command('mmkerv.cli.demo', 'train, test and fold a small detector on built-in data'),
     },
     'deploy': {
-        'fold': Command('mmkerv.cli.reparameterize_model', 'fold a trained network into a plain one'),
-        'decompose': Command('mmkerv.cli.decompose', 'make the convolutions of a trained network low-rank ones'),
-        'publish': Command('mmkerv.cli.publish_model', 'strip a checkpoint for release'),
-        'convert plain': Command('mmkerv.cli.plain_to_mmkerv', 'a plain checkpoint for a network with operators'),
-        'convert ckconv': Command('mmkerv.cli.ckconv_to_mmkerv', "a checkpoint of CKConv's authors"),
-        'convert dcls': Command('mmkerv.cli.dcls_to_mmkerv', "a checkpoint of DCLS's authors"),
-        'convert unireplknet': Command('mmkerv.cli.unireplknet_to_released', 'a UniRepLKNet to its released names'),
+        'fold': Command('mmkerv.cli.model_converters.reparameterize_model', 'fold a trained network into a plain one'),
+        'decompose': Command(
+            'mmkerv.cli.model_converters.decompose', 'make the convolutions of a trained network low-rank ones'
+        ),
+        'publish': Command('mmkerv.cli.model_converters.publish_model', 'strip a checkpoint for release'),
+        'convert plain': Command(
+            'mmkerv.cli.model_converters.plain_to_mmkerv', 'a plain checkpoint for a network with operators'
+        ),
+        'convert ckconv': Command('mmkerv.cli.model_converters.ckconv_to_mmkerv', "a checkpoint of CKConv's authors"),
+        'convert dcls': Command('mmkerv.cli.model_converters.dcls_to_mmkerv', "a checkpoint of DCLS's authors"),
+        'convert unireplknet': Command(
+            'mmkerv.cli.model_converters.unireplknet_to_released', 'a UniRepLKNet to its released names'
+        ),
     },
     'look at a network': {
         'vis-kernel': Command('mmkerv.cli.vis.kernel', 'draw kernels, their spectra, or what an image gets from them'),
@@ -59,17 +67,19 @@ SECTIONS = {
         'vis-cam': Command('mmkerv.cli.vis.cam', 'draw class activation maps'),
         'vis-featmap': Command('mmkerv.cli.vis.featmap', 'draw feature maps'),
         'vis-response': Command('mmkerv.cli.vis.response', 'draw responses of kervolutions'),
-        'flops': Command('mmkerv.cli.get_flops', 'count multiply-adds and parameters'),
-        'benchmark': Command('mmkerv.cli.benchmark', 'time a network or its data'),
-        'kernel-report': Command('mmkerv.cli.kernel_report', 'cost, receptive field and folded form of every layer'),
-        'statistics': Command('mmkerv.cli.kernel_statistics', 'statistics of the kernels that convolve'),
+        'flops': Command('mmkerv.cli.analysis_tools.get_flops', 'count multiply-adds and parameters'),
+        'benchmark': Command('mmkerv.cli.analysis_tools.benchmark', 'time a network or its data'),
+        'kernel-report': Command(
+            'mmkerv.cli.analysis_tools.kernel_report', 'cost, receptive field and folded form of every layer'
+        ),
+        'statistics': Command('mmkerv.cli.analysis_tools.kernel_statistics', 'statistics of the kernels that convolve'),
     },
     'configs, data, installation': {
         'new': Command('mmkerv.cli.new', 'check data of your own and write a config for it'),
         'ops': Command('mmkerv.cli.ops', 'list the operators, or describe one'),
         'configs': Command('mmkerv.cli.configs', 'list the configs that come with mmkerv'),
         'print-config': Command('mmkerv.cli.print_config', 'print a config with everything it inherits'),
-        'browse-dataset': Command('mmkerv.cli.browse_dataset', 'draw the samples of a data set'),
+        'browse-dataset': Command('mmkerv.cli.analysis_tools.browse_dataset', 'draw the samples of a data set'),
         'shapes': Command('mmkerv.datasets.shapes', 'write the built-in data'),
         'env': Command('mmkerv.env', 'versions of the installed libraries, and problems with them'),
     },

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmkerv.cli import decompose as cli
+from mmkerv.cli.model_converters import decompose as cli
 from mmkerv.deploy.decompose import Layer, decompose_checkpoint, decompose_layers, decomposed_config, median_seconds
 from mmkerv.deploy.fold import fold_checkpoint
 from mmkerv.deploy.model_outputs import largest_difference, raw_outputs, sample_inputs

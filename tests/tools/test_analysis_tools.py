@@ -372,7 +372,7 @@ def test_reports_are_short_unless_asked(flags, rows, capsys):
 
 
 def test_statistics_of_a_start_and_of_a_checkpoint(tmp_path, capsys):
-    from mmkerv.cli.kernel_statistics import main
+    from mmkerv.cli.analysis_tools.kernel_statistics import main
     from mmkerv.deploy.trained_model import load_trained
 
     small = (

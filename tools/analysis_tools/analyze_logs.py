@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from mmkerv.cli.analyze_logs import main
+from mmkerv.cli.analysis_tools.analyze_logs import main
 from mmkerv.cli.common import run
 
 if __name__ == '__main__':

@@ -1,0 +1,1 @@
+"""Main functions of tools/model_converters."""

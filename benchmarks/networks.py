@@ -6,6 +6,8 @@ plain network or with the reference in the table below. Ratios are computed with
     python benchmarks/networks.py resnet50 --batch 16
     python benchmarks/networks.py resnet50 --inference
     python benchmarks/networks.py retinanet_r50 --size 640 --forms coc
+    python benchmarks/networks.py convnext_tiny --operators              every operator that it takes
+    python benchmarks/networks.py resnet50 --operators dcls kerv:kernel=gaussian --inference
 """
 
 import argparse
@@ -20,13 +22,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Form(NamedTuple):
-    """Network to measure: its config, changes of it, and the form that it is compared with."""
+    """Network to measure: its config, changes of it, and the form that it is compared with.
+
+    Args:
+        config: file in configs/, without its ending, or an upstream one such as ``mmpretrain::FILE``.
+        conv_cfg: changes of the backbone's ``conv_cfg``.
+        where: ``where`` of the backbone.
+        folded: whether the operators are folded.
+        reference: name of the form that it is compared with.
+        operator: operator placed in the whole network, as ``--operator`` of tools/train.py takes it.
+    """
 
     config: str
     conv_cfg: dict[str, Any] = {}
     where: dict[str, Any] | None = None
     folded: bool = False
     reference: str = 'plain'
+    operator: str = ''
 
 
 # Separable 7x7 in stem and first stage, against the same network of ordinary depthwise 7x7 and 1x1 convolutions.
@@ -52,6 +64,7 @@ NETWORKS = {
         'plain': Form('imagenet/mobilenet_v3_small'),
         'coc': Form('imagenet/mobilenet_v3_small_coc'),
     },
+    'convnext_tiny': {'plain': Form('mmpretrain::convnext/convnext-tiny_32xb128_in1k.py')},
     'retinanet_r50': {
         'plain': Form('retinanet_r50'),
         'coc': Form('retinanet_r50_coc'),
@@ -72,6 +85,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('network', choices=NETWORKS)
     parser.add_argument('--forms', nargs='+', help='forms of the network; default: all')
+    parser.add_argument(
+        '--operators',
+        nargs='*',
+        metavar='OPERATOR',
+        help='in place of forms: operators in the whole plain network, as --operator of tools/train.py; none: all',
+    )
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--size', type=int, default=224, help='height and width of the images')
     parser.add_argument('--inference', action='store_true', help='time inference: as trained, kernels frozen, folded')
@@ -82,6 +101,8 @@ def parse_args() -> argparse.Namespace:
     add_numeric_arguments(parser)
     add_arguments(parser, repeats=11)
     args = parser.parse_args()
+    if args.forms and args.operators is not None:
+        parser.error('--forms and --operators: give one of them')
     unknown = [form for form in args.forms or () if form not in NETWORKS[args.network]]
     if unknown:
         parser.error(f'--forms: {args.network} has {", ".join(NETWORKS[args.network])}, got {unknown[0]!r}')
@@ -92,14 +113,33 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     args = parse_args()
 
-    import torch
+    from mmengine.logging import MMLogger
     from record import Record
+
+    from mmkerv.errors import ArgumentError
+
+    # Optimizers log a line for each parameter with rules of its own.
+    MMLogger.get_current_instance().setLevel('WARNING')
+    record = Record('networks', args, compiled=args.compile)
+    if args.operators is None:
+        measure(chosen_forms(args), args, record)
+    # An operator at a time: twenty networks with their optimizers take too much memory.
+    for operator in operators(args.operators):
+        try:
+            measure(operator_forms(operator, args), args, record)
+        except ArgumentError as error:
+            reason = str(error).partition(':')[0]
+            record.note(f'{args.network}, {operator}: {reason}')
+    record.write()
+
+
+def measure(forms: dict[str, Form], args: argparse.Namespace, record: Any) -> None:
+    """Measure forms in turn, and add the results."""
+    import torch
     from timing import CONTROL, Ratio, interleaved, ratio
 
     from mmkerv.analysis.memory import peak_bytes
 
-    record = Record('networks', args, compiled=args.compile)
-    forms = chosen_forms(args)
     with ExitStack() as stack:
         steps = {name: work(form, name, args, stack) for name, form in forms.items()}
         case = f'{args.network} b{args.batch} {args.size}'
@@ -119,7 +159,34 @@ def main() -> None:
                 record.add(
                     f'{case}, memory', name, Ratio(share, share, share), bytes=peaks[name], against=form.reference
                 )
-    record.write()
+
+
+def operators(given: list[str] | None) -> list[str]:
+    """Return the operators to measure: those given, or all that can replace a convolution of a network."""
+    from mmkerv.engine.config.operator_spec import operator_names, parse_operator
+
+    if given is None:
+        return []
+    for operator in given:
+        parse_operator(operator, flag='--operators')
+    return given or list(operator_names())
+
+
+def operator_forms(operator: str, args: argparse.Namespace) -> dict[str, Form]:
+    """Return the forms to measure of one operator in the whole plain network."""
+    from timing import CONTROL
+
+    from mmkerv import describe
+    from mmkerv.engine.config.operator_spec import parse_operator
+
+    plain = NETWORKS[args.network]['plain']
+    placed = plain._replace(operator=operator)
+    forms = {'plain': plain, CONTROL: plain, operator: placed}
+    if args.inference:
+        forms[f'{operator} frozen'] = placed
+        if describe(parse_operator(operator).operator).folds.startswith('into'):
+            forms[f'{operator} folded'] = placed._replace(folded=True)
+    return forms
 
 
 def chosen_forms(args: argparse.Namespace) -> dict[str, Form]:
@@ -141,10 +208,19 @@ def chosen_forms(args: argparse.Namespace) -> dict[str, Form]:
 
 def has_operators(form: Form) -> bool:
     """Return whether the backbone of a form has operators of mmkerv."""
+    backbone = network_config(form).model.backbone
+    return str((backbone.get('conv_cfg') or {}).get('type')).startswith('mmkerv.')
+
+
+def network_config(form: Form) -> Any:
+    """Return the config of a form's network."""
+    if '::' in form.config:
+        from mmengine.hub import get_config
+
+        return get_config(form.config)
     from mmkerv.engine.config.read import load_config
 
-    backbone = load_config(str(ROOT / 'configs' / f'{form.config}.py')).model.backbone
-    return str((backbone.get('conv_cfg') or {}).get('type')).startswith('mmkerv.')
+    return load_config(str(ROOT / 'configs' / f'{form.config}.py'))
 
 
 def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> Callable[[], object]:
@@ -154,10 +230,11 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import HOOKS, MODELS, init_default_scope
 
-    from mmkerv.engine.config.read import load_config
+    from mmkerv import convert
+    from mmkerv.engine.config.operator_spec import parse_operator
     from mmkerv.ops import frozen_kernels, switch_to_deploy
 
-    cfg = load_config(str(ROOT / 'configs' / f'{form.config}.py'))
+    cfg = network_config(form)
     init_default_scope(cfg.default_scope)
     backbone = cfg.model.backbone
     cfg.model.pop('pretrained', None)
@@ -168,7 +245,11 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
         backbone.where = form.where
     preprocessor = cfg.model.pop('data_preprocessor', None)
     torch.manual_seed(0)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(args.device)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    if form.operator:
+        spec = parse_operator(form.operator)
+        convert(model, dict(type=f'mmkerv.{spec.operator}', **spec.options), spec.where or None)
+    model.to(args.device)
     if form.folded:
         switch_to_deploy(model)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format

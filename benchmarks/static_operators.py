@@ -33,6 +33,10 @@ CASES = {
     'inception': Case('InceptionDWConv2d', 96, 28, 11, True),
     'mix': Case('MixConv2d', 96, 28, 9, True, {'sizes': (3, 5, 7, 9)}),
     'partial': Case('PConv2d', 64, 28, 3, False),
+    'lowrank': Case('LowRankConv2d', 64, 28, 3, False),
+    'separable': Case('DepthwiseSeparableConv2d', 64, 28, 3, False),
+    'spatially separable': Case('SpatiallySeparableConv2d', 64, 28, 3, False),
+    'kan': Case('KANConv2d', 64, 28, 3, False),
     'recursive': Case('RecConv2d', 96, 28, 5, True),
     'flexible': Case(
         'CKConv2d', 96, 28, 15, True, {'net': 'magnet', 'mask': 'gaussian', 'crop': 0.1, 'mask_init': 0.5}
@@ -79,13 +83,16 @@ def measure_static(measure: Callable, record: Any) -> None:
         for form, peak in peaks.items():
             if form != CONTROL:
                 record.add(f'{label}, memory', form, Ratio(*(peak / peaks['conv'],) * 3), None, bytes=peak)
-        if case.operator == 'RecConv2d':
+        if operator.folds.startswith('never'):
             continue
-        folded = operator.eval().to_conv2d(dense=True)
-        twin = {key: getattr(folded, key) for key in ('padding', 'groups')} | {'bias': folded.bias is not None}
-        twin = placed(nn.Conv2d(case.channels, case.channels, folded.kernel_size, **twin))
+        # Plain convolutions in a row stay so, against the convolution they replace; all else becomes one kernel.
+        row = operator.folds.endswith('in a row')
+        folded = operator.eval().to_conv2d(dense=not row)
+        like = plain if row else folded
+        twin = {key: getattr(like, key) for key in ('padding', 'groups')} | {'bias': like.bias is not None}
+        twin = placed(nn.Conv2d(case.channels, case.channels, like.kernel_size, **twin))
         forms = {'conv': twin, CONTROL: copy.deepcopy(twin), f'{name} folded': placed(folded)}
-        size = 'x'.join(map(str, folded.kernel_size))
+        size = 'x'.join(map(str, like.kernel_size))
         label = f'folded {size}{" depthwise" * case.depthwise} {case.channels}x{case.side} b{args.batch}'
         measure(label, forms, x, record)
 

@@ -2,12 +2,14 @@
 
 python benchmarks/suite.py                        the CPU set of `make bench`, under 15 minutes on 2 cores
 python benchmarks/suite.py --full                 all networks, layers and kernels
-python benchmarks/suite.py --device cuda --full   float32, bfloat16 autocast and compiled
+python benchmarks/suite.py --device cuda --minutes 12    a GPU: its tests; float32, bfloat16, channels_last, compiled
+python benchmarks/suite.py --gpu --small                 the same in miniature on the CPU, to see that it runs
 python benchmarks/suite.py --report docs/speed --write docs/speed.md
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -54,24 +56,54 @@ FULL = {
     'shufflenet_v2_inference': 'networks shufflenet_v2 --inference --repeats 21',
     'mobilenet_v3_small_inference': 'networks mobilenet_v3_small --inference --repeats 21',
     'retinanet_r50_inference': 'networks retinanet_r50 --inference --batch 1 --size 640 --forms coc --repeats 9',
+    'resnet50_operators': 'networks resnet50 --batch 2 --operators --repeats 7',
+    'resnet50_operators_inference': 'networks resnet50 --batch 2 --operators --inference --repeats 7 --no-memory',
+    'convnext_tiny_operators': 'networks convnext_tiny --batch 2 --operators --repeats 7',
+    'convnext_tiny_operators_inference': (
+        'networks convnext_tiny --batch 2 --operators --inference --repeats 7 --no-memory'
+    ),
     'scaling': 'scaling',
 }
-_GPU_NUMBERS = {'float32': '', 'bf16': '--amp bfloat16', 'bf16_compiled': '--amp bfloat16 --compile'}
+_RESNET = 'networks resnet50 --batch 64 --forms coc "coc recompute" "kerv stem" --repeats 9'
+# For a GPU, the most wanted first: what --minutes leaves no time for comes last. Kernels by Triton are those of l1.
 CUDA = {
-    f'{name}_{numbers}': f'{command} {options}'
-    for numbers, options in _GPU_NUMBERS.items()
-    for name, command in {
-        'ops': 'ops --batch 64',
-        'resnet50_b64': 'networks resnet50 --batch 64 --forms coc "coc recompute" "kerv stem" --repeats 15',
-    }.items()
-} | {'scaling': 'scaling', 'ckconv': 'ops --layers --ckconv', 'startup': 'startup'}
+    'tests': 'tests',
+    'ops_float32': f'{_OPS} --batch 64 --compile --repeats 7',
+    'resnet50_b64_float32': _RESNET,
+    'resnet50_b64_bf16': f'{_RESNET} --amp bfloat16',
+    'large_kernels_b16': 'ops --layers --large-kernels --batch 16 --repeats 5',
+    'resnet50_b64_bf16_channels_last': f'{_RESNET} --amp bfloat16 --channels-last',
+    'convnext_tiny_operators': 'networks convnext_tiny --batch 32 --operators --repeats 5',
+    'resnet50_operators': 'networks resnet50 --batch 32 --operators --repeats 5',
+    'ops_bf16': f'{_OPS} --batch 64 --amp bfloat16 --compile --repeats 7',
+    'ops_channels_last': f'{_OPS} --batch 64 --channels-last --repeats 7',
+    'resnet50_b64_bf16_compiled': f'{_RESNET} --amp bfloat16 --compile',
+    'static_operators': 'ops --layers --static --repeats 5',
+    'dynamic_operators': 'ops --layers --dynamic --batch 16 --repeats 5',
+    'ckconv': 'ops --layers --ckconv',
+    'scaling': 'scaling',
+    'startup': 'startup',
+}
+# What --small adds to the commands of a script: its smallest setting.
+SMALL = {
+    'ops': '--batch 1 --repeats 1',
+    'networks': '--batch 1 --size 64 --repeats 1',
+    'scaling': '--operators conv CoC --repeats 1',
+    'startup': '--repeats 1',
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, default=Path('work_dirs/bench'), help='folder of the records and pictures')
-    parser.add_argument('--full', action='store_true', help='all benchmarks, not only those of `make bench`')
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument('--full', action='store_true', help='all benchmarks, not only those of `make bench`')
+    chosen.add_argument('--gpu', action='store_true', help='those for a GPU, also with --device cpu')
+    parser.add_argument('--small', action='store_true', help='in miniature: shows that they run, figures mean nothing')
+    parser.add_argument(
+        '--minutes', type=float, metavar='M', help='start none after this time, and name those that were not run'
+    )
     parser.add_argument('--only', nargs='+', help='names of the benchmarks to run')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU; default: its own choice")
@@ -88,27 +120,46 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure_all(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Run the benchmarks of a device; exit at the first that fails."""
-    import shlex
-
+    """Run the benchmarks of a device; name at the end those that failed or were not run, and exit with 1 if any did."""
     from machine import Machine
 
     Machine(args.device).checked()
-    if args.device != 'cpu':
+    if args.gpu or args.device != 'cpu':
         chosen = CUDA
     else:
         chosen = FULL if args.full else QUICK
     if unknown := [name for name in args.only or () if name not in chosen]:
         parser.error(f'--only: {unknown[0]!r} is not one of {", ".join(chosen)}')
+    begin = time.monotonic()
+    failed, left_out = [], []
     for name in args.only or chosen:
-        script, *options = shlex.split(chosen[name])
-        where = ['--device', args.device, '--json', args.out / f'{name}.json', '--plot', args.out / f'{name}.png']
-        where += ['--threads', args.threads] if args.threads else []
         start = time.monotonic()
-        command = [sys.executable, HERE / f'{script}.py', *options, *where]
-        if status := subprocess.run(list(map(str, command))).returncode:
-            sys.exit(status)
+        if args.minutes and start - begin > 60 * args.minutes:
+            left_out.append(name)
+            continue
+        if subprocess.run(command(name, chosen[name], args), cwd=HERE.parent).returncode:
+            failed.append(name)
         print(f'{name}: {time.monotonic() - start:.0f} s\n', flush=True)
+    if left_out:
+        print(f'not run within {args.minutes:g} minutes: {", ".join(left_out)}; --only runs them', flush=True)
+    if failed:
+        sys.exit(f'failed: {", ".join(failed)}')
+
+
+def command(name: str, line: str, args: argparse.Namespace) -> list[str]:
+    """Return the command of a benchmark, or of the tests for a GPU."""
+    script, *options = shlex.split(line)
+    if script == 'tests':
+        return [sys.executable, '-m', 'pytest', '-q', '-m', 'gpu', '-p', 'no:cacheprovider', 'tests']
+    if args.small:
+        options += SMALL[script].split()
+        # Compiled kernels are the same at any size, and take most of the time: one layer has to do.
+        options += ['--layers', '512x7'] if script == 'ops' and '--layers' not in options else []
+        options += ['--operators', 'coc', 'kerv'] if '--operators' in options else []
+    out = args.out.resolve()
+    where = ['--device', args.device, '--json', str(out / f'{name}.json'), '--plot', str(out / f'{name}.png')]
+    where += ['--threads', str(args.threads)] if args.threads else []
+    return [sys.executable, str(HERE / f'{script}.py'), *options, *where]
 
 
 def page(folder: Path) -> str:

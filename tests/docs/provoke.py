@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,20 @@ def trained_while_frozen(folder: Path) -> str:
     model = nn.Sequential(CoCConv2d(3, 8, 3))
     with frozen_kernels(model):
         return message(model, torch.zeros(1, 3, 5, 5))
+
+
+@provokes
+def evaluated_unfrozen(folder: Path) -> str:
+    from mmkerv.ops import CoCConv2d
+    from mmkerv.ops.core import generated
+
+    generated.warn_of_evaluations.cache_clear()
+    model = CoCConv2d(3, 8, 3).eval()
+    with torch.no_grad(), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        for _ in range(generated.MANY_EVALUATIONS):
+            model(torch.zeros(1, 3, 3, 3))
+    return str(seen[0].message)
 
 
 @provokes

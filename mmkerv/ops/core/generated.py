@@ -1,5 +1,7 @@
 """Family "generated kernel": the kernel is computed from parameters alone, y = conv2d(x, kernel(), bias)."""
 
+import functools
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -8,7 +10,11 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.geometry import embedded, memory_format
 from mmkerv.ops.core.precision import full_precision
-from mmkerv.ops.core.tracing import fx_leaf
+from mmkerv.ops.core.tracing import fx_leaf, is_recording
+
+# Evaluations of one layer, outside `frozen_kernels`, after which a warning names the block. A detector's head evaluates
+# its layers once a level, so it is some images or batches more than a short look at a network takes.
+MANY_EVALUATIONS = 200
 
 
 class GeneratedKernel:
@@ -28,7 +34,9 @@ class GeneratedKernel:
     # The kernel inside `frozen_kernels`, and the number of open blocks.
     _frozen_kernel: Tensor | None = None
     _frozen_blocks = 0
-    _not_copied = ('_frozen_kernel', '_frozen_blocks')
+    # How often the kernel was computed for an evaluation.
+    _evaluations = 0
+    _not_copied = ('_frozen_kernel', '_frozen_blocks', '_evaluations')
     # False for operators without a kernel that `frozen_kernels` could keep.
     _has_kernel = True
 
@@ -75,6 +83,10 @@ class GeneratedKernel:
     def _current_kernel(self) -> Tensor:
         """Return the kernel of the enclosing ``frozen_kernels`` block, or compute it."""
         if self._frozen_kernel is None:
+            if not (self.training or torch.is_grad_enabled() or is_recording()):
+                self._evaluations += 1
+                if self._evaluations == MANY_EVALUATIONS:
+                    warn_of_evaluations()
             return self._forward_kernel()
         if self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
             raise RuntimeError(
@@ -102,6 +114,17 @@ class GeneratedKernel:
                 f'cannot load {prefix!r} inside frozen_kernels: its kernel would be stale. Leave the block first.'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@functools.cache
+def warn_of_evaluations() -> None:
+    """Warn, once in a process, that a model computes its kernels at every call of an evaluation."""
+    warnings.warn(
+        'mmkerv: this model is evaluated outside mmkerv.ops.frozen_kernels, so it computes the kernels of its '
+        'operators anew for every batch. `with mmkerv.ops.frozen_kernels(model):` computes them once, as does the hook '
+        'mmkerv.FrozenKernelsHook in custom_hooks of a config; mmkerv.ops.switch_to_deploy(model) folds them for good',
+        stacklevel=2,
+    )
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.distributed.fsdp
 from torch import nn
 
 from mmkerv.ops import CoCConv2d, frozen_kernels
+from mmkerv.ops.core import generated
 
 
 @pytest.fixture
@@ -161,3 +163,34 @@ def test_kernels_of_a_sharded_model_are_computed_from_whole_parameters(model, co
     with frozen_kernels(model), torch.no_grad():
         assert (model(x) - expected).abs().max() <= (0 if dtype is None else 0.05) * expected.abs().max()
     assert len(computed) == 2 and all(hasattr(p, 'full_tensor') for p in model.parameters())
+
+
+def test_many_evaluations_outside_the_block_are_named_once(model, monkeypatch):
+    monkeypatch.setattr(generated, 'MANY_EVALUATIONS', 3)
+    generated.warn_of_evaluations.cache_clear()
+    x = torch.randn(1, 4, 6, 6)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        for _ in range(5):
+            model(x)
+            model.train()
+            with torch.no_grad():
+                model(x)
+            model.eval()
+        with frozen_kernels(model), torch.no_grad():
+            for _ in range(5):
+                model(x)
+        assert not seen
+        with torch.no_grad():
+            for _ in range(5):
+                model(x)
+    assert [str(warning.message).split(',')[0] for warning in seen] == [
+        'mmkerv: this model is evaluated outside mmkerv.ops.frozen_kernels'
+    ]
+
+
+def test_evaluations_are_not_part_of_a_model(model):
+    with torch.no_grad():
+        model(torch.randn(1, 4, 6, 6))
+    assert model[0]._evaluations == 2 and copy.deepcopy(model)[0]._evaluations == 0
+    assert pickle.loads(pickle.dumps(model))[0]._evaluations == 0

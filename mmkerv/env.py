@@ -53,6 +53,7 @@ class Environment:
         cuda: CUDA version of torch; None for a CPU build too.
         devices: Names of the visible GPUs.
         mmcv_ops: State of mmcv's compiled operators, see `mmcv_ops`.
+        association: How CoC associates kernels on a CPU; None without torch.
     """
 
     python: str
@@ -66,6 +67,7 @@ class Environment:
     cuda: str | None
     devices: tuple[str, ...]
     mmcv_ops: str
+    association: str | None
 
     def __str__(self) -> str:
         gpus = ', '.join(self.devices) or 'no GPU visible'
@@ -88,7 +90,7 @@ class Environment:
             if not packages and distributions.importable(library):
                 packages = [f'from {find_spec(library).origin}, of no installed package']
             lines.append((f'  {library}', ' and '.join(packages)))
-        lines.append(('mmcv operators', self.mmcv_ops))
+        lines += [('mmcv operators', self.mmcv_ops), ('CoC on CPUs', self.association)]
         return '\n'.join(f'{name:<16}{value or "not installed"}' for name, value in lines)
 
 
@@ -137,10 +139,13 @@ def collect_env() -> Environment:
         >>> collect_env().executable == sys.executable
         True
     """
-    cuda, devices = None, ()
+    cuda, devices, association = None, (), None
     if distributions.importable('torch'):
         import torch
 
+        from mmkerv.ops.coc import compiled
+
+        association = compiled.state()
         cuda = torch.version.cuda
         devices = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return Environment(
@@ -155,6 +160,7 @@ def collect_env() -> Environment:
         cuda=cuda,
         devices=devices,
         mmcv_ops=mmcv_ops(),
+        association=association,
     )
 
 

@@ -20,7 +20,7 @@ def checkout(tmp_path):
     copy = tmp_path / 'checkout'
     copy.mkdir()
     for name in ('mmkerv', 'tools', 'configs'):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns('__pycache__', '.mim', '*.so'))
     for name in (
         'setup.py',
         'pyproject.toml',
@@ -120,3 +120,17 @@ def test_editable_install_links_mim(checkout):
     assert wheel_mim(editable) == {}
     # The links in the checkout must not end up in a wheel.
     assert wheel_mim(build(checkout, 'wheel')) == payload(checkout)
+
+
+@pytest.mark.skipif(not shutil.which('gcc'), reason='there is no gcc')
+def test_wheel_holds_the_compiled_association_for_all_versions_of_python(checkout):
+    wheel = build(checkout, 'wheel')
+    assert '-cp310-abi3-' in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    assert 'mmkerv/ops/coc/_association.abi3.so' in names and 'mmkerv/ops/coc/_association.c' not in names
+
+
+def test_wheel_is_built_without_a_compiler(checkout, monkeypatch):
+    monkeypatch.setenv('CC', str(checkout / 'no_such_compiler'))
+    names = zipfile.ZipFile(build(checkout, 'wheel')).namelist()
+    assert 'mmkerv/ops/coc/compiled.py' in names and not any('_association.' in name for name in names)

@@ -4,6 +4,7 @@ K = untile(norm(s * tile(W)) + tile(W)), where * is a "same" convolution with su
 Convolution of Convolution: Let Kernels Spatially Collaborate (CVPR 2022), section 3.1, steps (0) to (3), equation 1.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkerv.errors import ArgumentError
+from mmkerv.ops.coc import compiled
+from mmkerv.ops.coc.compiled import Pairs
 from mmkerv.ops.coc.tile_product import tile_product
 from mmkerv.ops.core.arguments import ceil_div
 from mmkerv.ops.core.tracing import needs_plain_operations
@@ -205,6 +208,28 @@ def tap_table(
     return table.reshape(a * a * kh * kw, -1)
 
 
+@functools.lru_cache(maxsize=64)
+def tap_pairs(
+    association: int, kernel_size: tuple[int, int], super_size: tuple[int, int], super_dilation: tuple[int, int]
+) -> Pairs:
+    """Return the taps of a tile that a super kernel connects, for the compiled extension.
+
+    Example:
+        >>> tap_pairs(1, (1, 3), (1, 3), (2, 2)).forward
+        array('i', [0, 0, -2, 0, 0, 0, 0, 0, 2])
+    """
+    taps, none = math.prod(kernel_size), math.prod(super_size)
+    table = tap_table(association, kernel_size, super_size, super_dilation).tolist()
+    return Pairs.of(
+        {
+            (i // taps, j // taps, j % taps - i % taps)
+            for i, row in enumerate(table)
+            for j, tap in enumerate(row)
+            if tap != none
+        }
+    )
+
+
 def _blocks(out_channels: int, groups: int, association: int) -> int:
     """Return the number of blocks of filters that are padded and associated separately."""
     return groups if out_channels // groups >= association**2 else 1
@@ -268,7 +293,10 @@ def _associated(
     length = filters * kernels.shape[3]
     selector = _selector(selector, weight, super_weight, association, super_dilation)
     matrix = (super_weight.flatten(1) @ selector).view(-1, length, length)
-    kernels = tile_product(kernels, matrix, bias, residual=skip)
+    pairs = None
+    if compiled.applies(kernels):
+        pairs = tap_pairs(association, tuple(kernel_size), tuple(super_weight.shape[2:]), tuple(super_dilation))
+    kernels = tile_product(kernels, matrix, bias, residual=skip, pairs=pairs)
     return kernels.view(blocks, -1, *weight.shape[1:])[:, : outputs // blocks].reshape(weight.shape)
 
 

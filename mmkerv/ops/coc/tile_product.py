@@ -5,17 +5,23 @@ operations would save the reordered copy for backward, as much memory again as t
 buffer that stays in the cache, and backward reorders again.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmkerv.ops.coc import compiled
+from mmkerv.ops.coc.compiled import Pairs
+
 # Elements of a buffer. 1 MiB of float32 was fastest on a CPU with 2 MiB of cache per core.
 BUFFER = 2**18
 
 
-def tile_product(kernels: Tensor, matrix: Tensor, bias: Tensor | None = None, residual: bool = False) -> Tensor:
+def tile_product(
+    kernels: Tensor, matrix: Tensor, bias: Tensor | None = None, residual: bool = False, pairs: Pairs | None = None
+) -> Tensor:
     r"""Multiply each tile of ``kernels`` by its matrix: :math:`y_{gfip} = \sum_{eq} M_{g,fp,eq} x_{geiq} + b_g`.
 
     A tile consists of the P taps that each of F filters has for an input channel i; T = F * P.
@@ -26,6 +32,8 @@ def tile_product(kernels: Tensor, matrix: Tensor, bias: Tensor | None = None, re
         bias: b, (G,), or ``None``.
         residual: add x to the result. Adding the identity to M is not the same: it would round x where matrix products
             are computed in less than float32 (TensorFloat-32).
+        pairs: taps that M connects, where the compiled extension computes the product: M is taken to be 0 elsewhere,
+            and so is its gradient. ``None``: torch computes the product.
 
     Returns:
         y, (G, F, I, P), contiguous; twice differentiable.
@@ -35,12 +43,15 @@ def tile_product(kernels: Tensor, matrix: Tensor, bias: Tensor | None = None, re
         >>> tile_product(x, swap).flatten().tolist()
         [2.0, 3.0, 0.0, 1.0]
     """
-    return _TileProduct.apply(kernels, matrix, bias, residual)
+    return _TileProduct.apply(kernels, matrix, bias, residual, pairs)
 
 
 class _TileProduct(torch.autograd.Function):
     @staticmethod
-    def forward(kernels: Tensor, matrix: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+    def forward(kernels: Tensor, matrix: Tensor, bias: Tensor | None, residual: bool, pairs: Pairs | None) -> Tensor:
+        if pairs:
+            y = compiled.product(kernels, matrix, pairs, residual)
+            return y if bias is None else y.add_(bias.view(-1, 1, 1, 1))
         y = torch.empty_like(kernels, memory_format=torch.contiguous_format)
         for some, tiles, product in _buffered(kernels):
             _read(tiles, kernels[some])
@@ -52,19 +63,23 @@ class _TileProduct(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        kernels, matrix, _, ctx.residual = inputs
+        kernels, matrix, _, ctx.residual, ctx.pairs = inputs
         ctx.save_for_backward(kernels, matrix)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kernels, matrix = ctx.saved_tensors
-        of_kernels, of_matrix, of_bias, _ = ctx.needs_input_grad
+        of_kernels, of_matrix, of_bias, _, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             grad_kernels = tile_product(grad, matrix.transpose(1, 2), None, ctx.residual) if of_kernels else None
             grad_matrix = _tiles(grad).transpose(1, 2) @ _tiles(kernels) if of_matrix else None
+        elif ctx.pairs:
+            back = functools.partial(compiled.product, grad, matrix, ctx.pairs, ctx.residual, transposed=True)
+            grad_kernels = back() if of_kernels else None
+            grad_matrix = compiled.matrix_gradient(kernels, grad, ctx.pairs) if of_matrix else None
         else:
             grad_kernels, grad_matrix = _gradients(grad, kernels, matrix, ctx.residual, of_kernels, of_matrix)
-        return grad_kernels, grad_matrix, grad.sum((1, 2, 3)) if of_bias else None, None
+        return grad_kernels, grad_matrix, grad.sum((1, 2, 3)) if of_bias else None, None, None
 
 
 def _gradients(

@@ -20,7 +20,7 @@ from mmkerv.work_folder import (
     written_networks,
 )
 
-CONFIG_HELP = 'config file; or the work folder of a training, which stands for both files'
+CONFIG_HELP = 'config file, or LIBRARY::FILE of an installed library; or the work folder of a training, for both files'
 CHECKPOINT_HELP = "checkpoint of the config's network; of a work folder: the best one, else the last"
 # Names of files that may follow a work folder on the command line as its checkpoint.
 CHECKPOINTS = ('.pth', '.pt', '.ckpt', '.safetensors')

@@ -1,10 +1,13 @@
 """Read config files, with one-line errors; YAML and JSON files run no code."""
 
 import traceback
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import import_modules_from_strings
 
 from mmkerv import env
@@ -15,6 +18,7 @@ from mmkerv.engine.config.patches import DATA_FILES, patched
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, InstallationError
+from mmkerv.registry import package_config
 
 # How mmengine's message on custom_imports begins.
 FAILED_IMPORT = 'Failed to import'
@@ -30,7 +34,7 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
     outside the returned config changes.
 
     Args:
-        path: config file.
+        path: config file, or ``LIBRARY::FILE``, see :func:`config_file`.
         options: dotted keys and their values.
         check: whether operators and hooks are checked; :func:`mmkerv.engine.config.prepare.prepare` does it too.
 
@@ -88,7 +92,7 @@ def read_config(path: str) -> Config:
     """Read a config file. A Python config is a program and is run; YAML and JSON are data and run nothing.
 
     Args:
-        path: file.
+        path: file, or ``LIBRARY::FILE``, see :func:`config_file`.
 
     Raises:
         ConfigError: naming the file and what is wrong with it: its suffix, its syntax, an error in its code, base
@@ -100,8 +104,7 @@ def read_config(path: str) -> Config:
         >>> read_config('configs/retinanet_r50.py').model.type  # doctest: +SKIP
         'RetinaNet'
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path!r} does not exist; give the path of a config file')
+    path = config_file(path)
     if Path(path).suffix not in SUFFIXES:
         raise ConfigError(f'config {path!r} must end in one of {", ".join(SUFFIXES)}; give a config file')
     try:
@@ -123,6 +126,45 @@ def read_config(path: str) -> Config:
     # The code in a config may raise anything.
     except Exception as error:
         raise ConfigError(f'config {path!r} cannot be read: {_described(error, path)}. Correct the file') from error
+
+
+def config_file(path: str) -> str:
+    """Return the file of a config that is given by its path, or as ``_base_`` gives those of a library.
+
+    Args:
+        path: file, or ``LIBRARY::FILE`` of the configs installed with ``mmdet``, ``mmkerv`` and so on.
+
+    Raises:
+        FileNotFoundError: if there is no such file; of a library, with files of similar names.
+        ConfigError: if what stands before ``::`` is no library with configs.
+        InstallationError: if the library is not installed.
+
+    Example:
+        >>> Path(config_file('mmkerv::retinanet_r50.py')).name
+        'retinanet_r50.py'
+    """
+    library, external, inner = path.partition('::')
+    if not external:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'config {path!r} does not exist; give the path of a config file')
+        return path
+    if library not in MODULE2PACKAGE:
+        meant = ' or '.join(get_close_matches(library, MODULE2PACKAGE)) or ', '.join(LIBRARIES)
+        raise ConfigError(f'config {path!r}: {library!r} is no library with configs; write {meant} before ::')
+    if library == 'mmkerv':
+        return str(package_config(inner))
+    _require_package(library)
+    if not importable(library):
+        raise InstallationError(f'config {path!r}: {library} is not installed; install it, or give the path of a file')
+    try:
+        return Config._get_cfg_path(path, '')[0]
+    # mmengine has no file of that name, or does not find the name well formed.
+    except (FileNotFoundError, ValueError) as error:
+        folder = Path(find_spec(library).origin).parent / '.mim' / 'configs'
+        files = {file.name: file.relative_to(folder).as_posix() for file in folder.rglob('*.py')}
+        near = [f'{library}::{files[name]}' for name in get_close_matches(Path(inner).name, files, n=3, cutoff=0.7)]
+        meant = f'; did you mean {" or ".join(near)}?' if near else f'; {library} has its configs in {folder}'
+        raise FileNotFoundError(f'config {path!r} does not exist{meant}') from error
 
 
 def _refuse_cycle(file: Path, above: tuple[Path, ...], checked: set[Path]) -> None:

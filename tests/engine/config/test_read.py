@@ -1,6 +1,7 @@
 import pickle
 import random
 import sys
+from pathlib import Path
 
 import mmengine
 import numpy as np
@@ -167,3 +168,36 @@ def test_an_option_adds_modules_that_are_imported(tmp_path, monkeypatch):
     assert cfg.custom_imports.imports == ['mmkerv', 'my_module_for_read'], 'the config of the run has it too'
     with pytest.raises(ConfigError, match='--cfg-options custom_imports=3: '):
         load_config(str(tmp_path / 'net.py'), {'custom_imports': 3})
+
+
+@pytest.mark.parametrize(
+    ('name', 'network'),
+    [
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'RetinaNet'),
+        ('mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py', 'EncoderDecoder'),
+        ('mmpretrain::resnet/resnet50_8xb32_in1k.py', 'ImageClassifier'),
+        ('mmkerv::retinanet_r50_coc.py', 'RetinaNet'),
+    ],
+)
+def test_configs_of_installed_libraries_are_read_by_name(name, network):
+    cfg = load_config(name, {'randomness.seed': 3})
+    assert cfg.model.type == network and cfg.randomness.seed == 3 and Path(cfg.filename).name == Path(name).name
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'message'),
+    [
+        (
+            'mmdet::retinanet/retinanet_r50_fpn_1x_coc.py',
+            FileNotFoundError,
+            'did you mean mmdet::retinanet/',
+        ),
+        ('mmdet::absent.py', FileNotFoundError, "'mmdet::absent.py' does not exist; mmdet has its configs in "),
+        ('mmkerv::absent.py', FileNotFoundError, 'mmkerv has no config .absent.py.'),
+        ('mmdett::a/b.py', ConfigError, "'mmdett' is no library with configs; write mmdet or"),
+        ('mmgen::a/b.py', InstallationError, 'mmgen is not installed; install it, or give the path of a file'),
+    ],
+)
+def test_mistakes_in_the_name_of_a_config(name, kind, message):
+    with pytest.raises(kind, match=message):
+        load_config(name)

@@ -47,6 +47,18 @@ def test_product_and_gradients(geometry, inputs):
 
 
 @built
+def test_gradients_of_any_memory_layout():
+    kernels, matrix, pairs = tiles(*GEOMETRIES[0])
+    sums = []
+    for dtype, some in ((torch.float32, pairs), (torch.float64, None)):
+        inputs = [tensor.to(dtype, copy=True).requires_grad_() for tensor in (kernels, matrix)]
+        # The gradient of a sum is one number, expanded.
+        tile_product(*inputs, None, True, some).sum().backward()
+        sums.append([inputs[0].grad.float(), inputs[1].grad.float() * (matrix.detach() != 0)])
+    torch.testing.assert_close(*sums, rtol=1e-5, atol=1e-4)
+
+
+@built
 def test_result_does_not_depend_on_the_threads():
     kernels, matrix, pairs = tiles(*GEOMETRIES[0], groups=5)
     before = torch.get_num_threads()
@@ -123,8 +135,9 @@ def test_where_it_does_not_apply():
     assert not compiled.applies(kernels.double()) and not compiled.applies(torch.zeros(2, 4, 8, 25))
     assert not compiled.applies(kernels.to('meta'))
     with FakeTensorMode() as mode:
-        assert not compiled.applies(mode.from_tensor(kernels))
-    assert compiled.applies(kernels)
+        fake = mode.from_tensor(kernels)
+        assert not compiled.applies(kernels)
+    assert not compiled.applies(fake) and compiled.applies(kernels)
 
 
 def test_multiply_adds_are_counted():

@@ -13,6 +13,19 @@ PACKAGE = Path(__file__).resolve().parent
 FOLDERS = (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')
 
 
+def config_name(config: str) -> str:
+    """Return the name of a config without folder, library and ending, for files and folders that are called after it.
+
+    Args:
+        config: file, or ``LIBRARY::FILE``.
+
+    Example:
+        >>> config_name('configs/retinanet_r50.py'), config_name('mmkerv::retinanet_r50.py')
+        ('retinanet_r50', 'retinanet_r50')
+    """
+    return Path(config.rpartition('::')[2]).stem
+
+
 def config_folder() -> Path:
     """Return the folder of the configs.
 

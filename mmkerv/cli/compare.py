@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkerv.cli import common
+from mmkerv.config_files import config_name
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -100,7 +101,7 @@ def compare(args: argparse.Namespace) -> None:
     variants = parse_variants(args.operators)
     apply_patches(cfg.get('default_scope'))
     changes = reschedule(cfg, args.epochs, args.iters)
-    work = Path(args.work_dir or Path('work_dirs', f'compare_{Path(args.config).stem}'))
+    work = Path(args.work_dir or Path('work_dirs', f'compare_{config_name(args.config)}'))
     total = length(cfg)
     print(f'{len(variants)} operators x {args.seeds} seeds = {len(variants) * args.seeds} runs of {total} in {work}')
     if changes:
@@ -210,7 +211,7 @@ def keep_settings(
         for key, old in json.loads(file.read_text()).items():
             if settings.get(key, old) != old:
                 raise ConfigError(f'{work} was begun with {key} {old}, now it is {settings[key]}: {advice}')
-    configs = {v.spec: work / v.folder / f'{Path(args.config).stem}.py' for v in variants}
+    configs = {v.spec: work / v.folder / f'{config_name(args.config)}.py' for v in variants}
     for spec, config in configs.items():
         if config.is_file() and (change := first_change(config.read_text(), texts[spec])):
             raise ConfigError(f'{work} was begun with other settings of {spec}: {change}; {advice}')

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmkerv.cli import common
 from mmkerv.cli.network import CHECKPOINT_HELP, CHECKPOINTS, CONFIG_HELP, NetworkParser, network_files
+from mmkerv.config_files import config_name
 
 SCORE, TOPK = 0.3, 5
 # Names of what is written.
@@ -49,7 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.score_thr is not None and not 0 <= args.score_thr <= 1:
         parser.error(f'--score-thr must be from 0 to 1, got {args.score_thr}')
     args.config, args.checkpoint = network_files(args.config, args.checkpoint)
-    default = Path(args.work_folder or Path('work_dirs', Path(args.config).stem), 'predictions')
+    default = Path(args.work_folder or Path('work_dirs', config_name(args.config)), 'predictions')
     args.out_dir = Path(args.out_dir or default)
     return args
 

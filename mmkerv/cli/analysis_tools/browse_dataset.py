@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import network_files
+from mmkerv.config_files import config_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     show = not args.not_show and has_display()
     folder = args.output_dir
     if folder is None and not show and not args.not_show:
-        folder = str(Path('work_dirs', Path(args.config).stem, f'browse_{args.phase}'))
+        folder = str(Path('work_dirs', config_name(args.config), f'browse_{args.phase}'))
         print(f'no display: pictures go to {folder}')
     written: set[str] = set()
     number = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import CONFIG_HELP, network_files
+from mmkerv.config_files import config_name
 
 SUFFIXES = ('.md', '.csv', '.json')
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     shape = (args.shape[0], args.shape[-1]) if args.shape else pipeline_shape(cfg, model)
     report = layer_report(model, shape)
-    title = Path(args.config).name
+    title = f'{config_name(args.config)}{Path(args.config).suffix}'
     if not args.out:
         print(to_markdown(report, title, args.all))
         return

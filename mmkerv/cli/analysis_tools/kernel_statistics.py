@@ -7,6 +7,7 @@ from typing import Any
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser, network_files
+from mmkerv.config_files import config_name
 
 TEXTS = ('.md', '.csv', '.json')
 PICTURES = ('.png', '.svg')
@@ -100,7 +101,7 @@ def _network(config: str, checkpoint: str | None, args: argparse.Namespace) -> t
         if checkpoint is None:
             draw_initial_weights(model)
     state = f'at the start, seed {args.seed}' if checkpoint is None else Path(checkpoint).name
-    return f'{Path(config).stem}, {state}', kernels_of(model)
+    return f'{config_name(config)}, {state}', kernels_of(model)
 
 
 def _draw(networks: list[tuple[str, dict[str, Any]]], file: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
+from mmkerv.config_files import config_name
 
 
 def canvas(text: str) -> tuple[int, int]:
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.visualization import class_activation, class_scores, pictures
 
     apply_patches(trust=args.trust_checkpoint)
-    out = pictures.picture_path(args.save_path or f'work_dirs/cam/{Path(args.img).stem}_{Path(args.config).stem}.png')
+    out = pictures.picture_path(args.save_path or f'work_dirs/cam/{Path(args.img).stem}_{config_name(args.config)}.png')
     class_activation.cam_method(args.method or 'GradCAM')
     networks, categories = [], args.target_category
     for config, checkpoint in filter(None, [(args.config, args.checkpoint), args.compare]):
@@ -116,10 +117,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The second network explains the categories that the first one found, but fuses its own best ones.
         if not args.fuse:
             categories = categories or [str(activation.category) for activation in explained.activations.values()]
-        networks.append((Path(config).stem, explained))
+        networks.append((config_name(config), explained))
         for name, activation in explained.activations.items():
             probability = '' if activation.probability is None else f', probability {activation.probability:.4g}'
-            print(f'{Path(config).stem}: {name}{probability}, layers {", ".join(activation.layers)}')
+            print(f'{config_name(config)}: {name}{probability}, layers {", ".join(activation.layers)}')
     pictures.save_figure(class_activation.draw_explained(networks), out)
     arrays = {f'{number}_{name}': a.heat for number, (_, e) in enumerate(networks) for name, a in e.activations.items()}
     pictures.save_arrays(out.with_suffix('.npz'), **arrays)

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
+from mmkerv.config_files import config_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.visualization import feature_maps, pictures, receptive_field
 
     apply_patches(trust=args.trust_checkpoint)
-    out = pictures.picture_path(args.save_path or f'work_dirs/erf/{Path(args.config).stem}.png')
+    out = pictures.picture_path(args.save_path or f'work_dirs/erf/{config_name(args.config)}.png')
     fields, arrays, shape = [], {}, tuple(args.shape or ())
     table = PrettyTable(['network', 'feature map', *(f'{share:.0%}' for share in receptive_field.SHARES)])
     table.align = 'l'
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         squares = [
             receptive_field.square_of_share(field.field, share, field.centre) for share in receptive_field.SHARES
         ]
-        name = Path(config).stem
+        name = config_name(config)
         table.add_row([name, field.layer, *(f'{side} px ({ratio:.1%})' for side, ratio in squares)])
         suffix = '_compare' if fields else ''
         arrays |= {f'field{suffix}': field.field, f'centre{suffix}': field.centre, f'squares{suffix}': squares}

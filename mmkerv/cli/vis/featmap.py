@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
+from mmkerv.config_files import config_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.visualization import feature_maps, pictures
 
     apply_patches(trust=args.trust_checkpoint)
-    file = args.out_file or Path(args.out_dir) / f'{Path(args.img).stem}_{Path(args.config).stem}.png'
+    file = args.out_file or Path(args.out_dir) / f'{Path(args.img).stem}_{config_name(args.config)}.png'
     out = pictures.picture_path(file, '--out-file')
     cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, args.device, args.trust_checkpoint)
     if args.preview_model:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
+from mmkerv.config_files import config_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_image(args, cfg, model)
         return
     layers = kernel_figures.kernel_layers(model, args.target_layers)
-    out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
+    out = args.save_path or f'work_dirs/{config_name(args.config)}/kernels'
     kernels = args.what == 'kernels'
     files = kernel_figures.picture_files(out, layers, args.format, '' if kernels else '_spectra')
     options = {'colours': args.colours} if kernels else {}
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if kernels and len(layers) > 1:
         sheet = Path(out) / f'contact_sheet.{args.format}'
         pictures.save_figure(
-            visualization.contact_sheet(layers, f'{Path(args.config).stem}: {len(layers)} layers'), sheet
+            visualization.contact_sheet(layers, f'{config_name(args.config)}: {len(layers)} layers'), sheet
         )
         print(f'wrote {sheet}')
     if args.arrays:
@@ -126,7 +127,7 @@ def draw_image(args: argparse.Namespace, cfg: Any, model: Any) -> None:
 
     kind = 'operator whose kernel depends on the image'
     layers = find_operators(model, args.target_layers, DynamicKernel, kind, 'mmkerv.CondConv')
-    out = args.save_path or f'work_dirs/{Path(args.config).stem}/kernels'
+    out = args.save_path or f'work_dirs/{config_name(args.config)}/kernels'
     files = kernel_figures.picture_files(out, layers, args.format, f'_{Path(args.image).stem}')
     data = load_image(model, cfg, args.image)
     inputs, samples = data['inputs'], data['data_samples']

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
+from mmkerv.config_files import config_name
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     apply_patches(trust=args.trust_checkpoint)
     _, model = load_trained(args.config, args.checkpoint, args.cfg_options, trust=args.trust_checkpoint)
     layers = find_operators(model, args.target_layers, Kervolution, 'kervolution', 'mmkerv.KervConv')
-    out = args.save_path or f'work_dirs/{Path(args.config).stem}/responses'
+    out = args.save_path or f'work_dirs/{config_name(args.config)}/responses'
     files = kernel_figures.picture_files(out, layers, args.format, '_response')
     arrays = {}
     for name, layer in layers.items():

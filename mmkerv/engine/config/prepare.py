@@ -7,6 +7,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
+from mmkerv.config_files import config_name
 from mmkerv.engine.checkpoint.pretrained import missing_files
 from mmkerv.engine.config.check import data_faults, hook_faults, loaders, operator_faults, refuse
 from mmkerv.engine.config.check_model import model_faults
@@ -144,7 +145,7 @@ def set_work_dir(cfg: Config, args: Namespace) -> None:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+        cfg.work_dir = str(Path('work_dirs', config_name(args.config)))
 
 
 def build_runner(cfg: Config, short_log: bool = False) -> Runner:

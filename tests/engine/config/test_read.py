@@ -1,7 +1,6 @@
 import pickle
 import random
 import sys
-from pathlib import Path
 
 import mmengine
 import numpy as np
@@ -11,6 +10,7 @@ from mmengine.config import Config
 from mmengine.fileio.handlers import YamlHandler
 from mmengine.fileio.handlers.registry_utils import file_handlers
 
+from mmkerv.config_files import config_name
 from mmkerv.distributions import importable
 from mmkerv.engine import apply_patches
 from mmkerv.engine.config.read import load_config, read_config
@@ -181,7 +181,7 @@ def test_an_option_adds_modules_that_are_imported(tmp_path, monkeypatch):
 )
 def test_configs_of_installed_libraries_are_read_by_name(name, network):
     cfg = load_config(name, {'randomness.seed': 3})
-    assert cfg.model.type == network and cfg.randomness.seed == 3 and Path(cfg.filename).name == Path(name).name
+    assert cfg.model.type == network and cfg.randomness.seed == 3 and config_name(cfg.filename) == config_name(name)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ the other distribution's, otherwise 0.
 """
 
 import argparse
+import ctypes
 import importlib
 import platform
 import shlex
@@ -117,6 +118,28 @@ def mmcv_ops() -> str:
     return 'available'
 
 
+def coc_association() -> str:
+    """Return how CoC associates kernels on a CPU: by its extension, or by torch's products and why.
+
+    torch is imported, since the extension shares its OpenMP.
+
+    Example:
+        >>> coc_association().partition(':')[0] in ('compiled', 'products of torch')
+        True
+    """
+    importlib.import_module('torch')
+    folder = Path(__file__).resolve().parent / 'ops' / 'coc'
+    files = [folder / f'_association{suffix}' for suffix in EXTENSION_SUFFIXES]
+    built = next((file for file in files if file.exists()), None)
+    if not built:
+        return 'products of torch: the extension was not built, for want of a C compiler with OpenMP'
+    try:
+        ctypes.CDLL(str(built))
+    except OSError as error:
+        return f'products of torch: {error}'
+    return 'compiled'
+
+
 def lacks_cuda() -> bool:
     """Return whether torch sees a GPU and mmcv's operators were compiled without CUDA.
 
@@ -143,9 +166,7 @@ def collect_env() -> Environment:
     if distributions.importable('torch'):
         import torch
 
-        from mmkerv.ops.coc import compiled
-
-        association = compiled.state()
+        association = coc_association()
         cuda = torch.version.cuda
         devices = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
     return Environment(

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 try:
-    from mmkerv.ops.coc import _association
-except ImportError as error:
-    _association, _reason = None, str(error)
+    import mmkerv.ops.coc._association as _association
+except ImportError:
+    # Not built, or for a torch with another OpenMP: `python -m mmkerv.env` gives the reason.
+    _association = None
 
 # Taps of the kernels that it is written for: 3x3.
 TAPS = 9
@@ -41,14 +42,14 @@ class Pairs(NamedTuple):
         return cls(*(array('i', (n for triple in some for n in triple)) for some in (triples, flipped)))
 
 
-def state() -> str:
-    """Return which form computes the product on a CPU, for ``python -m mmkerv.env``.
+def is_built() -> bool:
+    """Return whether the extension can be used in this environment.
 
     Example:
-        >>> state().split(':')[0] in ('compiled', 'products of torch')
+        >>> is_built() in (True, False)
         True
     """
-    return 'compiled' if _association else f'products of torch: {_reason}'
+    return _association is not None
 
 
 def applies(kernels: Tensor) -> bool:

@@ -41,8 +41,10 @@ TORCH = {
 LIBRARIES = tuple(TESTED['onedl'])
 OPTIONAL_LIBRARIES = tuple(OPTIONAL['onedl'])
 
-# Other packages that provide `mmcv`: those without its compiled operators, and mmcv before 2.0.
-OTHER_MMCV = {'onedl': ('onedl-mmcv-lite',), 'openmmlab': ('mmcv-lite', 'mmcv-full')}
+# A compiled mmcv for Windows and Python 3.10, the only one in the package index: for torch 2.8, CPUs, and GPUs of 12.0.
+READY_MMCV = 'onedl-mmcv-cu128-torch2-8'
+# Other packages that provide `mmcv`: compiled ones, those without its compiled operators, and mmcv before 2.0.
+OTHER_MMCV = {'onedl': ('onedl-mmcv-lite', READY_MMCV), 'openmmlab': ('mmcv-lite', 'mmcv-full')}
 # Those of them that classification is tested with, at the version of the whole mmcv.
 TESTED_LITE = ('mmcv-lite',)
 

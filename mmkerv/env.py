@@ -1,7 +1,7 @@
 """Check of the environment: versions, devices, problems and their fixes; `python -m mmkerv.env` prints it.
 
-The exit status of the command is 1 if a library is missing, unusable, built without CUDA beside a GPU, or mixed with
-the other distribution's, otherwise 0.
+The exit status of the command is 1 if a library is missing, unusable, mixed with the other distribution's or built for
+other devices than the GPU at hand, or if torch cannot use that GPU, otherwise 0.
 """
 
 import argparse
@@ -18,8 +18,10 @@ from pathlib import Path
 
 from mmkerv import distributions
 from mmkerv import install_advice as advice
+from mmkerv.device_code import device_code, runs_on
 from mmkerv.distributions import LIBRARIES, OPTIONAL_LIBRARIES, TESTED, Package, distribution, warn_untested
 from mmkerv.errors import InstallationError
+from mmkerv.gpus import Driver, driver, present_gpus, unusable_gpu
 from mmkerv.install_advice import Problem
 from mmkerv.version import __version__
 
@@ -52,9 +54,11 @@ class Environment:
         torchvision: Version of torchvision.
         numpy: Version of numpy.
         cuda: CUDA version of torch; None for a CPU build too.
-        devices: Names of the visible GPUs.
+        devices: The GPUs that torch can use, with their compute capabilities.
+        driver: NVIDIA's driver and its GPUs.
         mmcv_ops: State of mmcv's compiled operators, see `mmcv_ops`.
         association: How CoC associates kernels on a CPU; None without torch.
+        mmcv_code: Architectures that they were compiled for, see `mmkerv.device_code`; empty for CPUs.
     """
 
     python: str
@@ -67,8 +71,10 @@ class Environment:
     numpy: str | None
     cuda: str | None
     devices: tuple[str, ...]
+    driver: Driver
     mmcv_ops: str
     association: str | None
+    mmcv_code: tuple[str, ...]
 
     def __str__(self) -> str:
         gpus = ', '.join(self.devices) or 'no GPU visible'
@@ -77,6 +83,7 @@ class Environment:
             ('python', f'{self.python} ({self.executable})'),
             ('platform', self.platform),
             ('torch', f'{self.torch}, CUDA {self.cuda or "not built in"}, {gpus}' if self.torch else None),
+            ('NVIDIA driver', str(self.driver)),
             ('torchvision', self.torchvision),
             ('numpy', self.numpy),
             ('distribution', self.distribution),
@@ -91,7 +98,9 @@ class Environment:
             if not packages and distributions.importable(library):
                 packages = [f'from {find_spec(library).origin}, of no installed package']
             lines.append((f'  {library}', ' and '.join(packages)))
-        lines += [('mmcv operators', self.mmcv_ops), ('CoC on CPUs', self.association)]
+        usable = f'available, for {", ".join(["CPUs", *self.mmcv_code])}'
+        lines.append(('mmcv operators', usable if self.mmcv_ops == 'available' else self.mmcv_ops))
+        lines.append(('CoC on CPUs', self.association))
         return '\n'.join(f'{name:<16}{value or "not installed"}' for name, value in lines)
 
 
@@ -106,8 +115,7 @@ def mmcv_ops() -> str:
     """
     if not distributions.importable('mmcv'):
         return 'not installed'
-    folder = Path(find_spec('mmcv').origin).parent
-    if not any((folder / f'_ext{suffix}').exists() for suffix in EXTENSION_SUFFIXES):
+    if operators_file() is None:
         return 'missing: mmcv was built without them'
     try:
         # The operators are linked to torch's libraries, which its import loads.
@@ -140,19 +148,40 @@ def coc_association() -> str:
     return 'compiled'
 
 
-def lacks_cuda() -> bool:
-    """Return whether torch sees a GPU and mmcv's operators were compiled without CUDA.
+def operators_file() -> Path | None:
+    """Return the library of mmcv's compiled operators; None if there is none.
 
     Example:
-        >>> lacks_cuda() in (True, False)
+        >>> operators_file() is None or operators_file().is_file()
         True
     """
-    if not distributions.importable('torch') or mmcv_ops() != 'available':
-        return False
-    import torch
+    if not distributions.importable('mmcv'):
+        return None
+    folder = Path(find_spec('mmcv').origin).parent
+    files = [folder / f'_ext{suffix}' for suffix in EXTENSION_SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
 
-    operators = importlib.import_module('mmcv._ext')
-    return torch.cuda.is_available() and operators.get_compiling_cuda_version() == 'not available'
+
+def gpu_problem(detection: bool = True) -> Problem | None:
+    """Return why a GPU at hand cannot be used, by torch or by mmcv's operators; None if it can, or there is none.
+
+    Args:
+        detection: Whether mmcv's operators count: networks of mmdet need them on the GPU.
+
+    Example:
+        >>> gpu_problem() is None or gpu_problem().command != ''
+        True
+    """
+    if not distributions.importable('torch'):
+        return None
+    if reason := unusable_gpu():
+        return advice.unusable_gpu(reason)
+    if not detection or mmcv_ops() != 'available':
+        return None
+    gpus, code = present_gpus(), device_code(operators_file())
+    if all(runs_on(code, gpu.capability) for gpu in gpus):
+        return None
+    return advice.mmcv_for_other_devices(gpus, code, distributions.installed_packages())
 
 
 def collect_env() -> Environment:
@@ -162,13 +191,12 @@ def collect_env() -> Environment:
         >>> collect_env().executable == sys.executable
         True
     """
-    cuda, devices, association = None, (), None
+    cuda, devices, association, operators = None, (), None, operators_file()
     if distributions.importable('torch'):
         import torch
 
         association = coc_association()
-        cuda = torch.version.cuda
-        devices = tuple(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+        cuda, devices = torch.version.cuda, tuple(map(str, present_gpus()))
     return Environment(
         python=platform.python_version(),
         executable=sys.executable,
@@ -180,8 +208,10 @@ def collect_env() -> Environment:
         numpy=distributions.version('numpy'),
         cuda=cuda,
         devices=devices,
+        driver=driver(),
         mmcv_ops=mmcv_ops(),
         association=association,
+        mmcv_code=() if operators is None else device_code(operators),
     )
 
 
@@ -298,8 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     print(collect_env())
     # Not among problems(): many networks work without these operators, so tools do not refuse.
-    if not found and 'mmdet' in (libraries or LIBRARIES) and lacks_cuda():
-        found.append(advice.mmcv_without_cuda(distributions.installed_packages()))
+    if not found and (problem := gpu_problem(detection='mmdet' in (libraries or LIBRARIES))):
+        found.append(problem)
     for problem in found:
         print(f'\nproblem: {problem}')
     if not found:

@@ -2,12 +2,16 @@
 
 import shlex
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from mmkerv.device_code import runs_on
 from mmkerv.distributions import (
     LIBRARIES,
     OTHER_MMCV,
+    READY_MMCV,
     TESTED,
     TORCH,
     Package,
@@ -16,6 +20,7 @@ from mmkerv.distributions import (
     packages_of,
     version,
 )
+from mmkerv.gpus import GPU
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,16 @@ def best_distribution() -> str:
     return 'openmmlab' if old else 'onedl'
 
 
+def ready_mmcv() -> str:
+    """Return a sentence on Windows' compiled mmcv; empty on other systems."""
+    if sys.platform != 'win32':
+        return ''
+    return (
+        f'. For Windows and Python 3.10 there is a compiled one: {READY_MMCV} '
+        '(torch 2.8 of CUDA 12.8; its GPU operators need a GPU of 12.0 or later, RTX 50)'
+    )
+
+
 def mixture(packages: Sequence[Package]) -> Problem:
     """Return the problem of `packages` from both distributions."""
     # They share folders, so uninstalling one removes files of the other: uninstall both, then install one.
@@ -116,9 +131,11 @@ def missing_libraries(libraries: Sequence[str], packages: Sequence[Package]) -> 
         absent = [library for library in absent if library not in lacking]
     if absent and family in TESTED:
         what = f'not installed: {", ".join(absent)} (of the distribution {family})'
+        what += ready_mmcv() if 'mmcv' in absent else ''
         problems.append(Problem(what, install(family, absent)))
     elif absent:
         what = f'not installed: {", ".join(absent)}. Two distributions of OpenMMLab provide them, take one'
+        what += ready_mmcv() if 'mmcv' in absent else ''
         choices = [f'{name}: {install(name, absent)}' for name in TESTED if {*absent} <= {*packages_of(name)}]
         problems.append(Problem(what, '\n    '.join(['', *choices])))
     return problems
@@ -132,6 +149,7 @@ def unusable_mmcv(state: str, packages: Sequence[Package]) -> Problem:
         packages: The installed packages of OpenMMLab.
     """
     what = f'the compiled operators of mmcv are {state}. Detection and segmentation need them'
+    what += ready_mmcv()
     if 'libGL' in state:
         headless = pip('install', '--force-reinstall', '--no-deps', 'opencv-python-headless')
         return Problem(what, f'{pip("uninstall", "-y", "opencv-python")} && {headless}')
@@ -145,12 +163,67 @@ def unusable_mmcv(state: str, packages: Sequence[Package]) -> Problem:
     return Problem(what, remove + install(family, ['mmcv'], reinstall=True))
 
 
-def mmcv_without_cuda(packages: Sequence[Package]) -> Problem:
-    """Return the problem of an mmcv that was compiled without a GPU and runs on a machine with one."""
-    problem = unusable_mmcv('without CUDA', packages)
+def unusable_gpu(reason: str) -> Problem:
+    """Return the problem of a GPU that torch cannot use.
+
+    Args:
+        reason: What `mmkerv.gpus.unusable_gpu` returns.
+    """
     return Problem(
-        f'{problem.what} on this GPU; to compile them takes nvcc, of the CUDA version of torch', problem.command
+        reason, 'install a driver for the CUDA version of torch, or hide the GPU: export CUDA_VISIBLE_DEVICES='
     )
+
+
+def mmcv_for_other_devices(gpus: Sequence[GPU], code: Sequence[str], packages: Sequence[Package]) -> Problem:
+    """Return the problem of an mmcv that has no code for a GPU at hand.
+
+    Args:
+        gpus: The GPUs that torch can use.
+        code: What mmcv's operators were compiled for, as `mmkerv.device_code` names it.
+        packages: The installed packages of OpenMMLab.
+    """
+    names = ', '.join(sorted({str(gpu) for gpu in gpus if not runs_on(code, gpu.capability)}))
+    what = f'the compiled operators of mmcv are for {", ".join(["CPUs", *code])}, not for {names}; detection needs them'
+    mmcv = [package for package in packages if package.library == 'mmcv']
+    family = mmcv[0].distribution if mmcv else best_distribution()
+    architectures = ';'.join(f'{major}.{minor}' for major, minor in sorted({gpu.capability for gpu in gpus}))
+    return Problem(what, set_up_again() or compile_for_gpus(family, architectures))
+
+
+def set_up_again() -> str | None:
+    """Return the command that sets this environment up again; None if it is not one of `make setup`."""
+    environment = Path(sys.prefix)
+    target = {'.venv': 'setup', '.venv-openmmlab': 'setup-openmmlab'}.get(environment.name)
+    if target is None or not (environment.parent / 'requirements' / 'install.sh').is_file():
+        return None
+    return f'cd {shlex.quote(str(environment.parent))} && rm -f {environment.name}/.ready && make {target}'
+
+
+def compile_for_gpus(family: str, architectures: str) -> str:
+    """Return the commands that compile mmcv for GPUs: nvcc first, where the package index has it.
+
+    Args:
+        family: `onedl` or `openmmlab`.
+        architectures: Value of TORCH_CUDA_ARCH_LIST.
+
+    Example:
+        >>> 'TORCH_CUDA_ARCH_LIST=9.0' in compile_for_gpus('onedl', '9.0')
+        True
+    """
+    variables = ['FORCE_CUDA=1', f'TORCH_CUDA_ARCH_LIST={shlex.quote(architectures)}']
+    *before, last = install(family, ['mmcv'], reinstall=True).split(' && ')
+    toolkit = version('cuda-toolkit')
+    if toolkit is None or int(toolkit.partition('.')[0]) < 13:
+        # The package of nvcc of CUDA 12 lacks the compiler itself.
+        variables.insert(0, 'CUDA_HOME=FOLDER_OF_A_TOOLKIT_OF_THE_CUDA_VERSION_OF_TORCH')
+        return ' && '.join([*before, ' '.join(['env', *variables, last])])
+    major = toolkit.partition('.')[0]
+    home = Path(sysconfig.get_path('purelib'), 'nvidia', f'cu{major}')
+    variables.insert(0, f'CUDA_HOME={shlex.quote(str(home))}')
+    # The package of the CUDA runtime leaves out the name that the linker looks for.
+    link = f'ln -sf libcudart.so.{major} {shlex.quote(str(home / "lib" / "libcudart.so"))}'
+    compiler = pip('install', f'cuda-toolkit[nvcc,nvvm,crt,cccl]=={toolkit}')
+    return ' && '.join([compiler, link, *before, ' '.join(['env', *variables, last])])
 
 
 def missing_companions() -> list[Problem]:

@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmkerv import distributions, env, install_advice
+from mmkerv import distributions, env, gpus, install_advice
 from mmkerv.distributions import LIBRARIES, OPTIONAL, TESTED, TESTED_LITE, TORCH
 from mmkerv.errors import InstallationError
 from mmkerv.version import __version__
@@ -204,28 +205,130 @@ def test_mmcv_whose_operators_do_not_load_is_fixed_by_cause(fake, monkeypatch, m
     assert message in problem.what and command in problem.command
 
 
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """Function that puts GPUs of some compute capabilities into this machine; torch need not see them."""
+
+    def plug(*capabilities, hidden=False, message='the driver is too old\nsecond line'):
+        torch = pytest.importorskip('torch')
+        monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+        # Not an environment of `make setup`.
+        monkeypatch.setattr(sys, 'prefix', str(tmp_path / 'environment'))
+        monkeypatch.setattr(torch.version, 'cuda', '13.0')
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: bool(capabilities) and not hidden)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, 'get_device_name', lambda index: f'GPU {index}')
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda index: capabilities[index])
+
+        def init():
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(torch.cuda, 'init', init)
+        found = gpus.Driver('580.95', tuple(f'GPU {index}' for index in range(len(capabilities))))
+        monkeypatch.setattr(gpus, 'driver', lambda: found)
+        monkeypatch.setattr(env, 'driver', lambda: found)
+
+    return plug
+
+
 @pytest.mark.parametrize(
-    'gpu, compiled, libraries, lacks',
+    'capabilities, code, libraries, lacking',
     [
-        (True, 'not available', (), True),
-        (True, 'not available', ('mmdet',), True),
-        (True, 'not available', ('mmpretrain',), False),
-        (True, '13.0', (), False),
-        (False, 'not available', (), False),
+        ([(9, 0)], (), (), 'GPU 0 (9.0)'),
+        ([(9, 0)], (), ('mmdet',), 'GPU 0 (9.0)'),
+        ([(9, 0)], (), ('mmpretrain',), None),
+        ([(9, 0)], ('sm_90',), (), None),
+        ([(9, 0)], ('sm_80',), (), 'GPU 0 (9.0)'),
+        ([(9, 0)], ('sm_80', 'compute_80'), (), None),
+        ([(8, 6), (12, 0)], ('sm_80',), (), 'GPU 1 (12.0)'),
+        ([], (), (), None),
     ],
 )
-def test_mmcv_compiled_without_cuda_is_reported(fake, monkeypatch, capsys, gpu, compiled, libraries, lacks):
-    torch = pytest.importorskip('torch')
-    fake(ONEDL | MODERN)
-    operators = SimpleNamespace(get_compiling_cuda_version=lambda: compiled)
-    monkeypatch.setattr(env.importlib, 'import_module', lambda name: operators)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-    assert env.main(libraries) == lacks
+def test_mmcv_compiled_for_other_devices_is_reported(
+    fake, gpu, monkeypatch, capsys, capabilities, code, libraries, lacking
+):
+    fake(ONEDL | MODERN | {'cuda-toolkit': '13.0.2'})
+    gpu(*capabilities)
+    monkeypatch.setattr(env, 'device_code', lambda file: code)
+    assert env.main(libraries) == (lacking is not None)
     report = capsys.readouterr().out
-    assert ('operators of mmcv are without CUDA' in report) == ('nvcc' in report) == lacks
-    assert ('onedl-mmcv==2.3.6' in report) == lacks
+    assert f'mmcv operators  available, for {", ".join(["CPUs", *code])}' in report
+    if capabilities:
+        assert 'GPU 0 (' in report and 'NVIDIA driver   580.95, for GPU 0' in report
+    problem = report.partition('problem: ')[2]
+    if lacking:
+        assert f'operators of mmcv are for {", ".join(["CPUs", *code])}, not for {lacking};' in problem
+        architectures = ';'.join('.'.join(map(str, capability)) for capability in capabilities)
+        assert f'TORCH_CUDA_ARCH_LIST={shlex.quote(architectures)}' in problem and 'FORCE_CUDA=1' in problem
+        for part in (
+            "'cuda-toolkit[nvcc,nvvm,crt,cccl]==13.0.2'",
+            'libcudart.so.13',
+            'onedl-mmcv==2.3.6',
+            'CUDA_HOME=',
+        ):
+            assert part in problem
     # Segmentation and classification work, so tools do not refuse.
     env.require('mmdet')
+
+
+def test_an_environment_of_make_setup_is_set_up_again_for_its_gpu(fake, gpu, monkeypatch, tmp_path, capsys):
+    fake(ONEDL | MODERN)
+    gpu((9, 0))
+    root = tmp_path / 'check out'
+    (root / 'requirements').mkdir(parents=True)
+    (root / 'requirements' / 'install.sh').touch()
+    monkeypatch.setattr(sys, 'prefix', str(root / '.venv'))
+    assert env.main([]) == 1
+    assert f"fix: cd '{root}' && rm -f .venv/.ready && make setup\n" in capsys.readouterr().out
+
+
+def test_cuda_12_asks_for_a_toolkit_of_the_system(fake, gpu, capsys):
+    fake(OPENMMLAB | CLASSIC)
+    gpu((9, 0))
+    assert env.main([]) == 1
+    report = capsys.readouterr().out
+    assert 'env CUDA_HOME=FOLDER_OF_A_TOOLKIT' in report and 'mmcv==2.1.0' in report and 'cuda-toolkit[' not in report
+
+
+def test_a_gpu_that_torch_cannot_use_is_reported(fake, gpu, monkeypatch, capsys):
+    fake(ONEDL | MODERN, ops=False)
+    gpu((7, 0), hidden=True)
+    assert env.main(['mmpretrain']) == 1
+    report = capsys.readouterr().out
+    assert (
+        'nvidia-smi lists GPU 0 with driver 580.95, which torch of CUDA 13.0 cannot use: the driver is too ' in report
+    )
+    assert 'second line' not in report
+    # To hide the GPUs is the user's choice.
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    assert env.main(['mmpretrain']) == 0
+
+
+@pytest.mark.parametrize(
+    'output, status, expected',
+    [
+        ('580.95.05, NVIDIA H200\n580.95.05, NVIDIA H200\n', 0, ('580.95.05', ('NVIDIA H200', 'NVIDIA H200'))),
+        ('NVIDIA-SMI has failed because it could not communicate with the driver, is it running?\n', 9, (None, ())),
+        ('No devices were found\n', 0, (None, ())),
+    ],
+)
+def test_the_driver_is_read_from_nvidia_smi(monkeypatch, tmp_path, output, status, expected):
+    command = tmp_path / 'nvidia-smi'
+    command.write_text(f"#!/bin/sh\nprintf '%s' '{output}'\nexit {status}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    assert gpus.driver() == gpus.Driver(*expected)
+    command.unlink()
+    assert gpus.driver() == gpus.Driver()
+
+
+@pytest.mark.parametrize('packages, family', [({}, None), (ONEDL | MODERN, 'onedl')])
+def test_windows_is_told_of_the_compiled_mmcv(fake, monkeypatch, packages, family):
+    fake(packages, ops=False, modules=IMPORTABLE if family else ('torch', 'pip'))
+    assert not any(distributions.READY_MMCV in str(problem) for problem in env.problems('mmdet'))
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    (problem,) = [problem for problem in env.problems('mmdet') if 'mmcv' in problem.what]
+    assert f'{distributions.READY_MMCV} (torch 2.8 of CUDA 12.8' in problem.what and 'Python 3.10' in problem.what
 
 
 def test_package_whose_files_are_gone_is_installed_again(fake):

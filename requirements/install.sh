@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build one of the two environments of the project; what is there already is kept.
-# Needs Python and a C++ compiler only: mmcv has no wheels for these versions of torch and is compiled here, once.
+# Needs Python and a C++ compiler only: mmcv has no wheels for these versions of torch and is compiled here, once, and
+# where torch sees a GPU, or with FORCE_CUDA=1, with the CUDA compiler of the package index. MMKERV_WHEELS=DIR keeps it.
 set -euo pipefail
 
 if (($# != 3)); then
@@ -8,6 +9,8 @@ if (($# != 3)); then
     exit 2
 fi
 distribution=$1 environment=$2 versions=$3
+# A relative MMKERV_WHEELS is relative to where the user is.
+if [[ ${MMKERV_WHEELS:-} == [!/]* ]]; then export MMKERV_WHEELS="$PWD/$MMKERV_WHEELS"; fi
 cd "$(dirname "$0")/.."
 
 fail() {
@@ -17,38 +20,94 @@ fail() {
 }
 
 echo "Setting up $environment with the $distribution distribution of OpenMMLab (requirements/$distribution.txt)."
-echo "mmcv is compiled on the way: about 7 minutes on 2 cores, once; later set-ups take it from uv's cache in seconds."
 
 read -ra compiler <<<"${CXX:-c++}"
 echo '#include <vector>' | "${compiler[@]}" -x c++ -fsyntax-only - 2>/dev/null || fail \
     "no working C++ compiler: tried '${compiler[*]}' (set CXX to use another one)" \
     'install one: apt-get install g++ | dnf install gcc-c++ | xcode-select --install | conda install cxx-compiler'
 
-if ! "$environment/bin/python" -c '' 2>/dev/null; then
+python=$environment/bin/python
+if ! "$python" -c '' 2>/dev/null; then
     requirements/uv.sh venv --quiet --clear --python "$versions" "$environment" || fail \
         "$environment could not be made with a Python $versions" 'install one, or put it first on PATH'
 fi
-"$environment/bin/python" -c "import os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')" \
-    2>/dev/null || fail \
+"$python" -c "import os, sysconfig; os.stat(sysconfig.get_path('include') + '/Python.h')" 2>/dev/null || fail \
     "the Python of $environment has no header files (Python.h), which compiling mmcv needs" \
     'install them: apt-get install python3-dev | dnf install python3-devel'
 
-# A sign of life while mmcv compiles. The sleep must not hold our output open after we have ended.
 start=$SECONDS
+export VIRTUAL_ENV="$PWD/$environment"
+log=$(mktemp)
+# A sign of life while torch is downloaded and mmcv compiles. The sleep must not hold our output open after we have ended.
 (
     trap 'kill "$!"; exit' TERM
     while sleep 60 >/dev/null 2>&1 & wait "$!"; do
-        echo "still installing ($(((SECONDS - start) / 60)) min); mmcv compiles for about 7 minutes"
+        echo "still installing ($(((SECONDS - start) / 60)) min)"
     done
 ) &
 heartbeat=$!
-trap 'kill "$heartbeat"' EXIT
+trap 'kill "$heartbeat"; rm -f "$log"' EXIT
 
-export VIRTUAL_ENV="$PWD/$environment"
+# uv's cache comes first, as it is: behind some mirrors uv takes the source of mmcv for a new one and compiles it anew.
+# A build that fails would fail again.
 install() {
-    requirements/uv.sh pip install "$@" --requirements "requirements/$distribution.txt" &&
-        requirements/uv.sh pip install "$@" --no-deps --editable .
+    if ! requirements/uv.sh pip install --offline --quiet "$@" 2>"$log"; then
+        if grep -q 'build_wheel. failed' "$log"; then
+            cat "$log" >&2
+            fail "mmcv could not be compiled"
+        fi
+        requirements/uv.sh pip install "$@"
+    fi
 }
-# The cache comes first, as it is: behind some mirrors uv takes the source of mmcv for a new one and compiles it anew.
-install --offline --quiet 2>/dev/null || install
+mmcv_build() { "$python" requirements/mmcv_build.py "$@"; }
+
+# torch first: it says which GPUs there are. Without numpy its import warns.
+install --constraints "requirements/$distribution.txt" torch numpy
+mmcv=$(grep -oE '^(onedl-)?mmcv==[0-9.]+' "requirements/$distribution.txt")
+plan=$(mmcv_build plan)
+{
+    read -r target
+    read -r architectures
+    read -r cuda_compiler
+    read -r jobs
+    read -r sentence
+} <<<"$plan"
+settings=()
+if [[ $target != cpu ]]; then
+    if [[ -n $cuda_compiler ]]; then install "$cuda_compiler"; fi
+    CUDA_HOME=$(mmcv_build toolkit "$architectures")
+    export CUDA_HOME FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$architectures"
+    # nvcc takes the host compiler from here.
+    if [[ -n ${CXX:-} ]]; then export NVCC_CCBIN="${compiler[0]}"; fi
+    # uv's cache holds one wheel for each value of the settings, and does not look at variables.
+    settings=(--config-settings-package "${mmcv%%=*}:target=$target")
+fi
+export MAX_JOBS="$jobs"
+
+wheel=
+if reason=$(mmcv_build has "$target" "$mmcv"); then
+    echo "mmcv is there, compiled for $target."
+else
+    if "$python" -c "import importlib.metadata as m; m.version('${mmcv%%=*}')" 2>/dev/null; then
+        echo "mmcv is installed again: $reason."
+        requirements/uv.sh pip uninstall --quiet "${mmcv%%=*}"
+    fi
+    if [[ -n ${MMKERV_WHEELS:-} ]]; then wheel=$(mmcv_build find "$target" "$mmcv"); fi
+    if [[ -n $wheel ]]; then
+        echo "mmcv is taken from $wheel."
+        # torch is there already; uv refuses to look at mmcv without it.
+        requirements/uv.sh pip install --no-index --no-deps --only-binary :all: --find-links "$wheel" "$mmcv" torch
+    else
+        echo "$sentence. Later set-ups take it from uv's cache in seconds."
+    fi
+fi
+
+install ${settings[@]+"${settings[@]}"} --requirements "requirements/$distribution.txt"
+install --no-deps --editable .
+
+reason=$(mmcv_build has "$target" "$mmcv") || fail "mmcv does not serve $target: $reason" \
+    "${wheel:+remove $wheel, or }clean uv's cache of it: requirements/uv.sh cache clean ${mmcv%%=*}"
+if [[ -n ${MMKERV_WHEELS:-} ]] && [[ -z $(mmcv_build find "$target" "$mmcv") ]]; then
+    echo "mmcv is kept in $(mmcv_build keep "$target" "$mmcv")."
+fi
 echo "$environment is ready after $((SECONDS - start)) s."

@@ -1,5 +1,6 @@
 """Functions that provoke the messages quoted in docs/troubleshooting.md and return them."""
 
+import runpy
 import subprocess
 import sys
 import warnings
@@ -181,6 +182,23 @@ def no_compiled_operators(folder: Path) -> str:
     from mmkerv.install_advice import unusable_mmcv
 
     return unusable_mmcv('missing: mmcv was built without them', []).what
+
+
+@provokes
+def mmcv_for_other_gpu(folder: Path) -> str:
+    from mmkerv.gpus import GPU
+    from mmkerv.install_advice import mmcv_for_other_devices
+
+    return mmcv_for_other_devices([GPU('NVIDIA H200', (9, 0))], ['sm_80'], []).what
+
+
+@provokes
+def damaged_wheel(folder: Path) -> str:
+    script = Path(__file__).parents[2] / 'requirements' / 'mmcv_build.py'
+    check_wheel = runpy.run_path(str(script))['check_wheel']
+    wheel = folder / 'onedl_mmcv-2.3.6-cp311-cp311-linux_x86_64.whl'
+    wheel.write_bytes(b'cut off')
+    return message(check_wheel, wheel, 'key', 'onedl-mmcv==2.3.6')
 
 
 @provokes

@@ -25,6 +25,7 @@ from mmkerv.version import __version__
 
 if TYPE_CHECKING:
     from mmkerv.config_files import list_configs
+    from mmkerv.deploy.weights import list_weights, load
     from mmkerv.models.adapters import add_orthogonal_adapters
     from mmkerv.models.placement import convert
     from mmkerv.models.sharing import share_kernels, share_parameters
@@ -39,6 +40,8 @@ __all__ = [
     'list_configs',
     'list_kernels',
     'list_operators',
+    'list_weights',
+    'load',
     'register_operator',
     'share_kernels',
     'share_parameters',
@@ -53,6 +56,8 @@ VERBS = {
     'list_configs': 'config_files',
     'list_kernels': 'ops.description',
     'list_operators': 'ops.description',
+    'list_weights': 'deploy.weights',
+    'load': 'deploy.weights',
     'register_operator': 'ops.registration',
     'share_kernels': 'models.sharing',
     'share_parameters': 'models.sharing',

@@ -52,6 +52,9 @@ SECTIONS = {
             'mmkerv.cli.model_converters.decompose', 'make the convolutions of a trained network low-rank ones'
         ),
         'publish': Command('mmkerv.cli.model_converters.publish_model', 'strip a checkpoint for release'),
+        'release': Command(
+            'mmkerv.cli.model_converters.release_weights', 'a folder of small weights, trained and folded, with cards'
+        ),
         'convert plain': Command(
             'mmkerv.cli.model_converters.plain_to_mmkerv', 'a plain checkpoint for a network with operators'
         ),

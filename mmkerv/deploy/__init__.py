@@ -9,14 +9,17 @@ if TYPE_CHECKING:
     from mmkerv.deploy.fold import fold_checkpoint
     from mmkerv.deploy.onnx import export_onnx
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.deploy.weights import list_weights, load
 
-__all__ = ['compare', 'deploy_config', 'export_onnx', 'fold_checkpoint', 'load_trained']
+__all__ = ['compare', 'deploy_config', 'export_onnx', 'fold_checkpoint', 'list_weights', 'load', 'load_trained']
 
 _MODULES = {
     'compare': 'comparison',
     'deploy_config': 'config',
     'export_onnx': 'onnx',
     'fold_checkpoint': 'fold',
+    'list_weights': 'weights',
+    'load': 'weights',
     'load_trained': 'trained_model',
 }
 

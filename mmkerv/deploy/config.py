@@ -40,7 +40,7 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = F
     """
     result = by_name(copy.deepcopy(cfg))
     result.model = _plain(result.model, kept, library_of(cfg), host_shapes)
-    if _mentions_mmkerv(result.model):
+    if mentions_mmkerv(result.model):
         return result
     imports = result.get('custom_imports')
     if imports:
@@ -114,12 +114,18 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None, host_shapes: boo
     return node
 
 
-def _mentions_mmkerv(node: Any) -> bool:
+def mentions_mmkerv(node: Any) -> bool:
+    """Return whether a part of a config names anything of mmkerv.
+
+    Example:
+        >>> mentions_mmkerv(dict(type='ResNet', conv_cfg=dict(type='CoCConv')))
+        True
+    """
     if isinstance(node, (str, type)):
         return local_name(node, ('mmkerv',)) is not None
     if isinstance(node, dict):
-        return operator_name(node.get('type')) is not None or any(map(_mentions_mmkerv, node.values()))
-    return isinstance(node, (list, tuple)) and any(map(_mentions_mmkerv, node))
+        return operator_name(node.get('type')) is not None or any(map(mentions_mmkerv, node.values()))
+    return isinstance(node, (list, tuple)) and any(map(mentions_mmkerv, node))
 
 
 def _listed(imports: Any) -> list[str]:

@@ -30,6 +30,7 @@ MORE = {
         '{config} --work-dir {work} --resume',
     ],
     'tools/plan.py': [f'{{config}} --random-images --cfg-options {option}' for option in BY_CONFIG],
+    'tools/model_converters/release_weights.py': ['{work} --out {out}/release --no-test'],
     'tools/model_converters/plain_to_mmkerv.py': ['{malicious} {out}/a.pth --config {config}'],
 }
 # The network of the good checkpoint is run too; these inputs make it fast.
@@ -135,6 +136,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     content = hidden('state_dict', execute(paths['target']))
     write(paths['malicious'], content)
     (folder / 'work').mkdir()
+    (folder / 'work' / 'a.py').write_text(paths['config'].read_text())
     newest = write(folder / 'work' / 'epoch_1.pth', content)
     (folder / 'work' / 'last_checkpoint').write_text(str(newest))
     return {**paths, 'work': folder / 'work'}

@@ -1,0 +1,1 @@
+"""Folders of published weights: what is told of each network, and without what."""

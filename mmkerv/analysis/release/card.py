@@ -136,9 +136,9 @@ def _checks(network: Network, metric: str | None) -> list[str]:
     if recorded is not None:
         lines.append(f'At the end of the training, {metric} was {_value(recorded)}.')
     if network.difference is not None:
+        how_far = f'by at most {network.difference:.1e} of the largest output' if network.difference else 'in no bit'
         lines.append(
-            f'The raw outputs of the folded network differ from those of the trained one by at most '
-            f'{network.difference:.1e} of the largest output.'
+            f'On a random image, the raw outputs of the folded network differ from those of the trained one {how_far}.'
         )
     if network.kept:
         lines.append(f'There is no folded form: {network.kept}.')

@@ -100,7 +100,7 @@ def load(name: str, folder: str | Path, folded: bool = False, device: str | torc
         device: torch device.
 
     Returns:
-        The network, with attributes as the functions of its library give it: ``cfg`` and ``dataset_meta``.
+        The network. It has the attributes ``cfg`` and ``dataset_meta``, which functions of its library ask for.
 
     Raises:
         FileNotFoundError: if the folder, its index or a file is not there.

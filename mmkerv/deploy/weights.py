@@ -16,6 +16,7 @@ from mmkerv.engine.config.patches import patched
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, UnsafeCheckpointError
 from mmkerv.ops.core.arguments import boolean, did_you_mean
+from mmkerv.utils import printable
 
 
 class Weights(NamedTuple):
@@ -72,14 +73,14 @@ def _described(name: str, network: dict[str, Any]) -> Weights:
     forms = network['forms']
     values = forms.get(TRAINED, forms.get(FOLDED)).get('metrics')
     metric = network.get('metric')
-    value = values.get(metric) if isinstance(values, dict) else None
+    value = values.get(metric) if isinstance(values, dict) and isinstance(metric, str) else None
     data = network.get('data')
     return Weights(
         name=name,
-        task=str(network.get('task', 'unknown')),
-        data=str(data.get('name') if isinstance(data, dict) else data),
-        operator=str(network.get('operator', 'unknown')),
-        metric=metric if isinstance(metric, str) else None,
+        task=printable(str(network.get('task', 'unknown'))),
+        data=printable(str(data.get('name') if isinstance(data, dict) else data)),
+        operator=printable(str(network.get('operator', 'unknown'))),
+        metric=printable(metric) if isinstance(metric, str) else None,
         value=float(value) if isinstance(value, (int, float)) else None,
         forms=tuple(forms),
         size=sum(form['weights']['size'] for form in forms.values()),
@@ -119,7 +120,7 @@ def load(name: str, folder: str | Path, folded: bool = False, device: str | torc
         )
     forms, wanted = networks[name]['forms'], FOLDED if folded else TRAINED
     if wanted not in forms:
-        reason = networks[name].get('kept')
+        reason = printable(str(networks[name].get('kept') or ''), 500)
         raise ConfigError(
             f'{name!r} has no {wanted} form{f" ({reason})" if folded and reason else ""}; give folded={not folded}'
         )

@@ -96,7 +96,8 @@ def read_index(folder: str | Path) -> dict[str, Any]:
             f'{__version__} reads version {VERSION}: install a later mmkerv'
         )
     networks = content.get('networks')
-    if version != VERSION or not isinstance(networks, dict) or not all(map(_is_network, networks.values())):
+    is_whole = version == VERSION and isinstance(networks, dict)
+    if not is_whole or not all(FILE.fullmatch(name) and _is_network(each) for name, each in networks.items()):
         raise ConfigError(f'{str(file)!r} is damaged: it lacks the files of a network; {again}')
     return content
 

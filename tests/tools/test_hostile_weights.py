@@ -53,6 +53,7 @@ def replace(folder, part, content):
         (lambda index: index.pop('networks'), ConfigError, r'is damaged: it lacks the files of a network'),
         (lambda index: index.update(version='1'), ConfigError, r'is damaged'),
         (lambda index: index['networks'][NAME].pop('forms'), ConfigError, r'is damaged'),
+        (lambda index: index['networks'].update({'a\x1b[2J': index['networks'][NAME]}), ConfigError, r'is damaged'),
         (lambda index: index['networks'][NAME]['forms'].update(other={}), ConfigError, r'is damaged'),
     ],
 )
@@ -61,6 +62,13 @@ def test_index_of_another_kind(folder, changed, error, message):
     for use in (mmkerv.list_weights, lambda place: mmkerv.load(NAME, place)):
         with pytest.raises(error, match=message):
             use(folder)
+
+
+def test_what_is_listed_has_no_control_characters(folder):
+    texts = {'task': 'a\x1b[2J', 'operator': ['b\x1b'], 'metric': 'c\x1b', 'data': 'd\x1b'}
+    change(folder, lambda index: index['networks'][NAME].update(texts))
+    (found,) = [each for each in mmkerv.list_weights(folder) if each.name == NAME]
+    assert str(found).isprintable() and found.value is None
 
 
 @pytest.mark.parametrize('name', ['../secret.pth', '/etc/passwd', 'a/b.pth', 'C:\\a.pth', '..', '', 3, None])

@@ -49,7 +49,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--max-mb', type=float, default=5.0, metavar='N', help='largest size of the folder, in 10^6 bytes; default 5'
     )
     parser.add_argument(
-        '--half', action='store_true', help='store weights in float16 where that changes no metric; others stay float32'
+        '--half',
+        action='store_true',
+        help='store weights in float16 where the metric stays the same; others stay float32',
     )
     parser.add_argument(
         '--no-test', action='store_true', help='do not evaluate what is published; the cards then say so'

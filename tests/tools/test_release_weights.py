@@ -195,10 +195,10 @@ def test_names_must_differ(comparison, tmp_path):
         main([str(comparison), str(comparison / 'plain' / 'seed_0'), '--out', str(tmp_path / 'a'), '--no-test'])
 
 
-def test_half_precision_only_where_no_metric_changes(comparison, tmp_path, monkeypatch, capsys):
+def test_half_precision_only_where_the_metric_stays_the_same(comparison, tmp_path, monkeypatch, capsys):
     def measured(self, folder, half):
         changed = half and operators_in(self)
-        return {'accuracy/top1': 50.0 if changed else 75.0}
+        return {'accuracy/top5': 99.0 if half else 98.0, 'accuracy/top1': 50.0 if changed else 75.0}
 
     def operators_in(form):
         return 'CoCConv' in form.text
@@ -207,9 +207,10 @@ def test_half_precision_only_where_no_metric_changes(comparison, tmp_path, monke
     main([str(comparison), '--out', str(tmp_path / 'a'), '--half', '--operators', 'coc'])
     forms = index(tmp_path / 'a')['networks']['small_coc']['forms']
     assert {kind: form['dtype'] for kind, form in forms.items()} == {'trained': 'float32', 'folded': 'float16'}
+    assert [form['metrics']['accuracy/top5'] for form in forms.values()] == [98.0, 99.0]
     assert forms['folded']['weights']['size'] < 0.6 * forms['trained']['weights']['size']
     out = capsys.readouterr().out
-    assert 'small_coc_trained: stays float32: accuracy/top1 75 -> 50 in float16' in out
+    assert 'small_coc_trained: stays float32: accuracy/top1 75.0 in float32, 50.0 in float16' in out
     state = mmkerv.load('small_coc', tmp_path / 'a', folded=True).state_dict()
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
 

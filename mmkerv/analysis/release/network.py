@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmkerv.analysis.comparison.cost import Cost, cost, unlogged
+from mmkerv.analysis.comparison.record import main_metric
 from mmkerv.analysis.plan.trial_step import built_here
 from mmkerv.analysis.release.public import public_config, refuse_private
 from mmkerv.deploy.fold import fold_checkpoint
@@ -271,7 +272,8 @@ def counted_images(cfg: Config) -> dict[str, int]:
 
 
 def measure(networks: list[Network], folder: Path, half: bool, tell: Any = print) -> None:
-    """Evaluate the stored weights of every form; weights become float16 where that changes no metric.
+    """Evaluate the stored weights of every form; weights become float16 where the usual metric of the task stays the
+    same.
 
     Args:
         networks: the networks; their forms get ``metrics`` and ``half``.
@@ -291,7 +293,10 @@ def measure(networks: list[Network], folder: Path, half: bool, tell: Any = print
             if half:
                 tell(f'{name}: evaluating in float16')
                 stored = form.measure(folder / f'{name}_half', half=True)
-                form.half = stored == form.metrics
-                changed = [f'{key} {form.metrics[key]:g} -> {value:g}' for key, value in stored.items()
-                           if value != form.metrics.get(key)]  # fmt: skip
-                tell(f'{name}: float16' if form.half else f'{name}: stays float32: {changed[0]} in float16')
+                metric = main_metric([form.metrics])
+                before, after = form.metrics.get(metric), stored.get(metric)
+                form.half = before is not None and before == after
+                if form.half:
+                    form.metrics = stored
+                in_float16 = f'{metric} {before} in float32, {after} in float16'
+                tell(f'{name}: {"float16" if form.half else "stays float32"}: {in_float16}')

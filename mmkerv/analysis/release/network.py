@@ -272,8 +272,9 @@ def counted_images(cfg: Config) -> dict[str, int]:
 
 
 def measure(networks: list[Network], folder: Path, half: bool, tell: Any = print) -> None:
-    """Evaluate the stored weights of every form; weights become float16 where the usual metric of the task stays the
-    same.
+    """Evaluate the stored weights of every form.
+
+    If ``half`` is set, weights become float16 where the usual metric of the task stays the same.
 
     Args:
         networks: the networks; their forms get ``metrics`` and ``half``.

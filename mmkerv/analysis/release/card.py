@@ -138,7 +138,8 @@ def _checks(network: Network, metric: str | None) -> list[str]:
     if network.difference is not None:
         how_far = f'by at most {network.difference:.1e} of the largest output' if network.difference else 'in no bit'
         lines.append(
-            f'On a random image, the raw outputs of the folded network differ from those of the trained one {how_far}.'
+            'On a random image and in float32, the raw outputs of the folded network differ from those of the trained '
+            f'one {how_far}.'
         )
     if network.kept:
         lines.append(f'There is no folded form: {network.kept}.')

@@ -26,7 +26,7 @@ def comparison(tmp_path_factory) -> Path:
 @pytest.fixture(scope='session')
 def weights(comparison, tmp_path_factory) -> Path:
     """Folder of weights that the release tool has evaluated and written."""
-    from mmkerv.cli.release_weights import main
+    from mmkerv.cli.model_converters.release_weights import main
     from mmkerv.engine import patched
 
     out = tmp_path_factory.mktemp('weights') / 'small'

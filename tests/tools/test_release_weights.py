@@ -13,7 +13,7 @@ import torch
 
 import mmkerv
 from mmkerv.analysis.release.network import Form
-from mmkerv.cli.release_weights import main
+from mmkerv.cli.model_converters.release_weights import main
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.errors import ConfigError
 from mmkerv.ops.core.base import ConvNd

@@ -23,11 +23,11 @@ test test-openmmlab test-long: export OMP_NUM_THREADS := $(or $(OMP_NUM_THREADS)
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready  ## build .venv (onedl distribution); compiles mmcv once, about 5 minutes on 2 cores
+setup: .venv/.ready  ## build .venv (onedl distribution); compiles mmcv once, about 3 minutes on 2 cores
 
 setup-openmmlab: .venv-openmmlab/.ready  ## build .venv-openmmlab (openmmlab distribution); compiles mmcv once
 
-INSTALLER := requirements/install.sh requirements/mmcv_build.py requirements/uv.sh
+INSTALLER := requirements/install.sh requirements/mmcv_build.py requirements/unity-c++ requirements/uv.sh
 # `make setup` with one of these asks for a certain mmcv, which the stamps do not know of.
 ifneq ($(filter setup setup-openmmlab,$(MAKECMDGOALS)),)
 ifneq ($(FORCE_CUDA)$(MMKERV_WHEELS),)

@@ -83,6 +83,8 @@ if [[ $target != cpu ]]; then
     settings=(--config-settings-package "${mmcv%%=*}:target=$target")
 fi
 export MAX_JOBS="$jobs"
+# Used by builds of C++ alone: mmcv's.
+export UNITY_CXX="${compiler[*]}" CXX="$PWD/requirements/unity-c++"
 
 wheel=
 if reason=$(mmcv_build has "$target" "$mmcv"); then

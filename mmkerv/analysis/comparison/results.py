@@ -178,28 +178,35 @@ def notes(found: dict[str, Any]) -> list[str]:
             f'{threads}, the networks in turn; the trained network computes its kernels at every call.'
         )
         lines += [f'{line}.' for line in inference.get('not_timed', ())]
+    # Text -> operators that it is true of: what is true of many is said once.
+    about: dict[str, list[str]] = {}
     for row in found['rows']:
-        spec = row['operator']
+        spec, own = row['operator'], []
         if row['not_built']:
-            lines.append(f'{spec}: not built: {row["not_built"]}')
+            own.append(f'not built: {row["not_built"]}')
         if row['cost']:
             note = row['cost']['note']
-            lines.append(f'{spec}: replaced: {row["cost"]["replaced"]}' + (f'; {note}' if note else ''))
+            own.append(f'replaced: {row["cost"]["replaced"]}' + (f'; {note}' if note else ''))
         shared = [f'up to {row["jobs"]} trainings ran at a time'] if row['jobs'] > 1 else []
         if row['resumed']:
             shared.append(f'resumed: seed {", ".join(map(str, row["resumed"]))}')
         if shared:
-            lines.append(f'{spec}: s / step depends on what else ran ({"; ".join(shared)}); compare it with care.')
+            own.append(f's / step depends on what else ran ({"; ".join(shared)}); compare it with care.')
         if row['missing']:
-            lines.append(f'{spec}: not run yet: {row["missing"]} of its runs.')
+            own.append(f'not run yet: {row["missing"]} of its runs.')
         lines += [f'{spec}, seed {seed}: failed: {error}' for seed, error in row['failed'].items()]
         lines += [f'{spec}, seed {seed}: its evaluation gave no {found["metric"]}.' for seed in row['without_metric']]
         kept = {fold['kept'] for fold in row['folds'].values() if 'kept' in fold}
-        lines += [f'{spec}: not folded: {reason}' for reason in sorted(kept) if reason != 'nothing to fold']
+        own += [f'not folded: {reason}' for reason in sorted(kept) if reason != 'nothing to fold']
         errors = [fold['difference'] for fold in row['folds'].values() if 'difference' in fold]
         if errors:
-            lines.append(f'{spec}: folded; the outputs differ by at most {max(errors):.1e} of the largest.')
-    return lines
+            own.append(f'folded; the outputs differ by at most {max(errors):.1e} of the largest.')
+        for text in own:
+            about.setdefault(text, []).append(spec)
+    every = len(found['rows'])
+    return lines + [
+        f'{"all" if len(specs) == every > 1 else "; ".join(specs)}: {text}' for text, specs in about.items()
+    ]
 
 
 def short(number: float) -> str:

@@ -126,3 +126,16 @@ def test_what_was_not_timed_is_noted(found):
 )
 def test_reference(specs, reference):
     assert reference_of(parse_variants(specs)) == reference
+
+
+def test_a_note_on_several_operators_is_written_once(tmp_path):
+    variants = parse_variants(['plain', 'coc', 'dcls'])
+    runs = [Run(variant, 0, tmp_path / variant.spec) for variant in variants]
+    facts = dict(status=DONE, metrics={'mIoU': 70.0}, seconds_per_step=None, memory_mib=1, memory_of='GPU')
+    for run in runs:
+        run.write(**facts, jobs=1 if run.variant.spec == 'dcls' else 2)
+    lines = notes(results(variants, runs, {}, {}, {}))
+    (shared,) = [line for line in lines if 's / step depends' in line]
+    assert shared.startswith('plain; coc: s / step depends')
+    runs[2].write(**facts, jobs=2)
+    assert any(line.startswith('all: s / step depends') for line in notes(results(variants, runs, {}, {}, {})))

@@ -163,7 +163,7 @@ def sharded(model: Any, args: argparse.Namespace) -> tuple[Any, Any, Callable[[]
 
 
 def sgd(model: Any) -> Any:
-    """Return SGD with momentum and a learning rate of 0: a network that diverged on noise would be timed otherwise."""
+    """Return SGD with momentum and learning rate 0, so that no network diverges on noise while it is timed."""
     import torch
 
     return torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)

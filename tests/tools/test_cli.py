@@ -143,7 +143,7 @@ def work(files, tmp_path) -> Path:
     folder.mkdir()
     shutil.copy(files['config.py'], folder / 'my_config.py')
     shutil.copy(files['good.pth'], folder / 'epoch_1.pth')
-    (folder / 'last_checkpoint').write_text('/elsewhere/work/epoch_1.pth')
+    (folder / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
     return folder
 
 

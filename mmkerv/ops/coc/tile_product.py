@@ -5,7 +5,6 @@ operations would save the reordered copy for backward, as much memory again as t
 buffer that stays in the cache, and backward reorders again.
 """
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,8 +73,9 @@ class _TileProduct(torch.autograd.Function):
             grad_kernels = tile_product(grad, matrix.transpose(1, 2), None, ctx.residual) if of_kernels else None
             grad_matrix = _tiles(grad).transpose(1, 2) @ _tiles(kernels) if of_matrix else None
         elif ctx.pairs:
-            back = functools.partial(compiled.product, grad, matrix, ctx.pairs, ctx.residual, transposed=True)
-            grad_kernels = back() if of_kernels else None
+            grad_kernels = None
+            if of_kernels:
+                grad_kernels = compiled.product(grad, matrix, ctx.pairs, ctx.residual, transposed=True)
             grad_matrix = compiled.matrix_gradient(kernels, grad, ctx.pairs) if of_matrix else None
         else:
             grad_kernels, grad_matrix = _gradients(grad, kernels, matrix, ctx.residual, of_kernels, of_matrix)

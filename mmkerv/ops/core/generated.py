@@ -120,9 +120,11 @@ class GeneratedKernel:
 def warn_of_evaluations() -> None:
     """Warn, once in a process, that a model computes its kernels at every call of an evaluation."""
     warnings.warn(
-        'mmkerv: this model is evaluated outside mmkerv.ops.frozen_kernels, so it computes the kernels of its '
-        'operators anew for every batch. `with mmkerv.ops.frozen_kernels(model):` computes them once, as does the hook '
-        'mmkerv.FrozenKernelsHook in custom_hooks of a config; mmkerv.ops.switch_to_deploy(model) folds them for good',
+        'mmkerv: this model is evaluated outside mmkerv.ops.frozen_kernels, so the kernels of its operators are '
+        'computed again for every batch. To compute them once, evaluate inside '
+        '`with mmkerv.ops.frozen_kernels(model):`, or add '
+        "dict(type='mmkerv.FrozenKernelsHook') to custom_hooks of the config; "
+        'mmkerv.ops.switch_to_deploy(model) replaces them by plain convolutions',
         stacklevel=2,
     )
 

@@ -7,7 +7,8 @@ Importing it changes mmengine in three ways and nothing else, as soon as mmengin
   transforms.
 - ``mmengine.config.utils.MODULE2PACKAGE`` gets an entry for ``mmkerv``, and its entry for ``mmseg`` is changed to
   ``mmseg`` where mmsegmentation is installed as ``onedl-mmsegmentation``.
-- ``mmengine.config.Config._get_cfg_path`` resolves ``mmkerv::`` paths.
+- ``mmengine.config.Config._get_cfg_path`` resolves ``mmkerv::`` paths, and those of the other libraries without reading
+  their metafiles.
 
 Until mmengine is imported, a finder of :mod:`mmkerv.import_hook` stands in ``sys.meta_path``, so that the command
 ``mmkerv`` answers ``-h`` without it. The import warns of versions that are not tested. ``mmkerv.ops`` needs only torch.

@@ -7,6 +7,7 @@ mmkerv is imported, because the operators are also registered in mmengine's root
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,15 @@ def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
 
 
 def allow_package_configs() -> None:
-    """Make ``_base_ = 'mmkerv::...'`` and ``'mmseg::...'`` resolve.
+    """Make ``_base_ = 'mmkerv::...'`` and ``'mmseg::...'`` resolve, and ``'mmdet::...'`` in no time.
 
     mmengine has no entry for mmkerv, and one for mmsegmentation that does not fit ``onedl-mmsegmentation``. Its own
     lookup would refuse configs at the top of a package's ``configs``, as ours are, and mark their content with scope
     ``mmkerv``, in which the transforms and models of mmdetection, mmsegmentation and mmpretrain are not found.
+
+    For every config of a library, mmengine first reads all of the library's metafiles, about a second, to look for a
+    name that they never have (without ``.py``), and then takes the file in its folder ``configs``, which is taken here
+    at once.
 
     Example:
         >>> allow_package_configs()
@@ -179,11 +184,27 @@ def allow_package_configs() -> None:
         return
 
     def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        package, _, path = cfg_path.partition('::')
-        return (str(package_config(path)), None) if package == 'mmkerv' and path else upstream(cfg_path, filename)
+        library, _, path = cfg_path.partition('::')
+        if library == 'mmkerv' and path:
+            return str(package_config(path)), None
+        if library in MODULE2PACKAGE and path and importable(library):
+            file = library_configs(library) / path
+            if file.is_file():
+                return str(file), library
+        return upstream(cfg_path, filename)
 
     get_cfg_path.knows_mmkerv = True
     Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+def library_configs(library: str) -> Path:
+    """Return the folder of the configs of an installed library; it is not imported.
+
+    Example:
+        >>> library_configs('mmdet').parts[-3:]
+        ('mmdet', '.mim', 'configs')
+    """
+    return Path(find_spec(library).submodule_search_locations[0], '.mim', 'configs')
 
 
 def package_config(path: str) -> Path:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 pytest.importorskip('mmengine')
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE, _get_external_cfg_base_path
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.utils import get_installed_path
 
 import mmkerv
 from mmkerv import ops
@@ -18,6 +21,29 @@ from mmkerv.ops import CKConv1d, CKConv2d, CoCConv, CoCConv2d, KervConv, KervCon
 from tests.ops.catalogue import CATALOGUE
 
 HOSTS = ['mmdet', 'mmseg', 'mmpretrain']
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py',
+        'mmpretrain::resnet/resnet50_8xb32_in1k.py',
+        'mmpretrain::_base_/models/resnet50.py',
+    ],
+)
+def test_configs_of_libraries_are_found_without_their_metafiles(name, monkeypatch):
+    library, _, path = name.partition('::')
+    pytest.importorskip(library)
+    package = get_installed_path(MODULE2PACKAGE[library])
+    theirs = _get_external_cfg_base_path(package, path)
+
+    def refuse(file):
+        raise AssertionError(f'{file} was read')
+
+    monkeypatch.setattr('mmengine.config.utils.load', refuse)
+    found, scope = Config._get_cfg_path(name, 'mine.py')
+    assert scope == library and Path(found).samefile(theirs)
 
 
 @pytest.mark.parametrize('host', HOSTS)

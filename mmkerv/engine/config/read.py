@@ -2,7 +2,6 @@
 
 import traceback
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mmkerv.engine.config.patches import DATA_FILES, patched
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, InstallationError
-from mmkerv.registry import package_config
+from mmkerv.registry import library_configs, package_config
 
 # How mmengine's message on custom_imports begins.
 FAILED_IMPORT = 'Failed to import'
@@ -160,7 +159,7 @@ def config_file(path: str) -> str:
         return Config._get_cfg_path(path, '')[0]
     # mmengine has no file of that name, or does not find the name well formed.
     except (FileNotFoundError, ValueError) as error:
-        folder = Path(find_spec(library).origin).parent / '.mim' / 'configs'
+        folder = library_configs(library)
         files = {file.name: file.relative_to(folder).as_posix() for file in folder.rglob('*.py')}
         near = [f'{library}::{files[name]}' for name in get_close_matches(Path(inner).name, files, n=3, cutoff=0.7)]
         meant = f'; did you mean {" or ".join(near)}?' if near else f'; {library} has its configs in {folder}'

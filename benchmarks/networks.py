@@ -128,8 +128,7 @@ def main() -> None:
         try:
             measure(operator_forms(operator, args), args, record)
         except ArgumentError as error:
-            reason = str(error).partition(':')[0]
-            record.note(f'{args.network}, {operator}: {reason}')
+            record.note(f'{args.network}, {operator}: {str(error).partition(";")[0]}')
     record.write()
 
 

@@ -133,10 +133,10 @@ class Operator(NamedTuple):
             kind = ArgumentTypeError if isinstance(error, TypeError) else ArgumentError
             shape = f'{size(conv)}, {conv.in_channels} -> {conv.out_channels} channels, groups={conv.groups}'
             if isinstance(error, EvenKernelError):
-                advice = "where=dict(kernel_sizes='>1') leaves it plain, unless where.names asks for it alone"
+                advice = "; where=dict(kernel_sizes='>1') leaves it plain, unless where.names asks for it alone"
             else:
-                advice = 'where can leave this layer out'
-            raise kind(f'{name} ({shape}): {error}; {advice}') from error
+                advice = '' if 'where' in str(error) else '; where can leave this layer out'
+            raise kind(f'{name} ({shape}): {error}{advice}') from error
         # Of a folded layer only the bias may be new, that of the norms inside the operator.
         has_same_bias = (getattr(new, 'bias', None) is None) == (conv.bias is None)
         if type(new) is nn.Conv2d and new.kernel_size == conv.kernel_size and has_same_bias:

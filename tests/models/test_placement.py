@@ -227,6 +227,14 @@ def test_a_convolution_that_cannot_take_a_layer_is_named_with_its_shape():
         mmkerv.convert(nn.Sequential(nn.Conv2d(4, 8, (3, 1), groups=2)), {'type': 'ConvWS', 'epsilon': 1})
 
 
+@pytest.mark.parametrize('kind', ['PConv', 'RecConv', 'MixConv', 'CKConv'])
+def test_the_advice_to_leave_a_layer_out_is_given_once(kind):
+    options = {'method': 'fft'} if kind == 'CKConv' else {}
+    with pytest.raises(ValueError, match=r'0 \(3x3, 3 -> 8 channels, groups=1\): ') as error:
+        mmkerv.convert(nn.Sequential(nn.Conv2d(3, 8, 3, 2)), {'type': kind, **options})
+    assert str(error.value).count('where') == 1
+
+
 def test_padding_mode_reaches_the_operator():
     model, x = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, padding_mode='reflect')), torch.randn(1, 4, 5, 5)
     expected = model(x)

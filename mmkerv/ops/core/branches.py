@@ -127,6 +127,11 @@ class Branches(GeneratedKernel):
             >>> Once(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape
             torch.Size([2, 8, 5, 5])
         """
+        if self._frozen_kernel is not None and not self._has_training_part():
+            kernel = self._current_kernel()
+            return self._convolve(
+                input, kernel, self.bias if self._frozen_bias is None else self._frozen_bias.to(kernel.dtype)
+            )
         branches = self.branches()
         if not self._takes_batch_statistics(branches):
             return self._convolve(input, self._current_kernel(), self._folded_bias(branches))
@@ -136,6 +141,12 @@ class Branches(GeneratedKernel):
         for other in outputs[1:]:
             y = y + other
         return y if self.bias is None else y + self.bias.view(-1, *(1,) * self.dims)
+
+    def _has_training_part(self) -> bool:
+        for module in self.modules():
+            if module.training:
+                return True
+        return False
 
     def _takes_batch_statistics(self, branches: list[Branch]) -> bool:
         # Loops over branches are written out: torch.compile of torch 2.1 traces no comprehension over modules.
@@ -160,6 +171,10 @@ class Branches(GeneratedKernel):
             total = total + part
         # The sizes as numbers: the legacy ONNX exporter must know the shape of a kernel.
         return total.reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    def _forward_bias(self) -> Tensor | None:
+        bias = self._folded_bias(self.branches())
+        return None if bias is self.bias else bias
 
     def _folded_bias(self, branches: list[Branch]) -> Tensor | None:
         shift = None

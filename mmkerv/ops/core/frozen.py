@@ -42,7 +42,7 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
         for operator in operators:
             with _lock:
                 if not operator._frozen_blocks:
-                    operator._frozen_kernel = _detached_kernel(operator)
+                    operator._frozen_kernel, operator._frozen_bias = _detached(operator)
                 operator._frozen_blocks += 1
                 opened.append(operator)
         yield model
@@ -51,13 +51,13 @@ def frozen_kernels(model: nn.Module) -> Iterator[nn.Module]:
             with _lock:
                 operator._frozen_blocks -= 1
                 if not operator._frozen_blocks:
-                    operator._frozen_kernel = None
+                    operator._frozen_kernel = operator._frozen_bias = None
 
 
-def _detached_kernel(operator: GeneratedKernel) -> torch.Tensor:
+def _detached(operator: GeneratedKernel) -> tuple[torch.Tensor, torch.Tensor | None]:
     # A kernel computed in inference mode could not be used by autograd later in the block.
     with torch.inference_mode(False), torch.no_grad(), _gathered(operator):
-        return operator._forward_kernel()
+        return operator._forward_kernel(), operator._forward_bias()
 
 
 @contextmanager

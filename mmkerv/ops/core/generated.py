@@ -31,12 +31,13 @@ class GeneratedKernel:
     """
 
     folds = 'into one plain convolution'
-    # The kernel inside `frozen_kernels`, and the number of open blocks.
+    # The kernel inside `frozen_kernels`, its bias where that is computed too, and the number of open blocks.
     _frozen_kernel: Tensor | None = None
+    _frozen_bias: Tensor | None = None
     _frozen_blocks = 0
     # How often the kernel was computed for an evaluation.
     _evaluations = 0
-    _not_copied = ('_frozen_kernel', '_frozen_blocks', '_evaluations')
+    _not_copied = ('_frozen_kernel', '_frozen_bias', '_frozen_blocks', '_evaluations')
     # False for operators without a kernel that `frozen_kernels` could keep.
     _has_kernel = True
 
@@ -80,6 +81,10 @@ class GeneratedKernel:
         """Return the tensor that forward uses and ``frozen_kernels`` keeps: the kernel, or its expensive factor."""
         return self.kernel()
 
+    def _forward_bias(self) -> Tensor | None:
+        """Return the bias that ``frozen_kernels`` keeps: ``None`` unless it is computed from other parameters."""
+        return None
+
     def _current_kernel(self) -> Tensor:
         """Return the kernel of the enclosing ``frozen_kernels`` block, or compute it."""
         if self._frozen_kernel is None:
@@ -106,6 +111,8 @@ class GeneratedKernel:
         super()._apply(fn, *args, **kwargs)
         if self._frozen_kernel is not None:
             self._frozen_kernel = fn(self._frozen_kernel)
+        if self._frozen_bias is not None:
+            self._frozen_bias = fn(self._frozen_bias)
         return self
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:

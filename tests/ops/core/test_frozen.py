@@ -10,7 +10,7 @@ import torch
 import torch.distributed.fsdp
 from torch import nn
 
-from mmkerv.ops import CoCConv2d, frozen_kernels
+from mmkerv.ops import CoCConv2d, ReparamConv2d, SMPConv2d, frozen_kernels
 from mmkerv.ops.core import generated
 
 
@@ -108,6 +108,30 @@ def test_loading_inside_is_refused(model):
 def test_the_frozen_kernel_follows_the_model(model):
     with frozen_kernels(model), torch.no_grad():
         assert model.double()(torch.randn(1, 4, 6, 6, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: ReparamConv2d(4, 4, 3, padding=1, preset='repvgg'),
+        lambda: ReparamConv2d(4, 4, 3, padding=1, branch_norm=None),
+        lambda: SMPConv2d(4, 4, 3, padding=1, kernel_extent=7, bias=False),
+    ],
+    ids=['norms', 'scales', 'points'],
+)
+def test_branches_and_their_norms_are_combined_once(make, monkeypatch):
+    op, x, combined = make(), torch.randn(2, 4, 6, 6), []
+    op(3 * x + 1)  # moves the running statistics
+    expected, original = op.eval()(x), type(op).branches
+    monkeypatch.setattr(type(op), 'branches', lambda self: combined.append(self) or original(self))
+    with frozen_kernels(nn.Sequential(op)), torch.no_grad():
+        combined.clear()
+        assert torch.allclose(op(x), expected, atol=1e-5) and not combined
+        assert torch.allclose(op.double()(x.double()).float(), expected, atol=1e-5) and not combined
+        op.train()
+        inside = op(x.double())
+    with torch.no_grad():
+        assert torch.allclose(op(x.double()), inside) and op._frozen_bias is None
 
 
 def test_threads_share_one_model(model, computed):

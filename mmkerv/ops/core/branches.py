@@ -142,14 +142,14 @@ class Branches(GeneratedKernel):
             y = y + other
         return y if self.bias is None else y + self.bias.view(-1, *(1,) * self.dims)
 
+    # Loops over modules are written out: torch.compile of torch 2.1 traces no comprehension over them.
     def _has_training_part(self) -> bool:
+        training = False
         for module in self.modules():
-            if module.training:
-                return True
-        return False
+            training = training or module.training
+        return training
 
     def _takes_batch_statistics(self, branches: list[Branch]) -> bool:
-        # Loops over branches are written out: torch.compile of torch 2.1 traces no comprehension over modules.
         taken = False
         for _, _, norm in branches:
             taken = taken or (norm is not None and norm.training)

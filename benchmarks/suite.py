@@ -20,6 +20,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 BEGIN = '<!-- begin: benchmarks/suite.py -->'
 _OPS = 'ops --kernels polynomial gaussian l2 l1'
+# Operators that do not take every convolution of a network, in those that they take.
+_DEPTHWISE = (
+    'networks convnext_tiny --batch 2 --repeats 7 --operators inceptiondw:where.names=depthwise_conv '
+    'mix:where.names=depthwise_conv rec:where.names=depthwise_conv '
+    'shiftwise:kernel_extent=51,where.names=depthwise_conv'
+)
+_PARTIAL = 'networks resnet50 --batch 2 --repeats 7 --operators p:where.names=conv2'
 QUICK = {
     'startup': 'startup --repeats 5',
     'ops': f'{_OPS} --layers 64x56 512x7 --compile --repeats 7',
@@ -62,6 +69,10 @@ FULL = {
     'convnext_tiny_operators_inference': (
         'networks convnext_tiny --batch 2 --operators --inference --repeats 7 --no-memory'
     ),
+    'convnext_tiny_depthwise': _DEPTHWISE,
+    'convnext_tiny_depthwise_inference': f'{_DEPTHWISE} --inference --no-memory',
+    'resnet50_partial': _PARTIAL,
+    'resnet50_partial_inference': f'{_PARTIAL} --inference --no-memory',
     'scaling': 'scaling',
 }
 _RESNET = 'networks resnet50 --batch 64 --forms coc "coc recompute" "kerv stem" --repeats 9'

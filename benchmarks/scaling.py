@@ -17,6 +17,22 @@ SIZES = {'batch': (1, 2, 4, 8), 'pixels': (14, 28, 56, 112), 'channels': (16, 32
 # The sizes that do not vary.
 AT = {'batch': 4, 'pixels': 56, 'channels': 64}
 KERNELS = ('polynomial', 'sigmoid', 'gaussian', 'l2', 'euclidean', 'l1')
+# Of the cases of ops.py --static and --dynamic.
+OTHERS = (
+    'dcls',
+    'reparam repvgg',
+    'smp',
+    'weighted',
+    'shiftwise',
+    'inception',
+    'mix',
+    'partial',
+    'lowrank',
+    'kan',
+    'recursive',
+    'condconv',
+    'fdconv',
+)
 
 
 def main() -> None:
@@ -45,16 +61,25 @@ def operators() -> dict[str, Callable]:
     """Return functions by name that build an operator of a number of input and output channels."""
     from torch import nn
 
-    from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
+    import dynamic_operators
+    import static_operators
 
-    makers = {'conv': nn.Conv2d, 'CoC': CoCConv2d, 'CoC recompute': partial(CoCConv2d, recompute=True)}
-    makers |= {kernel: partial(KervConv2d, kernel=kernel) for kernel in KERNELS}
-    makers |= {'CKConv': CKConv2d, 'CKConv separable': partial(CKConv2d, separable=True)}
-    return {name: partial(_square, make) for name, make in makers.items()}
+    from mmkerv import ops
+
+    makers = {'conv': nn.Conv2d, 'CoC': ops.CoCConv2d, 'CoC recompute': partial(ops.CoCConv2d, recompute=True)}
+    makers |= {kernel: partial(ops.KervConv2d, kernel=kernel) for kernel in KERNELS}
+    makers |= {'CKConv': ops.CKConv2d, 'CKConv separable': partial(ops.CKConv2d, separable=True)}
+    found = {name: partial(_square, make) for name, make in makers.items()}
+    for name in OTHERS:
+        case = {**static_operators.CASES, **dynamic_operators.CASES}[name]
+        make = partial(getattr(ops, case.operator), **case.options)
+        found[name] = partial(_square, make, kernel=case.kernel, depthwise=getattr(case, 'depthwise', False))
+    return found
 
 
-def _square(make: Callable, channels: int) -> Any:
-    return make(channels, channels, 3, padding=1, bias=False)
+def _square(make: Callable, channels: int, kernel: int = 3, depthwise: bool = False) -> Any:
+    groups = channels if depthwise else 1
+    return make(channels, channels, kernel, padding=kernel // 2, groups=groups, bias=False)
 
 
 def input_and_operator(make: Callable, record: Any, batch: int, pixels: int, channels: int) -> tuple[Any, Any]:

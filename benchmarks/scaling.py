@@ -59,10 +59,9 @@ def main() -> None:
 
 def operators() -> dict[str, Callable]:
     """Return functions by name that build an operator of a number of input and output channels."""
-    from torch import nn
-
     import dynamic_operators
     import static_operators
+    from torch import nn
 
     from mmkerv import ops
 

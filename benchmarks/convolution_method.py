@@ -13,11 +13,9 @@ import statistics
 LARGEST = 2e9
 # A second measurement of the direct form, whose ratio to the first is the noise.
 CONTROL = 'A/A'
-# The counts of each model. Inference has one of its own where a CPU computes the direct form in channels_last.
-MODELS = {
-    'training': {'direct': ('dense', 'depthwise', 'wide', 'call'), 'fft': ('transform', 'product', 'taps', 'call')},
-    'inference': {'direct': ('wide', 'call'), 'fft': ('transform', 'product', 'taps', 'call')},
-}
+DIRECT, FFT = ('dense', 'depthwise', 'wide', 'call'), ('transform', 'product', 'taps', 'call')
+# The counts of each model.
+MODELS = {'training': {'direct': DIRECT, 'fft': FFT}, 'inference': {'direct': DIRECT, 'fft': FFT}}
 
 
 def shapes() -> list[tuple]:
@@ -72,7 +70,7 @@ def main() -> None:
             'direct': lambda: convolve_directly(x, k, None, 1, padding, 1, groups),  # noqa: B023 called in this turn
             'fft': lambda: fft_convolution(x, k, None, sides, (1,) * dims, groups),  # noqa: B023
         }
-        for mode in MODELS if count.wide else ('training',):
+        for mode in MODELS:
             statement = 'call().sum().backward()' if mode == 'training' else 'call()'
             with torch.set_grad_enabled(mode == 'training'):
                 times = interleaved(calls, statement, args)

@@ -29,7 +29,8 @@ def test_frozen_kernels_computes_each_kernel_once(separable, computed):
     model = nn.Sequential(*(CKConv2d(4, 4, 5, padding=2, separable=separable) for _ in range(2))).eval()
     x = torch.randn(1, 4, 9, 9)
     set_resolution(model, 1.5)
-    expected, other = model(x), model[0](x, scale_factor=2)
+    with torch.no_grad():  # with gradients, another form of the convolution may be the cheaper one
+        expected, other = model(x), model[0](x, scale_factor=2)
     computed.clear()
     with frozen_kernels(model), torch.no_grad():
         assert all(torch.equal(model(x), expected) for _ in range(3)) and len(computed) == 2

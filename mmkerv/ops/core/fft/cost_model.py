@@ -45,9 +45,10 @@ class Costs(NamedTuple):
 # benchmarks/convolution_method.py. For 57 of its 60 shapes the chosen form is within 30 % of the faster one.
 DIRECT = {'dense': 0.076, 'depthwise': 0.90, 'wide': 0.90, 'call': 6.8e5}
 FFT = {'transform': 0.92, 'product': 1.9, 'taps': 7.6, 'call': 1.9e5}
-# The same for forward alone, of kernels with `wide`: 11 of 12 shapes (AMD EPYC, torch 2.11).
-DIRECT_FORWARD = {'wide': 0.044, 'call': 7.6e4}
-FFT_FORWARD = {'transform': 0.37, 'product': 0.003, 'taps': 4.5}
+# The same for forward alone: 63 of 64 shapes (AMD EPYC, torch 2.11). Those of training would choose Fourier transforms
+# for depthwise 7x7 kernels, whose forward a CPU computes 8 times faster directly.
+DIRECT_FORWARD = {'dense': 0.039, 'depthwise': 0.086, 'wide': 0.083, 'call': 2.3e5}
+FFT_FORWARD = {'transform': 0.45, 'product': 1.1, 'taps': 4.1, 'call': 2.5e5}
 
 
 def costs(
@@ -110,8 +111,7 @@ def fft_is_cheaper(
         padding: zeros before and after, along each axis.
         dilation: distance between the kernel's taps, along each axis.
         groups: number of groups of channels.
-        gradients: whether backward follows. Without it depthwise kernels of 15 columns or more have prices of their
-            own, since a CPU computes their forward fast in ``channels_last``; all others are judged as in training.
+        gradients: whether backward follows. The gradients of depthwise kernels are slow, their forward is fast.
 
     Example:
         >>> sequence = fft_is_cheaper((64, 30, 784), (30, 30, 784), (1,), [(783, 0)], (1,), 1)
@@ -133,13 +133,12 @@ def prefers_fft(count: Costs, gradients: bool = True) -> bool:
         gradients: see :func:`fft_is_cheaper`.
 
     Example:
-        >>> count = costs((1, 64, 28, 28), (64, 1, 15, 15), [(7, 7)] * 2, (1, 1), 64)
+        >>> count = costs((1, 64, 56, 56), (64, 1, 7, 7), [(3, 3)] * 2, (1, 1), 64)
         >>> prefers_fft(count), prefers_fft(count, gradients=False)
         (True, False)
     """
-    if count.wide and not gradients:
-        return nanoseconds(count, FFT_FORWARD) < nanoseconds(count, DIRECT_FORWARD)
-    return nanoseconds(count, FFT) < nanoseconds(count, DIRECT)
+    fft, direct = (FFT, DIRECT) if gradients else (FFT_FORWARD, DIRECT_FORWARD)
+    return nanoseconds(count, fft) < nanoseconds(count, direct)
 
 
 def nanoseconds(count: Costs, prices: dict[str, float]) -> float:

@@ -87,7 +87,9 @@ def test_copies_compute_the_same_also_in_other_types(label):
     assert relative(copy.deepcopy(op).bfloat16().float()(x), copy.deepcopy(op).float().bfloat16().float()(x)) == 0
     copied = copy.deepcopy(op)
     with torch.inference_mode():
-        assert torch.equal(copied(x), y)
+        # Without gradients another form of the convolution may be the cheaper one.
+        expected = op(x)
+        assert torch.equal(copied(x), expected) and relative(expected, y) < 1e-5
     copied(x.requires_grad_()).sum().backward()
 
 

@@ -104,7 +104,7 @@ class Record:
             bounds = BOUNDS if self.setting['numbers'] == 'float32' else {}
         if self.setting['channels_last'] or form == CONTROL:
             return None
-        return bounds.get((self.suite, case, form))
+        return bounds.get((self.suite, case, form), bounds.get((self.suite, case, '*')))
 
 
 def holds(ratio: Ratio, control: float | None, bound: float) -> bool:

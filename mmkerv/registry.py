@@ -159,7 +159,7 @@ def local_name(kind: Any, packages: tuple[str, ...]) -> str | None:
 
 
 def allow_package_configs() -> None:
-    """Make ``_base_ = 'mmkerv::...'`` and ``'mmseg::...'`` resolve, and ``'mmdet::...'`` in no time.
+    """Make ``_base_ = 'mmkerv::...'`` and ``'mmseg::...'`` resolve; find ``'mmdet::...'`` at once.
 
     mmengine has no entry for mmkerv, and one for mmsegmentation that does not fit ``onedl-mmsegmentation``. Its own
     lookup would refuse configs at the top of a package's ``configs``, as ours are, and mark their content with scope

@@ -11,7 +11,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmkerv import env
 from mmkerv.distributions import LIBRARIES, OPTIONAL_LIBRARIES, importable
-from mmkerv.engine.config.check import check_hooks, check_operators
+from mmkerv.engine.config.check import check_hooks, check_operators, datasets
 from mmkerv.engine.config.imports import check_imports
 from mmkerv.engine.config.patches import DATA_FILES, patched
 from mmkerv.engine.config.write import by_name
@@ -28,7 +28,8 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
     """Read a config and apply ``--cfg-options``.
 
     A new ``data_root`` also replaces the old one at the start of every path of the data sets and evaluators, because a
-    config's variables have already been used when options are applied. The modules of a new ``custom_imports`` are
+    config's variables have already been used when options are applied; the old one of a config without this variable,
+    as mmpretrain's are, is that of its data sets. The modules of a new ``custom_imports`` are
     imported. A pure-Python config, whose ``default_scope`` is ``None``, gets that of its model's library. Nothing
     outside the returned config changes.
 
@@ -48,7 +49,7 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
     """
     cfg = read_config(path)
     options = options or {}
-    old = cfg.get('data_root')
+    old = _data_roots(cfg) if 'data_root' in options else []
     imported = cfg.get('custom_imports')
     try:
         cfg.merge_from_dict(options)
@@ -68,12 +69,27 @@ def load_config(path: str, options: dict[str, Any] | None = None, check: bool = 
     if check:
         check_operators(cfg.get('model'), 'model', cfg.get('default_scope'))
         check_hooks(cfg)
-    if old and 'data_root' in options:
-        new = str(options['data_root']).rstrip('/') + '/'
+    if 'data_root' in options:
+        if len(old) != 1:
+            raise ConfigError(
+                f'--cfg-options data_root={options["data_root"]} does not fit {path!r}: it has no variable data_root, '
+                f'and its data sets have {" and ".join(map(repr, old)) or "none"}. Change the path of each data set, '
+                'such as train_dataloader.dataset.data_root'
+            )
+        new = str(options['data_root']).rstrip('/')
         for key in list(cfg):
             if key.endswith(('_dataloader', '_evaluator', '_pipeline')):
-                cfg[key] = _replace_root(cfg[key], old.rstrip('/'), new.rstrip('/'))
+                cfg[key] = _replace_root(cfg[key], old[0].rstrip('/'), new)
     return cfg
+
+
+def _data_roots(cfg: Config) -> list[str]:
+    """Return the ``data_root`` of a config, or where it has no such variable those of its data sets."""
+    if cfg.get('data_root'):
+        return [cfg.data_root]
+    loaders = [(cfg[key], key) for key in cfg if key.endswith('_dataloader')]
+    roots = [dataset.get('data_root') for loader in loaders for _, dataset in datasets(*loader)]
+    return list(dict.fromkeys(filter(None, roots)))
 
 
 def _import_modules(imports: Any) -> None:

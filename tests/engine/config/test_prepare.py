@@ -48,6 +48,21 @@ def test_new_data_root_moves_every_path_below_the_old_one(config, root):
     assert cfg.model.type == 'Net' and cfg.test_dataloader is None
 
 
+def test_new_data_root_moves_the_data_sets_of_a_config_without_the_variable():
+    """mmpretrain writes the folder into each data set."""
+    cfg = load_config('mmpretrain::resnet/resnet18_8xb32_in1k.py', {'data_root': '/new'})
+    assert cfg.train_dataloader.dataset.data_root == cfg.val_dataloader.dataset.data_root == '/new'
+
+
+@pytest.mark.parametrize('roots, have', [(('a/', 'b/'), "'a/' and 'b/'"), ((None, None), 'none')])
+def test_new_data_root_of_data_sets_without_a_common_one_is_refused(tmp_path, roots, have):
+    path = tmp_path / 'config.py'
+    loader = 'dict(dataset=dict(type="A", data_root={!r}))'.format
+    path.write_text(f'train_dataloader = {loader(roots[0])}\nval_dataloader = {loader(roots[1])}\n')
+    with pytest.raises(ConfigError, match=f'data_root=/new does not fit .*its data sets have {have}'):
+        load_config(str(path), {'data_root': '/new'})
+
+
 def test_paths_stay_without_a_new_data_root(config):
     assert load_config(config, {'model.depth': 3}).val_evaluator[0].ann_file == 'data/old/c.json'
     assert load_config(config)._cfg_dict.to_dict() == Config.fromfile(config)._cfg_dict.to_dict()

@@ -15,6 +15,7 @@ import argparse
 import os
 import socket
 import statistics
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,9 +23,8 @@ from typing import Any
 OPERATORS = ('coc', 'dcls', 'reparam', 'ck', 'lowrank', 'weighted', 'condconv', 'fdconv', 'kerv')
 
 
-def main() -> None:
-    """Start the processes; the first one prints and writes."""
-    from machine import Machine
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
     from record import add_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,6 +37,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.processes < 2:
         parser.error(f'--processes must be at least 2, got {args.processes}')
+    return args
+
+
+def main() -> None:
+    """Start the processes; the first one prints and writes."""
+    from machine import Machine
+
+    args = parse_args()
 
     import torch
     from torch import multiprocessing
@@ -47,7 +55,7 @@ def main() -> None:
     for operator in args.operators:
         parse_operator(operator, flag='--operators')
     if args.device != 'cpu' and torch.cuda.device_count() < args.processes:
-        parser.error(f'--processes {args.processes}: torch sees {torch.cuda.device_count()} CUDA devices')
+        sys.exit(f'error: --processes {args.processes}: torch sees {torch.cuda.device_count()} CUDA devices')
     args.threads = args.threads or max(1, torch.get_num_threads() // args.processes)
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

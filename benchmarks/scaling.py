@@ -35,16 +35,23 @@ OTHERS = (
 )
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    from record import Record, add_arguments, add_numeric_arguments
-    from timing import Ratio
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    from record import add_arguments, add_numeric_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--operators', nargs='+', choices=list(operators()), default=list(operators()))
     add_numeric_arguments(parser)
     add_arguments(parser, repeats=3)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    from record import Record
+    from timing import Ratio
+
+    args = parse_args()
     record = Record('scaling', args)
     for name in args.operators:
         make = operators()[name]

@@ -26,14 +26,21 @@ CASES = {
 }
 
 
-def main() -> None:
-    """Measure, print a table, write JSON."""
-    from record import Record, add_arguments
-    from timing import Ratio, interleaved, interval
+def parse_args() -> argparse.Namespace:
+    """Parse the command line."""
+    from record import add_arguments
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, repeats=11)
-    record = Record('startup', parser.parse_args(), unit='seconds')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    from record import Record
+    from timing import Ratio, interleaved, interval
+
+    record = Record('startup', parse_args(), unit='seconds')
 
     # The warm-up repeat writes the byte code, which every later start of a user reads.
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}

@@ -74,6 +74,7 @@ FULL = {
     'resnet50_partial': _PARTIAL,
     'resnet50_partial_inference': f'{_PARTIAL} --inference --no-memory',
     'scaling': 'scaling',
+    'distributed': 'distributed --network resnet18 --batch 4 --size 128 --repeats 5',
 }
 _RESNET = 'networks resnet50 --batch 64 --forms coc "coc recompute" "kerv stem" --repeats 9'
 # For a GPU, the most wanted first: what --minutes leaves no time for comes last. Kernels by Triton are those of l1.
@@ -101,6 +102,7 @@ SMALL = {
     'networks': '--batch 1 --size 64 --repeats 1',
     'scaling': '--operators conv CoC --repeats 1',
     'startup': '--repeats 1',
+    'distributed': '--size 64 --repeats 1',
 }
 
 
@@ -165,8 +167,8 @@ def command(name: str, line: str, args: argparse.Namespace) -> list[str]:
     if args.small:
         options += SMALL[script].split()
         # Compiled kernels are the same at any size, and take most of the time: one layer has to do.
-        options += ['--layers', '512x7'] if script == 'ops' and '--layers' not in options else []
-        options += ['--operators', 'coc', 'kerv'] if '--operators' in options else []
+        options += ['--layers', '512x7'] if script == 'ops' and not {'--layers', '--network'} & {*options} else []
+        options += ['--operators', 'coc', 'kerv'] if script == 'networks' and '--operators' in options else []
     out = args.out.resolve()
     where = ['--device', args.device, '--json', str(out / f'{name}.json'), '--plot', str(out / f'{name}.png')]
     where += ['--threads', str(args.threads)] if args.threads else []

@@ -1,5 +1,6 @@
 """Ratios, intervals and bounds of benchmarks; their command lines; a benchmark of a small network."""
 
+import argparse
 import importlib
 import json
 import re
@@ -17,9 +18,9 @@ pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).resolve().parents[2]
 before = list(sys.path)
 sys.path.append(str(ROOT / 'benchmarks'))
-timing, record, bounds, networks, scaling, startup, suite = (
-    importlib.import_module(name) for name in ('timing', 'record', 'bounds', 'networks', 'scaling', 'startup', 'suite')
-)
+timing, record, bounds, suite = map(importlib.import_module, ('timing', 'record', 'bounds', 'suite'))
+SCRIPTS = {name: importlib.import_module(name) for name in ('networks', 'ops', 'scaling', 'startup', 'distributed')}
+networks, scaling, startup = SCRIPTS['networks'], SCRIPTS['scaling'], SCRIPTS['startup']
 sys.path[:] = before
 COMMANDS = {**suite.QUICK, **suite.FULL, **suite.CUDA}
 Ratio = timing.Ratio
@@ -66,7 +67,7 @@ def test_a_bound_holds_up_to_the_measurement_error(ratio, control, holds):
 def parsed(script: str, options: list[str], monkeypatch):
     monkeypatch.setattr(sys, 'argv', [f'{script}.py', *options])
     monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
-    return networks.parse_args()
+    return SCRIPTS[script].parse_args()
 
 
 def test_every_bound_of_a_network_is_measured(monkeypatch):
@@ -82,11 +83,15 @@ def test_every_bound_of_a_network_is_measured(monkeypatch):
     assert {key for key in bounds.BOUNDS if key[0] == 'networks'} <= measured
 
 
-@pytest.mark.parametrize('name', [n for n, command in COMMANDS.items() if command.startswith('networks')])
-def test_commands_of_networks_are_legal(name, monkeypatch):
-    script, *options = shlex.split(COMMANDS[name])
-    args = parsed(script, options, monkeypatch)
-    assert list(networks.chosen_forms(args))[:2] == ['plain', 'A/A']
+@pytest.mark.parametrize('small', [False, True])
+@pytest.mark.parametrize('name', [name for name in COMMANDS if name != 'tests'])
+def test_commands_are_legal(name, small, monkeypatch, tmp_path):
+    options = argparse.Namespace(small=small, out=tmp_path, device='cpu', threads=1)
+    _, script, *options = suite.command(name, COMMANDS[name], options)
+    args = parsed(Path(script).stem, options, monkeypatch)
+    assert args.json == tmp_path / f'{name}.json'
+    if Path(script).stem == 'networks':
+        assert list(networks.chosen_forms(args))[:2] == ['plain', 'A/A']
 
 
 def test_references_are_added_and_operators_are_folded(monkeypatch):

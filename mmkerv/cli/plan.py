@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         default=3,
         metavar='N',
-        help='training steps that are timed, 0 for none (%(default)s)',
+        help='training steps that are timed, fewer if they take more than a minute; 0 for none (%(default)s)',
     )
     parser.add_argument('--random-images', action='store_true', help='take random images, without the data')
     common.add_cfg_options(parser)
@@ -119,6 +119,7 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
     steps: list[StepCost | None] = [None] * len(models)
     if args.timed_iters and checked.wrapper is not None:
         configs = [cfg if model is checked.model else deploy_config(cfg, host_shapes=True) for model in models]
+        print('timing training steps; --timed-iters 0 leaves this out', flush=True)
         try:
             with quiet(logging.ERROR):
                 trained = [
@@ -129,7 +130,7 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
         except Exception as error:
             print(f'steps not timed: {fault_of(error)}')
     print(f'\n{cost_table(names, counts, steps)}')
-    for line in counted_on(counts, steps, device, args.timed_iters, checked.has_data):
+    for line in counted_on(counts, steps, device, checked.has_data):
         print(line)
     total = iterations(cfg, checked.iterations, args.max_iters) if cfg.get('train_cfg') else None
     if steps[-1] is None or total is None:
@@ -173,7 +174,7 @@ def cost_table(names: Sequence[str], counts: 'Sequence[Counted]', steps: 'Sequen
 
 
 def counted_on(
-    counts: 'Sequence[Counted]', steps: 'Sequence[StepCost | None]', device: Any, timed: int, has_data: bool
+    counts: 'Sequence[Counted]', steps: 'Sequence[StepCost | None]', device: Any, has_data: bool
 ) -> list[str]:
     """Return what the numbers of the table were measured on."""
     import torch
@@ -186,8 +187,8 @@ def counted_on(
             f'cpu, {torch.get_num_threads()} threads' if device.type == 'cpu' else torch.cuda.get_device_name(device)
         )
         lines.append(
-            f'steps: median of {timed} on {where}, {"batches of the data" if has_data else "random images"}; memory: '
-            'activations and gradients at the peak'
+            f'steps: median of {steps[-1].timed} on {where}, {"batches of the data" if has_data else "random images"}; '
+            'memory: activations and gradients at the peak'
         )
     return lines
 

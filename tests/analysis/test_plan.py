@@ -138,6 +138,13 @@ def test_costs_are_of_each_network():
     assert costs[1].peak_bytes - costs[0].peak_bytes > 2 * 64 * 30 * 30 * 4
 
 
+@pytest.mark.parametrize('limit, timed', [(60, 3), (0, 1)])
+def test_fewer_steps_are_timed_on_a_slow_machine(limit, timed):
+    model = Model()
+    (cost,) = step_costs([(model, wrapped(model))], [{'inputs': torch.rand(2, 3, 8, 8)}], 3, limit)
+    assert cost.timed == timed
+
+
 def test_the_optimizer_is_that_of_the_config_with_a_small_learning_rate():
     cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.5, weight_decay=0.1))))
     wrapper = trial_optimizer(cfg, Model())

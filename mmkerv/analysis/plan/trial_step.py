@@ -21,6 +21,9 @@ from mmkerv.engine.data_checks.label_range_hook import class_numbers
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
 
+# A plan is read before a training, by somebody who waits: on a slow machine fewer steps have to do.
+TIMING_SECONDS = 60
+
 # Schedules warm up: the first steps of a fresh network at the whole learning rate may well diverge.
 WARM_UP = 1e-3
 
@@ -164,28 +167,37 @@ class StepCost(NamedTuple):
     Args:
         seconds: median over the steps that were timed.
         peak_bytes: largest memory that a step takes at a time, for activations and gradients; on a CPU, of tensors.
+        timed: number of steps that were timed.
 
     Example:
-        >>> StepCost(0.1, 2**20).seconds
+        >>> StepCost(0.1, 2**20, 3).seconds
         0.1
     """
 
     seconds: float
     peak_bytes: int
+    timed: int
 
 
-def step_costs(trained: Sequence[tuple[nn.Module, Any]], batches: Sequence[Any], rounds: int) -> list[StepCost]:
+def step_costs(
+    trained: Sequence[tuple[nn.Module, Any]],
+    batches: Sequence[Any],
+    rounds: int,
+    limit: float = TIMING_SECONDS,
+) -> list[StepCost]:
     """Measure training steps of several networks, which take turns so that a slow machine slows all of them.
 
     Args:
         trained: models in training mode on one device, each with its optimizer wrapper; they are trained by it.
         batches: batches, taken in turn.
-        rounds: number of steps of each that are timed, after one that is not.
+        rounds: number of steps of each that are timed, after two that are not.
+        limit: seconds after which no further step of each is begun; one is always timed.
 
     Example:
         >>> step_costs([(model, wrapper)], batches, 5)  # doctest: +SKIP
-        [StepCost(seconds=1.62, peak_bytes=3221225472)]
+        [StepCost(seconds=1.62, peak_bytes=3221225472, timed=5)]
     """
+    begin = time.perf_counter()
     device = next(trained[0][0].parameters()).device
     # The first step allocates the state of the optimizer, which stays.
     for model, wrapper in trained:
@@ -193,6 +205,8 @@ def step_costs(trained: Sequence[tuple[nn.Module, Any]], batches: Sequence[Any],
     peaks = [peak_bytes(lambda one=one: trial_step(*one, batches[0]), device) for one in trained]
     seconds: list[list[float]] = [[] for _ in trained]
     for number in range(rounds):
+        if number and time.perf_counter() - begin > limit:
+            break
         for times, (model, wrapper) in zip(seconds, trained):
             batch = copy.deepcopy(batches[number % len(batches)])
             _synchronize(device)
@@ -200,7 +214,7 @@ def step_costs(trained: Sequence[tuple[nn.Module, Any]], batches: Sequence[Any],
             model.train_step(batch, wrapper)
             _synchronize(device)
             times.append(time.perf_counter() - start)
-    return [StepCost(median(times), peak) for times, peak in zip(seconds, peaks)]
+    return [StepCost(median(times), peak, len(times)) for times, peak in zip(seconds, peaks)]
 
 
 def _synchronize(device: torch.device) -> None:

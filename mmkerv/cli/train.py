@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.checkpoint.match import require_same_operators
     from mmkerv.engine.checkpoint.safe_load import safe_load
     from mmkerv.engine.config import launch
+    from mmkerv.engine.config.check import training_phases
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.prepare import build_runner, prepare, set_loader_defaults, set_work_dir, use_amp
     from mmkerv.engine.config.read import load_config
@@ -92,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The hook that compares them comes after the runner has written its config over that of the run.
         require_same_operators(cfg.get('model'), safe_load(cfg.load_from, trust=args.trust_checkpoint), cfg.load_from)
     set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
-    phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
-    prepare(cfg, args, phases, strict=bool(cfg.get('resume')))
+    prepare(cfg, args, training_phases(cfg), strict=bool(cfg.get('resume')))
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     try:
         with launch.process_group(cfg):

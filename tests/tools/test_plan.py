@@ -51,10 +51,14 @@ def test_a_sound_config_has_no_faults_and_a_cost(data, tmp_path, task, kind):
 
 
 def test_all_faults_are_told_at_once(data, tmp_path):
-    """A misspelt key keeps the network from being built, but not the data and the weights from being checked."""
+    """A misspelt key keeps the network from being built, but not the data and the weights from being checked.
+
+    A loop may be given by an empty dict, as mmpretrain does.
+    """
     config = tmp_path / 'net.py'
     backbone = "conv_cgf=dict(type='mmkerv.CoCConv'), init_cfg=dict(type='Pretrained', checkpoint='absent.pth')"
-    config.write_text(f"_base_ = '{CLASSIFIER}'\nmodel = dict(backbone=dict({backbone}))")
+    text = f"_base_ = '{CLASSIFIER}'\nmodel = dict(backbone=dict({backbone}))\nval_cfg = dict(_delete_=True)"
+    config.write_text(text)
     found = faults(run_tool(PLAN, config, '--cfg-options', 'data_root=nowhere', 'train_dataloader.batch_size=1'))
     assert len(found) == 4, found
     assert "model.backbone.conv_cgf: ResNet has no argument 'conv_cgf'; did you mean 'conv_cfg'?" in found[0]

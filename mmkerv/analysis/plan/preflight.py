@@ -31,7 +31,7 @@ from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.reachable import Source, weight_sources
 from mmkerv.engine.checkpoint.safe_load import cached_file, safe_load, web_address
 from mmkerv.engine.config.build_errors import described
-from mmkerv.engine.config.check import data_faults, loaders
+from mmkerv.engine.config.check import data_faults, loaders, training_phases
 from mmkerv.engine.config.from_scratch import remove_pretrained
 from mmkerv.engine.config.prepare import as_typed, config_faults, set_loader_defaults
 from mmkerv.engine.data_checks.label_range_hook import check_sample, class_numbers, other_class_numbers
@@ -144,7 +144,7 @@ class Preflight:
             if not cfg.get(key)
         ]
         self._add(Check('types and arguments of the config', [*lacking, *config]))
-        phases = ('train', 'val') if cfg.get('val_cfg') else ('train',)
+        phases = training_phases(cfg)
         files = [fault for phase in phases for fault in data_faults(cfg, phase)]
         if self.random:
             self._add(Check('files of the data', [], 'random images are taken', is_done=False))

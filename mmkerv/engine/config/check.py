@@ -167,6 +167,17 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
     yield from ((f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items())
 
 
+def training_phases(cfg: Config) -> tuple[str, ...]:
+    """Return the phases whose data a training reads: ``'train'``, and ``'val'`` if it is evaluated.
+
+    Example:
+        >>> training_phases(Config(dict(val_cfg=dict()))), training_phases(Config(dict(val_cfg=None)))
+        (('train', 'val'), ('train',))
+    """
+    # mmpretrain's configs give this loop by an empty dict.
+    return ('train',) if cfg.get('val_cfg') is None else ('train', 'val')
+
+
 def check_data(cfg: Config, phase: str) -> None:
     """Check that the folders and files of a phase's data sets exist if they are local, and that classes are names.
 

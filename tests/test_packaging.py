@@ -122,6 +122,21 @@ def test_editable_install_links_mim(checkout):
     assert wheel_mim(build(checkout, 'wheel')) == payload(checkout)
 
 
+def test_editable_install_is_found_beside_the_checkout(checkout, tmp_path):
+    """There the folder of the checkout has the name of the package, and Python sees a namespace package in it."""
+    beside, installed = tmp_path / 'beside', tmp_path / 'installed'
+    beside.mkdir()
+    checkout = checkout.rename(beside / 'mmkerv')
+    with zipfile.ZipFile(build(checkout, 'editable')) as archive:
+        archive.extractall(installed)
+    code = f'import site; site.addsitedir({str(installed)!r}); import mmkerv; print(mmkerv.__file__)'
+    (beside / 'script.py').write_text(code)
+    for words in (['script.py'], ['-c', code]):
+        # -S hides what is installed here, -E what PYTHONPATH adds.
+        done = subprocess.run([sys.executable, '-ES', *words], cwd=beside, capture_output=True, text=True)
+        assert done.stdout.strip() == str(checkout / 'mmkerv' / '__init__.py'), done.stderr or done.stdout
+
+
 @pytest.mark.skipif(not shutil.which('gcc'), reason='there is no gcc')
 def test_wheel_holds_the_compiled_association_for_all_versions_of_python(checkout):
     wheel = build(checkout, 'wheel')

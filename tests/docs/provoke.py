@@ -134,6 +134,15 @@ def not_active(folder: Path) -> str:
         return message(env.require, 'mmengine', 'mmcv')
 
 
+@provokes
+def namespace_package(folder: Path) -> str:
+    (folder / 'mmkerv').mkdir()
+    # -S hides what is installed here, -E what PYTHONPATH adds.
+    words = [sys.executable, '-ES', '-c', 'import mmkerv; mmkerv.convert']
+    done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
+    return done.stderr.strip().splitlines()[-1].partition(': ')[2]
+
+
 def without_mmkerv(folder: Path, base: str) -> str:
     """Return the message of mmengine for a config with this base, read without importing mmkerv."""
     config = folder / 'mine.py'

@@ -100,7 +100,7 @@ else
         # torch is there already; uv refuses to look at mmcv without it.
         requirements/uv.sh pip install --no-index --no-deps --only-binary :all: --find-links "$wheel" "$mmcv" torch
     else
-        echo "$sentence. Later set-ups take it from uv's cache in seconds."
+        echo "$sentence."
     fi
 fi
 
@@ -112,4 +112,5 @@ reason=$(mmcv_build has "$target" "$mmcv") || fail "mmcv does not serve $target:
 if [[ -n ${MMKERV_WHEELS:-} ]] && [[ -z $(mmcv_build find "$target" "$mmcv") ]]; then
     echo "mmcv is kept in $(mmcv_build keep "$target" "$mmcv")."
 fi
-echo "$environment is ready after $((SECONDS - start)) s."
+echo "$environment is ready after $((SECONDS - start)) s. To use it in a shell, type:"
+echo "source $environment/bin/activate"

@@ -377,7 +377,8 @@ def main(argv: Sequence[str]) -> int:
         chosen, workers = plan(torch.__version__, torch.version.cuda, present_gpus(), unusable_gpu()), jobs()
         print(chosen.target, chosen.architectures, chosen.compiler, workers, sep='\n')
         duration = minutes(chosen.target, workers)
-        print(f'{chosen.sentence}. This takes about {duration} min, {workers} files at a time (MAX_JOBS changes it)')
+        takes = f"about {duration} min, {workers} files at a time (MAX_JOBS changes it), or seconds from uv's cache"
+        print(f'{chosen.sentence}. This takes {takes}')
     elif command == 'toolkit':
         import torch
 

@@ -94,7 +94,7 @@ def test_for_cpus_torch_comes_first_and_no_compiler_of_cuda(checkout):
     assert order == sorted(order)
     text = '\n'.join(done.log)
     assert not any(word in text for word in ('cuda-toolkit', 'toolkit', 'config-settings', 'uninstall', 'find', 'keep'))
-    assert 'mmcv is compiled for CPUs: about 2 minutes' in done.stdout
+    assert 'mmcv is compiled for CPUs: about 2 minutes.\n' in done.stdout
 
 
 def test_for_gpus_the_compiler_comes_before_mmcv_and_the_cache_is_told_the_target(checkout):
@@ -181,6 +181,13 @@ def test_a_refused_wheel_stops_the_set_up(checkout):
     done = checkout.run(MMKERV_WHEELS='/wheels')
     assert done.returncode == 1 and done.stderr.endswith('a.whl is damaged\n')
     assert '--requirements' not in '\n'.join(done.log)
+
+
+@pytest.mark.parametrize('environment', ['.venv', '.venv-openmmlab'])
+def test_the_last_line_activates_the_environment(checkout, environment):
+    checkout.script(f'{environment}/bin/python', PYTHON)
+    done = checkout.run('onedl', environment, '>=3.10')
+    assert done.stdout.splitlines()[-1] == f'source {environment}/bin/activate'
 
 
 def test_the_other_distribution_has_its_own_mmcv(checkout):

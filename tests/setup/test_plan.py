@@ -76,6 +76,19 @@ def test_more_architectures_and_fewer_jobs_take_longer(mmcv_build):
     assert mmcv_build.minutes('cpu', 1000) == 1
 
 
+def test_the_plan_says_how_long_with_and_without_the_cache(mmcv_build, monkeypatch, capsys):
+    pytest.importorskip('torch')
+    monkeypatch.setattr(mmcv_build, 'present_gpus', list)
+    monkeypatch.setattr(mmcv_build, 'unusable_gpu', lambda: None)
+    monkeypatch.setenv('MAX_JOBS', '2')
+    monkeypatch.setattr(mmcv_build, 'minutes', lambda target, jobs: 7)
+    assert mmcv_build.main(['plan']) == 0
+    # install.sh reads five lines.
+    target, architectures, compiler, workers, sentence = capsys.readouterr().out.splitlines()
+    assert (target, architectures, compiler, workers) == ('cpu', '', '', '2')
+    assert 'about 7 min, 2 files at a time' in sentence and sentence.endswith("or seconds from uv's cache")
+
+
 def test_jobs_are_those_asked_for_or_fit_the_machine(mmcv_build):
     assert mmcv_build.jobs({'MAX_JOBS': '3'}) == 3
     assert mmcv_build.jobs({}) >= 1

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,7 +231,10 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     Ctrl-C ends it with status 130, as the shell reports it of a program that SIGINT has stopped.
     """
     try:
-        main(argv)
+        with warnings.catch_warnings():
+            # mmdet says so of another metric than the one that is used.
+            warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+            main(argv)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)

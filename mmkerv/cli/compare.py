@@ -309,7 +309,8 @@ class Comparison:
         self.configs, self.costs, self.changes = configs, costs, changes
         self.folds: dict[str, dict[str, Any]] = {}
         self.inference: dict[str, Any] = {}
-        self.command = f'python tools/compare.py {" ".join(map(quoted, sys.argv[1:]))}'
+        program = 'python tools/compare.py' if sys.argv[0].endswith('.py') else 'mmkerv compare'
+        self.command = f'{program} {" ".join(map(quoted, sys.argv[1:]))}'
 
     def fold_and_time(self) -> None:
         """Fold the finished runs, and time one of each variant."""

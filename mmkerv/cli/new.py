@@ -130,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(line)
     for file in [args.out, *written.files]:
         print(f'wrote {file}')
-    print(f'next: mmkerv train {shlex.quote(str(args.out))}', flush=True)
+    out = shlex.quote(str(args.out))
+    print(f'next: mmkerv plan {out}   # checks it and times a step\n      mmkerv train {out}', flush=True)
 
 
 def operator(spec: str | None) -> dict:

@@ -104,7 +104,7 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
 
     from mmkerv.analysis.plan.cost import counted, iterations, loader_workers, plain_model
     from mmkerv.analysis.plan.preflight import fault_of, quiet
-    from mmkerv.analysis.plan.trial_step import step_costs, trial_optimizer
+    from mmkerv.analysis.plan.trial_step import step_costs, timing_seconds, trial_optimizer
     from mmkerv.deploy.config import deploy_config
     from mmkerv.models.inventory import inventory
     from mmkerv.utils import duration
@@ -119,7 +119,8 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
     steps: list[StepCost | None] = [None] * len(models)
     if args.timed_iters and checked.wrapper is not None:
         configs = [cfg if model is checked.model else deploy_config(cfg, host_shapes=True) for model in models]
-        print('timing training steps; --timed-iters 0 leaves this out', flush=True)
+        about = duration(timing_seconds(checked.step_seconds, len(models), args.timed_iters))
+        print(f'timing training steps, about {about}; --timed-iters 0 leaves this out', flush=True)
         try:
             with quiet(logging.ERROR):
                 trained = [

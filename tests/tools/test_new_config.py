@@ -48,7 +48,8 @@ def test_detection(data, tmp_path, capsys):
     assert cfg.train_dataloader.dataset.data_prefix.img == 'train2017/'
     text = capsys.readouterr().out
     assert 'anchors: the smallest anchors are' in text and 'size: 64, by the median' in text
-    assert f'next: mmkerv train {tmp_path / "det.py"}' in text
+    assert f'next: mmkerv plan {tmp_path / "det.py"} ' in text
+    assert f'\n      mmkerv train {tmp_path / "det.py"}\n' in text
 
 
 def test_segmentation(data, tmp_path, capsys):

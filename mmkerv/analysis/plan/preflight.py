@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ class Preflight:
         batches: batches that it can be trained on, empty if there are none.
         has_data: whether they are of the data.
         loading_seconds: seconds to read a batch in one process.
+        step_seconds: seconds of the training step that was tried, the first and slowest.
         iterations: iterations of an epoch, ``None`` without data.
         loaded: parameters that the checkpoints give, or would give once they are downloaded.
 
@@ -113,7 +115,7 @@ class Preflight:
         self.wrapper: Any = None
         self.batches: list[Any] = []
         self.has_data = False
-        self.loading_seconds, self.iterations = 0.0, None
+        self.loading_seconds, self.step_seconds, self.iterations = 0.0, 0.0, None
         self.loaded: set[Tensor] = set()
         self._has_its_weights = False
 
@@ -267,7 +269,9 @@ class Preflight:
             with quiet(logging.ERROR):
                 self.model = self.model.to(device).train()
                 wrapper = trial_optimizer(self.cfg, self.model)
+                begin = time.perf_counter()
                 loss = trial_step(self.model, wrapper, self.batches[0])
+                self.step_seconds = time.perf_counter() - begin
         except Exception as error:
             self._add(Check(about, [fault_of(error)]))
             return

@@ -217,6 +217,25 @@ def step_costs(
     return [StepCost(median(times), peak, len(times)) for times, peak in zip(seconds, peaks)]
 
 
+def timing_seconds(step: float, networks: int, rounds: int, limit: float = TIMING_SECONDS) -> float:
+    """Return the seconds that :func:`step_costs` takes about.
+
+    Args:
+        step: seconds of a step of a network.
+        networks: number of networks.
+        rounds: number of steps of each that are to be timed.
+        limit: seconds after which no further step of each is begun.
+
+    Example:
+        >>> timing_seconds(1, 2, 3), timing_seconds(20, 2, 3)
+        (10, 120)
+    """
+    both = step * networks
+    untimed = 2 * both
+    left = max(0, limit - untimed)
+    return untimed + both * min(rounds, 1 + int(left // both if both else rounds))
+
+
 def _synchronize(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize()

@@ -108,6 +108,7 @@ def find_annotations(data: Path, val: Path | None) -> tuple[Path, Path | None]:
     raise ConfigError(
         f'--data {str(data)!r}: {f"it is not clear which of its {len(files)} files to use" if files else "no json"} '
         f'({listed or "looked for *.json and */*.json"}); give the files: --data TRAIN.json --val VAL.json'
+        f'{"" if files else ". A folder of images for each class is for --task cls, masks are for --task seg"}'
     )
 
 

@@ -143,8 +143,8 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
                 torch.hub.download_url_to_file(filename, str(cached))
             except OSError as error:
                 raise ConnectionError(
-                    f'checkpoint {filename!r} was not downloaded: {error}. Give the path of a file instead, or put the '
-                    f'file at {cached}'
+                    f'checkpoint {filename!r} was not downloaded: {error}. Give the path of a file instead, put the '
+                    f'file at {cached}, or train from random weights: --no-pretrained'
                 ) from error
         return load_from_local(str(cached), map_location)
 

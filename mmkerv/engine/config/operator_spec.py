@@ -97,7 +97,9 @@ def _operator(about: str, name: str) -> str | None:
     known = {**{full.lower(): full for full in short.values()}, **short}
     if name.lower() in known:
         return known[name.lower()]
-    near = difflib.get_close_matches(name.lower(), [PLAIN, *known], n=2, cutoff=0.6)
+    close = difflib.get_close_matches(name.lower(), [PLAIN, *known], n=2, cutoff=0.6)
+    # An operator may be meant by its short and by its full name.
+    near = [*{known.get(found): found for found in reversed(close)}.values()][::-1]
     hint = f'did you mean {" or ".join(map(repr, near))}? ' if near else ''
     raise ConfigError(
         f'{about}: no operator is called {name!r}; {hint}Use {PLAIN}, {", ".join(short)}; one of your own is '

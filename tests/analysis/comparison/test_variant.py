@@ -39,6 +39,7 @@ def test_parse(spec, variant):
     ('spec', 'words'),
     [
         ('cok', ["no operator is called 'cok'", "did you mean 'ck' or 'coc'?", 'plain, ']),
+        ('cocc', ["did you mean 'coc'? Use"]),
         ('dcsl', ["did you mean 'dcls'"]),
         ('kervconv1d', ["no operator is called 'kervconv1d'"]),
         ('', ["no operator is called ''"]),

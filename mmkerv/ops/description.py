@@ -6,7 +6,9 @@ Everything is read from the operator's class and its docstring when it is asked 
 import inspect
 import re
 import textwrap
+import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -27,6 +29,10 @@ from mmkerv.ops.kerv.registry import KERNELS
 # that the operator takes.
 CHANNELS, INPUT, SIZES = 64, 16, (3, 5)
 WIDTH = 100
+# How the docstring of a class in configs begins.
+NAMED = 'Class to name in configs: '
+# TeX's commands in the equations that are no Greek letters.
+SYMBOLS = {'sum': 'Σ', 'cdot': '·', 'odot': '⊙', 'ldots': '...'}
 
 
 class Cost(NamedTuple):
@@ -94,7 +100,9 @@ class Description:
         referred = re.search(r'as in :class:`(\w+)`', text)
         other = getattr(ops, referred[1], None) if referred else None
         full = text if other is None or ':math:' in text else docstring(other)
-        self.summary = plain(text.partition('\n')[0])
+        # A class such as FlexConv is another with other defaults, and says which.
+        is_variant = any(base.__name__ in OPERATORS for base in named.__bases__)
+        self.summary = plain((docstring(named) if is_variant else text).partition('\n')[0]).removeprefix(NAMED)
         self.equation = _paragraph(full, r':math:')
         self.source = _paragraph(docstring(named), '^Source: ') or _paragraph(full, '^Source: ')
         self.source = self.source.removeprefix('Source: ')
@@ -111,11 +119,11 @@ class Description:
 
     def __str__(self) -> str:
         lines = [*textwrap.wrap(f'{self.name}: {self.summary or "its class has no docstring"}', WIDTH), '']
-        lines += _wrapped(f'equation   {self.equation}') if self.equation else []
+        lines += _wrapped(f'equation   {without_tex(self.equation)}') if self.equation else []
         lines.append('arguments, beside those of the convolution it replaces' if self.arguments else 'arguments  none')
         for name, (default, meaning) in self.arguments.items():
             lines += textwrap.wrap(
-                f'{name}={default}  {meaning}', WIDTH, initial_indent='  ', subsequent_indent=' ' * 6
+                f'{name}={default}  {without_tex(meaning)}', WIDTH, initial_indent='  ', subsequent_indent=' ' * 6
             )
         rows = {
             'folds': self.folds,
@@ -219,6 +227,26 @@ def plain(text: str) -> str:
         'conv2d with K_1 of CoCConv2d'
     """
     return re.sub(r':\w+:`([^`]*)`', r'\1', text).replace('``', '').replace('`', '')
+
+
+def without_tex(equation: str) -> str:
+    r"""Return an equation in the letters of a terminal; subscripts stay as TeX has them.
+
+    Example:
+        >>> without_tex(r'y = \mathrm{conv2d}(x, K) with K = \sum_j \kappa(x_j)\, W \odot a')
+        'y = conv2d(x, K) with K = Σ_j κ(x_j) W ⊙ a'
+    """
+    text = re.sub(r'\\mathrm\{([^{}]*)\}', r'\1', equation).replace(r'\,', ' ').replace(r'\|', '‖')
+    return ' '.join(re.sub(r'\\([A-Za-z]+)', _symbol, text).split())
+
+
+def _symbol(command: re.Match) -> str:
+    word = command[1]
+    size = 'CAPITAL' if word[0].isupper() else 'SMALL'
+    with suppress(KeyError):
+        return unicodedata.lookup(f'GREEK {size} LETTER {word.upper()}')
+    # What has no symbol here is a word, such as min.
+    return SYMBOLS.get(word, word)
 
 
 def _paragraph(text: str, pattern: str) -> str:

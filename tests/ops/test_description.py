@@ -93,6 +93,12 @@ def test_a_description_has_the_arguments_of_the_class():
         describe('FlexConv').arguments['net'][0] == "'magnet'" and describe('CKConv').arguments['net'][0] != "'magnet'"
     )
     assert describe('KervConv1d').equation == describe('KervConv').equation
+    assert describe('FlexConv').summary.startswith('CKConv that learns its size')
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_text_is_for_a_terminal(name):
+    assert '\\' not in str(describe(name))
 
 
 def test_the_cost_is_that_of_the_layers():

@@ -278,12 +278,31 @@ def require(*libraries: str, compiled_ops: bool | None = None) -> None:
     """
     if not (found := problems(*libraries, compiled_ops=compiled_ops)):
         return
-    if not all(map(distributions.importable, ('torch', *libraries))) and (folder := environment_beside()):
-        raise InstallationError(
-            f'{sys.executable} cannot run this: {"; ".join(problem.what for problem in found)}. The environment of '
-            f'this checkout is not active; type: source {shlex.quote(str(folder / "bin" / "activate"))}'
-        )
+    if inactive := inactive_environment(found, libraries):
+        raise InstallationError(f'{inactive.what}. Type: {inactive.command}')
     raise InstallationError('\n'.join(map(str, found)))
+
+
+def inactive_environment(found: Sequence[Problem], libraries: Sequence[str]) -> Problem | None:
+    """Return the one problem in place of all others if the environment of this checkout has what this Python lacks.
+
+    The fixes of the others would install into a Python that was not meant.
+
+    Args:
+        found: The problems of this Python.
+        libraries: Import names of what is needed besides torch.
+
+    Example:
+        >>> inactive_environment([], ['mmdet'])
+    """
+    if not found or all(map(distributions.importable, ('torch', *libraries))):
+        return None
+    if not (folder := environment_beside()):
+        return None
+    # Advice follows in further sentences.
+    lacking = '; '.join(problem.what.partition('. ')[0] for problem in found)
+    what = f'the environment of this checkout is not active, and {sys.executable} cannot run this: {lacking}'
+    return Problem(what, f'source {shlex.quote(str(folder / "bin" / "activate"))}')
 
 
 def environment_beside(checkout: Path | None = None) -> Path | None:
@@ -326,6 +345,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = problems(*libraries)
     except ValueError as error:
         parser.error(str(error))
+    if inactive := inactive_environment(found, libraries or LIBRARIES):
+        found = [inactive]
     print(collect_env())
     # Not among problems(): many networks work without these operators, so tools do not refuse.
     if not found and (problem := gpu_problem(detection='mmdet' in (libraries or LIBRARIES))):

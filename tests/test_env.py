@@ -87,7 +87,7 @@ def test_no_distribution_lists_the_commands_of_both(fake):
         env.require('mmdet')
 
 
-def test_an_environment_that_is_not_active_is_named(fake, monkeypatch, tmp_path):
+def test_an_environment_that_is_not_active_is_named(fake, monkeypatch, tmp_path, capsys):
     """`python tools/train.py` before `source .venv/bin/activate` finds the system's Python."""
     fake({}, modules=('pip',))
     checkout = tmp_path / 'check out'
@@ -102,12 +102,31 @@ def test_an_environment_that_is_not_active_is_named(fake, monkeypatch, tmp_path)
     with pytest.raises(InstallationError) as caught:
         env.require('mmengine', 'mmcv')
     message = str(caught.value)
-    assert '\n' not in message and message.startswith(f'{sys.executable} cannot run this: torch is not installed; ')
-    assert message.endswith(f"type: source '{checkout}/.venv/bin/activate'")
+    assert '\n' not in message and message.startswith('the environment of this checkout is not active, and ')
+    assert message.endswith(
+        f"torch is not installed; not installed: mmengine, mmcv. Type: source '{checkout}/.venv/bin/activate'"
+    )
+    # The other fixes would install into the Python that was not meant.
+    for libraries in ([], ['mmpretrain']):
+        assert env.main(libraries) == 1
+        report = capsys.readouterr().out.partition('\nproblem: ')[2]
+        assert report.startswith(
+            f'the environment of this checkout is not active, and {sys.executable} cannot run this'
+        )
+        assert report.endswith(f"mmpretrain\n  fix: source '{checkout}/.venv/bin/activate'\n")
+        assert 'problem:' not in report and ' install ' not in report and '==' not in report
     monkeypatch.setattr(sys, 'prefix', str(tmp_path / 'another'))
     monkeypatch.undo()
     if sys.prefix != sys.base_prefix:
         assert env.environment_beside(checkout) is None, 'the user has chosen another environment'
+
+
+def test_a_python_that_has_the_libraries_is_mended_beside_an_environment(fake, monkeypatch, tmp_path, capsys):
+    fake(ONEDL | MODERN | {'mmdet': '3.3.0'})
+    monkeypatch.setattr(env, 'environment_beside', lambda: tmp_path / '.venv')
+    assert env.main([]) == 1
+    report = capsys.readouterr().out
+    assert 'mixed' in report and ' uninstall ' in report and 'activate' not in report
 
 
 def test_missing_torch_is_the_only_problem_reported(fake):

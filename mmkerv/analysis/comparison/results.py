@@ -157,10 +157,13 @@ def notes(found: dict[str, Any]) -> list[str]:
     """Return what a reader of the table must know, in sentences.
 
     Example:
-        >>> 'Interval' in notes(results([Variant('plain')], [], {}, {}, {}))[0]
-        True
+        >>> notes(results([Variant('plain')], [], {}, {}, {}))[0]
+        'Differences have no interval, which takes two seeds: nothing is decided.'
     """
-    lines = [found['method']]
+    has_interval = any(row['difference'] and row['difference']['low'] is not None for row in found['rows'])
+    lines = [
+        found['method'] if has_interval else 'Differences have no interval, which takes two seeds: nothing is decided.'
+    ]
     memory = {row['memory_of'] for row in found['rows'] if row['memory_of']}
     which = {'GPU': 'of the GPU', 'process': 'of the process, with libraries and data'}
     where = ' and '.join(which[kind] for kind in sorted(memory))

@@ -32,19 +32,20 @@ KAN = ('kan:where.stages=()',)
 OPTIMIZER = {'type': 'SGD', 'lr': '0.02', 'momentum': '0.9', 'weight_decay': '1e-4'}
 SGD = ','.join(f'cfg.optim_wrapper.optimizer.{key}={value}' for key, value in OPTIMIZER.items())
 SUPER = 'cfg.optim_wrapper.paramwise_cfg.custom_keys.super_layers'
-# Why CoC is behind the plain network in short runs of detection: its start, bias, decay, learning rate and placement,
+PLAIN_SGD = f'plain:{SGD}'
+# Why CoC was behind the plain network in short runs of detection: its start, bias, decay, learning rate and placement,
 # the authors' settings, and the optimizer.
-COC_IN_DETECTION = (
-    'coc:super_bias=True',
-    'coc:super_init=kaiming,super_bias=True',
-    'coc:preset=standard',
-    f'coc:{SUPER}.decay_mult=1.0',
-    f'coc:{SUPER}.lr_mult=0.1',
-    "coc:where.names='^backbone'",
-    f'plain:{SGD}',
-    f'coc:{SGD}',
-    f'coc:super_init=kaiming,{SGD}',
-)
+COC_IN_DETECTION = {
+    'coc:super_bias=True': 'bias in the super layers, as in the paper',
+    'coc:super_init=kaiming,super_bias=True': 'kaiming start and bias in the super layers',
+    'coc:preset=standard': "the authors' settings, `preset='standard'`",
+    f'coc:{SUPER}.decay_mult=1.0': 'weight decay of the super kernels as of all',
+    f'coc:{SUPER}.lr_mult=0.1': 'a tenth of the learning rate for the super kernels',
+    "coc:where.names='^backbone'": 'in the backbone alone',
+    PLAIN_SGD: 'plain network, SGD',
+    f'coc:{SGD}': 'CoC, SGD',
+    f'coc:super_init=kaiming,{SGD}': 'CoC, SGD, kaiming start',
+}
 
 
 class Task(NamedTuple):
@@ -188,46 +189,68 @@ def plan() -> str:
 
 
 def report() -> str:
-    """Return the tables of all tasks."""
+    """Return the tables of all tasks that were run."""
     from mmkerv.analysis.comparison.results import notes, table
 
     found = records()
-    parts = ['## At a glance', summary(found), '## Runs', plan()]
-    for name, task in TASKS.items():
-        parts.append(f'## {task.title}')
-        if name not in found:
-            parts.append('Not run.')
-            continue
-        results = found[name]
-        facts = results['environment']
+    missing = [task.title for name, task in TASKS.items() if name not in found]
+    parts = ['## At a glance', summary(found)]
+    parts += [f'Not run: {"; ".join(missing)}.'] if missing else []
+    for name, results in found.items():
+        task, facts = TASKS[name], results['environment']
+        main_rows = {**results, 'rows': [row for row in results['rows'] if row['operator'] not in COC_IN_DETECTION]}
         parts += [
+            f'## {task.title}',
             f'`{task.config}`, {results["schedule"]}; {results["seeds"]} seeds; {results["date"][:10]}, '
             f'{facts["processor"]}, PyTorch {facts["PyTorch"]}, mmkerv {facts["mmkerv"]}.',
-            f'```bash\n{shlex.join(["python", *task.command(name, 2)])}\n```',
-            table(results, markdown=True),
-            '\n'.join(f'* {note}' for note in notes(results)),
+            f'```bash\npython benchmarks/which_operator.py run --tasks {name}\n```',
+            table(main_rows, markdown=True),
+            '\n'.join(f'* {note}' for note in notes(main_rows)),
         ]
-    return '\n\n'.join(parts)
+        if name == 'detection':
+            parts += ['## Settings of CoC in detection', settings_of_coc(results)]
+    return '\n\n'.join([*parts, '## Runs', plan()])
+
+
+def settings_of_coc(results: dict[str, Any]) -> str:
+    """Return the table of CoC's settings, each compared with the plain network under its optimizer."""
+    from mmkerv.analysis.comparison.results import cells
+    from mmkerv.analysis.comparison.statistics import differences
+
+    rows = {row['operator']: row for row in results['rows']}
+    values = {spec: row['values'] for spec, row in rows.items() if row['values']}
+    by_plain, by_sgd = (differences(values, reference) for reference in ('plain', PLAIN_SGD))
+    labels = {'plain': 'plain network', 'coc': 'CoC', 'coc:super_init=kaiming': 'CoC, kaiming start'}
+    lines = [['setting', results['metric'], 'difference', 'from', 'verdict'], ['---'] * 5]
+    for spec, label in {**labels, **COC_IN_DETECTION}.items():
+        is_sgd = SGD in spec
+        found = (by_sgd if is_sgd else by_plain).get(spec)
+        shown = cells(
+            {**rows[spec], 'difference': found and {**found._asdict(), 'seeds': found.pairs, 'verdict': found.verdict}}
+        )
+        reference = ('plain, SGD' if is_sgd else 'plain, AdamW') if found else ''
+        lines.append([label, shown[1], shown[2], reference, shown[3]])
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def summary(found: dict[str, dict[str, Any]]) -> str:
-    """Return the differences from the plain network, one row an operator and one column a task."""
+    """Return the differences from the plain network, one row an operator and one column a task that was run."""
     from mmkerv.analysis.comparison.results import cells, headings
 
-    operators = dict.fromkeys(spec for task in TASKS.values() for spec in task.operators)
-    heads = [f'{name}, {found[name]["metric"]}' if name in found else name for name in TASKS]
-    lines = [['operator', *heads], ['---'] * (1 + len(TASKS))]
+    operators = dict.fromkeys(spec for name in found for spec in TASKS[name].operators if spec not in COC_IN_DETECTION)
+    heads = [f'{name}, {results["metric"]}' for name, results in found.items()]
+    lines = [['operator', *heads], ['---'] * (1 + len(heads))]
     for spec in operators:
         line = [f'`{spec}`']
-        for name, task in TASKS.items():
-            row = next((r for r in found.get(name, {}).get('rows', ()) if r['operator'] == spec), None)
-            if spec not in task.operators:
+        for name, results in found.items():
+            row = next((r for r in results['rows'] if r['operator'] == spec), None)
+            if spec not in TASKS[name].operators:
                 line.append('')
             elif row is None or row['mean'] is None:
                 line.append('not run' if row is None else cells(row)[1])
             else:
-                shown = dict(zip(headings(found[name]), cells(row)))
-                difference = shown[f'difference from {found[name]["reference"]}']
+                shown = dict(zip(headings(results), cells(row)))
+                difference = shown[f'difference from {results["reference"]}']
                 line.append(f'{difference} {shown["verdict"]}' if difference else cells(row)[1])
         lines.append(line)
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

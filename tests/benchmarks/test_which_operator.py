@@ -50,5 +50,21 @@ def test_report_of_a_task_that_was_run_in_part(tmp_path, monkeypatch):
     text = (tmp_path / study.DOC).read_text()
     runs = 2 * len(study.TASKS['segmentation'].operators)
     assert f'| segmentation | {runs // 2} | 2 | {runs} | 2 | 1.0 |' in text
-    assert '| `plain` | not run | 0.5500 ± 0.0700 (0.5000, 0.6000) | not run | not run |' in text
-    assert '| `coc` | not run | not built |' in text and text.count('\nNot run.\n') == 3
+    assert '| `plain` | 0.5500 ± 0.0700 (0.5000, 0.6000) |' in text
+    assert '| `coc` | not built |' in text and '\nNot run: Detection: shapes, ' in text
+
+
+def test_settings_are_compared_under_their_optimizer():
+    specs = study.TASKS['detection'].operators
+    found = results(parse_variants(specs), [], dict.fromkeys(specs, 'no data'), {}, {})
+    found['metric'] = 'mAP'
+    for row in found['rows']:
+        level = 0.1 if study.SGD in row['operator'] else 0.3
+        values = {'0': level, '1': level + 0.01} if 'kaiming' not in row['operator'] else {'0': level + 0.05}
+        row.update(values=values, mean=level, not_built=None)
+    lines = study.settings_of_coc(found).splitlines()
+    assert len(lines) == 2 + 3 + len(study.COC_IN_DETECTION)
+    sgd = next(line for line in lines if line.startswith('| CoC, SGD |'))
+    assert '| +0.0000 [' in sgd and sgd.endswith('| plain, SGD | undecided |')
+    kaiming = next(line for line in lines if line.startswith('| CoC, SGD, kaiming start |'))
+    assert '| +0.0500 | plain, SGD | ' in kaiming

@@ -97,7 +97,9 @@ def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     weights, folded = work / 'trained.pth', work / 'deploy.pth'
 
     step('1/5 data', f'small scenes of shapes in {args.data}')
-    write_shapes(args.data, ShapesSettings(layouts=('coco',)))
+    data = ShapesSettings(layouts=('coco',))
+    written = write_shapes(args.data, data)
+    print(f'{data.num_train} train and {data.num_val} val scenes', 'written' if written else 'are there already')
     step('2/5 train', f'{args.config}, about 8 minutes on 2 cores')
     train(args.config, work / 'train', weights, args)
     step('3/5 evaluate', 'the trained network, on scenes it has not seen')

@@ -108,7 +108,7 @@ def write_shapes(
     Args:
         out_dir: folder to create, with its parents.
         settings: settings of the data set.
-        progress: whether to show a progress bar on stderr.
+        progress: whether to show a progress bar on stderr, if that is a terminal.
 
     Returns:
         True if the data set was written, False if it existed.
@@ -176,7 +176,8 @@ def _generator(settings: ShapesSettings, kind: str, split: str, index: int) -> n
 
 
 def _bar(scenes: Iterator[Scene], total: int, title: str, progress: bool) -> Iterator[tuple[int, Scene]]:
-    return enumerate(tqdm(scenes, total=total, desc=title, disable=not progress))
+    # In a file, the bar would be one line of all its states; with None tqdm draws on a terminal only.
+    return enumerate(tqdm(scenes, total=total, desc=title, disable=None if progress else True))
 
 
 def _count_files(root: Path) -> int:

@@ -89,7 +89,8 @@ def test_demo(demo, tmp_path, capsys):
     assert result['before'] == result['after'] == METRICS and result['milliseconds'] == [3.0, 2.0]
     assert result['seconds'] > 0 and result['environment']['PyTorch']
     assert (tmp_path / 'work' / 'trained.pth').is_file()
-    assert 'report.html' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert 'report.html' in printed and '\n400 train and 100 val scenes written\n' in printed
 
 
 def test_compare_keeps_a_finished_demo(demo, tmp_path):

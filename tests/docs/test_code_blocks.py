@@ -18,12 +18,13 @@ PYTHON, SHELL = blocks('python'), blocks('bash')
 OURS = ('mmkerv.ops', 'mmkerv.models.lsk_block')
 # Other programs, whose arguments are not checked.
 OTHERS = {'cd', 'git', 'pip', 'uv', 'export', 'chromium', 'tensorboard', 'xdg-open'}
+PRINTED = re.compile(r'^print\(.*\)  # (mmkerv: .*)$', re.MULTILINE)
 # Paths in the repository that a page may name.
 PATH = re.compile(r'(?:configs|tools|benchmarks|tests|mmkerv|requirements)/[\w./*{},-]*')
 
 
 @pytest.mark.parametrize('block', PYTHON, ids=str)
-def test_python(block: Block, monkeypatch, tmp_path):
+def test_python(block: Block, monkeypatch, tmp_path, capsys):
     code = compile(block.code, str(block), 'exec')
     if block.key == 'not run':
         pytest.skip(f'{block} is only compiled: {block.value}')
@@ -44,6 +45,9 @@ def test_python(block: Block, monkeypatch, tmp_path):
         namespace = {'__name__': 'docs_block'}
         exec(code, namespace)
         check_operators(namespace.get('model'))
+        # A comment after print() that begins as our messages do is what is printed.
+        printed = capsys.readouterr().out.splitlines()
+        assert [line for line in PRINTED.findall(block.code) if line not in printed] == []
 
 
 def check_operators(model) -> None:

@@ -12,7 +12,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 # From the bottom to the top: a part imports those before it and itself.
 ORDER = (
-    *('version', 'errors', 'import_hook', 'work_folder', 'config_files', 'device_code', 'gpus'),
+    *('version', 'errors', 'import_hook', 'work_folder', 'config_files', 'image_files', 'device_code', 'gpus'),
     *('distributions', 'install_advice', 'env'),
     *('utils', 'operator_table', 'registry'),
     *('ops.core', 'ops', 'models', 'engine', 'deploy', 'analysis', 'visualization', 'datasets', 'cli', '__main__'),

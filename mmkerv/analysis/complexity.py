@@ -51,7 +51,7 @@ def complexity(model: nn.Module, shape: tuple[int, int]) -> Complexity:
         >>> complexity(model, (224, 224)).folded  # doctest: +SKIP
         1814073344
     """
-    inputs, samples = next(sample_inputs(model, shape, None))
+    inputs, samples = next(sample_inputs(model, shape))
     folded = copy.deepcopy(model)
     switch_to_deploy(folded)
     with frozen_kernels(model):

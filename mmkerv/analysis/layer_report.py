@@ -126,7 +126,7 @@ def layer_report(model: nn.Module, shape: tuple[int, int]) -> Report:
         >>> [(layer.operator, layer.folds_to, layer.macs, layer.field) for layer in report.layers]
         [('CoCConv2d', 'Conv2d 3x3', 3456, (3, 3)), ('Conv2d', '', 512, (3, 3))]
     """
-    inputs, samples = next(sample_inputs(model, shape, None))
+    inputs, samples = next(sample_inputs(model, shape))
     network = RawOutputs(model, samples).eval()
     calls: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 

@@ -1,6 +1,5 @@
 """Predictions of a network of any of the three libraries on image files, and their records for a JSON file."""
 
-import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,6 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import nn
 
-from mmkerv.deploy.model_outputs import IMAGE_SUFFIXES, image_files
 from mmkerv.deploy.trained_model import class_name, image_steps, read_image
 from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError, UserError
@@ -44,36 +42,6 @@ class Prediction(NamedTuple):
     image: np.ndarray | None
     sample: Any
     problem: str = ''
-
-
-def find_images(inputs: Iterable[str]) -> list[Path]:
-    """Return the image files that files, folders and patterns name, each once, in their order.
-
-    Of a folder these are the images in it, without its subfolders; ``'DIR/**/*.jpg'`` finds those too.
-
-    Raises:
-        FileNotFoundError: if one of them does not exist, or has no image.
-
-    Example:
-        >>> find_images(['demo.jpg', 'data/val2017', 'photos/*.png'])  # doctest: +SKIP
-    """
-    found: dict[Path, Path] = {}
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            files = image_files(path)
-        elif path.exists():
-            files = [path]
-        elif glob.has_magic(given):
-            matches = sorted(map(Path, glob.glob(given, recursive=True)))
-            files = [file for file in matches if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES]
-            if not files:
-                raise FileNotFoundError(f'no image matches {given!r} (seen from {Path.cwd()})')
-        else:
-            raise FileNotFoundError(f'image {given!r} does not exist (seen from {Path.cwd()})')
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
 
 
 def distinct_names(files: Sequence[Path]) -> list[str]:
@@ -288,3 +256,19 @@ def in_words(found: dict[str, Any], most: int = 5) -> str:
     else:
         words = [f'{c["class"]} {100 * c["probability"]:.0f} %' for c in found['classes']]
     return ', '.join([*words[:most], *(['...'] if len(words) > most else [])]) or 'nothing'
+
+
+def none_kept(sample: Any, least: str) -> str:
+    """Return in words that no instance of a data sample has a score of at least a threshold, and how far off they are.
+
+    Args:
+        sample: data sample of a detector, with all its instances.
+        least: the threshold, in words.
+
+    Example:
+        >>> none_kept(sample, '--score-thr 0.3')  # doctest: +SKIP
+        'nothing above --score-thr 0.3 (highest score 0.0712)'
+    """
+    scores = sample.pred_instances.scores
+    known = f'highest score {float(scores.max()):.3g}' if len(scores) else 'the network finds no instance at all'
+    return f'nothing above {least} ({known})'

@@ -131,6 +131,7 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
     from mmkerv.deploy.comparison import count, inference_times
     from mmkerv.deploy.model_outputs import sample_inputs
     from mmkerv.deploy.trained_model import load_trained
+    from mmkerv.image_files import find_images
 
     start, record, options = time.monotonic(), read_record(work), config_options(args)
     weights = work / 'plain' / 'trained.pth'
@@ -147,7 +148,7 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
         (args.plain_config, weights, pairs),
     ]
     models = [load_trained(*network)[1] for network in networks]
-    *_, (inputs, samples) = sample_inputs(models[0], SHAPE, Path(args.data) / 'val2017')
+    *_, (inputs, samples) = sample_inputs(models[0], SHAPE, find_images([Path(args.data, 'val2017')])[-1:])
     *times, plain_time = inference_times(models, inputs, samples)
     plain = {'config': os.path.relpath(args.plain_config), 'metrics': metrics, 'parameters': count(models[-1])}
     plain |= {'milliseconds': plain_time, 'seconds': seconds}

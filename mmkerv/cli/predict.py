@@ -10,6 +10,7 @@ from typing import Any
 from mmkerv.cli import common
 from mmkerv.cli.network import CHECKPOINT_HELP, CHECKPOINTS, CONFIG_HELP, NetworkParser, network_files
 from mmkerv.config_files import config_name
+from mmkerv.image_files import find_images
 
 SCORE, TOPK = 0.3, 5
 # Names of what is written.
@@ -58,6 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, predict, draw, write."""
     args = parse_args(argv)
+    files = find_images(args.images)
 
     from mmkerv import env
 
@@ -71,7 +73,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.errors import ConfigError
 
-    files = found.find_images(args.images)
     out = args.out_dir
     apply_patches(trust=args.trust_checkpoint)
     device = args.device or get_device()
@@ -99,7 +100,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             shown = readable(meta, max(labels, default=-1) + 1)
             save(draw(visualizer, predicted.image, sample, shown, predicted=True), out / line['picture'])
         records.append(line)
-        print(f'{predicted.file}: {found.in_words(content)}', flush=True)
+        if content.get('instances') == [] and 'segments' not in content:
+            words = found.none_kept(predicted.sample, f'--score-thr {least:g}')
+        else:
+            words = found.in_words(content)
+        print(f'{predicted.file}: {words}', flush=True)
     network_facts = {'config': args.config, 'checkpoint': args.checkpoint, 'classes': meta.get('classes')}
     with atomic_path(out / RECORDS) as partial:
         partial.write_text(json.dumps({**network_facts, 'images': records, 'unreadable': unreadable}, indent=1) + '\n')

@@ -83,7 +83,7 @@ def computable(model: nn.Module, shapes: Iterable[tuple[int, int]]) -> tuple[Out
     for kind in KINDS:
         for shape in shapes:
             try:
-                outputs = kind.of(model, *next(sample_inputs(model, shape, None)))
+                outputs = kind.of(model, *next(sample_inputs(model, shape)))
             except REFUSALS as error:
                 text = str(error).strip().partition('\n')[0]
                 reasons.setdefault(kind.name, f'{type(error).__name__} {text}'.strip())

@@ -15,6 +15,9 @@ from mmkerv.deploy.trained_model import build_model
 from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.config.read import load_config
+from mmkerv.image_files import find_images
+from mmkerv.ops import frozen_kernels
+from mmkerv.ops.core.generated import uncounted_evaluations
 
 
 class Comparison(NamedTuple):
@@ -51,7 +54,7 @@ def compare(
         config: config of the trained network; that of the folded one is the file ``folded`` with suffix ``.py``.
         checkpoint: trained weights.
         folded: folded weights.
-        images: folder of images.
+        images: folder of images, or an image file.
         shape: height and width of the inputs.
         options: as ``--cfg-options``, for the trained network's config.
 
@@ -66,9 +69,10 @@ def compare(
     pairs = ((load_config(config, options), checkpoint), (load_config(str(Path(folded).with_suffix('.py'))), folded))
     trained, plain = (build_model(cfg, weights_of(safe_load(file), str(file)), str(file)) for cfg, file in pairs)
     difference = 0.0
-    for inputs, samples in sample_inputs(trained, shape, images):
-        outputs = (raw_outputs(model, inputs, samples) for model in (trained, plain))
-        difference = max(difference, largest_difference(*outputs))
+    with frozen_kernels(trained), frozen_kernels(plain):
+        for inputs, samples in sample_inputs(trained, shape, find_images([images])):
+            outputs = (raw_outputs(model, inputs, samples) for model in (trained, plain))
+            difference = max(difference, largest_difference(*outputs))
     times = inference_times((trained, plain), inputs, samples)
     strengths = association_strength(trained)
     return Comparison(difference, (count(trained), count(plain)), times, (min(strengths), max(strengths)))
@@ -79,7 +83,8 @@ def inference_times(
 ) -> tuple[float, ...]:
     """Measure the median milliseconds of one forward pass of each model, without post-processing.
 
-    The models take turns, so that a machine that slows down slows all of them.
+    The models take turns, so that a machine that slows down slows all of them. Outside ``frozen_kernels`` each pass
+    computes the kernels; no warning is given of that, because it is what is measured.
 
     Args:
         models: models of the three libraries, in evaluation mode.
@@ -99,7 +104,8 @@ def inference_times(
         )
         for model in models
     ]
-    times = zip(*([timer.timeit(3).median for timer in timers] for _ in range(rounds)))
+    with uncounted_evaluations(*models):
+        times = list(zip(*([timer.timeit(3).median for timer in timers] for _ in range(rounds))))
     return tuple(1e3 * median(t) for t in times)
 
 
@@ -142,7 +148,7 @@ def table(before: dict[str, float], after: dict[str, float], comparison: Compari
     low, high = comparison.associations
     notes = (
         f'largest difference of the raw outputs, relative: {comparison.difference:.1e}',
-        f'|K - W| / |W| of the trained operators: {low:.2f} to {high:.2f} (0 is a plain convolution)',
+        f'|K - W| / |W| of the trained operators: {low:.3g} to {high:.3g} (0 is a plain convolution)',
         f'torch {torch.__version__}, {torch.get_num_threads()} threads, one {shape[0]} x {shape[1]} image, medians',
         'the trained network computes its kernels at every call, which mmkerv.ops.frozen_kernels avoids',
     )

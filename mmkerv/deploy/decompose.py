@@ -124,7 +124,7 @@ def decompose_layers(
         >>> [(row.weights, row.kept) for row in rows], type(model[0]).__name__
         ([((36864, 9187), '')], 'LowRankConv2d')
     """
-    inputs, samples = next(sample_inputs(model, shape, None))
+    inputs, samples = next(sample_inputs(model, shape))
     shapes: dict[nn.Module, list[torch.Size]] = {}
     convs = selected(model, rule, (nn.Conv2d,))
 
@@ -273,7 +273,7 @@ def decompose_checkpoint(
     # In the folder of the config, wherever it is read from; mmengine fills that in.
     new_cfg = decomposed_config(cfg, conv_cfg, names, f'{{{{ fileDirname }}}}/{Path(out).name}')
     rebuilt = build_model(new_cfg, model.state_dict(), f'{checkpoint} (decomposed)').float()
-    inputs, samples = next(sample_inputs(model, shape, None))
+    inputs, samples = next(sample_inputs(model, shape))
     difference = largest_difference(kind.of(model, inputs, samples), kind.of(rebuilt, inputs, samples))
     if not difference <= TOLERANCE:
         raise FoldCheckError(

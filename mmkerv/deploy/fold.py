@@ -18,8 +18,9 @@ from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.safe_load import safe_load
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError, FoldCheckError
+from mmkerv.image_files import MOST, find_images, spread
 from mmkerv.operator_table import operator_name, own_operators
-from mmkerv.ops import DeployReport, switch_to_deploy
+from mmkerv.ops import DeployReport, frozen_kernels, switch_to_deploy
 from mmkerv.ops.core.adapter import adapted_layers
 from mmkerv.utils import log
 
@@ -35,7 +36,7 @@ class FoldResult(NamedTuple):
         error: largest difference of any output, relative to the largest magnitude of that output.
         associations: |K - W| / |W| of each operator that has a basic kernel W; 0 means that the operator is
             still the identity.
-        inputs: number of inputs on which the networks were compared.
+        inputs: number of inputs on which the networks were compared: a random one, and the images.
         compared: what was compared, see ``mmkerv.deploy.compared_outputs.KINDS``.
         dearer: names of the folded operators that cost less before, with the multiplications for one position of the
             output, of all channels, before and after.
@@ -59,6 +60,7 @@ def fold_checkpoint(
     out: str | Path,
     *,
     images: str | Path | None = None,
+    most: int = MOST,
     shape: tuple[int, int] | None = None,
     tolerance: float = 1e-4,
     trust: bool = False,
@@ -75,7 +77,9 @@ def fold_checkpoint(
         cfg: config the checkpoint was trained with.
         checkpoint: checkpoint of that network.
         out: ``.pth`` file to write.
-        images: folder of images to compare the networks on, beside a random input; the model's preprocessor is applied.
+        images: image file, folder or pattern of images to compare the networks on, beside a random input; the model's
+            preprocessor is applied.
+        most: largest number of images that are taken of these, at equal distances in the order of their names.
         shape: height and width of the inputs; by default 224 x 224 for classifiers, else 256 x 256.
         tolerance: largest relative difference of the raw outputs, in float32, that passes.
         trust: as in :func:`mmkerv.engine.safe_load`.
@@ -88,13 +92,16 @@ def fold_checkpoint(
         FoldCheckError: if nothing can be folded, the outputs differ by more than ``tolerance``, the network computes
             nothing from images alone, or there is no deploy step.
         CheckpointMismatchError: if the checkpoint does not fit the network.
-        ConfigError: if ``out`` or its config would overwrite what is read.
+        ConfigError: if ``out`` or its config would overwrite what is read, or an image cannot be read.
+        FileNotFoundError: if ``images`` names no image.
 
     Example:
         >>> fold_checkpoint(Config.fromfile('coc.py'), 'epoch_12.pth', 'deploy.pth').error  # doctest: +SKIP
         2.1e-07
     """
     require_other_files(cfg, checkpoint, out)
+    found = find_images([images], '--images') if images else []
+    files = spread(found, most)
     loaded = safe_load(checkpoint, trust=trust)
     state_dict = weights_of(loaded, str(checkpoint))
     model = build_model(cfg, state_dict, str(checkpoint)).float()
@@ -116,10 +123,17 @@ def fold_checkpoint(
         )
     plain = build_model(plain_cfg, folded.state_dict(), f'{checkpoint} (folded)').float()
     kind, shape = computable(model, [shape] if shape else shapes_to_try(cfg, model))
+    if files:
+        height, width = shape
+        log(
+            f'mmkerv: comparing the {kind.name} of the two networks on a random input and {len(files)} of the '
+            f'{len(found)} images of {images}, each of {height} x {width}'
+        )
     error, count = 0.0, 0
-    for inputs, samples in sample_inputs(model, shape, images):
-        error = max(error, largest_difference(kind.of(model, inputs, samples), kind.of(plain, inputs, samples)))
-        count += 1
+    with frozen_kernels(model), frozen_kernels(plain):
+        for inputs, samples in sample_inputs(model, shape, files):
+            error = max(error, largest_difference(kind.of(model, inputs, samples), kind.of(plain, inputs, samples)))
+            count += 1
     if not error <= tolerance:
         raise FoldCheckError(
             f'{checkpoint}: the folded network differs by {error:.2e} of the largest output, more than '

@@ -1,6 +1,6 @@
 """Comparison of two models: their raw outputs, inputs to compute these from, and the largest difference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 # Regions of interest that the second stage of a two-stage detector gets.
 NUM_REGIONS = 64
 
@@ -131,36 +130,41 @@ def tensors_of(outputs: Any) -> Iterator[Tensor]:
 
 
 def sample_inputs(
-    model: nn.Module, shape: tuple[int, int], images: str | Path | None
+    model: nn.Module, shape: tuple[int, int], images: Iterable[Path] = ()
 ) -> Iterator[tuple[Tensor, list | None]]:
-    """Yield a random input, then the images of a folder, each with the data samples that a detector needs.
+    """Yield a random input, then the images, each with the data samples that a detector needs.
 
     Args:
         model: its preprocessor is applied to the images.
         shape: height and width of the inputs.
-        images: folder, or ``None``.
+        images: image files.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or contains no image.
+        FileNotFoundError, ConfigError: as in :func:`mmkerv.deploy.trained_model.read_image`.
 
     Example:
-        >>> inputs, _ = next(sample_inputs(nn.Sequential(nn.Conv2d(3, 8, 3)), (32, 48), None))
+        >>> inputs, _ = next(sample_inputs(nn.Sequential(nn.Conv2d(3, 8, 3)), (32, 48)))
         >>> inputs.shape
         torch.Size([1, 3, 32, 48])
     """
     generator = torch.Generator().manual_seed(0)
-    yield torch.randn(1, image_channels(model, shape), *shape, generator=generator), _samples(model, shape)
-    if images is None:
-        return
-    import mmcv
-
-    for file in image_files(images):
-        image = mmcv.imresize(mmcv.imread(file, channel_order='bgr'), shape[::-1])
-        tensor = torch.from_numpy(image).permute(2, 0, 1)
-        samples = _samples(model, shape)
+    channels = image_channels(model, shape)
+    yield torch.randn(1, channels, *shape, generator=generator), _samples(model, shape)
+    for file in images:
+        tensor, samples = _resized(file, shape, channels), _samples(model, shape)
         data = {'inputs': tensor[None] if samples is None else [tensor], 'data_samples': samples}
         data = model.data_preprocessor(data, False)
         yield data['inputs'], data['data_samples']
+
+
+def _resized(file: Path, shape: tuple[int, int], channels: int) -> Tensor:
+    """Read an image, (C, H, W), 8 bits: BGR, or grey for a network that takes one channel."""
+    import mmcv
+
+    from mmkerv.deploy.trained_model import read_image
+
+    image = mmcv.imresize(read_image(file), shape[::-1])
+    return torch.from_numpy(mmcv.bgr2gray(image, keepdim=True) if channels == 1 else image).permute(2, 0, 1)
 
 
 def image_channels(model: nn.Module, shape: tuple[int, int] = (64, 64)) -> int:
@@ -195,24 +199,6 @@ def _takes(model: nn.Module, channels: int, shape: tuple[int, int]) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def image_files(folder: str | Path) -> list[Path]:
-    """Return the images of a folder, sorted by name.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or contains no image.
-
-    Example:
-        >>> image_files('data/val2017')[0].name  # doctest: +SKIP
-        '000000000139.jpg'
-    """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f'--images {str(folder)!r} is not a folder; give a folder of images')
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f'--images {str(folder)!r} holds no image ({", ".join(IMAGE_SUFFIXES)})')
-    return files
 
 
 def _samples(model: nn.Module, shape: tuple[int, int]) -> list | None:

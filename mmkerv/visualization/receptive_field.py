@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmkerv.deploy.model_outputs import image_files, sample_inputs
+from mmkerv.deploy.model_outputs import sample_inputs
 from mmkerv.deploy.trained_model import load_image
 from mmkerv.errors import ConfigError
 from mmkerv.visualization.feature_maps import feature_maps
@@ -89,9 +89,9 @@ def receptive_field(model: nn.Module, images: Iterable[tuple[Tensor, Any]], laye
 
 
 def receptive_inputs(
-    model: nn.Module, cfg: Config, num: int, shape: tuple[int, int], folder: str | Path | None = None
+    model: nn.Module, cfg: Config, num: int, shape: tuple[int, int], files: Sequence[Path] = ()
 ) -> Iterator[tuple[Tensor, Any]]:
-    """Yield up to ``num`` inputs (1, C, H, W) of one size: random ones, or the first images of a folder.
+    """Yield up to ``num`` inputs (1, C, H, W) of one size: random ones, or the first of some images.
 
     Images pass through the test pipeline and the preprocessor, and are then scaled to the size.
 
@@ -100,24 +100,24 @@ def receptive_inputs(
         cfg: config of the model.
         num: largest number of inputs, >= 1.
         shape: height and width.
-        folder: folder of images; ``None`` for normally distributed inputs.
+        files: image files; none for normally distributed inputs.
 
     Raises:
-        FileNotFoundError: if the folder does not exist or contains no image.
+        FileNotFoundError, ConfigError: as in :func:`mmkerv.deploy.trained_model.read_image`.
 
     Example:
         >>> inputs, _ = next(receptive_inputs(nn.Sequential(nn.Conv2d(1, 8, 3)), Config(), 1, (28, 28)))
         >>> inputs.shape
         torch.Size([1, 1, 28, 28])
     """
-    first, samples = next(sample_inputs(model, shape, None))
+    first, samples = next(sample_inputs(model, shape))
     device = next((p.device for p in model.parameters()), 'cpu')
-    if folder is None:
+    if not files:
         generator = torch.Generator().manual_seed(0)
         for _ in range(num):
             yield torch.randn(first.shape, generator=generator).to(device), samples
         return
-    for file in image_files(folder)[:num]:
+    for file in files[:num]:
         inputs = load_image(model, cfg, file)['inputs']
         yield F.interpolate(inputs, shape, mode='bilinear', align_corners=False), samples
 

@@ -123,7 +123,7 @@ def test_a_network_of_upstream_converts_and_folds_exactly(library, name, tmp_pat
     plain = built(cfg)
     plain.init_weights()
     kind, shape = computable(plain.eval(), shapes_to_try(cfg, plain))
-    inputs, samples = next(sample_inputs(plain, shape, None))
+    inputs, samples = next(sample_inputs(plain, shape))
     expected = kind.of(plain, inputs, samples)
     sizes = {m.kernel_size for m in plain.modules() if isinstance(m, nn.Conv2d)}
     # CoC exists for odd sizes only.

@@ -92,7 +92,7 @@ def test_pretrain_fine_tune_fold(backbone, task, pretrained, data_root, run, tmp
     for operator in wrong.modules():
         if isinstance(operator, CoCConv2d):
             operator.super_layers[0].weight.data.zero_()
-    inputs, samples = next(sample_inputs(model, (128, 128), None))
+    inputs, samples = next(sample_inputs(model, (128, 128)))
     assert largest_difference(raw_outputs(model, inputs, samples), raw_outputs(wrong, inputs, samples)) > 1e-2
 
     before, after = (

@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
 
 
 def outputs(model: nn.Module) -> list[torch.Tensor]:
-    inputs, samples = next(sample_inputs(model, SIZE, None))
+    inputs, samples = next(sample_inputs(model, SIZE))
     return raw_outputs(model.eval(), inputs, samples)
 
 
@@ -319,7 +319,10 @@ def test_the_table_names_what_stays_plain():
     assert lines[-1].startswith('1 of 3 convolutions decomposed: 576 -> 208 weights, 5760 -> 2080 multiply-adds')
 
 
-def test_where_is_read_from_the_command_line(capsys):
+def test_where_is_read_from_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('c.py', 'c.pth'):
+        Path(name).touch()
     arguments = ['c.py', 'c.pth', 'out.pth', '--rate', '2', '--where', 'stem=False', 'stages=[3,4]', 'names=conv2']
     assert cli.parse_args(arguments).where == {'stem': False, 'stages': [3, 4], 'names': 'conv2'}
     with pytest.raises(SystemExit):

@@ -2,6 +2,7 @@ import copy
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 from torch import nn
 
+from mmkerv.deploy import model_outputs
 from mmkerv.deploy.fold import FoldResult, fold_checkpoint
 from mmkerv.deploy.model_outputs import association_strength, largest_difference, raw_outputs
 from mmkerv.engine import safe_load
-from mmkerv.errors import CheckpointMismatchError, FoldCheckError, NonFiniteWeightsError
+from mmkerv.errors import CheckpointMismatchError, ConfigError, FoldCheckError, NonFiniteWeightsError
 from mmkerv.ops import CoCConv2d
+from mmkerv.ops.core import generated
 from tests.engine.small_networks import NETWORKS, SIZE, associated, classifier, operators, retinanet
 
 
@@ -249,11 +253,66 @@ def test_the_networks_are_compared_on_images_too(tmp_path, network):
     checkpoint = save(associated(cfg), tmp_path / 'a.pth')
     images = tmp_path / 'images'
     assert fold_checkpoint(cfg, checkpoint, tmp_path / 'd.pth', images=images, shape=SIZE).inputs == 3
-    for folder in (tmp_path / 'absent', tmp_path / 'empty'):
-        (tmp_path / 'empty').mkdir(exist_ok=True)
-        with pytest.raises(FileNotFoundError, match=rf"--images '{folder}' (is not a folder|holds no image)"):
-            fold_checkpoint(cfg, checkpoint, tmp_path / 'e.pth', images=folder, shape=SIZE)
-    assert not (tmp_path / 'e.pth').exists()
+    assert fold_checkpoint(cfg, checkpoint, tmp_path / 'd.pth', images=images / 'a.png', shape=SIZE).inputs == 2
+
+
+def picture(file: Path) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(file)
+    return file
+
+
+def test_a_part_of_many_images_is_taken_and_told(tmp_path, monkeypatch):
+    pytest.importorskip('mmpretrain')
+    for number in range(5):
+        picture(tmp_path / 'images' / f'{number}.png')
+    used, read = [], model_outputs._resized
+    monkeypatch.setattr(model_outputs, '_resized', lambda file, *rest: used.append(file.name) or read(file, *rest))
+    told = []
+    monkeypatch.setattr('mmkerv.deploy.fold.log', told.append)
+    checkpoint, images = save(associated(classifier()), tmp_path / 'a.pth'), tmp_path / 'images'
+    result = fold_checkpoint(classifier(), checkpoint, tmp_path / 'd.pth', images=images, most=2, shape=(32, 48))
+    assert result.inputs == 3 and used == ['0.png', '2.png']
+    assert told == [
+        f'mmkerv: comparing the raw outputs of the two networks on a random input and 2 of the 5 images of {images}, '
+        'each of 32 x 48'
+    ]
+
+
+def test_images_that_are_none_are_refused_before_the_checkpoint_is_read(tmp_path):
+    (tmp_path / 'empty').mkdir()
+    for name in ('absent', 'empty'):
+        with pytest.raises(FileNotFoundError, match=rf"--images '{tmp_path / name}' (does not exist|holds no image)"):
+            fold_checkpoint(classifier(), tmp_path / 'absent.pth', tmp_path / 'e.pth', images=tmp_path / name)
+
+
+def test_a_damaged_image_is_named(tmp_path):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'a.png').write_text('no image')
+    checkpoint = save(associated(classifier()), tmp_path / 'a.pth')
+    with pytest.raises(ConfigError, match=r"a\.png' cannot be read as an image"):
+        fold_checkpoint(classifier(), checkpoint, tmp_path / 'd.pth', images=tmp_path / 'a.png', shape=SIZE)
+    assert not (tmp_path / 'd.pth').exists()
+
+
+def test_images_are_grey_for_a_network_of_one_channel(tmp_path):
+    pytest.importorskip('mmpretrain')
+    cfg = classifier()
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor = dict(type='ClsDataPreprocessor', mean=[100.0], std=[50.0])
+    file, checkpoint = picture(tmp_path / 'a.png'), save(associated(cfg), tmp_path / 'a.pth')
+    assert fold_checkpoint(cfg, checkpoint, tmp_path / 'd.pth', images=file, shape=SIZE).inputs == 2
+
+
+def test_the_check_computes_each_kernel_once(tmp_path, monkeypatch, recwarn):
+    pytest.importorskip('mmpretrain')
+    monkeypatch.setattr(generated, 'MANY_EVALUATIONS', 3)
+    generated.warn_of_evaluations.cache_clear()
+    file, checkpoint = picture(tmp_path / 'images' / '0.png'), save(associated(classifier()), tmp_path / 'a.pth')
+    for number in range(1, 4):
+        shutil.copy(file, file.with_name(f'{number}.png'))
+    fold_checkpoint(classifier(), checkpoint, tmp_path / 'd.pth', images=file.parent, shape=SIZE)
+    assert not [warning for warning in recwarn if 'frozen_kernels' in str(warning.message)]
 
 
 def test_a_network_without_operators_is_refused(tmp_path):

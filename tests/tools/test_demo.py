@@ -25,6 +25,7 @@ def demo(monkeypatch, tmp_path):
     import mmkerv.deploy.comparison as comparison
     import mmkerv.deploy.model_outputs as model_outputs
     import mmkerv.deploy.trained_model as trained
+    import mmkerv.image_files as image_files
 
     ran = []
 
@@ -50,6 +51,7 @@ def demo(monkeypatch, tmp_path):
     monkeypatch.setattr(comparison, 'inference_times', lambda models, *_: (6.0, 4.0, 4.5))
     monkeypatch.setattr(comparison, 'count', lambda model: 10)
     monkeypatch.setattr(model_outputs, 'sample_inputs', lambda *_: [(0, 0)])
+    monkeypatch.setattr(image_files, 'find_images', lambda _: [])
     monkeypatch.setattr(trained, 'load_trained', lambda *_: (None, None))
     monkeypatch.setattr(demo_report, 'write_demo_report', report)
 

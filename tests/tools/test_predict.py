@@ -19,10 +19,12 @@ pytest.importorskip('matplotlib')
 import mmcv
 import numpy as np
 import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from mmkerv.analysis.predictions import distinct_names, find_images, predictions
+from mmkerv.analysis.predictions import distinct_names, none_kept, predictions
 from mmkerv.datasets.shapes import ShapesSettings, write_shapes
 from mmkerv.deploy.fold import fold_checkpoint
 from mmkerv.deploy.trained_model import built, load_trained
@@ -137,6 +139,23 @@ def test_boxes_and_masks_are_those_of_upstream(saved, images, tmp_path, capsys):
             changed = (picture != large).any(-1)[round(min(max(top, 0), len(large) - 1))]
             assert changed[round(max(left, 0)) : round(right)].mean() > 0.5
     assert re.search(rf'{images[0].name}: \d+ ({"|".join(CLASSES)})', capsys.readouterr().out)
+
+
+def test_what_is_below_the_threshold_is_told(saved, images, tmp_path, capsys):
+    assert run(*saved('mask_rcnn'), images[0], '--out-dir', tmp_path, '--score-thr', 1) is None
+    (found,) = re.findall(
+        rf'{images[0]}: nothing above --score-thr 1 \(highest score (0\.\d+)\)', capsys.readouterr().out
+    )
+    assert run(*saved('mask_rcnn'), images[0], '--out-dir', tmp_path, '--score-thr', 0) is None
+    scores = [instance['score'] for instance in records(tmp_path)['images'][0]['instances']]
+    assert float(found) == pytest.approx(max(scores), abs=1e-3)
+
+
+def test_a_network_that_finds_no_instance_is_told():
+    sample = DetDataSample(pred_instances=InstanceData(scores=torch.zeros(0)))
+    assert none_kept(sample, '--score-thr 0.3') == (
+        'nothing above --score-thr 0.3 (the network finds no instance at all)'
+    )
 
 
 @pytest.mark.parametrize('folded', [False, True], ids=['trained', 'folded'])
@@ -284,18 +303,6 @@ def test_names_are_distinct(files, names):
     assert found == names and len({name.casefold() for name in found}) == len(files)
 
 
-def test_files_folders_and_patterns_name_images(images, tmp_path, monkeypatch):
-    folder = images[0].parent
-    (tmp_path / 'notes.txt').write_text('no image')
-    (tmp_path / 'deep' / 'er').mkdir(parents=True)
-    shutil.copy(images[0], tmp_path / 'deep' / 'er' / 'x.PNG')
-    assert find_images([str(folder)]) == images
-    assert find_images([str(images[1]), str(folder), f'{folder}/*']) == [images[1], images[0], images[2]]
-    assert find_images([f'{tmp_path}/**/*']) == [tmp_path / 'deep' / 'er' / 'x.PNG']
-    odd = shutil.copy(images[0], tmp_path / 'a[1].jpg')
-    assert find_images([str(odd)]) == [odd], 'a file whose name looks like a pattern'
-
-
 def test_pictures_are_turned_as_their_exif_data_say(saved, images, tmp_path):
     with Image.open(images[2]) as image:
         exif = image.getexif()
@@ -312,7 +319,7 @@ def test_pictures_are_turned_as_their_exif_data_say(saved, images, tmp_path):
     ('arguments', 'words'),
     [
         (('absent.jpg',), "image 'absent.jpg' does not exist"),
-        (('nothing/*.jpg',), "no image matches 'nothing/*.jpg'"),
+        (('nothing/*.jpg',), "image 'nothing/*.jpg' matches no image"),
         (('tests',), "'tests' holds no image"),
         (('{image}', '--score-thr', 0.5), '--score-thr is for detectors, and the network is one of mmseg'),
         (('{image}', '--topk', 2), '--topk is for classifiers, and the network is one of mmseg'),

@@ -147,7 +147,7 @@ def network(request) -> tuple[str, nn.Module]:
 
 def test_scores_of_every_task(network):
     kind, model = network
-    inputs, samples = next(sample_inputs(model, SIZE, None))
+    inputs, samples = next(sample_inputs(model, SIZE))
     scores = ClassScores(model, samples, topk=3)
     with torch.no_grad():
         found = scores(inputs)[0]
@@ -178,7 +178,7 @@ def test_probabilities_are_those_that_the_network_predicts(network, monkeypatch)
     if kind == 'retinanet':
         # Every score of random weights is low.
         monkeypatch.setitem(model.bbox_head.test_cfg, 'score_thr', 0.0)
-    inputs, samples = next(sample_inputs(model, SIZE, None))
+    inputs, samples = next(sample_inputs(model, SIZE))
     found = ClassScores(model, samples).probabilities(inputs)
     with torch.no_grad():
         if kind == 'classifier':
@@ -197,7 +197,7 @@ def test_probabilities_are_those_that_the_network_predicts(network, monkeypatch)
 def test_maps_of_every_task(network):
     pytest.importorskip('pytorch_grad_cam')
     kind, model = network
-    inputs, samples = next(sample_inputs(model, SIZE, None))
+    inputs, samples = next(sample_inputs(model, SIZE))
     category = ClassScores(model, samples).likeliest(inputs)
     layers = ['neck'] if kind in ('retinanet', 'mask_rcnn') else ['backbone:-1']
     found = class_activation.class_activation(model, inputs, samples, category, layers, 'LayerCAM')

@@ -40,7 +40,7 @@ def network(request) -> tuple[str, nn.Module]:
 @torch.no_grad()
 def test_maps_are_the_outputs_of_the_backbone(network):
     _, model = network
-    inputs, samples = next(sample_inputs(model, SIZE, None))
+    inputs, samples = next(sample_inputs(model, SIZE))
     expected = model.backbone(inputs)
     found = feature_maps(model, inputs, samples, ['backbone'])
     assert list(found) == (['backbone'] if len(expected) == 1 else [f'backbone:{i}' for i in range(len(expected))])
@@ -57,7 +57,7 @@ def test_maps_are_the_outputs_of_the_backbone(network):
 @torch.no_grad()
 def test_maps_of_layers_after_the_backbone(network):
     kind, model = network
-    inputs, samples = next(sample_inputs(model, SIZE, None))
+    inputs, samples = next(sample_inputs(model, SIZE))
     layer = {'classifier': 'neck', 'segmentor': 'decode_head.convs', 'retinanet': 'bbox_head.cls_convs'}.get(
         kind, 'neck'
     )
@@ -137,7 +137,7 @@ def test_padding_is_removed():
 def test_the_picture_is_the_image_before_the_preprocessor(network):
     kind, model = network
     image = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    _, samples = next(sample_inputs(model, SIZE, None))
+    _, samples = next(sample_inputs(model, SIZE))
     data = {'inputs': image[None] if kind == 'classifier' else [image], 'data_samples': samples}
     inputs = model.data_preprocessor(data, False)['inputs']
     # Files are read as BGR; the detectors and the classifier of these configs convert them, the others do not.

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmkerv.deploy.trained_model import load_trained
 from mmkerv.errors import ConfigError
+from mmkerv.image_files import find_images
 from mmkerv.ops import CKConv2d, CoCConv2d, KervConv2d
 from mmkerv.visualization.receptive_field import (
     ReceptiveField,
@@ -152,11 +153,9 @@ def test_the_images_of_a_folder_are_used(lenet, tmp_path):
     cfg, model = load_trained(*lenet)
     for number in range(3):
         mmcv.imwrite(np.full((28, 28), 50 * number, np.uint8), str(tmp_path / f'{number}.png'))
-    inputs = [x for x, _ in receptive_inputs(model, cfg, 2, (28, 28), tmp_path)]
+    inputs = [x for x, _ in receptive_inputs(model, cfg, 2, (28, 28), find_images([tmp_path]))]
     assert [x.shape for x in inputs] == [(1, 1, 28, 28)] * 2
     assert float(inputs[0].mean()) < float(inputs[1].mean())
-    with pytest.raises(FileNotFoundError, match='no image'):
-        next(receptive_inputs(model, cfg, 2, (28, 28), ROOT / 'configs'))
 
 
 def test_the_tool_writes_the_picture(lenet, tmp_path):
@@ -187,7 +186,7 @@ def test_the_size_is_that_of_the_test_pipeline(tmp_path):
     [
         (('--target-layers', 'backbone.layer3'), "no layer 'backbone.layer3'; the nearest names are backbone.layer2"),
         (('--target-layers', 'backbone.fc'), "layer 'backbone.fc' returns no feature map"),
-        (('--images', 'absent'), "'absent' is not a folder"),
+        (('--images', 'absent'), "--images 'absent' does not exist"),
         (('--save-path', 'erf.doc'), "must end in .png, .svg, .pdf, .jpg, got 'erf.doc'"),
         (('--shape', '30', '30'), 'takes images of 28x28'),
         (('--compare', 'configs/imagenet/resnet18.py', 'absent.pth'), "'absent.pth'"),

@@ -103,7 +103,7 @@ def times(
                 with unlogged():
                     model = load_trained(str(config), weights, device=device)[1]
                 # The same numbers for all of them.
-                images, data = next(sample_inputs(model, shape, None))
+                images, data = next(sample_inputs(model, shape))
                 with torch.no_grad():
                     raw_outputs(model, images.to(device), data)
             except (UserError, OSError, *REFUSALS) as error:

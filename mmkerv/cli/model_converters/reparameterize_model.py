@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
+from mmkerv.image_files import MOST, find_images
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -16,7 +17,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_network('config_path', 'checkpoint_path')
     parser.add_argument('save_path', help='.pth file to write')
-    parser.add_argument('--images', metavar='DIR', help='also compare the two networks on these images')
+    parser.add_argument(
+        '--images',
+        metavar='DIR',
+        help="also compare the two networks on the images of a folder, an image file, or a pattern such as 'DIR/*.jpg'",
+    )
+    parser.add_argument(
+        '--max-images',
+        type=int,
+        default=MOST,
+        metavar='N',
+        help='at most so many of them, spread over the list by name (%(default)s)',
+    )
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the inputs for the comparison')
     parser.add_argument('--tolerance', type=float, default=1e-4, help='largest relative difference; default 1e-4')
     parser.add_argument(
@@ -36,12 +48,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if Path(args.save_path).suffix != '.pth':
         parser.error(f'save_path must end in .pth, got {args.save_path!r}')
+    if args.max_images < 1:
+        parser.error(f'--max-images must be >= 1, got {args.max_images}')
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fold, check, write."""
     args = parse_args(argv)
+    if args.images:
+        # Refused before anything large is imported.
+        find_images([args.images], '--images')
 
     from mmkerv import env
 
@@ -57,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.checkpoint_path,
         args.save_path,
         images=args.images,
+        most=args.max_images,
         shape=tuple(args.shape) if args.shape else None,
         tolerance=args.tolerance,
         trust=args.trust_checkpoint,
@@ -72,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if result.associations:
         low, high = min(result.associations), max(result.associations)
         print(f'|K - W| / |W| of the folded operators: {low:.3g} to {high:.3g}')
-    print(f'largest difference of the {result.compared}, relative: {result.error:.2e} on {result.inputs} inputs')
+    images = result.inputs - 1
+    inputs = 'a random input' + (f' and {images} image{"s" * (images > 1)}' if images else '')
+    print(f'largest difference of the {result.compared}, relative: {result.error:.2e} on {inputs}')
     print(f'checkpoint: {args.save_path}')
     print(f'config:     {Path(args.save_path).with_suffix(".py")}')
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
+from mmkerv.image_files import find_images
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -17,7 +18,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_network()
     parser.add_second_network('--compare', 'a second network, drawn beside the first')
     parser.add_argument('--target-layers', metavar='LAYER', help='default: the last feature map of the backbone')
-    parser.add_argument('--images', metavar='DIR', help='average over the images of a folder instead of random inputs')
+    parser.add_argument(
+        '--images',
+        metavar='DIR',
+        help='average over the images of a folder, or an image file; default random inputs',
+    )
     parser.add_argument('--num', type=int, default=20, help='number of inputs (%(default)s)')
     parser.add_argument(
         '--shape', type=int, nargs=2, metavar=('H', 'W'), help='size of the inputs; default that of the test pipeline'
@@ -37,6 +42,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, differentiate, draw, print."""
     args = parse_args(argv)
+    files = find_images([args.images], '--images') if args.images else []
 
     from mmkerv import env
 
@@ -60,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         # Two networks are compared on inputs of one size.
         shape = shape or pipeline_shape(cfg, model)
-        images = list(receptive_field.receptive_inputs(model, cfg, args.num, shape, args.images))
+        images = list(receptive_field.receptive_inputs(model, cfg, args.num, shape, files))
         layer = args.target_layers or feature_maps.last_map(model, images[0][0])
         field = receptive_field.receptive_field(model, images, layer)
         squares = [

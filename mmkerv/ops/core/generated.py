@@ -3,7 +3,8 @@
 import functools
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +135,31 @@ def warn_of_evaluations() -> None:
         'mmkerv.ops.switch_to_deploy(model) replaces them by plain convolutions',
         stacklevel=2,
     )
+
+
+@contextmanager
+def uncounted_evaluations(*models: nn.Module) -> Iterator[None]:
+    """Leave the evaluations inside the block out of those that :func:`warn_of_evaluations` warns of.
+
+    For timing a network that computes its kernels at every call.
+
+    Example:
+        >>> from mmkerv.ops import CoCConv2d
+        >>> op = CoCConv2d(3, 8, 3).eval()
+        >>> with uncounted_evaluations(op), torch.no_grad():
+        ...     _ = op(torch.randn(1, 3, 5, 5))
+        >>> op._evaluations
+        0
+    """
+    counted = {m: m._evaluations for model in models for m in model.modules() if isinstance(m, GeneratedKernel)}
+    for operator in counted:
+        # Past the number that warns.
+        operator._evaluations = MANY_EVALUATIONS
+    try:
+        yield
+    finally:
+        for operator, evaluations in counted.items():
+            operator._evaluations = evaluations
 
 
 @torch.no_grad()

@@ -213,6 +213,20 @@ def test_many_evaluations_outside_the_block_are_named_once(model, monkeypatch):
     ]
 
 
+def test_evaluations_on_purpose_do_not_count(model, monkeypatch, recwarn):
+    monkeypatch.setattr(generated, 'MANY_EVALUATIONS', 3)
+    generated.warn_of_evaluations.cache_clear()
+    x = torch.randn(1, 4, 6, 6)
+    with torch.no_grad():
+        model(x)
+        before = model[0]._evaluations
+        with pytest.raises(ZeroDivisionError), generated.uncounted_evaluations(model, model):
+            for _ in range(5):
+                model(x)
+            raise ZeroDivisionError
+    assert model[0]._evaluations == before > 0 and not recwarn.list
+
+
 def test_evaluations_are_not_part_of_a_model(model):
     with torch.no_grad():
         model(torch.randn(1, 4, 6, 6))

@@ -232,6 +232,7 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
     from mmkerv import convert
     from mmkerv.engine.config.operator_spec import parse_operator
     from mmkerv.ops import frozen_kernels, switch_to_deploy
+    from mmkerv.ops.core.generated import uncounted_evaluations
 
     cfg = network_config(form)
     init_default_scope(cfg.default_scope)
@@ -266,6 +267,7 @@ def work(form: Form, name: str, args: argparse.Namespace, stack: ExitStack) -> C
         model.eval()
         if name.endswith(' frozen'):
             stack.enter_context(frozen_kernels(model))
+        stack.enter_context(uncounted_evaluations(model))
 
         def infer() -> None:
             with torch.inference_mode(), autocast():

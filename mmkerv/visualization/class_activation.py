@@ -14,6 +14,7 @@ from mmkerv import install_advice
 from mmkerv.deploy.trained_model import class_name, load_image
 from mmkerv.distributions import importable
 from mmkerv.errors import ArgumentError, ConfigError, InstallationError
+from mmkerv.ops import frozen_kernels
 from mmkerv.visualization.class_scores import ClassScores, category_index
 from mmkerv.visualization.feature_maps import last_map, recording, select_maps, split_name
 from mmkerv.visualization.pictures import input_picture, panels, valid_size
@@ -132,13 +133,15 @@ def class_activation(
         recorder(inputs)
     cam.target_layers = [scores] * len(recorder.maps)
     try:
-        # The image requires a gradient, so that the maps of frozen layers get gradients too.
-        heat = cam(
-            inputs.detach().clone().requires_grad_(),
-            [ClassifierOutputTarget(category)],
-            eigen_smooth=eigen_smooth,
-            aug_smooth=aug_smooth,
-        )[0]
+        # ScoreCAM calls the network hundreds of times.
+        with frozen_kernels(model):
+            # The image requires a gradient, so that the maps of frozen layers get gradients too.
+            heat = cam(
+                inputs.detach().clone().requires_grad_(),
+                [ClassifierOutputTarget(category)],
+                eigen_smooth=eigen_smooth,
+                aug_smooth=aug_smooth,
+            )[0]
     finally:
         model.zero_grad(set_to_none=True)
     height, width = valid_size(inputs, scores.sample)

@@ -16,6 +16,7 @@ from mmkerv.analysis.speed import data_sets
 from mmkerv.cli.report.scenes import Panel, Scene, detect_scenes, opened, scene
 from mmkerv.engine.config.evaluation import DETECTION
 from mmkerv.engine.scope import library_of
+from mmkerv.ops import frozen_kernels
 
 # Lowest score of a box that is shown, and share of the image in a picture of classes.
 THRESHOLD, BLEND = 0.3, 0.45
@@ -45,9 +46,10 @@ def predicted_scenes(cfg: Config, model: nn.Module, count: int) -> list[Scene]:
         return detect_scenes(cfg, {'prediction': model}, count, THRESHOLD)
     dataset = data_sets(cfg, 'test')[0]
     indices = range(min(count, len(dataset)))
-    if library == 'mmseg':
-        return [_segmented(dataset, model, index) for index in indices]
-    panels = [_classified(dataset, model, index) for index in indices]
+    with frozen_kernels(model):
+        if library == 'mmseg':
+            return [_segmented(dataset, model, index) for index in indices]
+        panels = [_classified(dataset, model, index) for index in indices]
     rows = (panels[i : i + COLUMNS] for i in range(0, len(panels), COLUMNS))
     return [Scene('test images', b'', row[0][1], row[0][2], [panel for panel, *_ in row]) for row in rows]
 

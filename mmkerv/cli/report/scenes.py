@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from mmkerv.deploy.trained_model import read_image
+from mmkerv.ops import frozen_kernels
 
 
 class Box(NamedTuple):
@@ -113,12 +115,15 @@ def detect_scenes(cfg: Config, models: dict[str, nn.Module], count: int, thresho
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     names = dataset.metainfo['classes']
     scenes = []
-    for index in range(min(count, len(dataset))):
-        info = dataset.get_data_info(index)
-        panels = [Panel('ground truth', [_annotated(instance, names) for instance in info['instances']])]
-        batch = pseudo_collate([dataset[index]])
-        panels += [Panel(title, _detections(model, batch, names, threshold)) for title, model in models.items()]
-        scenes.append(scene(Path(info['img_path']), panels))
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(frozen_kernels(model))
+        for index in range(min(count, len(dataset))):
+            info = dataset.get_data_info(index)
+            panels = [Panel('ground truth', [_annotated(instance, names) for instance in info['instances']])]
+            batch = pseudo_collate([dataset[index]])
+            panels += [Panel(title, _detections(model, batch, names, threshold)) for title, model in models.items()]
+            scenes.append(scene(Path(info['img_path']), panels))
     return scenes
 
 

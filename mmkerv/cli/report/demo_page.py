@@ -102,7 +102,7 @@ def _stats(record: DemoRecord) -> list[Stat]:
         Stat('box mAP once folded', _metric(record.after, first), f'{_metric(record.before, first)} before folding'),
         Stat('raw outputs differ by', difference, 'folded against trained, relative'),
         Stat('speed once folded', f'{trained / folded:.1f}×', f'{trained:.0f} → {folded:.0f} ms per image'),
-        Stat('association |K − W| / |W|', f'{low:.2f} – {high:.2f}', 'of the layers; 0: plain'),
+        Stat('association |K − W| / |W|', f'{low:.3g} – {high:.3g}', 'of the layers; 0: plain'),
     ]
 
 

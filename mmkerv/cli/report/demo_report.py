@@ -148,9 +148,9 @@ def training_charts(trained: Curves, plain: Curves | None = None) -> list[Chart]
         'Loss by iteration: from 2.00 to 1.00.'
     """
     loss = trained.losses['loss']
-    text = f'Loss by {loss.unit}: from {loss.y[0]:.2f} to {loss.y[-1]:.2f}.'
+    text = f'Loss by {loss.unit}: from {loss.y[0]:.3g} to {loss.y[-1]:.3g}.'
     if plain:
-        text += f' The plain network: to {plain.losses["loss"].y[-1]:.2f}.'
+        text += f' The plain network: to {plain.losses["loss"].y[-1]:.3g}.'
         lines = [_line('loss', loss, 0), _line('loss', plain.losses['loss'], 1, plain=True)]
     else:
         lines = [_line(name, curve, number % 3) for number, (name, curve) in enumerate(trained.losses.items())]

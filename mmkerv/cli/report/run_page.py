@@ -242,8 +242,9 @@ def _kernels(work: Path, cfg: Config, model: nn.Module) -> Section:
         raise ConfigError('the network has no layer with kernels')
     start = None
     if seed is None or _first_config(work, cfg).get('load_from'):
-        reason = 'the run had no fixed seed' if seed is None else 'it began from a checkpoint'
-        text = f'Kernels at the end of the training; those at the start are not known: {reason}.'
+        known = 'Kernels at the end of the training; those at the start are not known: '
+        fixed = 'the run had no fixed seed. To fix one, train with --cfg-options randomness.seed=0'
+        text = f'{known}{fixed if seed is None else "it began from a checkpoint"}.'
     else:
         start = starting_model(cfg, seed)
     return Section('kernels', 'Kernels', [KernelPairs(draw_kernels(layers, start))], text)

@@ -20,7 +20,7 @@ from mmkerv.analysis.logs import Curve, Log
 from mmkerv.cli.report import run_page
 from mmkerv.cli.report.charts import Line, line_chart
 from mmkerv.cli.report.comparison_page import chart, comparison_page, curves_of, mean_curve
-from mmkerv.cli.report.kernels import draw_kernels
+from mmkerv.cli.report.kernels import association, draw_kernels
 from mmkerv.cli.report.page import (
     Charts,
     Facts,
@@ -37,6 +37,7 @@ from mmkerv.cli.report.predictions import overlay
 from mmkerv.cli.report.run_page import _first_config, _results, _stats, charts, config_of, write_run_report
 from mmkerv.cli.report.scenes import Panel, Scene, scene
 from mmkerv.errors import ConfigError
+from mmkerv.ops import CoCConv2d
 from tests.cli.report.test_report import HOSTILE
 from tests.cli.report.test_report import Page as Parsed
 
@@ -148,6 +149,20 @@ def test_resumed_run_began_where_its_first_start_did(tmp_path, start):
         patch.setattr(run_page, 'starting_model', lambda cfg, seed: model)
         section = run_page._kernels(tmp_path, last, model)
     assert ('it began from a checkpoint' in section.text) is bool(start)
+
+
+def test_a_run_without_a_seed_is_told_how_to_fix_one(tmp_path):
+    section = run_page._kernels(tmp_path, Config(dict(model=dict())), nn.Sequential(nn.Conv2d(3, 4, 3)))
+    assert section.text.endswith('no fixed seed. To fix one, train with --cfg-options randomness.seed=0.')
+
+
+def test_a_small_association_is_not_rounded_to_zero():
+    operator = CoCConv2d(3, 4, 3)
+    # The identity, and a little more.
+    operator.super_layers[-1].weight.data.add_(1e-5)
+    (drawn,) = draw_kernels({'conv': operator}, None)
+    found = float(re.search(r'is (\S+) at the end', drawn.text)[1])
+    assert 0 < found < 0.005 and found == pytest.approx(association(operator), rel=0.005)
 
 
 def test_folder_of_several_runs_is_refused(tmp_path):

@@ -26,6 +26,19 @@ def config_name(config: str) -> str:
     return Path(config.rpartition('::')[2]).stem
 
 
+def require_config(config: str) -> None:
+    """Refuse a config file that does not exist; ``LIBRARY::FILE`` is looked up where it is read.
+
+    Raises:
+        FileNotFoundError: naming it.
+
+    Example:
+        >>> require_config('mmkerv::retinanet_r50.py')
+    """
+    if '::' not in config and not Path(config).is_file():
+        raise FileNotFoundError(f'config {config!r} does not exist; give the path of a config file')
+
+
 def config_folder() -> Path:
     """Return the folder of the configs.
 

@@ -51,6 +51,23 @@ def named_checkpoint(folder: str | Path) -> Path | None:
     return next((file for file in (marker.with_name(named.name), named) if file.is_file()), None)
 
 
+def require_checkpoint(file: str | Path, addresses: bool = True) -> None:
+    """Refuse a checkpoint that does not exist.
+
+    Args:
+        file: path.
+        addresses: whether an address (``https://...``) passes.
+
+    Raises:
+        FileNotFoundError: naming it.
+
+    Example:
+        >>> require_checkpoint('https://host/epoch_12.pth')
+    """
+    if not (addresses and '://' in str(file)) and not Path(file).is_file():
+        raise FileNotFoundError(f'checkpoint {str(file)!r} does not exist; give the path of a .pth file')
+
+
 def best_checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoints of the best evaluations, one for each metric of ``save_best``.
 

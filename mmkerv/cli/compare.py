@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkerv.cli import common
-from mmkerv.config_files import config_name
+from mmkerv.config_files import config_name, require_config
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -65,6 +65,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f'--{flag} must be >= 1, got {value}')
     if args.gpus and args.launcher == 'none':
         parser.error('--gpus needs a launcher: add --launcher pytorch')
+    require_config(args.config)
     return args
 
 

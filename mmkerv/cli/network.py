@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmkerv.config_files import require_config
 from mmkerv.errors import ConfigError
 from mmkerv.work_folder import (
     LAST_CHECKPOINT,
@@ -17,6 +18,7 @@ from mmkerv.work_folder import (
     configs_of,
     named_checkpoint,
     other_checkpoints,
+    require_checkpoint,
     written_networks,
 )
 
@@ -118,15 +120,18 @@ def network_files(config: str, checkpoint: str | None = None, needed: bool = Tru
         needed: whether a checkpoint is looked for.
 
     Raises:
-        FileNotFoundError: if the folder holds no config, or no checkpoint.
+        FileNotFoundError: if a file does not exist, or the folder holds no config, or no checkpoint.
         ConfigError: if it holds several of them, and nothing tells which one is meant.
 
     Example:
-        >>> network_files('configs/a.py', 'a.pth')
-        ('configs/a.py', 'a.pth')
+        >>> network_files('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 'https://host/a.pth')
+        ('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 'https://host/a.pth')
     """
     folder = Path(config)
+    if checkpoint is not None:
+        require_checkpoint(checkpoint)
     if not folder.is_dir():
+        require_config(config)
         return config, checkpoint
     file = config_in(folder)
     kind = ''
@@ -165,14 +170,15 @@ def checkpoint_of(file: str) -> str:
     """Return a checkpoint as it is given, or that of a work folder, which one line on stderr names.
 
     Raises:
-        FileNotFoundError: if the folder holds none.
+        FileNotFoundError: if the file does not exist, or the folder holds none.
         ConfigError: if it holds several, and nothing tells which one is meant.
 
     Example:
-        >>> checkpoint_of('epoch_12.pth')
-        'epoch_12.pth'
+        >>> checkpoint_of('https://host/epoch_12.pth')
+        'https://host/epoch_12.pth'
     """
     if not Path(file).is_dir():
+        require_checkpoint(file)
         return file
     path, kind = _checkpoint_in(Path(file))
     _tell(f'{file}: checkpoint {path.name} ({kind})')

@@ -44,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cfg = load_config(args.config, args.cfg_options)
     common.place_operator(cfg, args)
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f'checkpoint {args.checkpoint!r} does not exist; give the path of a .pth file')
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.amp:

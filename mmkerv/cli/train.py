@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmkerv.cli import common
+from mmkerv.config_files import require_config
+from mmkerv.work_folder import require_checkpoint
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -32,6 +34,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     common.check_changes(parser, args)
+    require_config(args.config)
+    if args.resume not in (None, 'auto'):
+        require_checkpoint(args.resume)
     return args
 
 
@@ -87,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if cfg.load_from is None:
             # A run that was interrupted before its first checkpoint starts again from the same weights.
             cfg.resume, cfg.load_from = False, start
-    if cfg.get('load_from') and '://' not in cfg.load_from and not Path(cfg.load_from).is_file():
-        raise FileNotFoundError(f'checkpoint {cfg.load_from!r} does not exist; give the path of a .pth file')
+    if cfg.get('load_from'):
+        require_checkpoint(cfg.load_from)
     if cfg.get('resume') and '://' not in cfg.load_from:
         # The hook that compares them comes after the runner has written its config over that of the run.
         require_same_operators(cfg.get('model'), safe_load(cfg.load_from, trust=args.trust_checkpoint), cfg.load_from)

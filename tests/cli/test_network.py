@@ -13,6 +13,14 @@ from mmkerv.cli.network import NetworkParser, checkpoint_of, network_files
 from mmkerv.errors import ConfigError
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    """The files of other networks, in the current folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp('elsewhere'))
+    for name in ('a.py', 'a.pth', 'b.pth', 'best_b_epoch_1.pth', 'c.py', 'c.pth'):
+        Path(name).touch()
+
+
 @pytest.fixture
 def work(tmp_path) -> Path:
     """A work folder with a config and two checkpoints, which has been moved since the training."""
@@ -99,6 +107,11 @@ def test_folder_of_a_folded_network(tmp_path, capsys):
 def test_files_stay_as_they_are(capsys):
     assert network_files('a.py') == ('a.py', None) and network_files('a.py', 'b.pth') == ('a.py', 'b.pth')
     assert checkpoint_of('b.pth') == 'b.pth' and capsys.readouterr() == ('', '')
+
+
+def test_addresses_and_configs_of_libraries_are_looked_up_later():
+    pair = 'mmdet::absent.py', 'https://host/absent.pth'
+    assert network_files(*pair) == pair and checkpoint_of(pair[1]) == pair[1]
 
 
 # Command -> arguments with a work folder.

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
+from mmkerv.image_files import find_images
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,6 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, run, draw."""
     args = parse_args(argv)
+    find_images([args.img])
 
     from mmkerv import env
 

@@ -8,6 +8,7 @@ from typing import Any
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
+from mmkerv.image_files import find_images
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -72,6 +73,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Load, draw, write."""
     args = parse_args(argv)
+    if args.image is not None:
+        find_images([args.image], '--image')
 
     from mmkerv import env
 

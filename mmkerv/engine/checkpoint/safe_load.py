@@ -20,6 +20,7 @@ from mmkerv.engine.checkpoint.layouts import plain_layout
 from mmkerv.engine.checkpoint.unpickler import restricted_pickle
 from mmkerv.errors import ConfigError, InstallationError, UnsafeCheckpointError
 from mmkerv.ops.core.arguments import did_you_mean
+from mmkerv.work_folder import require_checkpoint
 
 # A file of safetensors begins with the length of its header in eight bytes, and the header is JSON.
 SAFETENSORS_START, LARGEST_HEADER = b'{', 10**8
@@ -51,8 +52,8 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
         {'weight': tensor([1., 1.])}
     """
     name = getattr(file, 'name', type(file).__name__) if hasattr(file, 'read') else str(file)
-    if not hasattr(file, 'read') and not Path(file).is_file():
-        raise FileNotFoundError(f'checkpoint {name!r} does not exist; give the path of a .pth file')
+    if not hasattr(file, 'read'):
+        require_checkpoint(file, addresses=False)
     if _is_safetensors(file):
         return _load_safetensors(file, map_location, name)
     try:

@@ -10,6 +10,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import import_modules_from_strings
 
 from mmkerv import env
+from mmkerv.config_files import require_config
 from mmkerv.distributions import LIBRARIES, OPTIONAL_LIBRARIES, importable
 from mmkerv.engine.config.check import check_hooks, check_operators, datasets
 from mmkerv.engine.config.imports import check_imports
@@ -160,8 +161,7 @@ def config_file(path: str) -> str:
     """
     library, external, inner = path.partition('::')
     if not external:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'config {path!r} does not exist; give the path of a config file')
+        require_config(path)
         return path
     if library not in MODULE2PACKAGE:
         meant = ' or '.join(get_close_matches(library, MODULE2PACKAGE)) or ', '.join(LIBRARIES)

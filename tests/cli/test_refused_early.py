@@ -1,0 +1,60 @@
+"""A file that does not exist is refused before anything large is imported, by every command that takes one."""
+
+import json
+import subprocess
+import sys
+
+CONFIG = "config 'absent.py' does not exist; give the path of a config file"
+CHECKPOINT = "checkpoint 'absent.pth' does not exist; give the path of a .pth file"
+IMAGE = " 'absent.jpg' does not exist (seen from "
+# Command line -> words of its message; c.py and c.pth are there.
+REFUSED = {
+    'train absent.py': CONFIG,
+    'train c.py --resume absent.pth': CHECKPOINT,
+    'compare absent.py': CONFIG,
+    'plan absent.py': CONFIG,
+    'flops absent.py': CONFIG,
+    'print-config absent.py': CONFIG,
+    'browse-dataset absent.py': CONFIG,
+    'benchmark absent.py --task dataloader': CONFIG,
+    'kernel-report absent.py': CONFIG,
+    'statistics absent.py': CONFIG,
+    'test absent.py c.pth': CONFIG,
+    'test c.py absent.pth': CHECKPOINT,
+    'predict absent.py c.pth c.jpg': CONFIG,
+    'predict c.py absent.pth c.jpg': CHECKPOINT,
+    'predict c.py c.pth absent.jpg': f'image{IMAGE}',
+    'fold absent.py c.pth out.pth': CONFIG,
+    'fold c.py absent.pth out.pth': CHECKPOINT,
+    'fold c.py c.pth out.pth --images absent.jpg': f'--images{IMAGE}',
+    'decompose c.py absent.pth out.pth --rate 2': CHECKPOINT,
+    'publish absent.pth out.pth': CHECKPOINT,
+    'vis-erf c.py c.pth --compare c.py absent.pth': CHECKPOINT,
+    'vis-erf c.py c.pth --images absent.jpg': f'--images{IMAGE}',
+    'vis-cam absent.jpg c.py c.pth': f'image{IMAGE}',
+    'vis-featmap absent.jpg c.py c.pth': f'image{IMAGE}',
+    'vis-kernel c.py c.pth --image absent.jpg': f'--image{IMAGE}',
+    'vis-response c.py absent.pth': CHECKPOINT,
+}
+CODE = """
+import json, sys
+from mmkerv.cli.main import main
+# main raises what a command prints as its last line.
+found = {}
+for line in json.loads(sys.argv[1]):
+    try:
+        main(line.split())
+    except OSError as error:
+        found[line] = [str(error), sorted({'torch', 'mmengine', 'mmcv', 'numpy'} & set(sys.modules))]
+print(json.dumps(found))
+"""
+
+
+def test_absent_files_are_refused_at_once(tmp_path):
+    for name in ('c.py', 'c.pth', 'c.jpg'):
+        (tmp_path / name).touch()
+    command = [sys.executable, '-c', CODE, json.dumps([*REFUSED])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert not [line for line, words in REFUSED.items() if words not in found[line][0] or found[line][1]], found

@@ -125,9 +125,10 @@ def fold_checkpoint(
     kind, shape = computable(model, [shape] if shape else shapes_to_try(cfg, model))
     if files:
         height, width = shape
+        taken = f'{len(files)} of the {len(found)} images of {images}' if len(found) > 1 else found[0]
         log(
-            f'mmkerv: comparing the {kind.name} of the two networks on a random input and {len(files)} of the '
-            f'{len(found)} images of {images}, each of {height} x {width}'
+            f'mmkerv: comparing the {kind.name} of the two networks on a random input and {taken}, each of '
+            f'{height} x {width}'
         )
     error, count = 0.0, 0
     with frozen_kernels(model), frozen_kernels(plain):

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -228,21 +229,40 @@ def export_rank(args: argparse.Namespace) -> None:
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Run a command: an error of the user's ends in one message and exit status 1, a defect in a traceback.
 
-    Ctrl-C ends it with status 130, as the shell reports it of a program that SIGINT has stopped.
+    Ctrl-C ends it with status 130, as the shell reports it of a program that SIGINT has stopped, and a reader of its
+    output that goes away, such as ``head``, with 141.
     """
     try:
-        with warnings.catch_warnings():
-            # mmdet says so of another metric than the one that is used.
-            warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
-            main(argv)
+        try:
+            with warnings.catch_warnings():
+                # mmdet says so of another metric than the one that is used.
+                warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+                main(argv)
+        finally:
+            # The interpreter would write the rest at its exit, and an error of that to the terminal.
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            sys.exit(141)
         message = _user_message(error)
         if message is None:
             raise
         sys.exit(f'error: {message}')
+
+
+def _reader_has_gone() -> bool:
+    """Tell whether nothing reads the output any more; what is left of it then goes nowhere."""
+    # Another pipe may be the broken one. Windows does not tell.
+    if hasattr(select, 'poll'):
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _one_line(text: str) -> str:

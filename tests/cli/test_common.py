@@ -2,12 +2,16 @@
 
 import argparse
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from mmkerv import errors
 from mmkerv.cli import common
 
+ROOT = Path(__file__).resolve().parents[2]
 USER_ERRORS = [error for _, error in inspect.getmembers(errors, inspect.isclass)]
 
 
@@ -48,6 +52,14 @@ def test_ctrl_c_ends_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as ended:
         common.run(main)
     assert ended.value.code == 130 and capsys.readouterr().err == 'interrupted\n'
+
+
+@pytest.mark.parametrize('words', [['-h'], ['ops']])
+def test_a_reader_that_goes_away_is_no_error(words):
+    command = [sys.executable, '-m', 'mmkerv', *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == '' and process.wait() == 141
 
 
 @pytest.mark.parametrize(

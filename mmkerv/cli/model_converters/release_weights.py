@@ -87,11 +87,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             folder = Path(scratch, 'folded', str(number))
             networks.append(network(source, tuple(args.forms), folder, args.cfg_options, args.trust_checkpoint))
         # Before what takes long: a folder that is too large now stays so.
-        refuse_large(args.max_mb, {
+        sizes = {
             f'{found.source.name}_{kind}': len(form.checkpoint(args.half))
             for found in networks
             for kind, form in found.forms.items()
-        })  # fmt: skip
+        }
+        refuse_large(args.max_mb, sizes, args.half)
         if not args.no_test:
             measure(networks, Path(scratch, 'test'), args.half)
     write(networks, out, args)
@@ -108,7 +109,7 @@ def refuse_existing(out: Path) -> None:
         raise ConfigError(f'--out {str(out)!r} exists already; remove it, or give another folder')
 
 
-def refuse_large(limit: float, sizes: dict[str, int]) -> None:
+def refuse_large(limit: float, sizes: dict[str, int], is_half: bool) -> None:
     """Refuse files that are larger together than the limit, in 10^6 bytes."""
     from mmkerv.errors import ConfigError
 
@@ -119,7 +120,8 @@ def refuse_large(limit: float, sizes: dict[str, int]) -> None:
     shown = ', '.join(f'{name} {sizes[name] / MEGABYTE:.2f}' for name in largest)
     raise ConfigError(
         f'--max-mb {limit:g}: the folder would have {total / MEGABYTE:.2f} MB, of which the largest are {shown}; leave '
-        'some out (--operators, --forms), store float16 (--half), or raise --max-mb. Nothing was written'
+        f'some out (--operators, --forms), {"" if is_half else "store float16 (--half), "}or raise --max-mb. Nothing '
+        'was written'
     )
 
 
@@ -264,7 +266,7 @@ def write(networks: 'Sequence[Network]', out: Path, args: argparse.Namespace) ->
         entries = {found.source.name: write_network(found, folder, known) for found in networks}
         write_index(folder, entries, known)
         refuse_private(read_index(folder), INDEX)
-        refuse_large(args.max_mb, {file.name: file.stat().st_size for file in folder.iterdir()})
+        refuse_large(args.max_mb, {file.name: file.stat().st_size for file in folder.iterdir()}, args.half)
         for found in networks:
             for kind in found.forms:
                 load(found.source.name, folder, folded=kind == FORMS[1])

@@ -28,7 +28,7 @@ from mmkerv.engine.config.evaluation import evaluate
 from mmkerv.engine.config.patches import apply_patches
 from mmkerv.engine.config.prepare import prepare, set_loader_defaults
 from mmkerv.engine.config.read import load_config
-from mmkerv.engine.scope import library_of
+from mmkerv.engine.scope import enter_scope, library_of
 from mmkerv.ops import switch_to_deploy
 from mmkerv.ops.core.adapter import adapted_layers
 from mmkerv.utils import printable
@@ -261,6 +261,8 @@ def counted_images(cfg: Config) -> dict[str, int]:
         {'train': 800, 'test': 200}
     """
     cfg = deepcopy(cfg)
+    # A folder may hold networks of several libraries.
+    enter_scope(cfg)
     set_loader_defaults(cfg)
     found = {}
     for phase in ('train', 'test'):

@@ -141,8 +141,9 @@ def test_a_model_without_operators_ends_in_one_line(run, tmp_path):
 
 
 @pytest.mark.parametrize(('tool', 'flag'), [(KERNEL, '--topk'), (RESPONSE, '--topk'), (RESPONSE, '--reach')])
-def test_a_number_out_of_range_is_refused_at_once(run, tool, flag):
-    status, output = run(tool, CONFIG, 'absent.pth', flag, 0)
+def test_a_number_out_of_range_is_refused_at_once(run, tool, flag, tmp_path):
+    (tmp_path / 'empty.pth').touch()
+    status, output = run(tool, CONFIG, tmp_path / 'empty.pth', flag, 0)
     assert status == 2 and f'{flag} must be' in output
 
 
@@ -210,13 +211,13 @@ def test_an_image_is_drawn_where_layers_get_keywords_and_no_samples(run, dynamic
         (('--image', 'missing.png'), "image 'missing.png' does not exist"),
         (('--image', 'missing.png', '--topk', '3'), '--topk is for pictures without --image'),
         (('--image', 'missing.png', '--what', 'spectra'), '--what is for pictures without --image'),
-        (('--image', 'missing.png', '--target-layers', 'head'), 'has no operator whose kernel depends on the image'),
+        (('--image', '{image}', '--target-layers', 'head'), 'has no operator whose kernel depends on the image'),
     ],
     ids=['missing', 'topk', 'spectra', 'no operator'],
 )
 def test_bad_input_beside_an_image_ends_in_one_line(run, dynamic, arguments, message):
-    _, config, weights, _ = dynamic
-    status, output = run(KERNEL, config, weights, *arguments)
+    _, config, weights, image = dynamic
+    status, output = run(KERNEL, config, weights, *(word.format(image=image) for word in arguments))
     assert message in str(status) + output
 
 

@@ -145,7 +145,7 @@ def training_charts(trained: Curves, plain: Curves | None = None) -> list[Chart]
 
     Example:
         >>> training_charts(Curves({'loss': Curve('iteration', [20, 40], [2.0, 1.0])}, {}))[0].text
-        'Loss by iteration: from 2.00 to 1.00.'
+        'Loss by iteration: from 2 to 1.'
     """
     loss = trained.losses['loss']
     text = f'Loss by {loss.unit}: from {loss.y[0]:.3g} to {loss.y[-1]:.3g}.'

@@ -132,8 +132,11 @@ ALLOWED = {
         "MODULE2PACKAGE['mmseg'] = 'mmseg'",
         'Config._get_cfg_path = staticmethod(get_cfg_path)',
     },
-    # Old launchers of torch pass the rank as a flag, and mmengine reads the variable.
-    'mmkerv/cli/common.py': {"os.environ.setdefault('LOCAL_RANK', str(args.local_rank))"},
+    # Old launchers of torch pass the rank as a flag, and mmengine reads the variable. The filter ends with the command.
+    'mmkerv/cli/common.py': {
+        "os.environ.setdefault('LOCAL_RANK', str(args.local_rank))",
+        "warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')",
+    },
     # In the docstring of mmkerv, until mmengine is imported.
     'mmkerv/import_hook.py': {'sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]'},
     # In the process that answers the shell and ends.

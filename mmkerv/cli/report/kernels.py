@@ -71,7 +71,7 @@ def draw_kernels(operators: dict[str, nn.Module], start: nn.Module | None) -> li
         text = f'{title_of(after)}. {reason}'
         if name in strength:
             was = f'was {association(before):.3g} at the start and ' if before is not None else ''
-            text += f' |K − W| / |W| {was}is {strength[name]:.3g} at the end.'
+            text += f' |K − W| / |W| {was}is {strength[name]:.3g} after training.'
         kernels.append(Kernels(name, text, _png(before) if before is not None else b'', _png(after)))
     return kernels
 

@@ -40,7 +40,7 @@ from mmkerv.engine.config.schedule import UNITS
 from mmkerv.errors import ConfigError, UserError
 from mmkerv.models.layers import find_operators
 from mmkerv.utils import printable
-from mmkerv.work_folder import configs_of, named_checkpoint
+from mmkerv.work_folder import best_checkpoints, configs_of, named_checkpoint
 
 PAGE_FILE = 'report.html'
 IMAGES = 6
@@ -114,7 +114,9 @@ def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Pa
         >>> run_page(work, read_run(work), cfg, config, 4).title  # doctest: +SKIP
         'mmkerv: resnet18_shapes'
     """
-    checkpoint, missing = named_checkpoint(work), []
+    best, missing = best_checkpoints(work), []
+    # As the other tools: the best checkpoint, where one metric says which one that is.
+    checkpoint = best[0] if len(best) == 1 else named_checkpoint(work)
     last, counts, model = metrics(log), None, None
     try:
         counts = cost(cfg)
@@ -136,7 +138,7 @@ def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Pa
     if model is not None:
         try:
             scenes = predicted_scenes(cfg, model, images)
-            text = f'The first test images, at most {images}, not selected; with the last checkpoint.'
+            text = f'The first test images, at most {images}, not selected; with {checkpoint.name}.'
             sections.append(Section('predictions', 'Predictions', [Scenes(scenes)], text))
         except LACKING as error:
             missing.append(_lacking('predictions', error))
@@ -237,12 +239,12 @@ def _kernels(work: Path, cfg: Config, model: nn.Module) -> Section:
         layers = find_operators(model)
     except ConfigError:
         layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1}
-    seed, text = (cfg.get('randomness') or {}).get('seed'), 'Kernels at the start and at the end of the training.'
+    seed, text = (cfg.get('randomness') or {}).get('seed'), 'Kernels at the start and after training.'
     if not layers:
         raise ConfigError('the network has no layer with kernels')
     start = None
     if seed is None or _first_config(work, cfg).get('load_from'):
-        known = 'Kernels at the end of the training; those at the start are not known: '
+        known = 'Kernels after training; those at the start are not known: '
         fixed = 'the run had no fixed seed. To fix one, train with --cfg-options randomness.seed=0'
         text = f'{known}{fixed if seed is None else "it began from a checkpoint"}.'
     else:

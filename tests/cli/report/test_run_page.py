@@ -151,6 +151,24 @@ def test_resumed_run_began_where_its_first_start_did(tmp_path, start):
     assert ('it began from a checkpoint' in section.text) is bool(start)
 
 
+@pytest.mark.parametrize('best, chosen', [((), 'epoch_2'), (('best_a',), 'best_a'), (('best_a', 'best_b'), 'epoch_2')])
+def test_page_takes_the_checkpoint_that_the_tools_take(tmp_path, best, chosen):
+    for name in ('epoch_2', *best):
+        (tmp_path / f'{name}.pth').touch()
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    asked = []
+
+    def load(config, checkpoint):
+        asked.append(checkpoint)
+        raise ConfigError('enough')
+
+    log = Log(tmp_path / 'a', [{'loss': 1.0, 'step': 1}], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_page, 'load_trained', load)
+        run_page.run_page(tmp_path, log, Config(dict(model=dict())), tmp_path / 'a.py', 1)
+    assert asked == [tmp_path / f'{chosen}.pth']
+
+
 def test_a_run_without_a_seed_is_told_how_to_fix_one(tmp_path):
     section = run_page._kernels(tmp_path, Config(dict(model=dict())), nn.Sequential(nn.Conv2d(3, 4, 3)))
     assert section.text.endswith('no fixed seed. To fix one, train with --cfg-options randomness.seed=0.')
@@ -161,7 +179,7 @@ def test_a_small_association_is_not_rounded_to_zero():
     # The identity, and a little more.
     operator.super_layers[-1].weight.data.add_(1e-5)
     (drawn,) = draw_kernels({'conv': operator}, None)
-    found = float(re.search(r'is (\S+) at the end', drawn.text)[1])
+    found = float(re.search(r'is (\S+) after training', drawn.text)[1])
     assert 0 < found < 0.005 and found == pytest.approx(association(operator), rel=0.005)
 
 

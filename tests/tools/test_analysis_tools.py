@@ -358,6 +358,13 @@ def test_sizes_come_from_the_test_pipeline(tmp_path, capsys):
     assert json.loads((tmp_path / 'report.json').read_text())['shape'] == [64, 64]
 
 
+@pytest.mark.parametrize('operator', ['coc', 'kerv'])
+def test_what_folding_gives_is_told_of_operators_that_fold(operator, capsys):
+    config = f'configs/imagenet/resnet18_{operator}.py'
+    assert run('analysis_tools/get_flops.py', config, '--shape', 32) is None
+    assert capsys.readouterr().out.count('after folding') == (2 if operator == 'coc' else 0)
+
+
 @pytest.mark.parametrize(('flags', 'rows'), [((), 10), (('--all',), 21)], ids=['short', 'all'])
 def test_reports_are_short_unless_asked(flags, rows, capsys):
     assert run('analysis_tools/kernel_report.py', DEMO['resnet18'], *flags) is None

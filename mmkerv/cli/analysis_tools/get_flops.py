@@ -56,14 +56,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     bar = '=' * 30
     sizes = ', '.join(f'(3, {height}, {width})' for height, width in counts)
     print(f'{bar}\nInput shape: {sizes}' + (f', the mean of {len(shapes)} images' if args.num_images else ''))
-    for label, value in (
-        ('Flops of an image', mean.image),
-        ('Flops of generating the kernels, once a step', mean.kernels),
-        ('Flops of an image after folding', mean.folded),
-        ('Params', mean.parameters),
-        ('Params after folding', mean.folded_parameters),
+    folds = (mean.folded, mean.folded_parameters) != (mean.image + mean.kernels, mean.parameters)
+    for label, value, shown in (
+        ('Flops of an image', mean.image, True),
+        ('Flops of generating the kernels, once a step', mean.kernels, True),
+        ('Flops of an image after folding', mean.folded, folds),
+        ('Params', mean.parameters, True),
+        ('Params after folding', mean.folded_parameters, folds),
     ):
-        print(f'{label}: {_format_size(value)}')
+        if shown:
+            print(f'{label}: {_format_size(value)}')
     print(
         f'{bar}\nFlops are multiply-adds of convolutions, matrix products and Fourier transforms; elementwise '
         'functions are not counted.'

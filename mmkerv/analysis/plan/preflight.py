@@ -147,7 +147,7 @@ class Preflight:
         ]
         self._add(Check('types and arguments of the config', [*lacking, *config]))
         phases = training_phases(cfg)
-        files = [fault for phase in phases for fault in data_faults(cfg, phase)]
+        files = list(data_faults(cfg, *phases))
         if self.random:
             self._add(Check('files of the data', [], 'random images are taken', is_done=False))
         else:

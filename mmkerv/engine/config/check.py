@@ -195,40 +195,52 @@ def check_data(cfg: Config, phase: str) -> None:
     refuse(data_faults(cfg, phase))
 
 
-def data_faults(cfg: Config, phase: str) -> Iterator[str]:
+def data_faults(cfg: Config, *phases: str) -> Iterator[str]:
     """Yield what :func:`check_data` refuses, a sentence each; files in a folder that is missing are left out.
+
+    Args:
+        cfg: config.
+        *phases: of ``'train'``, ``'val'``, ``'test'``. A folder that several data sets lack is told once.
 
     Example:
         >>> list(data_faults(Config(dict(val_dataloader=None)), 'val'))
         []
     """
-    for place, dataset in datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
-        yield from _class_faults(dataset, place)
-        root, annotations = dataset.get('data_root') or '', dataset.get('ann_file') or ''
-        if dataset.get('backend_args') or '://' in f'{root}{annotations}':
-            continue
-        if root and not Path(root).is_dir():
-            yield _absent(f'{place}.data_root', root)
-        elif isinstance(annotations, str) and annotations:
-            path = Path(root, annotations)
-            # The annotations of DOTA are a folder with a text for each image.
-            if not path.is_file() and not any(path.glob('*.txt')):
-                yield _absent(f'{place}.ann_file', str(path), place)
+    absent: dict[tuple[str, str], list[str]] = {}
+    for phase in phases:
+        for place, dataset in datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
+            yield from _class_faults(dataset, place)
+            root, annotations = dataset.get('data_root') or '', dataset.get('ann_file') or ''
+            if dataset.get('backend_args') or '://' in f'{root}{annotations}':
+                continue
+            if root and not Path(root).is_dir():
+                absent.setdefault(('data_root', root), []).append(place)
+            elif isinstance(annotations, str) and annotations:
+                path = Path(root, annotations)
+                # The annotations of DOTA are a folder with a text for each image.
+                if not path.is_file() and not any(path.glob('*.txt')):
+                    absent.setdefault(('ann_file', str(path)), []).append(place)
+    for (key, path), places in absent.items():
+        yield _absent(key, path, places)
 
 
-def _absent(key: str, path: str, dataset: str = '') -> str:
-    """Return the message on data that is not there."""
+def _absent(key: str, path: str, places: list[str]) -> str:
+    """Return the message on data that is not there, from the key and the data sets that have it."""
     lacks = ' or has no texts' if Path(path).is_dir() else ''
+    keys = [f'{place}.{key}' for place in places]
     message = (
-        f'{key}: {path!r} does not exist{lacks} (seen from {Path.cwd()}). Put the data there, or say where it is with '
-        f'--cfg-options data_root=DIR (or {key}=...)'
+        f'{", ".join(keys)}: {path!r} does not exist{lacks} (seen from {Path.cwd()}). Put the data there, or say where '
+        f'it is with --cfg-options data_root=DIR (or {"=... ".join(keys)}=...)'
     )
-    if dataset and Path(path).name == 'aug.txt':
+    if key == 'ann_file' and Path(path).name == 'aug.txt':
         # The list of VOC 2012's additional annotations, which upstream's converter writes.
+        options = (
+            f'{place}.ann_file=ImageSets/Segmentation/train.txt {place}.data_prefix.seg_map_path=SegmentationClass'
+            for place in places
+        )
         message += (
             '. To train without the additional annotations of VOC 2012, use configs/fcn_r50d8_voc12.py or the base '
-            f'configs/_base_/datasets/voc12.py, or add --cfg-options {dataset}.ann_file='
-            f'ImageSets/Segmentation/train.txt {dataset}.data_prefix.seg_map_path=SegmentationClass'
+            f'configs/_base_/datasets/voc12.py, or add --cfg-options {" ".join(options)}'
         )
     return message
 

@@ -91,8 +91,7 @@ def config_faults(cfg: Config, phases: tuple[str, ...], is_placed: bool = False)
     """
     faults = [*operator_faults(cfg.get('model'), 'model', library_of(cfg)), *model_faults(cfg), *hook_faults(cfg)]
     faults = [as_typed(fault, is_placed) for fault in faults]
-    for phase in phases:
-        faults += data_faults(cfg, phase)
+    faults += data_faults(cfg, *phases)
     if 'train' in phases:
         faults += [as_typed(fault, is_placed) for fault in missing_files(cfg.get('model'), 'model')]
     return faults

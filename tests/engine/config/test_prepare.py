@@ -8,7 +8,7 @@ from torch import nn
 
 from mmkerv.engine import CheckpointMatchHook
 from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
-from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators
+from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators, data_faults
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
 from mmkerv.engine.config.prepare import prepare, set_loader_defaults, use_amp
 from mmkerv.engine.config.read import load_config
@@ -183,6 +183,18 @@ def test_missing_data_is_named(tmp_path, missing):
     place = r'val_dataloader\.dataset\.datasets\.0\.'
     with pytest.raises(ConfigError, match=rf"{place}{missing}: '{path}' does not exist.*--cfg-options data_root=DIR"):
         check_data(data(root), 'val')
+
+
+def test_a_folder_that_two_data_sets_lack_is_told_once(tmp_path):
+    cfg = Config(
+        {f'{phase}_dataloader': dict(dataset=dict(type='A', data_root='absent')) for phase in ('train', 'val')}
+    )
+    (fault,) = data_faults(cfg, 'train', 'val')
+    keys = 'train_dataloader.dataset.data_root', 'val_dataloader.dataset.data_root'
+    assert fault.startswith(f"{', '.join(keys)}: 'absent' does not exist (seen from ")
+    assert fault.endswith(f'--cfg-options data_root=DIR (or {keys[0]}=... {keys[1]}=...)')
+    cfg.val_dataloader.dataset.data_root = 'elsewhere'
+    assert len(list(data_faults(cfg, 'train', 'val'))) == 2
 
 
 @pytest.mark.parametrize('strict', [True, False])

@@ -10,7 +10,7 @@ from typing import Any
 from mnist.attack import PAPER_CNN, eps_of_the_paper, interpolated
 from mnist.claims import claims
 from mnist.plots import plot_convergence, plot_filters
-from mnist.study import ATTACKED, DRAWN, LITERAL, RUNS, found, records
+from mnist.study import ATTACKED, DRAWN, RUNS, records, setting_of
 from mnist.training import Setting
 
 PHASES = ('search', 'distances', 'run')
@@ -22,10 +22,12 @@ def write_report(out: Path, archive: Path | None, docs: Path) -> None:
     everything = {phase: records(out / phase, archive) for phase in PHASES}
     runs = everything['run'].values()
     parts = ['# Results\n', _machine(runs)]
-    for title, name, group in (
-        ("The paper's words alone", 'literal', by_config(runs, lambda config: LITERAL)),
-        ('Setting found', 'found', by_config(runs, found)),
+    for title, name in (
+        ("The paper's words alone", 'literal'),
+        ('Setting found', 'found'),
+        ('Setting found for L1 and L2', 'distances'),
     ):
+        group = by_config(runs, name)
         parts.append(f'## {title}\n')
         if not group:
             parts.append('Not run.\n')
@@ -33,6 +35,10 @@ def write_report(out: Path, archive: Path | None, docs: Path) -> None:
         eps, attacked = attack(group)
         plot_convergence(group, title, docs / f'convergence_{name}.png')
         parts += [_table(group), f'![convergence](convergence_{name}.png)\n', attack_table(eps, attacked)]
+        if name == 'distances':
+            # Two norms and the plain network: most claims and pictures are of others.
+            parts.append('\n'.join(line for line in claims(group, attacked).split('\n') if '| not run |' not in line))
+            continue
         parts.append(claims(group, attacked))
         filters = {label: group[c][0].get('filters') for c, label in DRAWN.items() if c in group}
         plot_filters({label: f for label, f in filters.items() if f}, docs / f'filters_{name}.png')
@@ -43,11 +49,11 @@ def write_report(out: Path, archive: Path | None, docs: Path) -> None:
     (docs / 'records.json').write_text(json.dumps(everything, indent=None).replace('}, "lenet5', '},\n"lenet5'))
 
 
-def by_config(runs: Iterable[dict[str, Any]], setting_of) -> dict[str, list[dict[str, Any]]]:
-    """Group the records with the setting of their config by config, in the order of ``RUNS``."""
+def by_config(runs: Iterable[dict[str, Any]], name: str) -> dict[str, list[dict[str, Any]]]:
+    """Group the records with the setting of this name by config, in the order of ``RUNS``."""
     groups = defaultdict(list)
     for record in runs:
-        if Setting(**record['setting']) == setting_of(record['config']):
+        if Setting(**record['setting']) == setting_of(name, record['config']):
             groups[record['config']].append(record)
     return {config: sorted(groups[config], key=lambda r: r['seed']) for config in RUNS if groups[config]}
 

@@ -45,19 +45,22 @@ LITERAL = Setting()
 # Settings that the search found: a norm for all, and filters initialised as patches for kernels of a distance.
 FOUND = Setting('01', 'BN')
 FOUND_FOR_DISTANCES = Setting('01', 'BN', 'patches', 'auto')
+# Setting in which the L1 and L2 norm learned best in a search of their own, of which the first one did not know.
+BEST_FOR_DISTANCES = Setting('01', 'BN', 'patches', places='first')
 DOT = ('lenet5', 'lenet5_kerv', 'lenet5_kerv_sigmoid')
 LINEAR = ('lenet5_linear', 'lenet5_kerv_linear', 'lenet5_kerv_gaussian_linear')
 PLACES = ('lenet5_kerv_learnable', 'lenet5_kerv_conv', 'lenet5_conv_kerv')
 OTHERS = ('lenet5_kerv_d2_c05', 'lenet5_kerv_d2', 'lenet5_kerv_c05', 'lenet5_kerv_euclidean')
 L1_NORMS = ('lenet5_kerv_l1', 'lenet5_kerv_manhattan')
-# Groups of runs in their order, with the found (True) or the literal setting (False). The found one is for the kernels
-# of a distance, which need it, and for the networks that they are compared with.
+# Groups of runs in their order, with the name of their setting, see :func:`setting_of`. The found ones are for the
+# kernels of a distance, which need them, and for the networks that they are compared with.
 PARTS = (
-    (False, (*DOT, 'lenet5_kerv_gaussian', *LINEAR, *PLACES, 'lenet5_kerv_l2')),
-    (True, ('lenet5_kerv_l2', 'lenet5', 'lenet5_kerv_gaussian')),
-    (False, OTHERS),
-    (False, L1_NORMS),
-    (True, ('lenet5_kerv_gaussian_linear', 'lenet5_kerv_euclidean', 'lenet5_kerv_l1', 'lenet5_kerv')),
+    ('literal', (*DOT, 'lenet5_kerv_gaussian', *LINEAR, *PLACES, 'lenet5_kerv_l2')),
+    ('found', ('lenet5_kerv_l2', 'lenet5', 'lenet5_kerv_gaussian')),
+    ('distances', ('lenet5_kerv_l2', 'lenet5', 'lenet5_kerv_l1')),
+    ('literal', OTHERS),
+    ('literal', L1_NORMS),
+    ('found', ('lenet5_kerv_gaussian_linear', 'lenet5_kerv_euclidean', 'lenet5_kerv_l1', 'lenet5_kerv')),
 )
 # A run with batch norm takes twice as long, one of an L1 norm six times: these have fewer seeds, and the latter have a
 # longer interval between evaluations.
@@ -139,19 +142,32 @@ def distance_jobs(limit: int | None = None) -> Iterator[Job]:
 def run_jobs(seeds: int, epochs: int | None = None, limit: int | None = None) -> list[Job]:
     """Return every run of the study, the most important first."""
     jobs = []
-    for searched, part in PARTS:
+    for name, part in PARTS:
         for config in part:
-            setting = found(config) if searched else LITERAL
-            most, every = (L1_SEEDS, L1_EVERY) if config in L1_NORMS else (FOUND_SEEDS if searched else seeds, 100)
+            setting = setting_of(name, config)
+            most = seeds if name == 'literal' else FOUND_SEEDS
+            every = 100
+            if config in L1_NORMS and setting.places != 'first':
+                most, every = L1_SEEDS, L1_EVERY
             jobs += [Job(config, setting, seed, epochs, every, limit) for seed in range(min(seeds, most))]
     return list(dict.fromkeys(jobs))
 
 
-def found(config: str) -> Setting:
-    """Return the setting that the search found for a config."""
+def setting_of(name: str, config: str) -> Setting | None:
+    """Return a setting of a config by its name, or ``None`` if that setting is not for this config.
+
+    Args:
+        name: ``'literal'``, the paper's words alone; ``'found'`` by the search; ``'distances'``, found by the search
+            for these, with the plain network to compare with.
+        config: name of a config.
+    """
     kernel = distance_kernel(config)
-    setting = FOUND_FOR_DISTANCES if kernel else FOUND
-    return setting if kernel == 'gaussian' else setting._replace(gamma=None)
+    if name == 'literal':
+        return LITERAL
+    if name == 'found':
+        setting = FOUND_FOR_DISTANCES if kernel else FOUND
+        return setting if kernel == 'gaussian' else setting._replace(gamma=None)
+    return FOUND if config == 'lenet5' else BEST_FOR_DISTANCES if kernel in ('l1', 'l2') else None
 
 
 def records(folder: Path, archive: Path | None = None) -> dict[str, dict[str, Any]]:

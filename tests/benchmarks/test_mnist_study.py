@@ -57,13 +57,15 @@ def test_every_run_has_its_config():
     # Kolmogorov-Arnold convolutions are not part of the study.
     configs = {path.stem for path in (ROOT / 'configs' / 'mnist').glob('lenet5*.py') if '_kan' not in path.stem}
     assert configs == set(study.RUNS)
-    literal, found = (
-        {config for searched, part in study.PARTS for config in part if searched == wanted} for wanted in (False, True)
+    literal, found, distances = (
+        {config for name, part in study.PARTS for config in part if name == wanted}
+        for wanted in ('literal', 'found', 'distances')
     )
     # All runs use the literal setting; the found one is for kernels of a distance and their baselines.
     assert literal == configs
     assert found < configs and 'lenet5' in found
     assert {f'lenet5_kerv_{kernel}' for kernel in study.DISTANCES} - found == {'lenet5_kerv_manhattan'}
+    assert {config for config in study.RUNS if study.setting_of('distances', config)} == distances
 
 
 def test_the_runs_of_the_search_for_distances_have_files_of_their_own():

@@ -38,13 +38,17 @@ GROUPS = {
 def plot_convergence(records: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
     """Draw Figure 2: test accuracy over epochs and over seconds of training, with a pair of panels for each group.
 
+    A group is left out where it would show one network alone.
+
     Args:
         records: records of the seeds by config; the first seed is drawn.
         title: name of the setting.
         path: file of the picture.
     """
-    figure, panels = plt.subplots(len(GROUPS), 2, figsize=(10, 11), constrained_layout=True)
-    for row, (group, configs) in zip(panels, GROUPS.items()):
+    groups = {group: configs for group, configs in GROUPS.items() if sum(c in records for c in configs) > 1}
+    size = (10, 11 * len(groups) / len(GROUPS))
+    figure, panels = plt.subplots(len(groups), 2, figsize=size, constrained_layout=True, squeeze=False)
+    for row, (group, configs) in zip(panels, groups.items()):
         for number, (config, label) in enumerate(configs.items()):
             if not records.get(config):
                 continue

@@ -8,12 +8,18 @@ search of one seed over as many learning rates for each optimizer, then several 
 import argparse
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from machine import Machine
-from shapes_tasks import ROOT, records, summary, train_config
 
+if TYPE_CHECKING:
+    from mmkerv.analysis.logs import Log
+
+ROOT = Path(__file__).resolve().parents[1]
 RECORDS, TABLE = ROOT / 'docs' / 'optimizers.json', ROOT / 'docs' / 'optimizers.md'
 BEGIN, END = '<!-- begin: benchmarks/shapes_optimizers.py -->', '<!-- end -->'
 METRIC = 'accuracy/top1'
@@ -72,6 +78,25 @@ def parse_args() -> argparse.Namespace:
     run.add_argument('--threads', type=int, default=1, help='threads of each run (%(default)s)')
     commands.add_parser('report', help=f'write the tables to {TABLE.relative_to(ROOT)}')
     return parser.parse_args()
+
+
+def records(file: Path = RECORDS) -> list[dict[str, Any]]:
+    """Return the finished runs."""
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def train_config(config: Path, options: list[str], machine: Machine, label: str) -> 'Log':
+    """Train a config by tools/train.py, in a folder that is removed again, and return the log."""
+    from mmkerv.analysis.logs import read_log
+
+    with tempfile.TemporaryDirectory() as work:
+        command = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', work]
+        done = subprocess.run(
+            [*command, '--cfg-options', *options], env=machine.environment(), capture_output=True, text=True
+        )
+        if done.returncode:
+            sys.exit(f'error: {label}: {(done.stdout + done.stderr)[-2000:]}')
+        return read_log(work)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -148,6 +173,15 @@ def report(runs: list[dict[str, Any]]) -> str:
     return '\n'.join([*lines, *(f'* {machine}' for machine in machines)])
 
 
+def summary(values: list[float]) -> str:
+    """Format mean, standard deviation and values of the seeds."""
+    if not values:
+        return 'not run'
+    each = ', '.join(f'{value:.1f}' for value in values)
+    spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+    return f'**{statistics.mean(values):.1f}**{spread} ({each})'
+
+
 def difference(label: str, values: list[float]) -> str:
     """Format the mean of paired differences, its interval by Student's t, and what it says."""
     if len(values) < 2:
@@ -167,7 +201,7 @@ def main() -> None:
         run(args)
         return
     before, _, after = TABLE.read_text().partition(BEGIN)
-    TABLE.write_text(f'{before}{BEGIN}\n\n{report(records(RECORDS))}\n\n{END}{after.partition(END)[2]}')
+    TABLE.write_text(f'{before}{BEGIN}\n\n{report(records())}\n\n{END}{after.partition(END)[2]}')
     print(f'wrote {TABLE.relative_to(ROOT)}')
 
 

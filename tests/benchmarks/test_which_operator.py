@@ -10,6 +10,8 @@ import pytest
 
 pytest.importorskip('mmpretrain')
 
+from mmengine.registry import MODELS, init_default_scope
+
 from mmkerv.analysis.comparison.placed import variant_config
 from mmkerv.analysis.comparison.results import results
 from mmkerv.analysis.comparison.variant import Variant, parse_variants
@@ -31,6 +33,11 @@ def test_every_variant_has_a_config(name, monkeypatch):
     configs = [variant_config(cfg, variant)[0] for variant in variants]
     assert variants[0] == Variant('plain') and (args.seeds, args.epochs) == study.TASKS[name][3:5]
     assert [c.model.type == 'mmkerv.Converted' for c in configs] == [v.operator is not None for v in variants]
+    init_default_scope(cfg.default_scope)
+    for variant, config in zip(variants, configs):
+        if variant.where:
+            # It replaces something.
+            MODELS.build(config.model)
 
 
 def test_report_of_a_task_that_was_run_in_part(tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def find_images(file: Path, names: Sequence[str]) -> Path:
     above = file.absolute().parent
     best, found = above, 0
     for folder in dict.fromkeys(folder for base in (above, above.parent) for folder in _folders(base, 2)):
-        number = sum((folder / name).is_file() for name in names[:SAMPLED])
+        number = sum(os.path.isfile(folder / name) for name in names[:SAMPLED])
         if number > found:
             best, found = folder, number
     if names and not found:
@@ -161,8 +161,12 @@ def find_images(file: Path, names: Sequence[str]) -> Path:
 def _folders(base: Path, depth: int) -> Iterator[Path]:
     yield base
     if depth:
-        with os.scandir(base) as entries:
-            inner = sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+        try:
+            with os.scandir(base) as entries:
+                inner = sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith('.'))
+        except OSError:
+            # That of somebody else, beside the data.
+            return
         for path in inner:
             yield from _folders(Path(path), depth - 1)
 

@@ -1,6 +1,7 @@
 """Annotations in COCO's format that users bring: what is found, what is refused, what is measured."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -191,6 +192,21 @@ def test_images_are_looked_for(coco, tmp_path):
     assert detection.find_images(file, ['0.png', '1.png']) == tmp_path / 'pictures'
     with pytest.raises(DataError, match=r'no image .* was found .*--images DIR'):
         detection.find_images(file, ['none.png'])
+
+
+def test_folders_that_may_not_be_read_are_passed_over(coco, tmp_path, monkeypatch):
+    """Such as a lost+found or the home of somebody else, one folder above the file."""
+    file = coco('train')
+    (tmp_path / 'closed').mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith('closed'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, 'scandir', scandir)
+    assert detection.find_images(file, ['0.png', '1.png']) == tmp_path / 'train'
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"images": []}'])

@@ -189,7 +189,7 @@ def survey_segmentation(
 
     Raises:
         ConfigError: if no layout fits.
-        DataError: if no mask can be read.
+        DataError: if no image or no mask can be read.
 
     Example:
         >>> survey_segmentation(Path('data'), None, (), (), None, 0.2, 0, Path('split'), Faults())  # doctest: +SKIP
@@ -327,8 +327,9 @@ def _read(
         for name in list_pictures(place.masks):
             if name not in known:
                 faults.add(NO_IMAGE, f'{title}: {name}')
-    if not masks:
-        raise DataError('\n'.join([f'no mask of {title} in {str(place.masks)!r} can be used', *faults.lines()]))
+    for what, folder, usable in (('mask', place.masks, masks), ('image', place.images, pictures)):
+        if not usable:
+            raise DataError('\n'.join([f'no {what} of {title} in {str(folder)!r} can be used', *faults.lines()]))
     return pictures, masks
 
 

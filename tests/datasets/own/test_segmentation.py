@@ -85,6 +85,14 @@ def test_each_fault_is_named(data, told, picture, mask, number):
     assert bool(list(faults.lines())) != words.startswith('warning')
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_no_image_can_be_read(data, split):
+    for path in (data / 'images' / split).iterdir():
+        path.write_text('version https://git-lfs.github.com/spec/v1')
+    with pytest.raises(DataError, match=rf'no image of {split} in .* can be used\n4 images cannot be read'):
+        survey(data)
+
+
 def test_a_class_of_val_alone(data, told, mask):
     for path in (data / 'masks' / 'train').iterdir():
         mask(path, [0, 1])

@@ -65,6 +65,13 @@ def test_classes_keep_their_numbers_where_val_lacks_one(data, picture):
     assert val.list_file == data / 'split' / 'val.txt' and val.names[0] == ('cat/0.jpg', 1)
 
 
+def test_names_of_train_and_val_in_capitals(data):
+    (data / 'train').rename(data / 'Training')
+    (data / 'val').rename(data / 'Testing')
+    classes, train, val, _ = survey(data)
+    assert classes == ('cat', 'dog') and (train.folder, val.folder) == (data / 'Training', data / 'Testing')
+
+
 def test_hidden_folders_are_no_classes(data):
     (data / 'train' / '.cache').mkdir()
     classes, train, val, _ = survey(data)

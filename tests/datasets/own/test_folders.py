@@ -72,6 +72,15 @@ def test_names_of_train_and_val_in_capitals(data):
     assert classes == ('cat', 'dog') and (train.folder, val.folder) == (data / 'Training', data / 'Testing')
 
 
+@pytest.mark.parametrize('name', ['train', 'Train'])
+def test_a_class_may_be_called_train(tmp_path, picture, name):
+    for seed, folder in enumerate(('bus', name)):
+        for n in range(5):
+            picture(tmp_path / folder / f'{n}.jpg', 10 * seed + n)
+    classes, train, val, _ = survey(tmp_path)
+    assert set(classes) == {'bus', name} and len(train.names) == 8 and len(val.names) == 2
+
+
 def test_hidden_folders_are_no_classes(data):
     (data / 'train' / '.cache').mkdir()
     classes, train, val, _ = survey(data)

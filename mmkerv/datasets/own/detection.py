@@ -97,7 +97,9 @@ def find_annotations(data: Path, val: Path | None) -> tuple[Path, Path | None]:
     files = sorted([*data.glob('*.json'), *data.glob('*/*.json')])
     # Where COCO's captions and keypoints lie beside them.
     files = [file for file in files if file.name.startswith('instances')] or files
-    train, held = ([file for file in files if in_split(file, data, names)] for names in (TRAIN_NAMES, VAL_NAMES))
+    train, *named = ([file for file in files if in_split(file, data, n)] for n in (TRAIN_NAMES, *zip(VAL_NAMES)))
+    # As of folders: that of val before that of test.
+    held = next(filter(None, named), [])
     if len(files) == 1:
         return files[0], val
     if len(train) == 1 and val is not None:

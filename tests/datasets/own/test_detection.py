@@ -186,6 +186,15 @@ def test_which_files(coco, tmp_path):
         find_annotations(tmp_path / 'none.json', None)
 
 
+def test_val_comes_before_test(coco, tmp_path):
+    """As exports have them: train, valid and test."""
+    for name in ('train', 'valid', 'test'):
+        coco(name)
+    assert find_annotations(tmp_path, None) == tuple(tmp_path / 'annotations' / f'{n}.json' for n in ('train', 'valid'))
+    (tmp_path / 'annotations' / 'valid.json').unlink()
+    assert find_annotations(tmp_path, None)[1] == tmp_path / 'annotations' / 'test.json'
+
+
 def test_images_are_looked_for(coco, tmp_path):
     file = coco('train')
     (tmp_path / 'train').rename(tmp_path / 'pictures')

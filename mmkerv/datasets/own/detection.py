@@ -28,6 +28,12 @@ ORDER = Kind(
     'mmdetection numbers classes by their order in each file: write the categories of train into val',
 )
 ONLY_VAL = Kind('categories are in val and not in train', 'Declare the same categories in both')
+NO_AREA = Kind('areas of annotations are not finite numbers', 'Write the area of the box or of its mask in pixels')
+NO_PIXEL = Kind(
+    'areas of annotations are not above 0',
+    'mmdetection leaves these boxes out: write the area of the box or of its mask in pixels',
+    stops=False,
+)
 EMPTY = Kind('boxes are smaller than a pixel', 'They are left out', stops=False)
 OUTSIDE = Kind('boxes are outside of their image', 'They are left out', stops=False)
 BEYOND = Kind('boxes reach beyond their image', 'They are clipped to it', stops=False)
@@ -253,7 +259,7 @@ def kind_detail(kind: Kind, item: dict) -> str:
         >>> kind_detail(CATEGORY, dict(category_id=9)), kind_detail(EMPTY, dict(bbox=[1, 2, 0, 4]))
         ('category_id 9', 'bbox [1, 2, 0, 4]')
     """
-    key = {CATEGORY: 'category_id', NO_IMAGE: 'image_id'}.get(kind, 'bbox')
+    key = {CATEGORY: 'category_id', NO_IMAGE: 'image_id', NO_AREA: 'area', NO_PIXEL: 'area'}.get(kind, 'bbox')
     return f'{key} {str(item[key])[:60]}'
 
 
@@ -298,6 +304,8 @@ def _fault_of(item: dict, image: dict | None, categories: set) -> Kind | None:
     is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
     if not is_box or not all(map(math.isfinite, box)):
         return NO_NUMBERS
+    if not isinstance(item['area'], (int, float)) or not math.isfinite(item['area']):
+        return NO_AREA
     if item['category_id'] not in categories:
         return CATEGORY
     if image is None:
@@ -305,6 +313,8 @@ def _fault_of(item: dict, image: dict | None, categories: set) -> Kind | None:
     x, y, width, height = box
     if width < 1 or height < 1:
         return EMPTY
+    if item['area'] <= 0:
+        return NO_PIXEL
     if x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
         return OUTSIDE
     right, bottom = image['width'] + ROUNDING, image['height'] + ROUNDING

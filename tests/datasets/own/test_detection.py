@@ -70,6 +70,8 @@ BOX = 'train: annotation 0, bbox'
             '1 images have another size than the file says (train: 0.png is 40 x 30, not 41 x 30)',
         ),
         (first('images', file_name='9.png'), '1 images are missing (train: '),
+        (first('annotations', area=0), 'warning: 1 areas of annotations are not above 0 (train: annotation 0, area 0)'),
+        (first('annotations', area=None), '1 areas of annotations are not finite numbers (train: annotation 0, area N'),
         (first('images', height=0), '1 entries of the file lack keys (train: images 0 lacks a name'),
         (
             lambda data: data['annotations'][0].pop('area'),

@@ -362,8 +362,8 @@ def _classes(
     for mask in every:
         for label, value in mask.palette.items():
             palettes.setdefault(label, value)
-    # The palette of the files, unless labels look the same in it, as in one of greys without meaning.
-    own = [palettes[label] for label in sorted(palettes) if label < len(names)]
-    if len(set(own)) < len(own) or not own:
+    # The palette of the files, unless labels look the same in it, as in that of greys which stands for none.
+    own = {label: palettes[label] for label in sorted(palettes) if label < len(names)}
+    if len(set(own.values())) < len(own) or all(value == (label,) * 3 for label, value in own.items()):
         palettes = {}
     return names, [palettes.get(label, colour(label)) for label in range(len(names))]

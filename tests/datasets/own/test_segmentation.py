@@ -93,6 +93,14 @@ def test_no_image_can_be_read(data, split):
         survey(data)
 
 
+def test_greys_are_no_colours(data):
+    """Those that Pillow writes into a mask which it converts to a palette."""
+    for path in (data / 'masks').rglob('*.png'):
+        Image.open(path).convert('P').save(path)
+    found, _ = survey(data)
+    assert found.palette == [colour(0), colour(1), colour(2)]
+
+
 def test_a_class_of_val_alone(data, told, mask):
     for path in (data / 'masks' / 'train').iterdir():
         mask(path, [0, 1])

@@ -38,12 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     env.require('mmengine', 'mmcv')
     from mmkerv.engine.config import evaluation, launch
+    from mmkerv.engine.config.check import loop_faults, refuse
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.prepare import prepare, set_loader_defaults
     from mmkerv.engine.config.read import load_config
 
     cfg = load_config(args.config, args.cfg_options)
     common.place_operator(cfg, args)
+    refuse(loop_faults(cfg, 'test'))
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.amp:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.checkpoint.match import require_same_operators
     from mmkerv.engine.checkpoint.safe_load import safe_load
     from mmkerv.engine.config import launch
-    from mmkerv.engine.config.check import training_phases
+    from mmkerv.engine.config.check import loop_faults, refuse, training_phases
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.engine.config.prepare import build_runner, prepare, set_loader_defaults, set_work_dir, use_amp
     from mmkerv.engine.config.read import load_config
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if faults := preflight(cfg, args).faults:
             sys.exit(f'error: {len(faults)} fault{"s" * (len(faults) > 1)}, see above')
         return
+    refuse(loop_faults(cfg, 'train'))
     start = cfg.get('load_from')
     if args.resume:
         cfg.resume = True

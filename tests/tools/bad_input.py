@@ -110,6 +110,14 @@ BAD_INPUT = {
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'data_root={absent}'),
         ('train_dataloader.dataset.data_root: ', "'{absent}' does not exist", '--cfg-options data_root=DIR'),
     ),
+    'evaluation without data': (
+        (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'val_dataloader=None'),
+        ('the config has val_cfg and val_evaluator, but no val_dataloader', 'set the others to None'),
+    ),
+    'test without a test': (
+        (TEST, '{config.py}', '{good.pth}', '--amp', '--work-dir', '{out}', OPTIONS, 'test_cfg=None'),
+        ('the config has no test_cfg, which a test needs; write it',),
+    ),
     'missing checkpoint to test': (
         (TEST, '{config.py}', '{absent.pth}', '--work-dir', '{out}'),
         ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),

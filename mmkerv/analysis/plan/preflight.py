@@ -32,7 +32,7 @@ from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.reachable import Source, weight_sources
 from mmkerv.engine.checkpoint.safe_load import cached_file, safe_load, web_address
 from mmkerv.engine.config.build_errors import described
-from mmkerv.engine.config.check import data_faults, loaders, training_phases
+from mmkerv.engine.config.check import data_faults, loaders, loop_faults, training_phases
 from mmkerv.engine.config.from_scratch import remove_pretrained
 from mmkerv.engine.config.prepare import as_typed, config_faults, set_loader_defaults
 from mmkerv.engine.data_checks.label_range_hook import check_sample, class_numbers, other_class_numbers
@@ -40,9 +40,6 @@ from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import DataError
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.registry import local_name
-
-# Keys of a config without which there is no training.
-NEEDED = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 
 
 class Check(NamedTuple):
@@ -140,12 +137,8 @@ class Preflight:
         enter_scope(cfg)
         set_loader_defaults(cfg)
         config = config_faults(cfg, (), self.is_placed)
-        lacking = [
-            f'the config has no {key}, which a training needs; write it, or inherit it from a _base_'
-            for key in NEEDED
-            if not cfg.get(key)
-        ]
-        self._add(Check('types and arguments of the config', [*lacking, *config]))
+        lacking = [] if cfg.get('model') else ['the config has no model, which a training needs; write one']
+        self._add(Check('types and arguments of the config', [*lacking, *loop_faults(cfg, 'train'), *config]))
         phases = training_phases(cfg)
         files = list(data_faults(cfg, *phases))
         if self.random:

@@ -24,6 +24,16 @@ RENAMED_HOOKS = {
 }
 
 
+# Parts of a config that mmengine's runner takes together or not at all.
+TOGETHER = {
+    'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
+}
+# Those that a command needs, and the name of what it does.
+RUNS = {'train': 'training', 'test': 'test'}
+
+
 def check_operators(node: Any, place: str, scope: str | None = None) -> None:
     """Check the type and arguments of every ``conv_cfg`` in a part of a config, and the ``where`` beside it.
 
@@ -165,6 +175,31 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
     """Yield the hooks of a config with their dotted keys."""
     yield from ((f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or []))
     yield from ((f'default_hooks.{name}', hook) for name, hook in (cfg.get('default_hooks') or {}).items())
+
+
+def loop_faults(cfg: Config, *phases: str) -> Iterator[str]:
+    """Yield what lacks for the loops of a runner, a sentence each: each has three parts, all of them or none.
+
+    Args:
+        cfg: config.
+        *phases: loops that are needed, ``'train'`` or ``'test'``.
+
+    Example:
+        >>> list(loop_faults(Config(dict(val_cfg=None)), 'test'))[1]
+        'the config has no test_cfg, which a test needs; write it, or inherit it from a _base_'
+    """
+    for phase, keys in TOGETHER.items():
+        # mmpretrain's configs give the loops of evaluation and test by empty dicts.
+        absent = [key for key in keys if cfg.get(key) is None or (phase == 'train' and not cfg[key])]
+        if phase in phases:
+            for key in absent:
+                yield f'the config has no {key}, which a {RUNS[phase]} needs; write it, or inherit it from a _base_'
+        elif 0 < len(absent) < len(keys):
+            given = ' and '.join(key for key in keys if key not in absent)
+            yield (
+                f'the config has {given}, but no {" and no ".join(absent)}: they belong together. Write what lacks, or '
+                'set the others to None'
+            )
 
 
 def training_phases(cfg: Config) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from mmkerv.engine import CheckpointMatchHook
 from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
-from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators, data_faults
+from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators, data_faults, loop_faults
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
 from mmkerv.engine.config.prepare import prepare, set_loader_defaults, use_amp
 from mmkerv.engine.config.read import load_config
@@ -246,6 +246,23 @@ def test_loaders_of_mmpretrain_get_their_defaults(scope, workers):
     assert cfg.train_dataloader.to_dict() == expected
     set_loader_defaults(cfg, pin_memory=False, persistent_workers=False)
     assert (cfg.train_dataloader.pin_memory, cfg.train_dataloader.persistent_workers) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ('keys', 'phases', 'faults'),
+    [
+        ('val_cfg val_evaluator test_cfg', (), ['no val_dataloader', 'no test_dataloader and no test_evaluator']),
+        ('train_dataloader', ('train',), ['no train_cfg, which a training needs', 'no optim_wrapper, which a']),
+        ('test_dataloader test_evaluator', ('test',), ['no test_cfg, which a test needs']),
+        ('test_cfg test_dataloader test_evaluator', ('test',), []),
+        ('', (), []),
+    ],
+)
+def test_parts_of_a_loop_belong_together(keys, phases, faults):
+    # mmpretrain's configs give loops by empty dicts.
+    cfg = Config({key: {'a': 1} if key.startswith('train') else {} for key in keys.split()})
+    found = list(loop_faults(cfg, *phases))
+    assert len(found) == len(faults) and all(words in fault for words, fault in zip(faults, found)), found
 
 
 def test_lists_of_loaders_are_completed_and_checked(tmp_path):

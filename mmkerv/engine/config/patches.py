@@ -136,6 +136,11 @@ PATCHES = (
     Patch('mmengine.dataset:BaseDataset.prepare_data', _wrapped(upstream_errors.named_sample), UNNAMED_FILE),
     Patch('mmengine.dataset:BaseDataset.load_data_list', _wrapped(upstream_errors.named_annotations), UNNAMED_FILE),
     Patch(
+        'mmengine.dataset:BaseDataset._serialize_data',
+        _wrapped(upstream_errors.some_samples),
+        'the error of a data set without a sample is one of numpy on arrays to concatenate',
+    ),
+    Patch(
         'mmseg.datasets.transforms:LoadAnnotations._load_seg_map',
         _wrapped(upstream_errors.checked_mask),
         'a mask in colour, or of another size than its image, ends in an error of the loss',

@@ -33,6 +33,17 @@ def named_annotations(upstream: Callable, self: BaseDataset) -> list[dict]:
         raise DataError(f'annotation file {str(self.ann_file)!r} cannot be read: {_reason(error)}') from error
 
 
+def some_samples(upstream: Callable, self: BaseDataset) -> Any:
+    """Pack the samples of a data set, ``BaseDataset._serialize_data``, which fails on none at all."""
+    if not self.data_list:
+        raise DataError(
+            f'{type(self).__name__} has no sample (ann_file {str(self.ann_file)!r}, data_root '
+            f'{str(self.data_root)!r}): the file or the folder lists none, or filter_cfg leaves all of them out. '
+            'Check both, and metainfo.classes'
+        )
+    return upstream(self)
+
+
 def named_sample(upstream: Callable, self: BaseDataset, idx: int) -> Any:
     """Load a sample and run the pipeline on it, ``BaseDataset.prepare_data``."""
     try:

@@ -242,6 +242,16 @@ def test_file_of_other_classes_is_refused(detection):
         coco(detection, metainfo=dict(classes=('bird', 'dog')))
 
 
+def test_a_data_set_without_a_sample_is_named(tmp_path, libraries):
+    pytest.importorskip('mmpretrain')
+    libraries('mmpretrain')
+    from mmpretrain.datasets import CustomDataset
+
+    (tmp_path / 'val.txt').touch()
+    with pytest.raises(DataError, match=r"CustomDataset has no sample \(ann_file '.*val\.txt'.*filter_cfg"):
+        CustomDataset(data_root=str(tmp_path), ann_file='val.txt', pipeline=[])
+
+
 def test_training_stops_at_a_label_without_a_class_or_an_empty_data_set(tmp_path):
     from mmengine.structures import BaseDataElement
 

@@ -200,6 +200,21 @@ def test_a_config_that_is_none_of_a_training():
     assert plan.model is None and not plan.batches
 
 
+@pytest.mark.parametrize(('absent', 'read'), [('train', ['val']), ('val', ['train'])])
+def test_data_that_are_there_are_read_where_others_are_missing(tmp_path, monkeypatch, absent, read):
+    reads = []
+    monkeypatch.setattr(Preflight, '_read_data', lambda plan: reads.append('train'))
+    monkeypatch.setattr(Preflight, '_read_evaluation', lambda plan: reads.append('val'))
+    roots = {'train': tmp_path, 'val': tmp_path} | {absent: tmp_path / 'absent'}
+    loaders = {f'{k}_dataloader': dict(dataset=dict(type='A', data_root=str(root))) for k, root in roots.items()}
+    loops = dict(train_cfg=dict(max_epochs=1), optim_wrapper=dict(), val_cfg=dict(), val_evaluator=dict())
+    plan = Preflight(Config(dict(default_scope='mmengine', **loaders, **loops))).run()
+    assert reads == read
+    assert any(f'{absent}_dataloader.dataset.data_root' in fault for fault in plan.faults)
+    skipped = [str(check) for check in plan.checks if not check.is_done]
+    assert ('-       training data: not checked, it is missing' in skipped) == (absent == 'train')
+
+
 def test_parts_that_would_be_loaded():
     model = Model()
     loaded = _would_be_loaded(model, ['model.head.init_cfg.checkpoint'])

@@ -152,11 +152,16 @@ class Preflight:
         else:
             self._build_network(sources)
         loader = None
-        if self.random or files or not cfg.get('train_dataloader'):
-            self._skip('training data', 'random images are taken' if self.random else 'it is missing')
+        if self.random:
+            self._skip('training data', 'random images are taken')
+        elif any(data_faults(cfg, 'train')) or not cfg.get('train_dataloader'):
+            self._skip('training data', 'it is missing')
         else:
             loader = self._read_data()
-            if 'val' in phases:
+        if 'val' in phases and not self.random:
+            if any(data_faults(cfg, 'val')) or not cfg.get('val_dataloader'):
+                self._skip('data and metrics of the evaluation', 'the data are missing')
+            else:
                 self._read_evaluation()
         if self.model is not None:
             if loader is not None:

@@ -118,6 +118,10 @@ BAD_INPUT = {
         (TEST, '{config.py}', '{good.pth}', '--amp', '--work-dir', '{out}', OPTIONS, 'test_cfg=None'),
         ('the config has no test_cfg, which a test needs; write it',),
     ),
+    'learning rate of no batch size': (
+        (TRAIN, '{config.py}', '--auto-scale-lr', '--work-dir', '{out}', OPTIONS, 'auto_scale_lr=None'),
+        ('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config',),
+    ),
     'missing checkpoint to test': (
         (TEST, '{config.py}', '{absent.pth}', '--work-dir', '{out}'),
         ("checkpoint '{absent.pth}' does not exist; give the path of a .pth file",),

@@ -40,7 +40,7 @@ from mmkerv.engine.config.schedule import UNITS
 from mmkerv.errors import ConfigError, UserError
 from mmkerv.models.layers import find_operators
 from mmkerv.utils import printable
-from mmkerv.work_folder import best_checkpoints, configs_of, named_checkpoint
+from mmkerv.work_folder import LAST_CHECKPOINT, best_checkpoints, configs_of, named_checkpoint, other_checkpoints
 
 PAGE_FILE = 'report.html'
 IMAGES = 6
@@ -117,13 +117,18 @@ def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Pa
     best, missing = best_checkpoints(work), []
     # As the other tools: the best checkpoint, where one metric says which one that is.
     checkpoint = best[0] if len(best) == 1 else named_checkpoint(work)
+    others = other_checkpoints(work)
+    if checkpoint is None and not best and len(others) == 1:
+        checkpoint = others[0]
     last, counts, model = metrics(log), None, None
     try:
         counts = cost(cfg)
     except LACKING as error:
         missing.append(_lacking('what was replaced', error))
     if checkpoint is None:
-        missing.append('No predictions and no kernels: the run has no checkpoint.')
+        several = [*best, *others]
+        why = f'{LAST_CHECKPOINT} names none of its {len(several)} checkpoints' if several else 'it has no checkpoint'
+        missing.append(f'No predictions and no kernels of the run: {why}.')
     else:
         try:
             cfg, model = load_trained(str(config), checkpoint)

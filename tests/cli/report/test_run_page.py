@@ -169,6 +169,26 @@ def test_page_takes_the_checkpoint_that_the_tools_take(tmp_path, best, chosen):
     assert asked == [tmp_path / f'{chosen}.pth']
 
 
+@pytest.mark.parametrize('others', [(), ('epoch_1',)])
+def test_page_takes_the_only_checkpoint_where_nothing_names_one(tmp_path, others):
+    """As the other tools; of several, the page says that it does not know which."""
+    for name in ('epoch_2', *others):
+        (tmp_path / f'{name}.pth').touch()
+    asked = []
+
+    def load(config, checkpoint):
+        asked.append(checkpoint)
+        raise ConfigError('enough')
+
+    log = Log(tmp_path / 'a', [{'loss': 1.0, 'step': 1}], [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_page, 'load_trained', load)
+        page = run_page.run_page(tmp_path, log, Config(dict(model=dict())), tmp_path / 'a.py', 1)
+    missing = next(section for section in page.sections if section.title == 'Not on this page')
+    assert asked == ([] if others else [tmp_path / 'epoch_2.pth'])
+    assert ('last_checkpoint names none of its 2 checkpoints' in str(missing.blocks[0])) == bool(others)
+
+
 def test_a_run_without_a_seed_is_told_how_to_fix_one(tmp_path):
     section = run_page._kernels(tmp_path, Config(dict(model=dict())), nn.Sequential(nn.Conv2d(3, 4, 3)))
     assert section.text.endswith('no fixed seed. To fix one, train with --cfg-options randomness.seed=0.')

@@ -36,7 +36,8 @@ def require_config(config: str) -> None:
         >>> require_config('mmkerv::retinanet_r50.py')
     """
     if '::' not in config and not Path(config).is_file():
-        raise FileNotFoundError(f'config {config!r} does not exist; give the path of a config file')
+        what = 'is a folder' if Path(config).is_dir() else 'does not exist'
+        raise FileNotFoundError(f'config {config!r} {what}; give the path of a config file')
 
 
 def config_folder() -> Path:

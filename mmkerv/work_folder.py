@@ -65,7 +65,8 @@ def require_checkpoint(file: str | Path, addresses: bool = True) -> None:
         >>> require_checkpoint('https://host/epoch_12.pth')
     """
     if not (addresses and '://' in str(file)) and not Path(file).is_file():
-        raise FileNotFoundError(f'checkpoint {str(file)!r} does not exist; give the path of a .pth file')
+        what = 'is a folder' if Path(file).is_dir() else 'does not exist'
+        raise FileNotFoundError(f'checkpoint {str(file)!r} {what}; give the path of a .pth file')
 
 
 def best_checkpoints(folder: str | Path) -> list[Path]:

@@ -109,6 +109,15 @@ def test_files_stay_as_they_are(capsys):
     assert checkpoint_of('b.pth') == 'b.pth' and capsys.readouterr() == ('', '')
 
 
+def test_a_folder_in_place_of_a_file_is_not_said_to_be_absent(work):
+    from mmkerv.cli import train
+
+    with pytest.raises(FileNotFoundError, match=r"checkpoint '.*work' is a folder; give the path of a \.pth file"):
+        network_files('a.py', str(work))
+    with pytest.raises(FileNotFoundError, match=r"config '.*work' is a folder; give the path of a config file"):
+        train.parse_args([str(work)])
+
+
 def test_addresses_and_configs_of_libraries_are_looked_up_later():
     pair = 'mmdet::absent.py', 'https://host/absent.pth'
     assert network_files(*pair) == pair and checkpoint_of(pair[1]) == pair[1]

@@ -193,10 +193,18 @@ def survey_detection(
         split_to: folder for the files of a split.
         faults: where to note what is wrong.
 
+    Raises:
+        ConfigError: if it is not clear which files are meant.
+
     Example:
         >>> survey_detection(Path('data'), None, (), 0.2, 0, Path('split'), Faults())  # doctest: +SKIP
     """
     train_file, val_file = find_annotations(data, val)
+    if len(images) > 1 and val_file is None:
+        raise ConfigError(
+            f'--images {images[0]} {images[1]}: the second folder is of val, which has no annotation file beside '
+            f'{str(train_file)!r}; give it with --val, or one folder for both'
+        )
     train, pictures = _read(train_file, 'train', images[0] if images else None, faults)
     if val_file:
         held, others = _read(val_file, 'val', images[-1] if images else None, faults)

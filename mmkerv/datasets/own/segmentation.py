@@ -231,6 +231,10 @@ def find_places(data: Path, val: Path | None, images: Sequence[Path], masks: Seq
         raise ConfigError(
             f'--images and --masks are folders of train and val; got {len(images)} and {len(masks)} of them'
         )
+    if images and val is not None:
+        raise ConfigError(
+            f'--val {str(val)!r} would not be used; give the folders of val as the second of --images and of --masks'
+        )
     if images:
         return [_Place(*pair) for pair in zip(images, masks)]
     if val is not None:

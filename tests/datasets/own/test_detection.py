@@ -169,6 +169,12 @@ def test_one_file_is_split(coco, tmp_path):
     assert again[1].content == val.content
 
 
+def test_images_of_val_without_its_file_are_refused(coco, tmp_path):
+    file = coco('train')
+    with pytest.raises(ConfigError, match=r'--images .*: the second folder is of val, .* give it with --val'):
+        survey(file, tmp_path, images=(tmp_path / 'train', tmp_path / 'val'))
+
+
 def test_crowds_are_not_measured(coco, tmp_path):
     (train, _), _ = survey(coco('train', first('annotations', iscrowd=1)), tmp_path, coco('val', first=10))
     assert len(train.boxes) == 4

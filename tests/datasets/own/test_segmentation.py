@@ -152,5 +152,7 @@ def test_folders_of_train_and_val(tmp_path, picture, mask):
 def test_unknown_layouts(tmp_path):
     with pytest.raises(ConfigError, match=r'no folder of images .* beside one of masks'):
         find_places(tmp_path, None, (), ())
+    with pytest.raises(ConfigError, match=r'--val .* would not be used; give the folders of val as the second'):
+        find_places(tmp_path, tmp_path, [tmp_path], [tmp_path])
     with pytest.raises(ConfigError, match='got 1 and 0 of them'):
         find_places(tmp_path, None, [tmp_path], ())

@@ -60,6 +60,9 @@ def survey_folders(
         >>> survey_folders(Path('data'), None, 0.2, 0, Path('split'), Faults())  # doctest: +SKIP
     """
     train, held = first_folder(data, TRAIN_NAMES), val or first_folder(data, VAL_NAMES)
+    if held is not None and val is None and not class_folders(held):
+        # Images without classes, to predict on.
+        held = None
     if train is None or (held is None and not class_folders(train)):
         # Class folders may have any name, also one that train or val usually has.
         train, held = data, val

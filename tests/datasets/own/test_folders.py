@@ -87,6 +87,17 @@ def test_hidden_folders_are_no_classes(data):
     assert classes == ('cat', 'dog') and train.list_file == data / 'split' / 'train.txt' and val.list_file is None
 
 
+def test_images_to_predict_beside_train_are_no_val(data):
+    """A folder test without classes, as competitions have it."""
+    for name in ('cat', 'dog'):
+        for path in (data / 'val' / name).iterdir():
+            path.rename(data / 'val' / f'{name}{path.name}')
+        (data / 'val' / name).rmdir()
+    (data / 'val').rename(data / 'test')
+    with pytest.raises(ConfigError, match=r'has no val beside it; .* give --data .*train to split it'):
+        survey(data)
+
+
 def test_no_class_folders(data, tmp_path):
     with pytest.raises(ConfigError, match='has no folders'):
         survey(data / 'train' / 'cat')

@@ -128,9 +128,9 @@ def add(name: str, kind: type, layer: type) -> None:
     """
     known = name in _classes
     _classes[name], OPERATORS[name] = kind, kind.__module__
-    _names[dotted_name(kind)] = name
     # Of two names for the same layers, reports use the first.
-    _names.setdefault(dotted_name(layer), name)
+    for one in (kind, layer):
+        _names.setdefault(dotted_name(one), name)
     # It registers what is in the table when it is imported.
     registry = sys.modules.get('mmkerv.registry')
     if registry is not None and not known:
@@ -151,6 +151,10 @@ def remove(name: str) -> None:
     del _classes[name], OPERATORS[name]
     for path in [path for path, known in _names.items() if known == name]:
         del _names[path]
+    # Another name for the same layers.
+    for other, kind in _classes.items():
+        for one in (kind, getattr(kind, 'operator', kind)):
+            _names.setdefault(dotted_name(one), other)
     registry = sys.modules.get('mmkerv.registry')
     if registry is not None:
         registry.unregister(name)

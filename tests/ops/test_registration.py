@@ -119,6 +119,20 @@ def test_another_name_for_the_layers_of_an_operator():
     assert operator_name(CoCConv2d) == 'CoCConv' and operator_name(MaskedConv2d) == 'FirstConv'
 
 
+@pytest.mark.parametrize('removed', ['FirstConv', 'SecondConv'])
+@pytest.mark.parametrize('members', [{}, {'takes_1x1': True, '__init__': lambda self, *sizes: None}])
+def test_one_of_two_names_is_undone(members, removed):
+    kind = operator(**members)
+    for name in ('FirstConv', 'SecondConv'):
+        mmkerv.register_operator(name)(kind)
+    assert operator_name(kind) == 'FirstConv'
+    mmkerv.unregister_operator(removed)
+    (left,) = {'FirstConv', 'SecondConv'} - {removed}
+    assert operator_name(kind) == left
+    mmkerv.unregister_operator(left)
+    assert operator_name(kind) is None
+
+
 def test_a_class_without_a_docstring_is_described():
     mmkerv.register_operator()(operator())
     assert str(mmkerv.describe('mine')).startswith('MineConv: its class has no docstring\n\narguments')

@@ -12,6 +12,7 @@ from torch import nn
 from mmkerv.analysis.plan.preflight import Check, Preflight, _would_be_loaded, fault_of
 from mmkerv.analysis.plan.trial_step import (
     WARM_UP,
+    built_here,
     first_batches,
     random_batch,
     step_costs,
@@ -152,6 +153,16 @@ def test_the_optimizer_is_that_of_the_config_with_a_small_learning_rate():
     # The operators' rules are in force, and the config is as it was.
     assert {group['weight_decay'] for group in wrapper.param_groups} == {0.1, 0.0}
     assert 'constructor' not in cfg.optim_wrapper
+
+
+def test_data_are_read_here_whatever_is_set_for_workers():
+    workers = dict(
+        num_workers=2, persistent_workers=True, prefetch_factor=4, timeout=30, multiprocessing_context='spawn'
+    )
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    collate = dict(type='pseudo_collate')
+    loader = built_here(dict(dataset=[1, 2, 3], batch_size=1, sampler=sampler, collate_fn=collate, **workers))
+    assert first_batches(loader, 2)[0] == [[1], [2]]
 
 
 def test_batches():

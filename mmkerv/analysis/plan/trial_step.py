@@ -39,7 +39,9 @@ def built_here(loader: dict) -> Any:
         7330
     """
     loader = {**copy.deepcopy(loader), 'num_workers': 0, 'persistent_workers': False}
-    loader.pop('prefetch_factor', None)
+    # Of workers, which torch refuses without them.
+    for key in ('prefetch_factor', 'multiprocessing_context', 'timeout'):
+        loader.pop(key, None)
     return Runner.build_dataloader(loader, seed=0)
 
 

@@ -14,11 +14,12 @@ from mmkerv.datasets.own.faults import Faults, Kind
 from mmkerv.datasets.own.layout import TRAIN_NAMES, VAL_NAMES, in_split
 from mmkerv.datasets.own.pictures import Picture, check_both, sound_pictures
 from mmkerv.datasets.own.split import split_names
-from mmkerv.engine.data_checks.coco import REQUIRED_FIELDS
+from mmkerv.engine.data_checks.coco import REQUIRED_FIELDS, is_number
 from mmkerv.errors import ConfigError, DataError
 
 LACKS = Kind('entries of the file lack keys', 'Add them')
 DOUBLE = Kind('ids are used twice', 'Give each image and each annotation an id of its own')
+TEXTS = Kind('ids of annotations are not numbers', "Number them: COCO's evaluation fails on others")
 NAMES = Kind('categories have the name of another', 'Rename or merge them')
 NO_NUMBERS = Kind('boxes are not four finite numbers', 'Write [x, y, width, height] in pixels')
 CATEGORY = Kind('annotations have a category_id that the file does not declare', 'Declare it in categories')
@@ -253,6 +254,8 @@ def check_annotations(data: dict, title: str, faults: Faults) -> tuple[dict, lis
     boxes = []
     for item in data['annotations']:
         kind, name = _fault_of(item, images.get(item['image_id']), categories), f'{title}: annotation {item["id"]}'
+        if not is_number(item['id']):
+            faults.add(TEXTS, name)
         if kind:
             faults.add(kind, f'{name}, {kind_detail(kind, item)}')
         if kind in (None, BEYOND) and not item.get('iscrowd') and not item.get('ignore'):

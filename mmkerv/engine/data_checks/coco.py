@@ -25,7 +25,7 @@ def check_annotations(dataset: Any, source: str) -> list[str]:
 
     Returns:
         One line for each kind of annotation that mmdetection will leave out: boxes smaller than a pixel, annotations of
-        categories or images that the file does not list.
+        categories or images that the file does not list; and one on ids that are not numbers.
 
     Raises:
         DataError: if a list or a key is missing, a box is not four numbers, or a box or an area is NaN or infinite.
@@ -138,6 +138,11 @@ def _check_ids(dataset: dict, used: list[dict], source: str) -> list[str]:
             f'{"not a number" if odd else "used twice"}. {ADVICE}'
         )
     notes = []
+    if texts := [item['id'] for item in used if not is_number(item['id'])]:
+        notes.append(
+            f'{len(texts)} of {len(used)} ids of annotations are not numbers (the first is {texts[0]!r}): an '
+            'evaluation with the file fails; number them'
+        )
     for key, label in (('categories', 'category_id'), ('images', 'image_id')):
         # Compared as text: an id need not be a number.
         listed = {str(item['id']) for item in dataset[key]}
@@ -147,6 +152,20 @@ def _check_ids(dataset: dict, used: list[dict], source: str) -> list[str]:
             text = f'annotations are of {key} that the file does not list ({label} {", ".join(ids)})'
             notes.append(_left_out(used, strange, text))
     return notes
+
+
+def is_number(name: Any) -> bool:
+    """Tell whether COCO's evaluation can take the id of an annotation: it puts them into an array of numbers.
+
+    Example:
+        >>> is_number(7), is_number('7'), is_number('a7')
+        (True, True, False)
+    """
+    try:
+        float(name)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _left_out(used: list[dict], chosen: np.ndarray, text: str) -> str:

@@ -62,6 +62,7 @@ BOX = 'train: annotation 0, bbox'
             '1 annotations have a category_id that the file does not declare (train: ',
         ),
         (first('annotations', image_id=99), 'warning: 1 annotations are of images that the file does not list'),
+        (first('annotations', id='a7'), '1 ids of annotations are not numbers (train: annotation a7)'),
         (first('annotations', id=1), '1 ids are used twice (train: annotations 1)'),
         (first('images', id=1), '1 ids are used twice (train: images 1)'),
         (first('categories', name='dog'), '1 categories have the name of another (train: dog)'),

@@ -82,6 +82,15 @@ def test_what_mmdetection_leaves_out_is_counted(data, message):
     assert message in note
 
 
+def test_ids_that_are_no_numbers_are_told():
+    data = changed('annotations', 1, id='a7')
+    (note,) = check_annotations(data, 'a.json')
+    assert note == (
+        "1 of 4 ids of annotations are not numbers (the first is 'a7'): an evaluation with the file fails; number them"
+    )
+    assert check_annotations(changed('annotations', 1, id='7'), 'a.json') == []
+
+
 def test_classes_are_compared_with_the_categories():
     assert check_classes(('cat', 'dog'), ['dog', 'cat', 'cow'], 'a.json') == []
     (note,) = check_classes(('cat', 'persn'), ['cat', 'person'], 'a.json')

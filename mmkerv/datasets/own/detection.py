@@ -40,6 +40,8 @@ OUTSIDE = Kind('boxes are outside of their image', 'They are left out', stops=Fa
 BEYOND = Kind('boxes reach beyond their image', 'They are clipped to it', stops=False)
 NO_IMAGE = Kind('annotations are of images that the file does not list', 'They are left out', stops=False)
 UNUSED = Kind('classes have no box in train', 'They cannot be learned', stops=False)
+# Keys of entries that name an entry.
+IDS = ('id', 'image_id', 'category_id')
 # Pixels by which a box may reach beyond its image: borders are rounded in different ways.
 ROUNDING = 1.5
 # Images of a file that are looked for to find their folder.
@@ -297,6 +299,8 @@ def _complete(data: dict, key: str, title: str, faults: Faults) -> list[dict]:
         lacking = [field for field in REQUIRED_FIELDS[key] if not isinstance(item, dict) or field not in item]
         if key == 'images' and not lacking and not _is_image(item):
             lacking = ['a name as file_name, or a width and height above 0']
+        if not lacking and (odd := [name for name in IDS if not isinstance(item.get(name, ''), (int, float, str))]):
+            lacking = [f'a number or name as {name}' for name in odd]
         if lacking:
             number = item.get('id', '?') if isinstance(item, dict) else '?'
             faults.add(LACKS, f'{title}: {key} {number} lacks {", ".join(lacking)}')

@@ -73,6 +73,11 @@ BOX = 'train: annotation 0, bbox'
         (first('images', file_name='9.png'), '1 images are missing (train: '),
         (first('annotations', area=0), 'warning: 1 areas of annotations are not above 0 (train: annotation 0, area 0)'),
         (first('annotations', area=None), '1 areas of annotations are not finite numbers (train: annotation 0, area N'),
+        (first('annotations', image_id=[0]), '1 entries of the file lack keys (train: annotations 0 lacks a number or'),
+        (
+            first('categories', id=None),
+            '1 entries of the file lack keys (train: categories None lacks a number or name',
+        ),
         (first('images', height=0), '1 entries of the file lack keys (train: images 0 lacks a name'),
         (
             lambda data: data['annotations'][0].pop('area'),

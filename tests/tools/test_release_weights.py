@@ -190,6 +190,12 @@ def test_a_folder_is_not_overwritten(comparison, weights):
     assert {file: file.read_bytes() for file in weights.iterdir()} == before
 
 
+def test_the_current_folder_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"--out '\.' is the current folder; give one to make, such as weights"):
+        main(['work', '--out', '.'])
+
+
 def test_names_must_differ(comparison, tmp_path):
     with pytest.raises(ConfigError, match="would both be called 'small_plain'"):
         main([str(comparison), str(comparison / 'plain' / 'seed_0'), '--out', str(tmp_path / 'a'), '--no-test'])

@@ -105,6 +105,8 @@ def refuse_existing(out: Path) -> None:
     """Refuse a folder that holds something."""
     from mmkerv.errors import ConfigError
 
+    if not out.name:
+        raise ConfigError(f'--out {str(out)!r} is the current folder; give one to make, such as weights')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f'--out {str(out)!r} exists already; remove it, or give another folder')
 

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmkerv.distributions import importable
+from mmkerv.engine.scope import library_of
 from mmkerv.errors import ArgumentError, ArgumentTypeError, ConfigError
 from mmkerv.models.placement import Where
 from mmkerv.models.replacement import own_arguments, registered_convolution
@@ -242,6 +243,7 @@ def data_faults(cfg: Config, *phases: str) -> Iterator[str]:
         []
     """
     absent: dict[tuple[str, str], list[str]] = {}
+    has_home = library_of(cfg) == 'mmpretrain'
     for phase in phases:
         for place, dataset in datasets(cfg.get(f'{phase}_dataloader'), f'{phase}_dataloader'):
             yield from _class_faults(dataset, place)
@@ -251,7 +253,8 @@ def data_faults(cfg: Config, *phases: str) -> Iterator[str]:
             if root and not Path(root).is_dir():
                 absent.setdefault(('data_root', root), []).append(place)
             elif isinstance(annotations, str) and annotations:
-                path = Path(root, annotations)
+                # mmpretrain alone takes the home folder for ~.
+                path = Path(root, Path(annotations).expanduser() if has_home else annotations)
                 # The annotations of DOTA are a folder with a text for each image.
                 if not path.is_file() and not any(path.glob('*.txt')):
                     absent.setdefault(('ann_file', str(path)), []).append(place)

@@ -167,6 +167,15 @@ def test_existing_or_remote_data_passes(tmp_path):
     check_data(data(tmp_path), 'train')
 
 
+@pytest.mark.parametrize(('scope', 'is_fault'), [('mmpretrain', False), ('mmdet', True)])
+def test_annotations_in_the_home_folder_are_found_by_mmpretrain(tmp_path, monkeypatch, scope, is_fault):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'train.txt').touch()
+    dataset = dict(type='CustomDataset', ann_file='~/train.txt')
+    cfg = Config(dict(default_scope=scope, train_dataloader=dict(dataset=dataset)))
+    assert bool(list(data_faults(cfg, 'train'))) == is_fault
+
+
 def test_annotations_may_be_a_folder_of_texts(tmp_path):
     folder = tmp_path / 'labelTxt'
     folder.mkdir()

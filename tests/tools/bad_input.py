@@ -108,7 +108,11 @@ BAD_INPUT = {
     ),
     'missing data root': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'data_root={absent}'),
-        ('train_dataloader.dataset.data_root: ', "'{absent}' does not exist", '--cfg-options data_root=DIR'),
+        (
+            'train_dataloader.dataset.data_root, val_dataloader.dataset.data_root: ',
+            "'{absent}' does not exist",
+            '--cfg-options data_root=DIR',
+        ),
     ),
     'evaluation without data': (
         (TRAIN, '{config.py}', '--work-dir', '{out}', OPTIONS, 'val_dataloader=None'),

@@ -81,7 +81,8 @@ def test_training_tells_all_faults_of_the_config_at_once(tmp_path):
     config.write_text(f"_base_ = '{CLASSIFIER}'\nmodel = dict(backbone=dict(conv_cgf=None))")
     done = run_tool(TRAIN, config, '--work-dir', tmp_path / 'work', '--cfg-options', 'data_root=nowhere')
     assert done.status == 1 and 'Traceback' not in done.err
-    assert "no argument 'conv_cgf'" in done.err and "train_dataloader.dataset.data_root: 'nowhere'" in done.err
+    keys = 'train_dataloader.dataset.data_root, val_dataloader.dataset.data_root'
+    assert "no argument 'conv_cgf'" in done.err and f"{keys}: 'nowhere'" in done.err
     assert done.err.count('\nerror: ') + done.err.startswith('error: ') == 1
 
 

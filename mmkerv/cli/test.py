@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tta:
         evaluation.augment_test(cfg)
     set_loader_defaults(cfg, not args.no_pin_memory)
-    prepare(cfg, args, ('test',), strict=True)
+    prepare(cfg, args, ('test',))
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     with launch.process_group(cfg):
         evaluation.evaluate(cfg, args.out, args.out_item or 'pred', short_log=not args.verbose)

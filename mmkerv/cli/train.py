@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The hook that compares them comes after the runner has written its config over that of the run.
         require_same_operators(cfg.get('model'), safe_load(cfg.load_from, trust=args.trust_checkpoint), cfg.load_from)
     set_loader_defaults(cfg, not args.no_pin_memory, not args.no_persistent_workers)
-    prepare(cfg, args, training_phases(cfg), strict=bool(cfg.get('resume')))
+    prepare(cfg, args, training_phases(cfg))
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     try:
         with launch.process_group(cfg):

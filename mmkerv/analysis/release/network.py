@@ -119,7 +119,7 @@ class Form:
         weights.write_bytes(self.checkpoint(half))
         cfg.load_from, cfg.resume, cfg.experiment_name = str(weights), False, f'release_{folder.name}'
         set_loader_defaults(cfg)
-        prepare(cfg, Namespace(config='release', work_dir=str(folder), launcher='none'), ('test',), strict=True)
+        prepare(cfg, Namespace(config='release', work_dir=str(folder), launcher='none'), ('test',))
         apply_patches(library_of(cfg))
         found = evaluate(cfg, short_log=True)
         return {key: float(value) for key, value in found.items() if _is_number(value)}

@@ -271,9 +271,10 @@ class CheckpointMatchHook(Hook):
     """Hook that compares every checkpoint the runner reads with the network before it is loaded.
 
     Args:
-        strict: refuse a checkpoint of another network (test, ``--resume``). Otherwise (``load_from``) log the report,
-            and refuse only a checkpoint that shares no parameter with the network, or whose operators have another
-            option (``super_bias``).
+        strict: refuse a checkpoint of another network. Otherwise log the report, and refuse only a checkpoint that
+            shares no parameter with the network, or whose operators have another option (``super_bias``). ``None``:
+            strict but for a training that starts from weights (``load_from`` without ``--resume``). The runner writes
+            its hooks into the config of the run, so what holds for a training must not be said there: a test reads it.
 
     Raises:
         CheckpointMismatchError: as :func:`require_match`.
@@ -287,8 +288,15 @@ class CheckpointMatchHook(Hook):
     # After EMAHook, which swaps the averaged and raw weights in the same event: the dict to check is the loaded one.
     priority = 'LOWEST'
 
-    def __init__(self, strict: bool = True) -> None:
+    def __init__(self, strict: bool | None = None) -> None:
         self.strict = strict
+
+    def is_strict(self, runner: Runner) -> bool:
+        """Return whether the checkpoint that the runner reads must be of the config's network."""
+        if self.strict is not None:
+            return self.strict
+        # A test leaves the loop of the training a dict.
+        return runner._resume or not isinstance(runner._train_loop, BaseLoop)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the weights with the network's."""
@@ -303,7 +311,7 @@ class CheckpointMatchHook(Hook):
                 f'checkpoint {source!r} cannot be resumed: it holds no {" and no ".join(missing)}, only weights. Start '
                 f'from them with --cfg-options load_from={source}, without --resume'
             )
-        if self.strict:
+        if self.is_strict(runner):
             require_match(runner.model, state_dict, source)
             return
         match = match_checkpoint(runner.model, state_dict)
@@ -333,7 +341,7 @@ class CheckpointMatchHook(Hook):
         model = runner.cfg.get('model')
         if runner._resume:
             require_same_operators(model, checkpoint, source)
-        elif self.strict and (difference := operator_difference(model, checkpoint)):
+        elif self.is_strict(runner) and (difference := operator_difference(model, checkpoint)):
             log(f'mmkerv: {source} was trained with other operators: {difference}', logging.WARNING)
 
     def before_train(self, runner: Runner) -> None:

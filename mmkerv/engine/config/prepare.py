@@ -40,7 +40,7 @@ TRAINING_HOOKS = (
 )
 
 
-def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool) -> Config:
+def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...]) -> Config:
     """Complete a config by the working directory, launcher and hooks of a run, and check that its data is there.
 
     Only the config changes; :func:`mmkerv.engine.apply_patches` changes the process.
@@ -49,19 +49,18 @@ def prepare(cfg: Config, args: Namespace, phases: tuple[str, ...], strict: bool)
         cfg: config, changed in place.
         args: flags ``config``, ``work_dir``, ``launcher``.
         phases: data that must be there, of ``'train'``, ``'val'``, ``'test'``.
-        strict: whether a checkpoint of another network is refused.
 
     Raises:
         ConfigError: with everything that :func:`config_faults` finds.
 
     Example:
-        >>> prepare(load_config(args.config), args, ('test',), strict=True)  # doctest: +SKIP
+        >>> prepare(load_config(args.config), args, ('test',))  # doctest: +SKIP
     """
     refuse(config_faults(cfg, phases, bool(getattr(args, 'operator', None))))
     cfg.launcher = args.launcher
     set_work_dir(cfg, args)
     present = {local_name(hook.get('type'), ('mmkerv',)) for hook in cfg.get('custom_hooks') or []}
-    added = [{'type': hook, **({'strict': strict} if hook == HOOKS[2] else {})} for hook in HOOKS]
+    added = [{'type': hook} for hook in HOOKS]
     if 'train' in phases:
         added += [{'type': hook} for hook in TRAINING_HOOKS]
         add_operator_rules(cfg)

@@ -195,6 +195,18 @@ def test_hook_that_is_not_strict_logs_the_report(tmp_path):
     assert '1 unexpected (head.weight)' in logged(tmp_path)
 
 
+def test_only_a_training_may_start_from_the_weights_of_another_network(tmp_path):
+    """By the hook without an argument, as tools/train.py writes it into the config that tools/test.py reads."""
+    file = save(tmp_path / 'a.pth', TinyModel().conv.state_dict(prefix='conv.'))
+    hooks = [dict(type=HOOK)]
+    tiny_runner(tmp_path / 'run', load_from=file, custom_hooks=hooks).train()
+    assert '3 parameters loaded, 4 missing' in logged(tmp_path)
+    for name, resume in (('test', False), ('resume', True)):
+        runner = tiny_runner(tmp_path / name, load_from=file, resume=resume, custom_hooks=hooks)
+        with pytest.raises(CheckpointMismatchError, match='is not of the network of the config: 3 parameters loaded'):
+            (runner.train if resume else runner.val)()
+
+
 @pytest.mark.parametrize('strict', [True, False])
 def test_hook_refuses_a_checkpoint_without_matching_keys(tmp_path, strict):
     file = save(tmp_path / 'a.pth', nn.Linear(2, 2).state_dict())

@@ -223,9 +223,9 @@ def test_damaged_checkpoint_always_raises_the_same_error_type(trained, zipped):
 
 
 @pytest.mark.parametrize('trust', [False, True])
-@pytest.mark.parametrize('name', ['absent.pth', '.'])
-def test_missing_checkpoint_is_named(tmp_path, name, trust):
-    with pytest.raises(FileNotFoundError, match=r'checkpoint .* does not exist; give the path of a \.pth file'):
+@pytest.mark.parametrize(('name', 'what'), [('absent.pth', 'does not exist'), ('.', 'is a folder')])
+def test_missing_checkpoint_is_named(tmp_path, name, what, trust):
+    with pytest.raises(FileNotFoundError, match=rf'checkpoint .* {what}; give the path of a \.pth file'):
         safe_load(tmp_path / name, trust=trust)
 
 

@@ -46,7 +46,7 @@ def test_a_pure_python_config_is_written_as_it_was_read(pure, tmp_path, monkeypa
     monkeypatch.setattr('mmkerv.engine.config.prepare.model_faults', lambda cfg: [])
     cfg = load_config(str(pure), {'data_root': 'new'})
     assert cfg.model.type.__name__ == 'BaseModel' and cfg.default_scope is None
-    prepare(cfg, type('Args', (), dict(config='a.py', work_dir=None, launcher='none')), ('train',), strict=False)
+    prepare(cfg, type('Args', (), dict(config='a.py', work_dir=None, launcher='none')), ('train',))
     types = [hook['type'] for hook in cfg.custom_hooks]
     assert sum('FrozenKernelsHook' in str(kind) for kind in types) == 1, types
     use_amp(cfg)

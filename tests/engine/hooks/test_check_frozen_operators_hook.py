@@ -257,5 +257,5 @@ def test_identity_is_measured(change, identity):
 def test_prepare_adds_it_to_training_only(tmp_path):
     args = Namespace(config='net.py', work_dir=str(tmp_path), launcher='none')
     for phases, hooks in ((('test',), []), (('train', 'val'), [HOOK]), (('train',), [HOOK])):
-        cfg = prepare(Config(dict(custom_hooks=[])), args, phases, strict=False)
+        cfg = prepare(Config(dict(custom_hooks=[])), args, phases)
         assert [hook for hook in cfg.custom_hooks if 'Operators' in hook['type']] == hooks

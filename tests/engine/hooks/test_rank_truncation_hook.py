@@ -19,7 +19,7 @@ from tests.engine.tiny_runner import TinyModel, tiny_runner
 from tests.ops.contract import relative
 
 HOOK = dict(type='mmkerv.RankTruncationHook', tolerance=0.0)
-MATCH = dict(type='mmkerv.CheckpointMatchHook')
+MATCH = dict(type='mmkerv.CheckpointMatchHook', strict=True)
 EMA = dict(type='EMAHook', momentum=0.1)
 OPTIMIZERS = {
     'SGD': dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-3),

@@ -229,7 +229,7 @@ def test_other_optimizer_configs_stay(wrapper):
 def test_the_training_tool_adds_it(tmp_path):
     cfg = Config(dict(optim_wrapper=dict(optimizer=SGD), work_dir=str(tmp_path), model=dict()))
     args = argparse.Namespace(config='a.py', work_dir=None, launcher='none')
-    prepare(cfg, args, ('train',), strict=False)
+    prepare(cfg, args, ('train',))
     assert cfg.optim_wrapper == dict(optimizer=SGD, constructor=OPERATOR_RULES)
 
 

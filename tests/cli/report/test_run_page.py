@@ -151,42 +151,38 @@ def test_resumed_run_began_where_its_first_start_did(tmp_path, start):
     assert ('it began from a checkpoint' in section.text) is bool(start)
 
 
-@pytest.mark.parametrize('best, chosen', [((), 'epoch_2'), (('best_a',), 'best_a'), (('best_a', 'best_b'), 'epoch_2')])
-def test_page_takes_the_checkpoint_that_the_tools_take(tmp_path, best, chosen):
-    for name in ('epoch_2', *best):
-        (tmp_path / f'{name}.pth').touch()
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+def asked_by_page(work, names):
+    """Return the checkpoints that the page of a run asks for, and what is not on it, where these files are there."""
     asked = []
 
     def load(config, checkpoint):
-        asked.append(checkpoint)
+        asked.append(checkpoint.name)
         raise ConfigError('enough')
 
-    log = Log(tmp_path / 'a', [{'loss': 1.0, 'step': 1}], [])
+    for name in names:
+        (work / name).touch()
+    log = Log(work / 'a', [{'loss': 1.0, 'step': 1}], [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_page, 'load_trained', load)
-        run_page.run_page(tmp_path, log, Config(dict(model=dict())), tmp_path / 'a.py', 1)
-    assert asked == [tmp_path / f'{chosen}.pth']
+        page = run_page.run_page(work, log, Config(dict(model=dict())), work / 'a.py', 1)
+    missing = next(section for section in page.sections if section.title == 'Not on this page')
+    return asked, str(missing.blocks[0])
 
 
-@pytest.mark.parametrize('others', [(), ('epoch_1',)])
+@pytest.mark.parametrize(
+    'best, chosen', [((), 'last'), (('best_a.pth',), 'best_a'), (('best_a.pth', 'best_b.pth'), 'last')]
+)
+def test_page_takes_the_checkpoint_that_the_tools_take(tmp_path, best, chosen):
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'last.pth'))
+    assert asked_by_page(tmp_path, ('last.pth', *best))[0] == [f'{chosen}.pth']
+
+
+@pytest.mark.parametrize('others', [(), ('epoch_1.pth',)])
 def test_page_takes_the_only_checkpoint_where_nothing_names_one(tmp_path, others):
     """As the other tools; of several, the page says that it does not know which."""
-    for name in ('epoch_2', *others):
-        (tmp_path / f'{name}.pth').touch()
-    asked = []
-
-    def load(config, checkpoint):
-        asked.append(checkpoint)
-        raise ConfigError('enough')
-
-    log = Log(tmp_path / 'a', [{'loss': 1.0, 'step': 1}], [])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_page, 'load_trained', load)
-        page = run_page.run_page(tmp_path, log, Config(dict(model=dict())), tmp_path / 'a.py', 1)
-    missing = next(section for section in page.sections if section.title == 'Not on this page')
-    assert asked == ([] if others else [tmp_path / 'epoch_2.pth'])
-    assert ('last_checkpoint names none of its 2 checkpoints' in str(missing.blocks[0])) == bool(others)
+    asked, missing = asked_by_page(tmp_path, ('epoch_2.pth', *others))
+    assert asked == ([] if others else ['epoch_2.pth'])
+    assert ('last_checkpoint names none of its 2 checkpoints' in missing) == bool(others)
 
 
 def test_a_run_without_a_seed_is_told_how_to_fix_one(tmp_path):

@@ -179,7 +179,7 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Any]]:
 
 
 def loop_faults(cfg: Config, *phases: str) -> Iterator[str]:
-    """Yield what lacks for the loops of a runner, a sentence each: each has three parts, all of them or none.
+    """Yield what is missing for the loops of a runner, a sentence each: a loop has all of its three parts, or none.
 
     Args:
         cfg: config.
@@ -198,8 +198,8 @@ def loop_faults(cfg: Config, *phases: str) -> Iterator[str]:
         elif 0 < len(absent) < len(keys):
             given = ' and '.join(key for key in keys if key not in absent)
             yield (
-                f'the config has {given}, but no {" and no ".join(absent)}: they belong together. Write what lacks, or '
-                'set the others to None'
+                f'the config has {given}, but no {" and no ".join(absent)}: they belong together. Write what is '
+                'missing, or set the others to None'
             )
 
 

@@ -90,9 +90,12 @@ def point_kernel(
     weights = (1 - distance / radius[..., None, None]).clamp(min=0)
     if average:
         weights = weights / ((weights > 0).sum(1, keepdim=True) + 1e-6)
-    # (O, I, n) x (G, n, taps)
+    weights = weights.flatten(2)
+    # Explicit 2-D and batched products: how `matmul` multiplies (O, I, n) by (1, n, taps) depends on `requires_grad`,
+    # and the kernel folded without gradients would differ from that of training in the last bit.
+    product = values.flatten(0, 1).mm(weights[0]) if len(weights) == 1 else values.bmm(weights)
     # Not `unflatten`, which ONNX has from opset 13 on.
-    return (values @ weights.flatten(2)).reshape(*values.shape[:2], *size)
+    return product.reshape(*values.shape[:2], *size)
 
 
 class SMPConv2d(Branches, Conv2d):

@@ -122,6 +122,10 @@ BAD_INPUT = {
         (TEST, '{config.py}', '{good.pth}', '--amp', '--work-dir', '{out}', OPTIONS, 'test_cfg=None'),
         ('the config has no test_cfg, which a test needs; write it',),
     ),
+    'mixed precision without an optimizer': (
+        (TRAIN, '{config.py}', '--amp', '--work-dir', '{out}', OPTIONS, 'optim_wrapper=None'),
+        ('the config has no optim_wrapper, which a training needs; write it',),
+    ),
     'learning rate of no batch size': (
         (TRAIN, '{config.py}', '--auto-scale-lr', '--work-dir', '{out}', OPTIONS, 'auto_scale_lr=None'),
         ('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config',),

@@ -13,7 +13,7 @@ import numpy as np
 from mmkerv.datasets.own.faults import Faults, Kind
 from mmkerv.datasets.own.layout import TRAIN_NAMES, VAL_NAMES, in_split
 from mmkerv.datasets.own.pictures import Picture, check_both, sound_pictures
-from mmkerv.datasets.own.split import split_names
+from mmkerv.datasets.own.split import check_split, split_names
 from mmkerv.engine.data_checks.coco import REQUIRED_FIELDS, is_number
 from mmkerv.errors import ConfigError, DataError
 
@@ -133,10 +133,11 @@ def read_annotations(file: Path) -> dict:
         >>> read_annotations(Path('instances_train2017.json'))['categories']  # doctest: +SKIP
     """
     try:
-        data = json.loads(file.read_bytes())
+        # Decoded here: from bytes, json also reads UTF-16 and a byte order mark, which pycocotools does not.
+        data = json.loads(file.read_bytes().decode())
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f'annotation file {str(file)!r} is not complete JSON ({error}). Replace it by a good copy'
+            f'annotation file {str(file)!r} is not complete JSON in UTF-8 ({error}). Replace it by a good copy'
         ) from error
     for key in REQUIRED_FIELDS:
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
@@ -216,6 +217,7 @@ def survey_detection(
     else:
         names = (item['file_name'] for item in train.content['images'])
         chosen = split_names(dict.fromkeys(names), fraction, seed)
+        check_split(chosen[1], train_file)
         train, held = (_subset(train, set(part), split_to / f'{t}.json') for t, part in zip(('train', 'val'), chosen))
     used = {item['category_id'] for item in train.boxes}
     for category in train.content['categories']:

@@ -8,7 +8,7 @@ import numpy as np
 from mmkerv.datasets.own.faults import Faults, Kind
 from mmkerv.datasets.own.layout import TRAIN_NAMES, VAL_NAMES, first_folder
 from mmkerv.datasets.own.pictures import Picture, check_both, list_pictures, sound_pictures
-from mmkerv.datasets.own.split import split_names
+from mmkerv.datasets.own.split import check_split, split_names
 from mmkerv.errors import ConfigError, DataError
 
 EMPTY_CLASS = Kind('class folders of train have no image', 'Remove them, or put images there')
@@ -84,7 +84,8 @@ def survey_folders(
     _check_classes(classes, pictures, faults)
     if held is None:
         parts = [split_names([n for n in pictures if n.split('/')[0] == name], fraction, seed) for name in classes]
-        chosen = ([name for part in parts for name in part[number]] for number in (0, 1))
+        chosen = [[name for part in parts for name in part[number]] for number in (0, 1)]
+        check_split(chosen[1], data)
         first, second = (
             _part(train, classes, {name: pictures[name] for name in names}, split_to / f'{title}.txt')
             for title, names in zip(('train', 'val'), chosen)

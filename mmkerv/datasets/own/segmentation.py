@@ -20,7 +20,7 @@ from mmkerv.datasets.own.pictures import (
     same_suffix,
     sound_pictures,
 )
-from mmkerv.datasets.own.split import split_names
+from mmkerv.datasets.own.split import check_split, split_names
 from mmkerv.errors import ConfigError, DataError
 
 IMAGE_FOLDERS = ('JPEGImages', 'images', 'image', 'imgs', 'img_dir')
@@ -208,6 +208,7 @@ def survey_segmentation(
         seen = found[0]
     else:
         chosen = split_names(pictures[0], fraction, seed)
+        check_split(chosen[1], places[0].images)
         parts = [
             _part(places[0], {name: pictures[0][name] for name in part}, split_to / f'{title}.txt')
             for title, part in zip(('train', 'val'), chosen)

@@ -1,7 +1,10 @@
 """A split of names into train and val that depends on the names and a seed alone."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
+from pathlib import Path
+
+from mmkerv.errors import DataError
 
 
 def split_names(names: Iterable[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
@@ -25,3 +28,19 @@ def split_names(names: Iterable[str], fraction: float, seed: int) -> tuple[list[
     order = sorted(names, key=lambda name: (hashlib.sha256(f'{seed}:{name}'.encode()).digest(), name))
     number = min(max(1, round(fraction * len(order))), len(order) - 1) if len(order) > 1 else 0
     return sorted(order[number:]), sorted(order[:number])
+
+
+def check_split(val: Sized, data: Path) -> None:
+    """Refuse a split without images of val.
+
+    Raises:
+        DataError: if ``val`` is empty.
+
+    Example:
+        >>> check_split([], Path('data'))
+        Traceback (most recent call last):
+        ...
+        mmkerv.errors.DataError: 'data' has too few images for a val; add images, or give the data of val with --val
+    """
+    if not len(val):
+        raise DataError(f'{str(data)!r} has too few images for a val; add images, or give the data of val with --val')

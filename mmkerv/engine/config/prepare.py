@@ -193,6 +193,9 @@ def use_amp(cfg: Config) -> None:
         >>> cfg.optim_wrapper.type.removeprefix('mmkerv.Cpu')
         'AmpOptimWrapper'
     """
+    if not cfg.get('optim_wrapper'):
+        # The missing part is told with the other parts of the loop.
+        return
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     name = local_name(wrapper, ('', 'mmengine', 'mmkerv'))
     if name in ('AmpOptimWrapper', local_name(CPU_AMP, ('mmkerv',))):

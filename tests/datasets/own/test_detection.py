@@ -237,3 +237,17 @@ def test_no_coco_file(tmp_path, text):
     (tmp_path / 'a.json').write_text(text)
     with pytest.raises(DataError, match=r'not complete JSON|no list'):
         survey(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_an_encoding_that_pycocotools_cannot_read(coco, tmp_path, encoding):
+    file = coco('train')
+    file.write_text(file.read_text(), encoding)
+    with pytest.raises(DataError, match=r"annotation file '.*' is not complete JSON in UTF-8 \("):
+        survey(file, tmp_path)
+
+
+def test_one_image_cannot_be_split(coco, tmp_path):
+    file = coco('train', lambda data: data.update(images=data['images'][:1], annotations=data['annotations'][:1]))
+    with pytest.raises(DataError, match=r'too few images for a val; .* with --val'):
+        survey(file, tmp_path)

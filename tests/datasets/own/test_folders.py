@@ -110,3 +110,10 @@ def test_no_class_folders(data, tmp_path):
     (data / 'alone' / 'dog').mkdir()
     with pytest.raises(DataError, match='none of 0 images'):
         survey(data / 'alone')
+
+
+def test_classes_of_one_image_cannot_be_split(tmp_path, picture):
+    for seed, name in enumerate(('cat', 'dog')):
+        picture(tmp_path / name / 'a.jpg', seed)
+    with pytest.raises(DataError, match=r'too few images for a val; .* with --val'):
+        survey(tmp_path)

@@ -156,3 +156,10 @@ def test_unknown_layouts(tmp_path):
         find_places(tmp_path, tmp_path, [tmp_path], [tmp_path])
     with pytest.raises(ConfigError, match='got 1 and 0 of them'):
         find_places(tmp_path, None, [tmp_path], ())
+
+
+def test_one_image_cannot_be_split(tmp_path, picture, mask):
+    picture(tmp_path / 'images' / 'a.png', 0)
+    mask(tmp_path / 'masks' / 'a.png', [0, 1])
+    with pytest.raises(DataError, match=r'too few images for a val; .* with --val'):
+        survey(tmp_path)

@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pathlib import Path
 
     from mmkerv.engine.checkpoint.atomic_write import with_advice
-    from mmkerv.engine.checkpoint.match import require_same_operators
     from mmkerv.engine.checkpoint.safe_load import safe_load
+    from mmkerv.engine.checkpoint.same_operators import require_same_operators
     from mmkerv.engine.config import launch
     from mmkerv.engine.config.check import loop_faults, refuse, training_phases
     from mmkerv.engine.config.patches import apply_patches

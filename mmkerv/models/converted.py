@@ -11,6 +11,7 @@ from mmkerv.models.adapters import apply_adapters
 from mmkerv.models.placement import Where, initialised, replace_convolutions
 from mmkerv.models.sharing import apply_share
 from mmkerv.ops.core.arguments import reject_unknown
+from mmkerv.ops.core.random_numbers import own_random_numbers
 from mmkerv.registry import MODELS
 
 # Keys that a model of the libraries adds to the config of its parts when it builds them; they belong to the network.
@@ -110,5 +111,9 @@ def apply_conv_cfg(model: nn.Module, conv_cfg: dict | None, where: Where | dict 
         (3, 3)
     """
     rule = Where.of(where)
-    # What is still to be initialised, or loaded after that, is not decomposed.
-    return model if conv_cfg is None else replace_convolutions(model, conv_cfg, rule, initialised(model))
+    if conv_cfg is None:
+        return model
+    # What is initialised after this has the weights that it has in the plain network of the same seed.
+    with own_random_numbers():
+        # What is still to be initialised, or loaded after that, is not decomposed.
+        return replace_convolutions(model, conv_cfg, rule, initialised(model))

@@ -36,7 +36,9 @@ class Root(BaseModule):
         self.part = part
 
 
-def initialised(part: dict, conv_cfg: dict | None = None, convert: dict | None = None) -> nn.Module:
+def initialised(
+    part: dict, conv_cfg: dict | None = None, convert: dict | None = None, seed_again: bool = True
+) -> nn.Module:
     """Build a part of a network with ``conv_cfg``, or convert it, and initialise it as mmengine's runner does."""
     part = copy.deepcopy(part)
     if '.' in part['type']:
@@ -47,7 +49,8 @@ def initialised(part: dict, conv_cfg: dict | None = None, convert: dict | None =
     net = Root(MODELS.build(part))
     if convert:
         mmkerv.convert(net, convert, where=dict(kernel_sizes=(3, 5, 7)))
-    torch.manual_seed(1)
+    if seed_again:
+        torch.manual_seed(1)
     net.init_weights()
     return net
 
@@ -104,6 +107,31 @@ def test_networks_with_conv_cfg_start_with_the_plain_weights(name, conv_cfg):
     pytest.importorskip(PARTS[name]['type'].partition('.')[0])
     net = initialised(PARTS[name], conv_cfg)
     assert not differing(initialised(PARTS[name]), net) and own_starts(net)
+
+
+RANDOM = {
+    'CoC': dict(type='CoCConv', super_init='kaiming'),
+    'Reparam': dict(type='ReparamConv'),
+    'CondConv': dict(type='CondConv'),
+    'FDConv': dict(type='FDConv'),
+    'SMP': dict(type='SMPConv', branch_norm=None),
+}
+
+
+@pytest.mark.parametrize('road', ['conv_cfg', 'Converted'])
+@pytest.mark.parametrize('name', RANDOM)
+def test_operators_that_start_at_random_change_no_other_weights(name, road):
+    pytest.importorskip('mmpretrain')
+    part = dict(type='mmpretrain.ResNet', depth=18, stem_channels=16, base_channels=16)
+    plain = initialised(part, seed_again=False)
+    if road == 'conv_cfg':
+        net = initialised(part, RANDOM[name], seed_again=False)
+    else:
+        net = initialised(dict(type='mmkerv.Converted', model=part, conv_cfg=RANDOM[name]), seed_again=False)
+    ops = [m for m in net.modules() if isinstance(m, ConvNd)]
+    assert len(ops) > 10 and not differing(plain, net)
+    own = [p for op in ops for p in op.own_parameters().values() if p.numel() > 8 and p.std() > 0]
+    assert own and not any(torch.equal(p, q) for i, p in enumerate(own) for q in own[:i])
 
 
 def test_towers_of_rtmdet_start_small():

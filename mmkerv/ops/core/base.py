@@ -8,6 +8,7 @@ the rest of the package what it needs to know about the operator.
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
 from mmkerv.ops.core.geometry import extended_padding, pad
 from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.norm_fusion import is_fusing_norm
+from mmkerv.ops.core.random_numbers import own_random_numbers
 
 CONV2D_KEYWORDS = ('stride', 'padding', 'dilation', 'groups', 'bias', 'padding_mode', 'device', 'dtype')
 # Modules with the functions that initialisers of ``init_cfg`` apply to a network.
@@ -141,7 +143,9 @@ class ConvNd(nn.Module):
             self.kernel_size = arguments.integers(extent, self.dims, 'kernel_extent', 1)
         self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
         self.register_parameter('bias', nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None)
-        self.make_parameters(factory)
+        # Their submodules draw numbers, which reset_parameters replaces.
+        with own_random_numbers(torch.empty(0, **factory).device):
+            self.make_parameters(factory)
         self.reset_parameters()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -206,6 +210,9 @@ class ConvNd(nn.Module):
     def reset_parameters(self) -> None:
         """Draw ``weight`` and ``bias`` exactly as ``nn.Conv2d`` does, then initialise the operator's own parameters.
 
+        An operator with a ``weight`` takes as many of torch's random numbers as ``nn.Conv2d``, so that under the same
+        seed the layers built after it have the weights that they have in the plain network.
+
         Example:
             >>> _ = torch.manual_seed(0); mine = Conv2d(2, 2, 3)
             >>> _ = torch.manual_seed(0); plain = nn.Conv2d(2, 2, 3)
@@ -213,7 +220,9 @@ class ConvNd(nn.Module):
             True
         """
         self._reset_weight_and_bias()
-        self.reset_operator_parameters()
+        # Without a weight, nothing else would tell two such layers in a row apart.
+        with nullcontext() if self.weight is None else own_random_numbers(self.weight.device):
+            self.reset_operator_parameters()
 
     def _reset_weight_and_bias(self) -> None:
         if self.weight is not None:

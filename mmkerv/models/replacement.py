@@ -169,8 +169,8 @@ class Operator(NamedTuple):
     def _built(self, conv: nn.Conv2d, kernel_size: tuple[int, int]) -> nn.Module:
         """Build the layer with the arguments of ``conv`` but a kernel size of its own, on the CPU."""
         geometry = {key: getattr(conv, key) for key in ('stride', 'padding', 'dilation', 'groups')}
-        if is_adaptive(conv):
-            # Centred, which an operator with a kernel_extent requires; the caller replaces it.
+        if is_adaptive(conv) or kernel_size != conv.kernel_size:
+            # Centred, which an operator with a kernel_extent requires; the caller replaces it, or only tries the size.
             geometry['padding'] = tuple(d * (k - 1) // 2 for d, k in zip(_pair(conv.dilation), kernel_size))
         if conv.padding_mode != 'zeros':
             geometry['padding_mode'] = conv.padding_mode

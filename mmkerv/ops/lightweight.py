@@ -14,6 +14,7 @@ from mmkerv.ops.core import arguments
 from mmkerv.ops.core.base import Conv1d
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.core.precision import full_precision, wide_type
+from mmkerv.ops.core.tracing import fx_leaf
 
 LAYOUTS = ('blocks', 'interleaved')
 
@@ -121,13 +122,20 @@ class LightweightConv1d(GeneratedKernel, Conv1d):
     def _kernel(self) -> Tensor:
         return self._of_channels(self._normalised())
 
-    def _forward_kernel(self) -> Tensor:
+    @fx_leaf
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``input`` (N, C, L); in training with ``weight_dropout``, which a frozen kernel does without.
+
+        Example:
+            >>> LightweightConv1d(8, 8, 5, groups=8, padding=2)(torch.randn(2, 8, 9)).shape
+            torch.Size([2, 8, 9])
+        """
         rate = self.options.weight_dropout if self.training else 0.0
-        if not rate:
-            return self.kernel()
+        if not rate or self._frozen_kernel is not None:
+            return super().forward(input)
         with full_precision(self.head_weight.device):
             kernel = self._of_channels(F.dropout(self._normalised(), rate))
-        return kernel.to(self.head_weight.dtype)
+        return self._convolve(input, kernel.to(self.head_weight.dtype))
 
     def _normalised(self) -> Tensor:
         return self.head_weight.to(wide_type(self.head_weight.dtype)).softmax(-1)

@@ -81,6 +81,11 @@ class MixConv2d(DepthwiseParts, Conv2d):
 
     def _parts(self) -> list[tuple[str, int, tuple[int, ...] | None]]:
         smallest = min(odd(self.kernel_size))
+        if self.options.sizes is None and smallest != max(self.kernel_size):
+            raise ArgumentError(
+                f'MixConv2d needs a square kernel, got {self.kernel_size}: its kernels are square; give sizes=(...), '
+                f'none larger than {smallest}'
+            )
         sizes = self.options.sizes or (tuple(range(3, smallest + 1, 2)) or (1,))
         if max(sizes) > smallest:
             raise ArgumentError(

@@ -273,7 +273,7 @@ class ShiftwiseConv2d(SplitKernel, Conv2d):
             >>> ShiftwiseConv2d(8, 8, 9, padding=4, groups=8)(torch.randn(1, 8, 6, 7)).shape
             torch.Size([1, 8, 6, 7])
         """
-        x = padded(input, self.kernel_size, self.padding, self.dilation, self.padding_mode)
+        x = padded(self._checked(input), self.kernel_size, self.padding, self.dilation, self.padding_mode)
         axis = x.dim() - 3
         kept = self._kept(x, self.bias)
         x = x.index_select(axis, self.channels)

@@ -65,7 +65,8 @@ def point_kernel(
 ) -> Tensor:
     r"""Interpolate a kernel from points: :math:`K_{rc} = \sum_j w_j g_j(r, c) / Z(r, c)`.
 
-    :math:`g_j = \max(0, 1 - (|u_r - p_{j,row}| + |u_c - p_{j,column}|) / \rho_j)` with u evenly spaced in [-1, 1].
+    :math:`g_j = \max(0, 1 - (|u_r - p_{j,row}| + |u_c - p_{j,column}|) / \rho_j)` with u evenly spaced in [-1, 1]; the
+    term of an axis of one tap is 0.
 
     Args:
         values: w, (O, I, n).
@@ -84,8 +85,9 @@ def point_kernel(
     distance = 0
     for axis, taps in enumerate(size):
         grid = torch.linspace(-1, 1, taps, dtype=values.dtype, device=values.device)
-        grid = grid if taps > 1 else torch.zeros_like(grid)
-        grid = grid.view(-1, 1) if axis == 0 else grid
+        # On an axis of one tap every point is at its tap: a distance there could keep it from all of the others.
+        grid = grid if taps > 1 else positions[axis][..., None, None].detach()
+        grid = grid.view(-1, 1) if axis == 0 and taps > 1 else grid
         distance = distance + (grid - positions[axis][..., None, None]).abs()
     weights = (1 - distance / radius[..., None, None]).clamp(min=0)
     if average:

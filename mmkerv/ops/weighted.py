@@ -215,10 +215,11 @@ def _densities(density: Any, size: tuple[int, ...], check_length: bool = True) -
     for name, extent, axis in zip(('density_rows', 'density_columns'), size, density if pairs else (density, density)):
         middle = (extent - 1) // 2
         if isinstance(axis, str) or not isinstance(axis, Sequence):
-            result[name] = [arguments.real(axis, 'density', 0.0, above=True)] * middle
+            result[name] = [arguments.real(axis, 'density', LEAST)] * middle
             continue
-        values = [arguments.real(value, 'density', 0.0, above=True) for value in axis]
-        if check_length and middle and len(values) != middle:
+        values = [arguments.real(value, 'density', LEAST) for value in axis]
+        # One sequence is for both axes, of which one may have a single tap.
+        if check_length and (middle or pairs) and len(values) != middle:
             raise ArgumentError(
                 f'density must have {middle} values (d_1 outermost) for a kernel of {extent} taps, got {axis!r}; give '
                 'one number to use it for every tap'

@@ -65,11 +65,12 @@ def smp_point_kernel(values, positions, radius, size, average: bool) -> np.ndarr
     step = max([2 / (k - 1) for k in size if k > 1], default=1.0)
     kernel = np.zeros((*values.shape[:2], height, width))
     for o, i, r, c in np.ndindex(kernel.shape):
-        u = (2 * r / (height - 1) - 1 if height > 1 else 0.0, 2 * c / (width - 1) - 1 if width > 1 else 0.0)
+        u = (2 * r / (height - 1) - 1 if height > 1 else None, 2 * c / (width - 1) - 1 if width > 1 else None)
         total, reached, s = 0.0, 0, o if len(radius) > 1 else 0
         for j in range(values.shape[2]):
             p = np.clip(positions[:, s, j], -1, 1)
-            g = max(0.0, 1 - (abs(u[0] - p[0]) + abs(u[1] - p[1])) / max(radius[s, j], step))
+            away = sum(abs(u[axis] - p[axis]) for axis in (0, 1) if u[axis] is not None)
+            g = max(0.0, 1 - away / max(radius[s, j], step))
             total += values[o, i, j] * g
             reached += g > 0
         kernel[o, i, r, c] = total / (reached + 1e-6) if average else total

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmkerv import convert
 from mmkerv.errors import ArgumentError
-from mmkerv.ops import DCLSConv, DCLSConv2d, ReparamConv2d, SMPConv2d
+from mmkerv.ops import CKConv, DCLSConv, DCLSConv2d, ReparamConv, ReparamConv2d, SMPConv, SMPConv2d
 from mmkerv.ops.dcls import VERSIONS, interpolated_kernel
 from tests.ops.static_oracle import dcls_kernel
 
@@ -173,3 +174,13 @@ def test_an_extent_that_does_not_hold_the_basic_kernel_is_refused(kind, extent):
 
 def test_taps_at_random_positions_need_no_grid():
     assert DCLSConv2d(4, 8, 5, padding=2, kernel_extent=3, positions_init='normal').kernel_size == (3, 3)
+
+
+@pytest.mark.parametrize('geometry', [dict(padding='same'), dict(padding=3, dilation=2)], ids=['same', 'dilated'])
+@pytest.mark.parametrize('kind', [DCLSConv, ReparamConv, SMPConv, CKConv])
+def test_an_even_kernel_has_no_odd_extent(kind, geometry):
+    with pytest.raises(ArgumentError, match=r'kernel_extent=7 .*kernels of even size have none'):
+        kind(4, 4, 4, kernel_extent=7, **geometry)
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 4, **geometry))
+    net = convert(net, dict(type=kind.__name__, kernel_extent=7))
+    assert type(net[0]).__name__ == f'{kind.__name__}2d' and type(net[1]) is nn.Conv2d

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmkerv.ops import LightweightConv1d
+from mmkerv.ops import LightweightConv1d, frozen_kernels
 from tests.ops.ckconv.ck_oracle import conv_loop
 from tests.ops.contract import relative
 from tests.ops.sequence_oracle import lightweight_kernel
@@ -90,3 +90,10 @@ def test_a_plain_convolution_is_not_taken_for_logarithms():
 def test_bad_arguments_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         LightweightConv1d(**{'in_channels': 8, 'out_channels': 8, 'kernel_size': 5, 'groups': 8, **settings})
+
+
+def test_a_frozen_kernel_has_no_dropout():
+    op = LightweightConv1d(4, 4, 3, groups=4, weight_dropout=0.5)
+    assert not torch.equal(op(torch.ones(1, 4, 9)), op(torch.ones(1, 4, 9)))
+    with frozen_kernels(op), torch.no_grad():
+        assert torch.equal(op.eval()(torch.ones(1, 4, 9)), torch.ones(1, 4, 7) + op.bias.view(4, 1))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmkerv import convert
 from mmkerv.errors import ArgumentError, FoldError
 from mmkerv.ops import RecConv2d, switch_to_deploy
 from tests.ops.contract import relative
@@ -60,3 +61,9 @@ def test_never_folds_and_says_why():
 def test_geometries_that_it_does_not_have(arguments):
     with pytest.raises(ArgumentError, match='RecConv2d needs'):
         RecConv2d(**{'in_channels': 4, 'out_channels': 4, 'kernel_size': 3, 'padding': 1, 'groups': 4, **arguments})
+
+
+def test_an_even_layer_stays_plain():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 4, padding=2, groups=4))
+    net = convert(net, dict(type='RecConv'))
+    assert type(net[0]) is RecConv2d and type(net[1]) is nn.Conv2d

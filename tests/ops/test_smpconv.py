@@ -88,3 +88,13 @@ def test_the_fold_is_exact(mode):
     op(x)
     op.eval()
     assert relative(op.to_conv2d()(x), op(x)) < 1e-12
+
+
+@pytest.mark.parametrize('size', [(1, 31), (31, 1), (1, 5)])
+def test_every_point_of_a_strip_reaches_a_tap(size):
+    torch.manual_seed(0)
+    op = SMPConv2d(4, 4, size, padding=(size[0] // 2, size[1] // 2), groups=4, points=20, branch_norm=None)
+    nn.init.uniform_(op.positions, -1, 1)
+    op.large.branch_scale.data.fill_(1)
+    op.kernel().square().sum().backward()
+    assert op.values.grad.abs().amax((0, 1)).min() > 0

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmkerv.errors import ArgumentError
-from mmkerv.ops import InceptionDWConv2d, MixConv2d, PConv2d
+from mmkerv.ops import InceptionDWConv2d, MixConv2d, PConv2d, ShiftwiseConv2d
 from tests.ops.contract import relative
 from tests.ops.family_contracts import SplitContract
 from tests.ops.oracle import convolution
@@ -94,3 +94,25 @@ def test_a_depthwise_convolution_of_one_part_is_the_plain_one():
     op.load_state_dict({'0.weight': plain.weight, 'bias': plain.bias})
     x = torch.randn(1, 8, 9, 9)
     assert torch.allclose(op(x), plain(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'op',
+    [
+        PConv2d(8, 8, 3),
+        MixConv2d(8, 8, 5, groups=8),
+        InceptionDWConv2d(8, 8, 11, groups=8),
+        ShiftwiseConv2d(8, 8, 9, groups=8),
+    ],
+    ids=lambda op: type(op).__name__,
+)
+def test_another_number_of_channels_is_refused(op):
+    for channels in (4, 12):
+        with pytest.raises(ArgumentError, match=rf'input must have 8 channels, .* got \(1, {channels}, 16, 16\)'):
+            op(torch.randn(1, channels, 16, 16))
+
+
+def test_mixconv_has_square_kernels():
+    with pytest.raises(ArgumentError, match=r'MixConv2d needs a square kernel, got \(1, 21\)'):
+        MixConv2d(8, 8, (1, 21), groups=8)
+    assert MixConv2d(8, 8, (5, 21), groups=8, sizes=(3, 5)).kernel_size == (5, 21)

@@ -53,3 +53,12 @@ def test_a_density_below_its_limit_grows_again():
 def test_densities_that_do_not_fit_are_refused(density):
     with pytest.raises(ArgumentError, match='density'):
         WeightedConv2d(1, 1, 3, density=density)
+
+
+@pytest.mark.parametrize(
+    'density, words',
+    [(1e-4, r'density must be >= 0\.001, got 0\.0001'), (((0.3, 0.2), (0.5,)), r'density must have 0 values')],
+)
+def test_densities_that_would_not_be_used_are_refused(density, words):
+    with pytest.raises(ArgumentError, match=words):
+        WeightedConv2d(4, 4, (1, 3), density=density, learnable=False)

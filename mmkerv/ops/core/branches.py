@@ -140,6 +140,10 @@ class Branches(GeneratedKernel):
         y = outputs[0]
         for other in outputs[1:]:
             y = y + other
+        if self._frozen_kernel is not None:
+            # The running statistics have changed, which a later evaluation in the block uses.
+            with torch.inference_mode(False), torch.no_grad():
+                self._frozen_kernel, self._frozen_bias = self._forward_kernel(), self._forward_bias()
         return y if self.bias is None else y + self.bias.view(-1, *(1,) * self.dims)
 
     # Loops over modules are written out: torch.compile of torch 2.1 traces no comprehension over them.
@@ -160,7 +164,9 @@ class Branches(GeneratedKernel):
         x = centred(x, kernel.shape[2:], inner, self.kernel_size, self.dilation)
         dilation = tuple(d * inner for d in self._per_axis(self.dilation))
         y = convolve(x, kernel, None, self.stride, 0, dilation, self.groups)
-        return y if norm is None else norm(y)
+        if norm is None:
+            return y
+        return norm(y) if y.dim() == self.dims + 2 else norm(y[None])[0]
 
     def _kernel(self) -> Tensor:
         total = 0

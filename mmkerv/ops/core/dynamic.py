@@ -168,7 +168,9 @@ class DynamicKernel:
         traced = self.dims == 2 and is_traced_for_any_size()
         if not traced and not input.shape[0]:
             # Neither Fourier transforms nor convolutions in groups exist for no samples at all.
-            return self._respond(*(tensor if tensor is None else _with_zeros(tensor) for tensor in (input, *given)))[:0]
+            padded = (tensor if tensor is None else _with_zeros(tensor) for tensor in (input, *given))
+            with _norms_in_evaluation(self):
+                return self._respond(*padded)[:0]
         gates, x = self.gates(input, *given), self._features(input)
         if not self._is_per_sample():
             return self._convolve(x, self._kernels((*self._sources(), *gates))[0])
@@ -299,6 +301,19 @@ def exported_as(model: nn.Module, form: str | None) -> Iterator[None]:
 def _at_pixels(gates: Tensor, like: Tensor) -> Tensor:
     """View gates (N, channels) as factors of maps (N, channels, H, W), in their type."""
     return gates.to(like.dtype)[..., None, None]
+
+
+@contextmanager
+def _norms_in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Keep batch norms from the statistics of samples that are none."""
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    try:
+        for norm in norms:
+            norm.eval()
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _with_zeros(x: Tensor) -> Tensor:

@@ -118,7 +118,8 @@ class Squeeze(nn.Module):
         if isinstance(self.norm, nn.LayerNorm):
             h = layer_norm(h, self.norm)
         else:
-            if self.norm.training and z.shape[0] == 1:
+            # A synchronised norm takes the samples of all processes.
+            if self.norm.training and z.shape[0] == 1 and not isinstance(self.norm, nn.SyncBatchNorm):
                 raise ArgumentError(
                     "gate_norm='bn' needs batches of at least 2 samples in training; use gate_norm='ln', or "
                     'put the norm into evaluation mode (norm_eval=True of the backbone)'

@@ -94,7 +94,7 @@ class GeneratedKernel:
                 if self._evaluations == MANY_EVALUATIONS:
                     warn_of_evaluations()
             return self._forward_kernel()
-        if self.training and torch.is_grad_enabled() and self._parameter().requires_grad:
+        if self.training and torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             raise RuntimeError(
                 f'{type(self).__name__} was trained inside frozen_kernels, where its parameters get no gradient. '
                 'Train outside the block, or call model.eval() or torch.no_grad() in it.'

@@ -10,7 +10,7 @@ def within(parameter: Tensor, low: float | Tensor | None = None, high: float | T
 
     A parameter at a limit can so come back. The layer's own parameter is clamped in place: it would otherwise drift
     further and take as long to return. A recorded graph, a transform of ``torch.func`` and ``functional_call`` with
-    other tensors change no tensor.
+    tensors that are no parameters change no tensor.
 
     Args:
         parameter: any shape.

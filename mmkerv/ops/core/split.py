@@ -41,6 +41,14 @@ class SplitKernel(GeneratedKernel):
         x = centred(x, kernel.shape[2:], 1, self.kernel_size, self.dilation)
         return convolve(x, kernel, bias, self.stride, 0, self.dilation, groups)
 
+    def _checked(self, input: Tensor) -> Tensor:
+        """Return the input if it has the channels of the layer; parts of them would not notice others."""
+        if not torch.jit.is_tracing() and input.shape[-self.dims - 1] != self.in_channels:
+            raise ArgumentError(
+                f'input must have {self.in_channels} channels, (N, C, *spatial), got {tuple(input.shape)}'
+            )
+        return input
+
     def _concatenated(self, input: Tensor, parts: list[tuple[Tensor | None, int, int]]) -> Tensor:
         """Convolve consecutive parts of the channels and concatenate the results.
 
@@ -48,7 +56,7 @@ class SplitKernel(GeneratedKernel):
             input: (N, C, *spatial).
             parts: kernel, number of channels and groups of each part; without a kernel the part is left as it is.
         """
-        x = padded(input, self.kernel_size, self.padding, self.dilation, self.padding_mode)
+        x = padded(self._checked(input), self.kernel_size, self.padding, self.dilation, self.padding_mode)
         axis, first, outputs = x.dim() - self.dims - 1, 0, []
         for kernel, channels, groups in parts:
             part = x.narrow(axis, first, channels)

@@ -162,8 +162,9 @@ def kervolve(
         y = _dot(x, weight, operands, geometry, kernel, values, observe)
     if bias is not None:
         y = y + bias.to(wide).view(with_axes)
-    # Give the output the memory format of the weight, as convolutions do.
-    return y.to(weight.dtype).contiguous(memory_format=memory_format(weight))
+    # Channels last if the input or the weight is, as convolutions do. A 1x1 or depthwise weight is both.
+    layout = memory_format(weight) if memory_format(weight) is torch.channels_last else memory_format(x)
+    return y.to(weight.dtype).contiguous(memory_format=layout)
 
 
 def _dot(

@@ -173,8 +173,8 @@ class Kervolution(Response):
         """Kervolve ``input`` (N, C, *spatial); returns (N, O, *spatial').
 
         Learned hyperparameters are first clamped in place: ``balance`` to >= 0, all others to >= 1e-8. A compiled
-        layer, ``torch.func.functional_call`` with other tensors, and transforms of ``torch.func`` compute with the
-        clamped values but change no tensor; the next ordinary call clamps the layer's own parameters.
+        layer, ``torch.func.functional_call`` with tensors that are no parameters, and transforms of ``torch.func``
+        compute with the clamped values but change no tensor; the next ordinary call clamps the layer's own parameters.
 
         Example:
             >>> KervConv2d(3, 8, 3, padding=1)(torch.randn(2, 3, 5, 5)).shape

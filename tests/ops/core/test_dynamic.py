@@ -1,5 +1,6 @@
 """Operators with a kernel for each image: what they keep for backward, and the two forms of their exported graphs."""
 
+import copy
 import gc
 import re
 
@@ -229,3 +230,19 @@ def test_the_gates_tell_what_an_image_gets():
     assert gates.bands.shape == (2, 4) and gates.means.shape == (2, 8) and op.band_gains(x).shape == (2, 3, 7, 7)
     assert (gates.bands.abs() < 1).all()
     assert build('frequency local').gates(x)[:4] == (None,) * 4
+
+
+@pytest.mark.parametrize('kind', [CondConv2d, FDConv2d])
+def test_batch_norms_and_no_samples(kind):
+    op = kind(32, 32, 3, padding=1, gate_norm='bn', reduction=0.25)
+    before = copy.deepcopy(op.state_dict())
+    assert op(torch.zeros(0, 32, 5, 5)).shape == (0, 32, 5, 5)
+    assert all(torch.equal(value, before[name]) for name, value in op.state_dict().items())
+    assert all(m.training for m in op.modules())
+
+
+def test_a_synchronised_norm_takes_one_sample_of_each_process():
+    op = nn.SyncBatchNorm.convert_sync_batchnorm(CondConv2d(32, 32, 3, reduction=0.25, gate_norm='bn'))
+    # In one process, the norm itself refuses its input.
+    with pytest.raises(ValueError, match=r'Expected more than 1 value per channel|SyncBatchNorm expected'):
+        op(torch.randn(1, 32, 5, 5))

@@ -10,7 +10,7 @@ import torch
 import torch.distributed.fsdp
 from torch import nn
 
-from mmkerv.ops import CoCConv2d, ReparamConv2d, SMPConv2d, frozen_kernels
+from mmkerv.ops import CoCConv2d, DCLSConv2d, ReparamConv2d, SMPConv2d, frozen_kernels
 from mmkerv.ops.core import generated
 
 
@@ -232,3 +232,28 @@ def test_evaluations_are_not_part_of_a_model(model):
         model(torch.randn(1, 4, 6, 6))
     assert model[0]._evaluations == 2 and copy.deepcopy(model)[0]._evaluations == 0
     assert pickle.loads(pickle.dumps(model))[0]._evaluations == 0
+
+
+@pytest.mark.parametrize('kind', [CoCConv2d, DCLSConv2d])
+def test_training_inside_is_refused_with_a_frozen_weight(kind):
+    op = kind(4, 8, 3)
+    op.weight.requires_grad_(False)
+    with frozen_kernels(op), pytest.raises(RuntimeError, match='was trained inside frozen_kernels'):
+        op(torch.randn(2, 4, 5, 5))
+    op.requires_grad_(False)
+    with frozen_kernels(op):
+        op(torch.randn(2, 4, 5, 5))
+
+
+def test_new_running_statistics_give_a_new_kernel():
+    torch.manual_seed(0)
+    op, x = ReparamConv2d(4, 8, 3, preset='repvgg'), torch.randn(4, 4, 6, 6)
+    with frozen_kernels(op), torch.no_grad():
+        op(5 * x)
+        y = op.eval()(x)
+    assert torch.allclose(y, op(x), atol=1e-6)
+
+
+def test_norms_of_branches_take_one_sample():
+    op, x = ReparamConv2d(4, 8, 3, preset='repvgg'), torch.randn(4, 6, 6)
+    assert torch.equal(op(x), op(x[None])[0])

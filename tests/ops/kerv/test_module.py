@@ -347,3 +347,11 @@ def test_a_nonlinear_kervolution_has_no_kernel(settings):
     op = KervConv2d(4, 8, 3, **settings)
     with pytest.raises(FoldError, match=f"kernel='{op.kernel_name}' is not linear in its input.*deploy it as it is"):
         op.kernel()
+
+
+@pytest.mark.parametrize('kernel', ['polynomial', 'gaussian', 'l1'])
+@pytest.mark.parametrize('size, groups', [(1, 1), (1, 8), (3, 8), (3, 1)])
+def test_channels_last_stays_where_the_weight_does_not_tell(kernel, size, groups):
+    op, x = KervConv2d(8, 8, size, kernel=kernel, groups=groups), torch.randn(2, 8, 6, 6)
+    assert op(x).is_contiguous()
+    assert op(x.contiguous(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)

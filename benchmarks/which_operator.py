@@ -209,7 +209,8 @@ def report() -> str:
             '\n'.join(f'* {note}' for note in notes(main_rows)),
         ]
         if name == 'detection':
-            parts += ['## Settings of CoC in detection', settings_of_coc(results)]
+            pooled = 'The variance of the intervals above is pooled over these rows too.'
+            parts += ['## Settings of CoC in detection', settings_of_coc(results), pooled]
     return '\n\n'.join([*parts, '## Runs', plan()])
 
 

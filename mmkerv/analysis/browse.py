@@ -82,7 +82,11 @@ def pictures(
     sets, visualizer = data_sets(cfg, phase), visualizer_of(cfg)
     places = ((dataset, index) for dataset in sets for index in range(len(dataset)))
     for dataset, index in islice(places, number):
-        steps = stages(dataset, index) if mode != 'transformed' else [_last('', dataset[index])]
+        steps = (
+            stages(dataset, index)
+            if mode != 'transformed'
+            else [_last('', dataset[index], _holds_images(*_inner(dataset, index)))]
+        )
         sample = steps[-1].sample
         if _annotated_late(_inner(dataset, index)[0]):
             steps[-1] = steps[-1]._replace(image=mmcv.imresize(steps[-1].image, sample.ori_shape[1::-1]))
@@ -116,13 +120,15 @@ def stages(dataset: Any, index: int) -> list[Stage]:
     read = dataset.get_data_info(index)
     for step in steps:
         read = (step(read) or read) if type(step).__name__.startswith('Load') else read
-    images, results = [Stage('read', _rgb(read['img']), _packed(pack, read))], dataset.get_data_info(index)
+    is_rgb = _holds_images(dataset, index)
+    images = [Stage('read', _rgb(read['img'], is_rgb), _packed(pack, read))]
+    results = dataset.get_data_info(index)
     for step in steps:
         # A step may return None to reject a sample, for which training takes another one; here the sample is kept.
         results = step(results) or results
-        if 'img' in results and not np.array_equal(images[-1].image, _rgb(results['img'])):
-            images.append(Stage(type(step).__name__, _rgb(results['img']), None))
-    last = _last(type(pack).__name__, pack(results))
+        if 'img' in results and not np.array_equal(images[-1].image, _rgb(results['img'], is_rgb)):
+            images.append(Stage(type(step).__name__, _rgb(results['img'], is_rgb), None))
+    last = _last(type(pack).__name__, pack(results), is_rgb)
     same = len(images) > 1 and np.array_equal(images[-1].image, last.image)
     return [*(images[:-1] if same else images), last]
 
@@ -156,16 +162,21 @@ def _packed(pack: Any, results: dict) -> Any:
         pack.meta_keys = keys
 
 
-def _last(name: str, item: dict) -> Stage:
+def _holds_images(dataset: Any, index: int) -> bool:
+    """Whether the images are in memory, as those of CIFAR: in RGB, where the steps that read files give BGR."""
+    return hasattr(dataset, 'get_data_info') and 'img' in dataset.get_data_info(index)
+
+
+def _last(name: str, item: dict, is_rgb: bool) -> Stage:
     inputs = item['inputs']
     inputs = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
     sample = item['data_samples']
     sample = sample[0] if isinstance(sample, (list, tuple)) else sample
-    return Stage(name, _rgb(inputs.permute(1, 2, 0).contiguous().numpy()), sample)
+    return Stage(name, _rgb(inputs.permute(1, 2, 0).contiguous().numpy(), is_rgb), sample)
 
 
-def _rgb(image: np.ndarray) -> np.ndarray:
-    """An image in BGR or grey, of any type, as 8-bit RGB."""
+def _rgb(image: np.ndarray, is_rgb: bool) -> np.ndarray:
+    """An image in RGB, BGR or grey, of any type, as 8-bit RGB."""
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8:
@@ -173,7 +184,9 @@ def _rgb(image: np.ndarray) -> np.ndarray:
         if low < 0 or high <= 1 or high > 255:
             image = (image - low) / max(high - low, 1e-12) * 255
         image = image.round().clip(0, 255).astype(np.uint8)
-    return np.repeat(image, 3, 2) if image.shape[2] == 1 else np.ascontiguousarray(image[..., 2::-1])
+    if image.shape[2] == 1:
+        return np.repeat(image, 3, 2)
+    return np.ascontiguousarray(image[..., :3] if is_rgb else image[..., 2::-1])
 
 
 def _side_by_side(images: list[np.ndarray]) -> np.ndarray:

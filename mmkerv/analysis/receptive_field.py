@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from mmkerv.ops.core.base import ConvNd
+from mmkerv.ops.core.dynamic import DynamicKernel
 
 CONVOLUTIONS = (nn.modules.conv._ConvNd, ConvNd)
 POOLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
@@ -116,6 +117,9 @@ def followed(model: nn.Module, image: Tensor) -> Iterator[dict[nn.Module, Field]
 def _after_layer(module: nn.Module, field: Field) -> Field:
     """The field after a convolution or an operator."""
     dims = len(field.size)
+    if isinstance(module, DynamicKernel) and module._is_per_sample():
+        # Its kernel depends on means over the image.
+        field = Field((math.inf,) * dims, field.jump)
     kernel, stride, dilation = (_ntuple(dims)(getattr(module, key)) for key in ('kernel_size', 'stride', 'dilation'))
     if len(kernel) != dims:
         # A 1-D layer, for a sequence that is an image of one row.

@@ -105,8 +105,9 @@ def _repeated(items: Callable[[], Iterable]) -> Iterator:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    # The work may be on any of them.
+    for device in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        torch.cuda.synchronize(device)
 
 
 def fused(model: nn.Module) -> nn.Module:

@@ -139,12 +139,15 @@ def tell_costs(cfg: 'Config', checked: 'Preflight', args: argparse.Namespace) ->
         print(f'time of the training: unknown, {why}')
         return
     seconds, workers = steps[-1].seconds, loader_workers(cfg.get('train_dataloader'))
-    loading = checked.loading_seconds / workers
-    text = f'{total:,} iterations in {duration(total * max(seconds, loading))}, without evaluations'
+    loading = checked.loading_seconds / max(1, workers)
+    # Without workers, each batch is read between two steps.
+    iteration = max(seconds, loading) if workers else seconds + loading
+    text = f'{total:,} iterations in {duration(total * iteration)}, without evaluations'
     if loading > seconds:
+        noun = 'worker' if workers == 1 else 'workers'
         text += (
-            f'; reading the data is slower than the step: {checked.loading_seconds:.3g} s a batch, with {workers} '
-            f'worker{"s" * (workers > 1)}; more num_workers help'
+            f'; reading the data is slower than the step: {checked.loading_seconds:.3g} s a batch, with '
+            f'{workers or "no"} {noun}; more num_workers help'
         )
     print(f'time of the training: {text}')
 

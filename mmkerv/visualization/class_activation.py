@@ -282,13 +282,13 @@ def fused(maps: Mapping[str, Activation]) -> dict[str, Activation]:
     Example:
         >>> maps = {name: Activation(np.eye(2) * k, ['neck'], k, 1.0 / k) for k, name in enumerate('ab', 1)}
         >>> {name: a.heat.tolist() for name, a in fused(maps).items()}
-        {'maximum of 2 categories': [[2.0, 0.0], [0.0, 2.0]]}
+        {'maximum over the categories': [[2.0, 0.0], [0.0, 2.0]]}
     """
     first = next(iter(maps.values()))
     heat = np.max([activation.heat for activation in maps.values()], axis=0)
     layers = list(dict.fromkeys(layer for activation in maps.values() for layer in activation.layers))
-    noun = 'category' if len(maps) == 1 else 'categories'
-    return {f'maximum of {len(maps)} {noun}': Activation(heat, layers, first.category, first.score)}
+    # Not their number, which may be another for another network in the same figure.
+    return {'maximum over the categories': Activation(heat, layers, first.category, first.score)}
 
 
 def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:

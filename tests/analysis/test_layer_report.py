@@ -21,6 +21,7 @@ from mmkerv.ops import (
     CKConv1d,
     CKConv2d,
     CoCConv2d,
+    CondConv2d,
     DepthwiseSeparableConv2d,
     KervConv2d,
     SpatiallySeparableConv2d,
@@ -158,6 +159,13 @@ def test_receptive_fields_of_known_networks(name, size):
         model(image)
     convs = [field.size for module, field in fields.items() if max(module.kernel_size) > 1 or name == 'mobilenet_v2']
     assert convs[-1] == (size, size)
+
+
+def test_a_kernel_of_the_whole_image_has_an_infinite_field():
+    model, image = nn.Sequential(nn.Conv2d(3, 4, 3), CondConv2d(4, 4, 3)), torch.rand(1, 3, 16, 16)
+    with followed(model, image) as fields:
+        model(image)
+    assert fields[model[0]].size == (3, 3) and fields[model[1]].size == (math.inf, math.inf)
 
 
 class Branches(nn.Module):

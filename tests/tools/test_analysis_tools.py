@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 import pytest
@@ -433,3 +434,25 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     torch.save({'state_dict': {'fc.weight': torch.ones(2, 2)}}, tmp_path / 'other.pth')
     message = run('analysis_tools/kernel_report.py', DEMO['resnet18'], '--checkpoint', tmp_path / 'other.pth')
     assert 'is not of the network of the config' in message
+
+
+def test_colours_of_images_in_memory(tmp_path):
+    """CIFAR's images are in RGB, those of files in BGR."""
+    from mmengine.dataset import Compose
+    from mmpretrain.datasets.transforms import PackInputs
+
+    from mmkerv.analysis.browse import stages
+
+    class Held:
+        metainfo: ClassVar[dict] = {}
+
+        def __init__(self, *loading):
+            self.pipeline = Compose([*loading, PackInputs()])
+
+        def get_data_info(self, index):
+            return {'img': np.full((4, 4, 3), (200, 0, 0), np.uint8), 'gt_label': 0}
+
+        def __getitem__(self, index):
+            return self.pipeline(self.get_data_info(index))
+
+    assert [stage.image[0, 0].tolist() for stage in stages(Held(), 0)] == [[200, 0, 0]] * 2

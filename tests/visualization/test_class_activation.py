@@ -303,7 +303,7 @@ def test_the_maps_of_the_best_classes_are_fused_on_a_canvas(files, tmp_path):
     assert sum(scores.values()) == pytest.approx(1, abs=1e-3)
     best = sorted(scores, key=scores.get)[-2:]
     expected = np.maximum(*(maps['single'][f'0_{name}'] for name in best))
-    np.testing.assert_allclose(maps['fused']['0_maximum of 2 categories'], expected)
+    np.testing.assert_allclose(maps['fused']['0_maximum over the categories'], expected)
     assert expected.shape == (64, 96), 'with the padding'
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 CONFIDENCE = 0.95
+# Residuals below this share of the values are rounding errors.
+ROUNDING = 1e-9
 METHOD = (
     'Difference: mean over the seeds that both have of the values under the same seed. '
     f"Interval: {round(100 * CONFIDENCE)} %, Student's t; the variance is pooled over the table: that of the residuals "
@@ -52,7 +54,7 @@ def differences(values: Mapping[str, Mapping[int, float]], reference: str) -> di
     With values y[v, s], v of V variants and s of S seeds, and the mean d of the n differences y[v, s] - y[r, s], the
     interval is d ± t(f) sqrt(2 r² / n), where r² is the sum of the squared residuals of y[v, s] = a[v] + b[s], by least
     squares, divided by its degrees of freedom f: (V - 1)(S - 1) if no value is missing. For two variants it is that of
-    the paired t-test. With one seed there is none.
+    the paired t-test. With one seed there is none, nor where all residuals are 0.
 
     Args:
         values: values by variant and seed; those that are not finite are left out.
@@ -93,7 +95,10 @@ def _residual_variance(values: Mapping[str, Mapping[int, float]]) -> tuple[float
     solution, _, rank, _ = np.linalg.lstsq(design, target, rcond=None)
     freedom = len(cells) - int(rank)
     squares = float(((target - design @ solution) ** 2).sum())
-    return (squares / freedom, freedom) if freedom else (0.0, 0)
+    # Metrics are rounded, so differences may be equal by chance; that is no certainty.
+    if not freedom or squares <= len(cells) * (ROUNDING * np.abs(target).max()) ** 2:
+        return 0.0, 0
+    return squares / freedom, freedom
 
 
 def _student(freedom: int) -> float:

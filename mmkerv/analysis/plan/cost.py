@@ -109,11 +109,11 @@ def iterations(cfg: Config, of_an_epoch: int | None, limit: int | None = None) -
 
 
 def loader_workers(loader: Any) -> int:
-    """Return the number of processes that read the data of a training.
+    """Return the number of processes that read the data of a training; 0 if it is read between the steps.
 
     Example:
         >>> loader_workers(dict(num_workers=0)), loader_workers([dict(num_workers=4)])
-        (1, 4)
+        (0, 4)
     """
     first = loader[0] if isinstance(loader, (list, tuple)) and loader else loader
-    return max(1, (first or {}).get('num_workers', 0))
+    return (first or {}).get('num_workers', 0)

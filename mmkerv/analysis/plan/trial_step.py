@@ -240,4 +240,4 @@ def timing_seconds(step: float, networks: int, rounds: int, limit: float = TIMIN
 
 def _synchronize(device: torch.device) -> None:
     if device.type == 'cuda':
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -72,10 +72,15 @@ def test_verdict(low, high, verdict):
     assert Difference((low + high) / 2, 3, low, high, 2).verdict == verdict
 
 
-def test_equal_runs_are_undecided():
+def test_equal_runs_have_no_interval():
     found = differences({'plain': {0: 0.1, 1: 0.7}, 'coc': {0: 0.1, 1: 0.7}}, 'plain')['coc']
-    assert found.mean == 0 and found.verdict == 'undecided'
+    assert found.mean == 0 and found.verdict == 'no interval'
 
 
 def test_no_reference():
     assert differences({'plain': {}, 'coc': {0: 1.0}}, 'plain') == {}
+
+
+def test_equal_differences_are_no_certainty():
+    found = differences({'plain': {0: 0.5, 1: 0.6}, 'coc': {0: 0.51, 1: 0.61}}, 'plain')['coc']
+    assert found.mean == pytest.approx(0.01) and (found.low, found.high, found.verdict) == (None, None, 'no interval')

@@ -306,10 +306,13 @@ class Comparison:
         costs: 'dict[str, Cost | str]',
         changes: list[str],
     ):
+        from mmkerv.analysis.comparison.folding import kept_fold, kept_times
+
         self.args, self.work, self.variants, self.runs = args, work, variants, runs
         self.configs, self.costs, self.changes = configs, costs, changes
-        self.folds: dict[str, dict[str, Any]] = {}
-        self.inference: dict[str, Any] = {}
+        # Of an earlier start: the results are written after each training, long before the next folding and timing.
+        self.folds: dict[str, dict[str, Any]] = {run.name: fold for run in runs if (fold := kept_fold(run))}
+        self.inference: dict[str, Any] = kept_times(runs, work)
         program = 'python tools/compare.py' if sys.argv[0].endswith('.py') else 'mmkerv compare'
         self.command = f'{program} {" ".join(map(quoted, sys.argv[1:]))}'
 

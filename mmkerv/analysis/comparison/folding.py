@@ -42,9 +42,9 @@ def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
     checkpoint, file = run.checkpoint, run.folder / FOLD_FILE
     if checkpoint is None:
         return {'kept': f'{run.folder} has no checkpoint'}
-    known = {'of': checkpoint.name, 'time': checkpoint.stat().st_mtime_ns}
-    if file.is_file() and (found := _read(file)) and known.items() <= found.items():
+    if found := kept_fold(run):
         return found
+    known = _checkpoint_of(run)
     try:
         with unlogged():
             result = fold_checkpoint(load_config(str(config)), checkpoint, run.folder / FOLDED, shape=shape)
@@ -56,6 +56,35 @@ def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
         return {'kept': reason(error)}
     write_json(file, found)
     return found
+
+
+def kept_fold(run: Run) -> dict[str, Any] | None:
+    """Return what folding the run's present checkpoint gave before, or ``None`` if that has not been kept.
+
+    Example:
+        >>> kept_fold(Run(None, 0, Path('absent'))) is None
+        True
+    """
+    found = _read(run.folder / FOLD_FILE)
+    return found if found and run.checkpoint and _checkpoint_of(run).items() <= found.items() else None
+
+
+def kept_times(runs: Sequence[Run], folder: Path) -> dict[str, Any]:
+    """Return the times of before if all their networks are still those of the runs, else nothing.
+
+    Networks that were added since have no time yet: :func:`times` measures all of them again.
+
+    Args:
+        runs: the runs of the comparison.
+        folder: folder of the comparison.
+
+    Example:
+        >>> kept_times([], Path('absent'))
+        {}
+    """
+    found = _read(folder / TIMES_FILE) or {}
+    networks = [(run.variant.spec, _timed(run)) for run in runs]
+    return found if all(network in networks for network in found.get('of', {}).items()) else {}
 
 
 def times(
@@ -86,11 +115,9 @@ def times(
         >>> times(runs, configs, (160, 160), work)['milliseconds']  # doctest: +SKIP
         {'plain': [44.4, None], 'coc': [103.2, 41.0]}
     """
-    file, of = folder / TIMES_FILE, {}
+    file, of = folder / TIMES_FILE, {run.variant.spec: _timed(run) for run in runs}
     models, places, not_timed = [], [], []
-    for run in runs:
-        of[run.variant.spec] = [run.seed, run.checkpoint.stat().st_mtime_ns if run.checkpoint else 0]
-    if file.is_file() and (found := _read(file)) and found.get('of') == of:
+    if (found := _read(file)) and found.get('of') == of:
         return found
     tell(f'timing the inference of {len(runs)} networks')
     for run in runs:
@@ -127,7 +154,18 @@ def times(
     return found
 
 
+def _checkpoint_of(run: Run) -> dict[str, Any]:
+    return {'of': run.checkpoint.name, 'time': run.checkpoint.stat().st_mtime_ns}
+
+
+def _timed(run: Run) -> list[int]:
+    """Return what tells whether a time is still that of the run."""
+    return [run.seed, run.checkpoint.stat().st_mtime_ns if run.checkpoint else 0]
+
+
 def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
     try:
         found = json.loads(file.read_text())
     except ValueError:

@@ -20,6 +20,8 @@ from mmkerv.errors import UserError
 from mmkerv.utils import printable
 
 FOLDED, FOLD_FILE, TIMES_FILE = 'deploy.pth', 'fold.json', 'inference.json'
+# Errors by which a network that cannot be loaded or run ends its timing.
+UNTIMED = (UserError, OSError, *REFUSALS)
 
 
 def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
@@ -97,7 +99,8 @@ def times(
 ) -> dict[str, Any]:
     """Time one image through the trained and the folded network of one run of each variant, all in turn.
 
-    The times are kept in ``inference.json``, and measured again when there are other runs.
+    The times are kept in ``inference.json``, and measured again for other runs, folded networks or another device, and
+    where a network could not be timed: memory may have been short.
 
     Args:
         runs: finished runs, one a variant.
@@ -117,7 +120,8 @@ def times(
     """
     file, of = folder / TIMES_FILE, {run.variant.spec: _timed(run) for run in runs}
     models, places, not_timed = [], [], []
-    if (found := _read(file)) and found.get('of') == of:
+    known = {'of': of, 'device': device, 'not_timed': []}
+    if (found := _read(file)) and known.items() <= found.items():
         return found
     tell(f'timing the inference of {len(runs)} networks')
     for run in runs:
@@ -133,7 +137,7 @@ def times(
                 images, data = next(sample_inputs(model, shape))
                 with torch.no_grad():
                     raw_outputs(model, images.to(device), data)
-            except (UserError, OSError, *REFUSALS) as error:
+            except UNTIMED as error:
                 which = ' (folded)' if place else ''
                 not_timed.append(f'{run.variant.spec}{which}: not timed: {reason(error)}')
                 tell(not_timed[-1])
@@ -141,13 +145,19 @@ def times(
             models.append(model)
             places.append((run.variant.spec, place))
             inputs, samples = images, data
-    found = {'of': of, 'device': device, 'threads': torch.get_num_threads(), 'shape': list(shape), 'milliseconds': {}}
+    found = {**known, 'threads': torch.get_num_threads(), 'shape': list(shape), 'milliseconds': {}}
     found |= {'not_timed': not_timed, 'environment': environment()}
     for run in runs:
         found['milliseconds'][run.variant.spec] = [None, None]
     if models:
-        with torch.no_grad():
-            measured = inference_times(models, inputs.to(device), samples)
+        try:
+            with torch.no_grad():
+                measured = inference_times(models, inputs.to(device), samples)
+        except UNTIMED as error:
+            # Each has run alone, but all of them share the memory.
+            measured = []
+            not_timed.append(f'no network is timed: {reason(error)}')
+            tell(not_timed[-1])
         for (spec, place), milliseconds in zip(places, measured):
             found['milliseconds'][spec][place] = round(milliseconds, 3)
     write_json(file, found)
@@ -159,8 +169,9 @@ def _checkpoint_of(run: Run) -> dict[str, Any]:
 
 
 def _timed(run: Run) -> list[int]:
-    """Return what tells whether a time is still that of the run."""
-    return [run.seed, run.checkpoint.stat().st_mtime_ns if run.checkpoint else 0]
+    """Return what tells whether the times are still those of the run: its seed, its checkpoint, the folded one."""
+    files = (run.checkpoint, run.folder / FOLDED)
+    return [run.seed, *(file.stat().st_mtime_ns if file and file.is_file() else 0 for file in files)]
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip('mmcv')
 
+import torch
 from torch import nn
 
 from mmkerv.analysis.comparison import folding
@@ -47,3 +48,58 @@ def test_network_that_cannot_be_folded_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(folding, 'load_config', lambda file: None)
     found = folding.fold_run(Run(parse_variant('coc'), 0, tmp_path), Path('a.py'), (16, 16))
     assert found == {'kept': "TypeError: missing 'batch_data_samples'"}
+
+
+@pytest.fixture
+def timed(monkeypatch, tmp_path):
+    """Return a function that times two networks, and what it has told."""
+    broken, lines = set(), []
+
+    def load(config, weights, device):
+        return None, Network(refuses=config in broken)
+
+    runs = [Run(parse_variant(spec), 0, tmp_path / spec) for spec in ('coc', 'plain')]
+    for run in runs:
+        run.folder.mkdir()
+    configs = {'plain': 'plain.py', 'coc': 'coc.py'}
+    monkeypatch.setattr(folding, 'load_trained', load)
+    return lambda: folding.times(runs, configs, (16, 16), tmp_path, tell=lines.append), broken, lines
+
+
+def test_times_are_kept(timed):
+    times, _, lines = timed
+    assert times() == times() and len(lines) == 1
+
+
+def test_network_that_was_not_timed_is_tried_again(timed):
+    times, broken, _ = timed
+    broken.add('coc.py')
+    assert times()['milliseconds']['coc'] == [None, None]
+    broken.clear()
+    assert times()['milliseconds']['coc'][0] > 0 and times()['not_timed'] == []
+
+
+def test_network_that_was_folded_later_is_timed(timed, tmp_path):
+    times, _, _ = timed
+    times()
+    (tmp_path / 'coc' / folding.FOLDED).touch()
+    assert times()['milliseconds']['coc'][1] > 0
+
+
+def test_times_of_another_device_are_not_kept(timed, tmp_path):
+    times, _, lines = timed
+    times()
+    file = tmp_path / folding.TIMES_FILE
+    file.write_text(file.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    assert times()['device'] == 'cpu' and len(lines) == 2
+
+
+def test_memory_that_is_too_short_for_all_networks_at_a_time(timed, monkeypatch):
+    def raises(*args):
+        raise torch.cuda.OutOfMemoryError('2 GiB')
+
+    times, _, lines = timed
+    monkeypatch.setattr(folding, 'inference_times', raises)
+    found = times()
+    assert found['milliseconds'] == {'coc': [None, None], 'plain': [None, None]}
+    assert found['not_timed'] == [lines[-1]] == ['no network is timed: OutOfMemoryError: 2 GiB']

@@ -119,12 +119,12 @@ def read_log(path: str | Path) -> Log:
     """Read one run's log.
 
     Args:
-        path: a ``.json`` log of mmengine; or a folder (a work folder, or one of its runs), whose latest log is read.
-            A last line that a killed run left unfinished is ignored.
+        path: a ``.json`` log of mmengine; or a folder (a work folder, or one of its starts), which :func:`read_run`
+            reads. A last line that a killed run left unfinished is ignored.
 
     Raises:
         FileNotFoundError: if there is no log.
-        ConfigError: if the file is not a log of mmengine.
+        ConfigError: if the file is not a log of mmengine, or the folder holds several runs.
 
     Example:
         >>> read_log('work_dirs/demo/train').keys  # doctest: +SKIP
@@ -132,10 +132,10 @@ def read_log(path: str | Path) -> Log:
     """
     file = Path(path)
     if file.is_dir():
-        files = sorted(file.glob('**/vis_data/scalars.json'))
-        if not files:
-            raise FileNotFoundError(f'{str(path)!r} contains no vis_data/scalars.json; give the log of a run')
-        file = files[-1]
+        runs = runs_below(file)
+        if len(runs) > 1 and file not in runs:
+            raise ConfigError(f'{file} is no run, it holds {len(runs)}: give the folder of one, such as {runs[0]}')
+        return read_run(file)
     if not file.is_file():
         raise FileNotFoundError(f'log {str(path)!r} does not exist; give a vis_data/*.json or a work folder')
     lines, text = [], file.read_text(errors='replace').splitlines()
@@ -182,10 +182,10 @@ def read_run(folder: str | Path) -> Log:
         800
     """
     files = sorted(Path(folder).glob('**/vis_data/scalars.json'))
+    if not files:
+        raise FileNotFoundError(f'{str(folder)!r} contains no vis_data/scalars.json; give the log of a run')
     # A start that was interrupted before it logged anything leaves an empty file.
     files = [file for file in files if file.stat().st_size] or files[-1:]
-    if not files:
-        return read_log(folder)
     logs, problem = [], None
     for file in files:
         try:
@@ -202,6 +202,17 @@ def read_run(folder: str | Path) -> Log:
             evaluation = []
         log = Log(later.file, [*train, *later.train], [*evaluation, *later.evaluation])
     return log
+
+
+def runs_below(folder: str | Path) -> list[Path]:
+    """Return the work folders of the runs in a folder, itself among them if it is one.
+
+    Example:
+        >>> runs_below('absent')
+        []
+    """
+    # RUN/DATE/vis_data/scalars.json
+    return sorted({file.parents[2] for file in Path(folder).glob('*/**/vis_data/scalars.json')})
 
 
 def _before(lines: list[dict[str, Any]], later: list[dict[str, Any]]) -> list[dict[str, Any]]:

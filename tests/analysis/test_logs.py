@@ -154,6 +154,24 @@ def test_resumed_run_is_read_as_one(tmp_path):
     assert log.curve('mIoU').y == [10.0, 20.0] and '20260102' in str(log.file)
 
 
+def test_folder_of_a_resumed_run_is_read_as_the_page_of_the_run_does(tmp_path):
+    """Also after a start that was stopped before it logged anything."""
+    write_start(tmp_path, '20260101_000000', [1, 2, 3], evaluation=10.0)
+    write_start(tmp_path, '20260102_000000', [3, 4], evaluation=20.0)
+    write_start(tmp_path, '20260103_000000', [])
+    log = read_log(tmp_path)
+    assert log == read_run(tmp_path) and log.curve('loss').x == [1, 2, 3, 4] and log.folder == tmp_path
+    assert read_log(tmp_path / '20260101_000000').curve('loss').x == [1, 2, 3]
+
+
+def test_logs_of_several_runs_are_not_mixed(tmp_path):
+    write_start(tmp_path / 'seed_0', '20260101_000000', [1, 2])
+    assert read_log(tmp_path).curve('loss').x == [1, 2]
+    write_start(tmp_path / 'seed_1', '20260101_000000', [3, 4])
+    with pytest.raises(ConfigError, match=r'is no run, it holds 2: give the folder of one, such as .*seed_0$'):
+        read_log(tmp_path)
+
+
 def test_run_that_started_over_replaces_the_earlier(tmp_path):
     write_start(tmp_path, '20260101_000000', [1, 2, 3], evaluation=10.0)
     write_start(tmp_path, '20260102_000000', [1, 2])

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for path in args.json_logs:
         log = read_log(path)
-        print(f'-----Analyze train time of {log.file}-----\n{train_time(log, args.include_outliers)}\n')
+        print(f'-----Analyze train time of {path}-----\n{train_time(log, args.include_outliers)}\n')
 
 
 if __name__ == '__main__':

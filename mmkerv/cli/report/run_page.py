@@ -12,7 +12,7 @@ from torch import nn
 from mmkerv.analysis.comparison.cost import Cost, cost
 from mmkerv.analysis.comparison.record import main_metric, metrics
 from mmkerv.analysis.comparison.results import short
-from mmkerv.analysis.logs import Curve, Log, loss_keys, read_run
+from mmkerv.analysis.logs import Curve, Log, loss_keys, read_run, runs_below
 from mmkerv.analysis.machine import environment
 from mmkerv.cli.report.charts import COLORS, Line, line_chart
 from mmkerv.cli.report.demo_record import RECORD_FILE
@@ -76,8 +76,7 @@ def write_run_report(work: str | Path, images: int = IMAGES) -> Path:
 
 def _require_one_run(work: Path) -> None:
     """Refuse a folder of runs, such as that of an operator or of a comparison: it has a config, too."""
-    # RUN/DATE/vis_data/scalars.json
-    runs = sorted({file.parents[2] for file in work.glob('*/**/vis_data/scalars.json')})
+    runs = runs_below(work)
     if runs and work not in runs:
         raise ConfigError(f'{work} is no run, it holds {len(runs)}: give the folder of one, such as {runs[0]}')
 

@@ -42,7 +42,7 @@ def starting_model(cfg: Config, seed: int) -> nn.Module:
 
 
 def draw_kernels(operators: dict[str, nn.Module], start: nn.Module | None) -> list[Kernels]:
-    """Draw the kernels of three layers: the first, the last, and the one between that association changed most.
+    """Draw the kernels of up to three layers: the first, the last, the one between that association changed most.
 
     Where nothing is associated, the one between is that in the middle.
 
@@ -56,14 +56,15 @@ def draw_kernels(operators: dict[str, nn.Module], start: nn.Module | None) -> li
     """
     strength = {name: association(op) for name, op in operators.items() if has_association(op)}
     first, *others = operators
-    last = others.pop() if others else first
-    associated = [name for name in others if name in strength]
-    middle = max(associated, key=strength.get) if associated else others[len(others) // 2] if others else first
-    reasons = {
-        first: 'The first layer, which sees the image.',
-        middle: 'Of the layers between, the one that association changed most.' if associated else 'One between.',
-        last: 'The last one.',
-    }
+    reasons = {first: 'The first layer, which sees the image.' if others else 'The only one.'}
+    if others:
+        last = others.pop()
+        if associated := [name for name in others if name in strength]:
+            most = max(associated, key=strength.get)
+            reasons[most] = 'Of the layers between, the one that association changed most.'
+        elif others:
+            reasons[others[len(others) // 2]] = 'One between.'
+        reasons[last] = 'The last one.'
     kernels = []
     for name, reason in reasons.items():
         before = None if start is None else start.get_submodule(name)

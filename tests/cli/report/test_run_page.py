@@ -199,6 +199,19 @@ def test_a_small_association_is_not_rounded_to_zero():
     assert 0 < found < 0.005 and found == pytest.approx(association(operator), rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ('count', 'captions'),
+    [
+        (1, ['The only one.']),
+        (2, ['The first layer, which sees the image.', 'The last one.']),
+        (4, ['The first layer, which sees the image.', 'One between.', 'The last one.']),
+    ],
+)
+def test_captions_of_few_layers(count, captions):
+    drawn = draw_kernels({f'conv{n}': nn.Conv2d(3, 4, 3) for n in range(count)}, None)
+    assert [kernels.text.partition('. ')[2] for kernels in drawn] == captions
+
+
 def test_folder_of_several_runs_is_refused(tmp_path):
     for seed in (0, 1):
         log = tmp_path / f'seed_{seed}' / '20260101_000000' / 'vis_data' / 'scalars.json'

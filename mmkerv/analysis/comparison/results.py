@@ -158,12 +158,9 @@ def notes(found: dict[str, Any]) -> list[str]:
 
     Example:
         >>> notes(results([Variant('plain')], [], {}, {}, {}))[0]
-        'Differences have no interval, which takes two seeds: nothing is decided.'
+        'There are no differences: plain is the only network.'
     """
-    has_interval = any(row['difference'] and row['difference']['low'] is not None for row in found['rows'])
-    lines = [
-        found['method'] if has_interval else 'Differences have no interval, which takes two seeds: nothing is decided.'
-    ]
+    lines = [_how_differences_are_found(found)]
     memory = {row['memory_of'] for row in found['rows'] if row['memory_of']}
     which = {'GPU': 'of the GPU', 'process': 'of the process, with libraries and data'}
     where = ' and '.join(which[kind] for kind in sorted(memory))
@@ -198,7 +195,8 @@ def notes(found: dict[str, Any]) -> list[str]:
         if row['missing']:
             own.append(f'not run yet: {row["missing"]} of its runs.')
         lines += [f'{spec}, seed {seed}: failed: {error}' for seed, error in row['failed'].items()]
-        lines += [f'{spec}, seed {seed}: its evaluation gave no {found["metric"]}.' for seed in row['without_metric']]
+        name = found['metric'] or 'metric'
+        lines += [f'{spec}, seed {seed}: its evaluation gave no {name}.' for seed in row['without_metric']]
         kept = {fold['kept'] for fold in row['folds'].values() if 'kept' in fold}
         own += [f'not folded: {reason}' for reason in sorted(kept) if reason != 'nothing to fold']
         errors = [fold['difference'] for fold in row['folds'].values() if 'difference' in fold]
@@ -223,6 +221,28 @@ def short(number: float) -> str:
         if abs(number) >= size:
             return f'{number / size:.3g} {unit}'
     return f'{number:g}'
+
+
+def _how_differences_are_found(found: dict[str, Any]) -> str:
+    """Return the method of the differences and intervals, or why there are none."""
+    differences = [row['difference'] for row in found['rows'] if row['difference']]
+    if any(difference['low'] is not None for difference in differences):
+        return found['method']
+    if differences:
+        if max(difference['seeds'] for difference in differences) > 1:
+            takes = 'two seeds under which both networks have a value'
+            return f'Differences have no interval, which takes {takes}: nothing is decided.'
+        return 'Differences have no interval, which takes two seeds: nothing is decided.'
+    name = found['reference']
+    if len(found['rows']) == 1:
+        return f'There are no differences: {name} is the only network.'
+    reference = next(row for row in found['rows'] if row['operator'] == name)
+    if reference['mean'] is None:
+        # Not built, failed, not run, or evaluated without the metric.
+        return f'There are no differences: {name}, from which they are taken, has no value ({_values(reference)}).'
+    if all(row['mean'] is None for row in found['rows'] if row is not reference):
+        return f'There are no differences: no network but {name} has a value.'
+    return f'There are no differences: no other network has a value under a seed of {name}.'
 
 
 def _values(row: dict[str, Any]) -> str:

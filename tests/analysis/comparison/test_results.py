@@ -139,3 +139,51 @@ def test_a_note_on_several_operators_is_written_once(tmp_path):
     assert shared.startswith('plain; coc: s / step depends')
     runs[2].write(**facts, jobs=2)
     assert any(line.startswith('all: s / step depends') for line in notes(results(variants, runs, {}, {}, {})))
+
+
+@pytest.mark.parametrize('metrics', [{}, {'mIoU': 70.0}], ids=['of all', 'of one'])
+def test_evaluation_without_a_metric(tmp_path, metrics):
+    runs = [Run(variant, 0, tmp_path / variant.spec) for variant in parse_variants(['plain', 'coc'])]
+    rest = {'status': DONE, 'seconds_per_step': None, 'memory_mib': 1, 'memory_of': 'GPU'}
+    for run, own in zip(runs, ({}, metrics)):
+        run.write(metrics=own, **rest)
+    lines = notes(results([run.variant for run in runs], runs, {}, {}, {}))
+    assert f'plain, seed 0: its evaluation gave no {"mIoU" if metrics else "metric"}.' in lines
+
+
+ONE_SEED = 'Differences have no interval, which takes two seeds: nothing is decided.'
+
+
+@pytest.mark.parametrize(
+    ('values', 'seeds', 'first'),
+    [
+        ({'plain': [0, 1, 2]}, 3, 'There are no differences: plain is the only network.'),
+        ({'plain': [0], 'coc': [0]}, 1, ONE_SEED),
+        (
+            {'plain': [0, 1], 'coc': [1, 2]},
+            3,
+            ONE_SEED.replace('two seeds', 'two seeds under which both networks have a value'),
+        ),
+        (
+            {'plain': [], 'coc': [0, 1, 2], 'dcls': [0, 1, 2]},
+            3,
+            'There are no differences: plain, from which they are taken, has no value (not built).',
+        ),
+        ({'plain': [0, 1, 2], 'coc': []}, 3, 'There are no differences: no network but plain has a value.'),
+        (
+            {'plain': [0], 'coc': [1, 2]},
+            3,
+            'There are no differences: no other network has a value under a seed of plain.',
+        ),
+    ],
+    ids=['alone', 'one seed', 'one pair', 'no reference', 'no other', 'no pair'],
+)
+def test_why_there_is_no_interval(tmp_path, values, seeds, first):
+    variants = parse_variants(list(values))
+    runs = [Run(variant, seed, tmp_path / variant.spec / str(seed)) for variant in variants for seed in range(seeds)]
+    for run in runs:
+        if run.seed in values[run.variant.spec]:
+            metrics = {'mIoU': 70.0 + run.seed}
+            run.write(status=DONE, metrics=metrics, seconds_per_step=None, memory_mib=1, memory_of='GPU')
+    costs = {spec: 'even kernels' for spec, own in values.items() if not own}
+    assert notes(results(variants, runs, costs, {}, {}))[0] == first

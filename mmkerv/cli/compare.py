@@ -113,6 +113,7 @@ def compare(args: argparse.Namespace) -> None:
     if args.dry_run:
         costs = all_costs(cfg, variants, work, keep=False)
         print(cost_table(costs))
+        require_built([spec for spec, found in costs.items() if isinstance(found, str)])
         return
     launch = how_to_launch(args)
     with locked(work) as lock:
@@ -139,7 +140,12 @@ def compare(args: argparse.Namespace) -> None:
         sys.exit(128 + stopped)
     if failed := [f'{row["operator"]}, seed {seed}' for row in found['rows'] for seed in row['failed']]:
         sys.exit(f'error: {len(failed)} of {len(runs)} runs failed: {"; ".join(failed)}. The same command tries again')
-    if failed := [row['operator'] for row in found['rows'] if row['not_built']]:
+    require_built([row['operator'] for row in found['rows'] if row['not_built']])
+
+
+def require_built(failed: Sequence[str]) -> None:
+    """End the command with an error if networks could not be built."""
+    if failed:
         sys.exit(f'error: not built: {", ".join(failed)}; see the notes above')
 
 

@@ -185,6 +185,8 @@ class Trainer:
         self.tell, self.recorded = tell, recorded
         self._working: list[_Process] = []
         self._seconds: dict[str, list[float]] = {}
+        # Part of each resumed run that was done when its present start began.
+        self._begun: dict[str, float] = {}
         self._signal = 0
 
     def train(self, runs: Sequence[Run]) -> int:
@@ -280,10 +282,8 @@ class Trainer:
         """Return the seconds that the rest takes, from what the runs so far have taken."""
         estimates = {}
         for process in self._working:
-            part, passed = self._part(process), time.monotonic() - process.start
             known = self._seconds.get(process.run.variant.spec)
-            # A resumed run has taken only a part of that time.
-            estimates[process.run.name] = _mean(known) if known else passed / part if part > 0.02 else None
+            estimates[process.run.name] = _mean(known) if known else self._whole(process)
         times = [second for seconds in self._seconds.values() for second in seconds]
         usual = _mean(times or [value for value in estimates.values() if value])
         if usual is None:
@@ -291,6 +291,16 @@ class Trainer:
         rest = sum((estimates[process.run.name] or usual) * (1 - self._part(process)) for process in self._working)
         rest += sum(_mean(self._seconds.get(run.variant.spec)) or usual for run in waiting)
         return rest / self.jobs
+
+    def _whole(self, process: _Process) -> float | None:
+        """Return the seconds that the whole run takes at the pace of this start, or ``None`` if that is not known."""
+        name, begun = process.run.name, 0.0
+        if process.printed:
+            # A resumed run: this start has done only what lies behind the first that it has printed.
+            first = fraction_done(_printed(process.run.folder / LOG_FILE, process), first=True) / self.epochs
+            begun = self._begun.setdefault(name, first) if first else self._begun.get(name)
+        done = 0.0 if begun is None else self._part(process) - begun
+        return (time.monotonic() - process.start) / done if done > 0.02 else None
 
     def _stop(self, number: int, frame: Any) -> None:
         if not self._signal:

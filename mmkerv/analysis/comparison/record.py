@@ -206,16 +206,21 @@ def last_error(text: str) -> str:
     return printable((ours or raised or lines or ['it printed nothing'])[-1], 500)
 
 
-def fraction_done(text: str) -> float:
-    r"""Return the part of a training that is done, from the end of what it has printed.
+def fraction_done(text: str, first: bool = False) -> float:
+    r"""Return the part of a training that is done, from the end of what it has printed, or from the first line on it.
 
     Example:
         >>> fraction_done('Epoch(train)  [2][10/20]  lr: 1\n'), fraction_done('Iter(train) [ 30/120]  lr: 1\n')
         (1.5, 0.25)
+        >>> fraction_done('Iter(train) [ 30/120]  lr: 1\nIter(train) [ 60/120]  lr: 1\n', first=True)
+        0.25
     """
     epochs = re.findall(r'Epoch\(train\)\s+\[\s*(\d+)\]\[\s*(\d+)/(\d+)\]', text)
     if epochs:
-        epoch, done, all_of_it = map(int, epochs[-1])
+        epoch, done, all_of_it = map(int, epochs[0 if first else -1])
         return epoch - 1 + done / all_of_it
     iterations = re.findall(r'Iter\(train\)\s+\[\s*(\d+)/(\d+)\]', text)
-    return int(iterations[-1][0]) / int(iterations[-1][1]) if iterations else 0.0
+    if not iterations:
+        return 0.0
+    done, all_of_it = map(int, iterations[0 if first else -1])
+    return done / all_of_it

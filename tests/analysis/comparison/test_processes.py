@@ -228,6 +228,18 @@ def test_a_resumed_run_does_not_tell_how_long_one_takes(tmp_path):
     assert trainer._rest([Run(Variant('plain'), 2, tmp_path / 'seed_2')]) == 100.0
 
 
+def test_rest_of_a_resumed_run_by_the_pace_of_its_last_start(tmp_path, monkeypatch):
+    """It goes on at 50 % and does 10 % in 100 seconds: the other 40 % take 400, not 67."""
+    trainer = Trainer({'plain': Path('a.py')}, FakeLaunch(), 1, 1, None, print)
+    log, before = tmp_path / 'log.txt', 'Iter(train) [ 10/100]\nIter(train) [ 55/100]\n'
+    log.write_text(before)
+    trainer._working.append(_Process(Run(Variant('plain'), 0, tmp_path), 0, None, 0.0, len(before)))
+    monkeypatch.setattr('time.monotonic', lambda: 100.0)
+    assert trainer._rest([]) is None, 'this start has printed nothing yet'
+    log.write_text(before + 'Iter(train) [ 50/100]\nIter(train) [ 60/100]\n')
+    assert trainer._rest([]) == pytest.approx(400)
+
+
 def test_metric_that_no_run_has():
     with pytest.raises(ConfigError, match=r"--metric 'map': the evaluations have mIoU"):
         main_metric([{'mIoU': 1.0}], 'map')

@@ -17,8 +17,11 @@ from mmkerv.analysis.comparison.record import (
     LOG_FILE,
     RECORD_FILE,
     Run,
+    begin_start,
+    end_start,
     finished,
     fraction_done,
+    is_complete,
     last_error,
     tail,
 )
@@ -230,6 +233,7 @@ class Trainer:
         log = run.folder / LOG_FILE
         printed = log.stat().st_size if log.is_file() else 0
         with log.open('a') as out:
+            begin_start(run)
             # A group of its own: what the terminal sends to this process is passed on once.
             process = subprocess.Popen(
                 self.launch.command(self.configs[run.variant.spec], run),
@@ -248,6 +252,7 @@ class Trainer:
     def _record(self, ended: _Process, usage: Any) -> None:
         run, status, seconds = ended.run, ended.process.returncode, time.monotonic() - ended.start
         log = run.folder / LOG_FILE
+        end_start(run, seconds, usage.ru_maxrss)
         if status and self._signal:
             self.tell(f'{run.name}: stopped; the same command goes on from its checkpoint')
             return
@@ -256,9 +261,9 @@ class Trainer:
             error = f'ended by {signal.Signals(-status).name}' if status < 0 else last_error(_printed(log, ended))
         else:
             try:
-                record = finished(run, seconds, usage.ru_maxrss, self.jobs)
+                record = finished(run, self.jobs)
                 if tells_the_time(record):
-                    self._seconds.setdefault(run.variant.spec, []).append(seconds)
+                    self._seconds.setdefault(run.variant.spec, []).append(record['seconds'])
             except (UserError, OSError) as problem:
                 error = str(problem)
         if error:
@@ -314,13 +319,13 @@ class Trainer:
 
 
 def tells_the_time(record: dict[str, Any]) -> bool:
-    """Return whether a record tells how long a run takes: the time is that of its last start.
+    """Return whether a record tells how long a run takes.
 
     Example:
         >>> tells_the_time({'seconds': 60.0, 'starts': 1}), tells_the_time({'seconds': 2.0, 'starts': 2})
         (True, False)
     """
-    return bool(record.get('seconds')) and record.get('starts', 1) <= 1
+    return bool(record.get('seconds')) and is_complete(record)
 
 
 def _send(process: subprocess.Popen, number: int) -> None:

@@ -15,7 +15,7 @@ from mmkerv.errors import ConfigError
 from mmkerv.utils import printable
 from mmkerv.work_folder import named_checkpoint
 
-RECORD_FILE, LOG_FILE = 'record.json', 'log.txt'
+RECORD_FILE, LOG_FILE, STARTS_FILE = 'record.json', 'log.txt', 'starts.json'
 DONE, FAILED = 'done', 'failed'
 # Metrics that stand for an evaluation, the most usual first; where none is there, the first that is logged does.
 MAIN_METRICS = ('coco/bbox_mAP', 'coco/segm_mAP', 'pascal_voc/mAP', 'dota/mAP', 'mIoU', 'accuracy/top1')
@@ -85,32 +85,84 @@ def write_json(file: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + '\n')
 
 
-def finished(run: Run, seconds: float, kilobytes: int, jobs: int = 1) -> dict[str, Any]:
-    """Write the record of a training that has ended well, from its log.
+def begin_start(run: Run) -> None:
+    """Note in ``starts.json`` that a start of a run begins: one that is killed with the comparison leaves only this.
+
+    Example:
+        >>> import tempfile
+        >>> run = Run(Variant('plain'), 0, Path(tempfile.mkdtemp()))
+        >>> begin_start(run); end_start(run, 60.0, 2_000); begin_start(run); read_starts(run)
+        [{'seconds': 60.0, 'kilobytes': 2000}, {'seconds': None, 'kilobytes': None}]
+    """
+    write_json(run.folder / STARTS_FILE, [*read_starts(run), {'seconds': None, 'kilobytes': None}])
+
+
+def end_start(run: Run, seconds: float, kilobytes: int) -> None:
+    """Note the wall time of the last start, and the largest resident memory of its process.
+
+    Example:
+        >>> end_start(run, 60.0, 2_000_000)  # doctest: +SKIP
+    """
+    write_json(run.folder / STARTS_FILE, [*read_starts(run)[:-1], {'seconds': seconds, 'kilobytes': kilobytes}])
+
+
+def read_starts(run: Run) -> list[dict[str, Any]]:
+    """Return wall time and memory of each start, ``None`` where they are not known.
+
+    Example:
+        >>> read_starts(Run(Variant('plain'), 0, Path('absent')))
+        []
+    """
+    file = run.folder / STARTS_FILE
+    try:
+        return json.loads(file.read_text()) if file.is_file() else []
+    except ValueError:
+        # A damaged file tells as little as none: the run counts as incomplete if it was resumed.
+        return []
+
+
+def finished(run: Run, jobs: int = 1) -> dict[str, Any]:
+    """Write the record of a training that has ended well, from its log and its ``starts.json``.
+
+    ``seconds`` is the wall time of all starts, and ``None`` with ``complete`` false if one of them was killed together
+    with the comparison, or is of a version that kept only the time of the last.
 
     Args:
         run: the run.
-        seconds: wall time of its last start.
-        kilobytes: largest resident memory of its process, as the system counts it.
         jobs: number of trainings at a time, which share what a step takes.
 
     Example:
-        >>> finished(run, 60.0, 2_000_000)['status']  # doctest: +SKIP
+        >>> finished(run)['status']  # doctest: +SKIP
         'done'
     """
-    log = read_run(run.folder)
+    log, starts = read_run(run.folder), read_starts(run)
     times = [line['time'] for line in log.train if 'time' in line]
     gpu = [line['memory'] for line in log.train if 'memory' in line]
+    logged = sum(file.stat().st_size > 0 for file in run.folder.glob('**/vis_data/scalars.json'))
+    known = [start for start in starts if start['seconds'] is not None]
+    complete = len(known) == len(starts) >= logged
+    kilobytes = max((start['kilobytes'] for start in known), default=0)
     return run.write(
         status=DONE,
         metrics=metrics(log),
         seconds_per_step=median(times) if times else None,
         memory_mib=max(gpu) if gpu else round(kilobytes / KIBI),
         memory_of='GPU' if gpu else 'process',
-        seconds=round(seconds, 1),
+        seconds=round(sum(start['seconds'] for start in known), 1) if complete else None,
+        complete=complete,
         jobs=jobs,
-        starts=sum(file.stat().st_size > 0 for file in run.folder.glob('**/vis_data/scalars.json')),
+        starts=logged,
     )
+
+
+def is_complete(record: dict[str, Any]) -> bool:
+    """Return whether the time of a record is that of all its starts; earlier versions kept that of the last.
+
+    Example:
+        >>> is_complete({'starts': 2, 'complete': True}), is_complete({'starts': 1}), is_complete({'starts': 2})
+        (True, True, False)
+    """
+    return record.get('complete', record.get('starts', 1) <= 1)
 
 
 def metrics(log: Log) -> dict[str, float]:

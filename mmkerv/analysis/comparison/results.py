@@ -8,7 +8,7 @@ from typing import Any
 from prettytable import PrettyTable
 
 from mmkerv.analysis.comparison.cost import Cost
-from mmkerv.analysis.comparison.record import DONE, FAILED, Run, main_metric
+from mmkerv.analysis.comparison.record import DONE, FAILED, Run, is_complete, main_metric
 from mmkerv.analysis.comparison.statistics import METHOD, differences
 from mmkerv.analysis.comparison.variant import Variant
 
@@ -83,7 +83,8 @@ def results(
             'memory_mib': max((record['memory_mib'] for record in done), default=None),
             'memory_of': done[0]['memory_of'] if done else None,
             'jobs': max((record.get('jobs', 1) for record in done), default=1),
-            'seconds': sum(record.get('seconds') or 0.0 for record in done),
+            'seconds': sum(record.get('seconds') or 0.0 for record in done if is_complete(record)),
+            'incomplete': [record['seed'] for record in done if not is_complete(record)],
             'resumed': [record['seed'] for record in done if record.get('starts', 1) > 1],
             'milliseconds': inference.get('milliseconds', {}).get(spec),
             'missing': sum(run.variant.spec == spec for run in runs) - len(own),
@@ -192,6 +193,14 @@ def notes(found: dict[str, Any]) -> list[str]:
             shared.append(f'resumed: seed {", ".join(map(str, row["resumed"]))}')
         if shared:
             own.append(f's / step depends on what else ran ({"; ".join(shared)}); compare it with care.')
+        # Results of earlier versions do not tell.
+        if seeds := row.get('incomplete'):
+            # The memory of a GPU is in the log.
+            what = 'time and memory are' if row['memory_of'] == 'process' else 'time is'
+            own.append(
+                f'{what} incomplete: seed {", ".join(map(str, seeds))}, of which a start left none; its '
+                'time is in no sum.'
+            )
         if row['missing']:
             own.append(f'not run yet: {row["missing"]} of its runs.')
         lines += [f'{spec}, seed {seed}: failed: {error}' for seed, error in row['failed'].items()]

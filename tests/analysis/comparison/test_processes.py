@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip('mmengine')
 
-from mmkerv.analysis.comparison.processes import Launch, Progress, Trainer, _Process, locked
+from mmkerv.analysis.comparison.processes import Launch, Progress, Trainer, _Process, locked, tells_the_time
 from mmkerv.analysis.comparison.record import DONE, FAILED, Run, last_error, main_metric
+from mmkerv.analysis.comparison.results import results
 from mmkerv.analysis.comparison.variant import Variant
 from mmkerv.errors import ConfigError
 
@@ -238,6 +239,29 @@ def test_rest_of_a_resumed_run_by_the_pace_of_its_last_start(tmp_path, monkeypat
     assert trainer._rest([]) is None, 'this start has printed nothing yet'
     log.write_text(before + 'Iter(train) [ 50/100]\nIter(train) [ 60/100]\n')
     assert trainer._rest([]) == pytest.approx(400)
+
+
+def test_time_of_a_resumed_run_is_that_of_all_its_starts(comparison):
+    comparison('signals')
+    _, (run,), _ = comparison('signals')
+    starts, record = json.loads((run.folder / 'starts.json').read_text()), run.record()
+    assert len(starts) == 2 and record['complete'] and tells_the_time(record)
+    assert record['seconds'] == round(sum(start['seconds'] for start in starts), 1)
+    assert record['memory_mib'] == round(max(start['kilobytes'] for start in starts) / 1024)
+
+
+@pytest.mark.parametrize('left', ['[{"seconds": null, "kilobytes": null}]', '{', None], ids=['killed', 'bad', 'old'])
+def test_time_of_a_run_with_a_start_that_left_none_is_not_known(comparison, left):
+    """It was killed with the comparison, its file is damaged, or it is of an earlier version."""
+    _, (run,), _ = comparison('signals')
+    file = run.folder / 'starts.json'
+    file.unlink() if left is None else file.write_text(left)
+    _, (run,), _ = comparison('signals')
+    record = run.record()
+    assert record['seconds'] is None and not record['complete'] and not tells_the_time(record)
+    assert record['memory_mib'] > 0
+    (row,) = results([run.variant], [run], {}, {}, {})['rows']
+    assert row['seconds'] == 0 and row['incomplete'] == [0]
 
 
 def test_metric_that_no_run_has():

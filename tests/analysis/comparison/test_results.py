@@ -187,3 +187,18 @@ def test_why_there_is_no_interval(tmp_path, values, seeds, first):
             run.write(status=DONE, metrics=metrics, seconds_per_step=None, memory_mib=1, memory_of='GPU')
     costs = {spec: 'even kernels' for spec, own in values.items() if not own}
     assert notes(results(variants, runs, costs, {}, {}))[0] == first
+
+
+def test_time_of_resumed_runs_of_earlier_versions_is_in_no_sum(tmp_path):
+    """These kept the time of the last start only."""
+    (variant,) = parse_variants(['plain'])
+    runs = [Run(variant, seed, tmp_path / str(seed)) for seed in range(3)]
+    rest = {'metrics': {'mIoU': 70.0}, 'seconds_per_step': 1.0, 'memory_mib': 1, 'memory_of': 'GPU'}
+    for run, own in zip(runs, ({'starts': 1}, {'starts': 2}, {'starts': 2, 'complete': True})):
+        run.write(status=DONE, **rest, seconds=100.0, **own)
+    found = results([variant], runs, {}, {}, {})
+    assert found['rows'][0]['seconds'] == 200 and found['rows'][0]['incomplete'] == [1]
+    assert any(line.startswith('plain: time is incomplete: seed 1, ') for line in notes(found))
+    # Results of an earlier version have no such key.
+    del found['rows'][0]['incomplete']
+    assert not any('incomplete' in line for line in notes(found))

@@ -332,6 +332,15 @@ def test_only_the_work_is_timed(monkeypatch):
 # kernel_report, get_flops
 
 
+@pytest.mark.parametrize(
+    ('config', 'size', 'shape'),
+    [('mnist/lenet5_kerv.py', (28, 28), '(1, 28, 28)'), ('sequences/ckcnn_smnist.py', (1, 64), '(1, 1, 64)')],
+)
+def test_channels_of_the_counted_image(config, size, shape, capsys):
+    assert run('analysis_tools/get_flops.py', ROOT / 'configs' / config, '--shape', *size) is None
+    assert f'Input shape: {shape}\n' in capsys.readouterr().out
+
+
 def test_reports_agree_with_get_flops(tmp_path, capsys):
     assert run('analysis_tools/get_flops.py', DEMO['resnet18'], '--shape', 32, 64) is None
     printed, out = capsys.readouterr().out, tmp_path / 'report.json'

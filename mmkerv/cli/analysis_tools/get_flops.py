@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.analysis.complexity import Complexity, complexity
     from mmkerv.analysis.speed import image_shapes
     from mmkerv.deploy.image_size import pipeline_shape
+    from mmkerv.deploy.model_outputs import image_channels
     from mmkerv.deploy.trained_model import load_trained
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.ops.core.dynamic import DynamicKernel
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = {shape: complexity(model, shape) for shape in dict.fromkeys(shapes)}
     mean = Complexity(*(sum(part) // len(shapes) for part in zip(*(counts[shape] for shape in shapes))))
     bar = '=' * 30
-    sizes = ', '.join(f'(3, {height}, {width})' for height, width in counts)
+    sizes = ', '.join(str((image_channels(model, shape), *shape)) for shape in counts)
     print(f'{bar}\nInput shape: {sizes}' + (f', the mean of {len(shapes)} images' if args.num_images else ''))
     folds = (mean.folded, mean.folded_parameters) != (mean.image + mean.kernels, mean.parameters)
     for label, value, shown in (

@@ -147,14 +147,14 @@ def run_page(work: Path, log: Log, cfg: Config, config: Path, images: int) -> Pa
         except LACKING as error:
             missing.append(_lacking('predictions', error))
         try:
-            sections.append(_kernels(work, cfg, model))
+            sections.append(_kernels(work, cfg, model, checkpoint.name))
         except LACKING as error:
             missing.append(_lacking('kernels', error))
     if missing:
         sections.append(Section('missing', 'Not on this page', [Words(missing)], short='Missing'))
     sections.append(Section('environment', 'Environment', _environment(work, log, cfg, config, checkpoint)))
     facts = environment()
-    begun = next((part for part in log.file.parts if re.fullmatch(r'\d{8}_\d{6}', part)), '')
+    begun = _begun(work, log)
     return Page(
         title=f'mmkerv: {config.stem}',
         heading=config.stem,
@@ -238,17 +238,18 @@ def _network(counts: Cost) -> list[Block]:
     return blocks
 
 
-def _kernels(work: Path, cfg: Config, model: nn.Module) -> Section:
+def _kernels(work: Path, cfg: Config, model: nn.Module, checkpoint: str) -> Section:
     try:
         layers = find_operators(model)
     except ConfigError:
         layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1}
-    seed, text = (cfg.get('randomness') or {}).get('seed'), 'Kernels at the start and after training.'
+    seed = (cfg.get('randomness') or {}).get('seed')
+    text = f'Kernels at the start and after training, with {checkpoint}.'
     if not layers:
         raise ConfigError('the network has no layer with kernels')
     start = None
     if seed is None or _first_config(work, cfg).get('load_from'):
-        known = 'Kernels after training; those at the start are not known: '
+        known = f'Kernels after training, with {checkpoint}; those at the start are not known: '
         fixed = 'the run had no fixed seed. To fix one, train with --cfg-options randomness.seed=0'
         text = f'{known}{fixed if seed is None else "it began from a checkpoint"}.'
     else:
@@ -256,10 +257,28 @@ def _kernels(work: Path, cfg: Config, model: nn.Module) -> Section:
     return Section('kernels', 'Kernels', [KernelPairs(draw_kernels(layers, start))], text)
 
 
+def _first_start(work: Path) -> tuple[Path, Config] | None:
+    """Return the config of the start that did not resume, and its file: a later one names the run's own checkpoint."""
+    files = sorted(work.glob('*/vis_data/config.py'))
+    starts = [(file, load_config(str(file))) for file in files]
+    return next((start for start in reversed(starts) if not start[1].get('resume')), starts[0] if starts else None)
+
+
 def _first_config(work: Path, cfg: Config) -> Config:
-    """Return the config of the start that did not resume: a later one names the checkpoint of the run itself."""
-    configs = [load_config(str(file)) for file in sorted(work.glob('*/vis_data/config.py'))]
-    return next((config for config in reversed(configs) if not config.get('resume')), (configs or [cfg])[0])
+    start = _first_start(work)
+    return start[1] if start else cfg
+
+
+def _begun(work: Path, log: Log) -> str:
+    """Return the date of the start that did not resume, as its folder is named; else that of the log."""
+    file = log.file
+    try:
+        if start := _first_start(work):
+            file = start[0]
+    except LACKING:
+        # Its config imports what is not here; the date is no reason for having no page.
+        pass
+    return next((part for part in reversed(file.parts) if re.fullmatch(r'\d{8}_\d{6}', part)), '')
 
 
 def _environment(work: Path, log: Log, cfg: Config, config: Path, checkpoint: Path | None) -> list[Block]:

@@ -34,7 +34,7 @@ from mmkerv.cli.report.page import (
     render_page,
 )
 from mmkerv.cli.report.predictions import overlay
-from mmkerv.cli.report.run_page import _first_config, _results, _stats, charts, config_of, write_run_report
+from mmkerv.cli.report.run_page import _begun, _first_config, _results, _stats, charts, config_of, write_run_report
 from mmkerv.cli.report.scenes import Panel, Scene, scene
 from mmkerv.errors import ConfigError
 from mmkerv.ops import CoCConv2d
@@ -147,8 +147,15 @@ def test_resumed_run_began_where_its_first_start_did(tmp_path, start):
     assert found.get('load_from') == start and _first_config(tmp_path / 'absent', last) is last
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_page, 'starting_model', lambda cfg, seed: model)
-        section = run_page._kernels(tmp_path, last, model)
+        section = run_page._kernels(tmp_path, last, model, 'epoch_2.pth')
     assert ('it began from a checkpoint' in section.text) is bool(start)
+    assert 'after training, with epoch_2.pth' in section.text
+    log = Log(tmp_path / '20260101_000000' / 'vis_data' / 'scalars.json', [], [])
+    assert _begun(tmp_path, log) == '20260100_000000'
+    # Without the configs, or with one that cannot be read, the date of the log is the best there is.
+    assert _begun(tmp_path / 'absent', log) == '20260101_000000'
+    file.write_text('1 / 0')
+    assert _begun(tmp_path, log) == '20260101_000000'
 
 
 def asked_by_page(work, names):
@@ -186,7 +193,7 @@ def test_page_takes_the_only_checkpoint_where_nothing_names_one(tmp_path, others
 
 
 def test_a_run_without_a_seed_is_told_how_to_fix_one(tmp_path):
-    section = run_page._kernels(tmp_path, Config(dict(model=dict())), nn.Sequential(nn.Conv2d(3, 4, 3)))
+    section = run_page._kernels(tmp_path, Config(dict(model=dict())), nn.Sequential(nn.Conv2d(3, 4, 3)), 'a.pth')
     assert section.text.endswith('no fixed seed. To fix one, train with --cfg-options randomness.seed=0.')
 
 

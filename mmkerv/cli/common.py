@@ -89,7 +89,8 @@ def runner_arguments(description: str, trained: bool = False) -> NetworkParser:
         parser.add_network()
     else:
         parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/NAME_OF_CONFIG')
+    written, subfolder = ('logs', '/test') if trained else ('logs and checkpoints', '')
+    parser.add_argument('--work-dir', help=f'folder for {written}; default work_dirs/NAME_OF_CONFIG{subfolder}')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument('--no-pin-memory', action='store_true', help='do not pin the memory of the data loaders')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')

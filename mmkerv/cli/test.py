@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmkerv.cli import common
 
@@ -23,9 +22,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.out_item and not args.out:
         parser.error('--out-item needs --out: give --out FILE too')
-    if args.work_folder and args.work_dir is None:
-        # In the folder itself, the config of the test would replace that of the training.
-        args.work_dir = str(Path(args.work_folder, 'test'))
     return args
 
 
@@ -40,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.config import evaluation, launch
     from mmkerv.engine.config.check import loop_faults, refuse
     from mmkerv.engine.config.patches import apply_patches
-    from mmkerv.engine.config.prepare import prepare, set_loader_defaults
+    from mmkerv.engine.config.prepare import prepare, set_loader_defaults, set_test_dir
     from mmkerv.engine.config.read import load_config
 
     cfg = load_config(args.config, args.cfg_options)
@@ -55,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.tta:
         evaluation.augment_test(cfg)
     set_loader_defaults(cfg, not args.no_pin_memory)
+    set_test_dir(cfg, args)
     prepare(cfg, args, ('test',))
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     with launch.process_group(cfg):

@@ -21,7 +21,7 @@ from mmkerv.engine.config.check_model import check_model
 from mmkerv.engine.config.read import load_config
 from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError, UserError
-from mmkerv.utils import printable
+from mmkerv.utils import bare_network, printable
 
 # Words in the names of transforms that change an image's size or cut it.
 GEOMETRY = ('Resize', 'Crop', 'Pad', 'Flip')
@@ -72,6 +72,8 @@ def load_trained(
 def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.Module:
     """Build the model of a config in evaluation mode and load weights that fit it completely.
 
+    Of a model for test-time augmentation, it is the network within.
+
     Args:
         cfg: config.
         state_dict: weights by name; prefixes of wrappers are removed, see ``mmkerv.engine.checkpoint.layouts``.
@@ -84,7 +86,8 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
     Example:
         >>> build_model(cfg, safe_load('epoch_12.pth')['state_dict'], 'epoch_12.pth')  # doctest: +SKIP
     """
-    model = built(cfg)
+    # That of a test with --tta, whose config wraps it.
+    model = bare_network(built(cfg))
     state_dict = fitted_names(unwrapped_names(state_dict), model.state_dict(), source)
     require_match(model, state_dict, source)
     model.load_state_dict(state_dict)

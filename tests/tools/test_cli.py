@@ -162,6 +162,23 @@ def test_test_of_a_work_folder_leaves_its_config(work):
     assert 'batch_size=3' in (work / 'test' / 'my_config.py').read_text().replace(' ', '')
 
 
+@pytest.mark.parametrize('from_config', [True, False])
+def test_test_of_a_config_leaves_that_of_the_training(work, from_config):
+    """Also where the config names the folder, and a model that is wrapped for augmentation is written there."""
+    config = work / 'my_config.py'
+    folder = work if from_config else work / 'work_dirs' / 'my_config'
+    if from_config:
+        config.write_text(config.read_text() + f'work_dir = {str(work)!r}\n')
+    before = config.read_bytes()
+    done = run_tool(ROOT / TEST, config, work / 'epoch_1.pth', '--tta', cwd=work)
+    assert done.status == 0, done.err
+    assert config.read_bytes() == before
+    written = folder / 'test' / 'my_config.py'
+    assert 'AverageClsScoreTTA' in written.read_text()
+    done = run_tool(FOLD, written, work / 'epoch_1.pth', work / 'folded.pth', '--shape', 32, 32)
+    assert done.status == 0 and 'folded 17 operators' in done.out, done.err
+
+
 def test_fold(files, tmp_path):
     out = tmp_path / 'folded' / 'deploy.pth'
     done = run_tool(FOLD, files['config.py'], files['good.pth'], out, '--shape', 32, 32)

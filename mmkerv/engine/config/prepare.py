@@ -146,6 +146,28 @@ def set_work_dir(cfg: Config, args: Namespace) -> None:
         cfg.work_dir = str(Path('work_dirs', config_name(args.config)))
 
 
+def set_test_dir(cfg: Config, args: Namespace) -> None:
+    """Set where a test writes: by the flag, or into the folder ``test`` of the training's work folder.
+
+    Args:
+        cfg: config, changed in place.
+        args: flags ``config``, ``work_dir``, and ``work_folder`` for the work folder of a training that was given in
+            place of the config.
+
+    Example:
+        >>> cfg, args = Config({}), Namespace(config='configs/retinanet_r50.py', work_dir=None, work_folder=None)
+        >>> set_test_dir(cfg, args); args.work_dir
+        'work_dirs/retinanet_r50/test'
+    """
+    if args.work_dir is None:
+        if args.work_folder is not None:
+            cfg.work_dir = args.work_folder
+        set_work_dir(cfg, args)
+        # In the folder itself, the config of the test would replace that of the training.
+        args.work_dir = str(Path(cfg.work_dir, 'test'))
+    cfg.work_dir = args.work_dir
+
+
 def build_runner(cfg: Config, short_log: bool = False) -> Runner:
     """Build the runner the config asks for.
 

@@ -9,6 +9,7 @@ from mmkerv.distributions import BUILT_ON
 from mmkerv.engine.config.write import by_name
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ArgumentError
+from mmkerv.models.converted import INJECTED
 from mmkerv.models.upstream_backbones import FAMILIES, find_library
 from mmkerv.operator_table import operator_class, operator_name
 from mmkerv.registry import local_name
@@ -19,8 +20,9 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = F
 
     Every ``conv_cfg`` of an operator is removed, or replaced by the operator's ``deploy_cfg``: an operator that folds
     into a shape other than the plain convolution's becomes a ``mmkerv.FoldedConv``. ``mmkerv.ResNet`` and its like
-    become upstream's. If the model then no longer needs mmkerv, ``custom_imports``, hooks and the optimizer
-    constructor of mmkerv are removed too, and any OpenMMLab installation can use the config.
+    become upstream's. If the model then no longer needs mmkerv, ``custom_imports``, hooks, the optimizer constructor
+    and the optimizer wrapper of mmkerv are removed too, and any OpenMMLab installation can use the config. The
+    checkpoint that the training began or went on from is removed in any case.
 
     Args:
         cfg: config the network was trained with.
@@ -40,6 +42,10 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = F
     """
     result = by_name(copy.deepcopy(cfg))
     result.model = _plain(result.model, kept, library_of(cfg), host_shapes)
+    # They are of the network before folding.
+    for key, value in (('resume', False), ('load_from', None)):
+        if key in result:
+            result[key] = value
     if mentions_mmkerv(result.model):
         return result
     imports = result.get('custom_imports')
@@ -49,6 +55,9 @@ def deploy_config(cfg: Config, kept: tuple[str, ...] = (), host_shapes: bool = F
             result.pop('custom_imports')
     if result.get('optim_wrapper'):
         _without_operator_rules(result.optim_wrapper)
+        if local_name(result.optim_wrapper.get('type'), ('mmkerv',)) == 'CpuAmpOptimWrapper':
+            # It takes the same arguments.
+            result.optim_wrapper.type = 'OptimWrapper'
     if result.get('custom_hooks'):
         result.custom_hooks = [h for h in result.custom_hooks if local_name(h.get('type'), ('mmkerv',)) is None]
     return result
@@ -103,7 +112,7 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None, host_shapes: boo
             # They fold whatever becomes of the operator.
             node.pop('adapters', None)
         if family == 'Converted' and node.get('conv_cfg') is None:
-            return node.get('model') or node['backbone']
+            return _with_injected(node)
         if family in FAMILIES and node.get('conv_cfg') is None:
             host = node.pop('host', None) or BUILT_ON.get(scope, scope)
             node['type'] = f'{find_library(family, host)}.{family}'
@@ -112,6 +121,16 @@ def _plain(node: Any, kept: tuple[str, ...], scope: str | None, host_shapes: boo
     elif isinstance(node, (list, tuple)):
         return type(node)(_plain(item, kept, scope, host_shapes) for item in node)
     return node
+
+
+def _with_injected(converted: dict) -> dict:
+    """Return the config of the network in a ``mmkerv.Converted``, with what stands beside it for the network."""
+    network = converted.get('model') or converted['backbone']
+    for key, value in list(dict.items(converted)):
+        # As Converted does: what stands beside wins, but for the preprocessor.
+        if key in INJECTED and not (key == 'data_preprocessor' and key in network):
+            dict.__setitem__(network, key, value)
+    return network
 
 
 def mentions_mmkerv(node: Any) -> bool:

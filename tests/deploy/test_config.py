@@ -208,3 +208,23 @@ def test_low_rank_operators_become_a_folded_conv_in_the_layers_they_took():
         assert result.conv_cfg.to_dict() == folded and result.where == dict(kernel_sizes='all', **(where or {}))
     network['where'] = dict(kernel_sizes=[3])
     assert deployed(dict(backbone=network)).model.backbone.where == dict(kernel_sizes=[3])
+
+
+@pytest.mark.parametrize('inner', [{}, dict(data_preprocessor=dict(mean=[1.0]), train_cfg=dict(inner=1))], ids=bool)
+def test_what_stands_beside_the_converted_network_stays(inner):
+    beside = dict(data_preprocessor=dict(mean=[2.0]), train_cfg=dict(outer=1), test_cfg=dict(outer=2))
+    network = dict(type='RetinaNet', **inner)
+    model = dict(type='mmkerv.Converted', model=network, conv_cfg=dict(type='mmkerv.CoCConv'), share=[], **beside)
+    # As Converted itself builds it.
+    preprocessor = inner.get('data_preprocessor', beside['data_preprocessor'])
+    assert deployed(model).model.to_dict() == {'type': 'RetinaNet', **beside, 'data_preprocessor': preprocessor}
+
+
+@pytest.mark.parametrize('kept', [(), ('CoCConv',)], ids=['folded', 'kept'])
+def test_the_state_of_the_run_is_left_out(kept):
+    model = dict(backbone=dict(conv_cfg=dict(type='CoCConv')))
+    wrapper = dict(type='mmkerv.CpuAmpOptimWrapper', optimizer=dict(type='SGD'), clip_grad=dict(max_norm=1))
+    result = deployed(model, kept, resume=True, load_from='work_dirs/a/epoch_3.pth', optim_wrapper=wrapper)
+    assert (result.resume, result.load_from) == (False, None)
+    # What needs mmkerv anyway trains as before.
+    assert result.optim_wrapper.to_dict() == {**wrapper, 'type': wrapper['type'] if kept else 'OptimWrapper'}

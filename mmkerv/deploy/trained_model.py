@@ -60,8 +60,6 @@ def load_trained(
             'that torch lists'
         ) from error
     cfg = load_config(config, options)
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if checkpoint is None:
         model = built(cfg).eval()
     else:
@@ -95,7 +93,7 @@ def build_model(cfg: Config, state_dict: dict[str, Tensor], source: str) -> nn.M
 
 
 def built(cfg: Config) -> nn.Module:
-    """Build the model of a config for one process, without weights.
+    """Build the model of a config for one process, without weights, with the preprocessor that stands beside it.
 
     Raises:
         ConfigError: if a part of the network is not on this machine, is not registered, or has an unknown key.
@@ -105,8 +103,12 @@ def built(cfg: Config) -> nn.Module:
     """
     enter_scope(cfg)
     check_model(cfg)
+    model = copy.deepcopy(cfg.model)
+    # As the runner does; mmpretrain's configs have it there.
+    if cfg.get('data_preprocessor'):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     try:
-        return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+        return revert_sync_batchnorm(MODELS.build(model))
     except UserError:
         raise
     # Parts of the network that are not on this machine: language models, teachers, optional packages.

@@ -142,8 +142,6 @@ def _built(cfg: Any, checkpoint: Any, config: str, source: str) -> nn.Module:
         raise ConfigError(
             f'config {config!r} has no model, so it is none of {INDEX}; copy or download the folder again'
         )
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with patched(library_of(cfg)):
         model = build_model(cfg, weights_of(checkpoint, source), source)
     meta = checkpoint.get('meta') if 'state_dict' in checkpoint else None

@@ -8,7 +8,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmkerv.deploy.trained_model import dataset_meta, image_steps, load_image, load_trained
+from mmkerv.deploy.trained_model import (
+    build_model,
+    built,
+    dataset_meta,
+    image_steps,
+    load_image,
+    load_trained,
+    read_image,
+)
 from mmkerv.errors import ConfigError
 
 
@@ -79,3 +87,17 @@ def test_a_file_that_is_not_an_image_is_refused(lenet, tmp_path):
 def test_a_missing_device_is_refused(lenet):
     with pytest.raises(ConfigError, match="--device 'cuda:7' cannot be used here"):
         load_trained(*lenet, device='cuda:7')
+
+
+def test_the_preprocessor_beside_the_model_is_built_into_it():
+    """Not only by load_trained: the fold tool compares images by what comes out of build_model."""
+    pytest.importorskip('mmpretrain')
+    cfg = Config.fromfile('configs/mnist/lenet5_kerv.py')
+    cfg.model.pop('data_preprocessor', None)
+    cfg.data_preprocessor = dict(mean=[3.0], std=[2.0], num_classes=10)
+    model = built(cfg)
+    assert model.data_preprocessor.mean.flatten().tolist() == [3.0] and 'data_preprocessor' not in cfg.model
+    again = build_model(cfg, model.state_dict(), 'a.pth')
+    assert again.data_preprocessor.std.flatten().tolist() == [2.0]
+    cfg.model.data_preprocessor = dict(mean=[5.0], std=[2.0])
+    assert built(cfg).data_preprocessor.mean.flatten().tolist() == [5.0]

@@ -145,29 +145,57 @@ def read_annotations(file: Path) -> dict:
     return data
 
 
-def find_images(file: Path, names: Sequence[str]) -> Path:
+def find_images(file: Path, names: Sequence[str], title: str) -> Path:
     """Return the folder in which most of some images of an annotation file are.
 
-    It is looked for beside the file and one folder above, two levels deep.
+    It is looked for beside the file and one folder above, two levels deep. Where several folders have as many, as with
+    images that are numbered in each split, it is the one that is called after the split, else the one beside the file.
+
+    Args:
+        file: annotation file.
+        names: of its images.
+        title: ``'train'`` or ``'val'``.
 
     Raises:
-        DataError: if no folder has any of them.
+        DataError: if no folder has any of them, or it is not clear which one is meant.
 
     Example:
-        >>> find_images(Path('annotations/train.json'), ['1.jpg'])  # doctest: +SKIP
+        >>> find_images(Path('annotations/train.json'), ['1.jpg'], 'train')  # doctest: +SKIP
     """
     above = file.absolute().parent
-    best, found = above, 0
+    best, found = {above.resolve(): above}, 0
     for folder in dict.fromkeys(folder for base in (above, above.parent) for folder in _folders(base, 2)):
         number = sum(os.path.isfile(folder / name) for name in names[:SAMPLED])
         if number > found:
-            best, found = folder, number
+            best, found = {}, number
+        if number == found and found:
+            # A link to a folder is that folder.
+            best.setdefault(folder.resolve(), folder)
     if names and not found:
         raise DataError(
             f'no image of {str(file)!r} was found ({names[0]!r} and others, in {str(above.parent)!r}); give their '
             'folder: --images DIR'
         )
-    return best
+    return _of_split(list(best.values()), file, title)
+
+
+def _of_split(folders: list[Path], file: Path, title: str) -> Path:
+    """Return the folder of a split among those that have images of the names in its file."""
+    if len(folders) == 1:
+        return folders[0]
+    base = Path(os.path.commonpath(folders))
+    words = [name for name in (*TRAIN_NAMES, *VAL_NAMES) if in_split(Path(file.name), Path(), [name])]
+    for names in (*zip(words), *zip(TRAIN_NAMES if title == 'train' else VAL_NAMES)):
+        called = [folder for folder in folders if in_split(folder, base, names)]
+        if len(called) == 1:
+            return called[0]
+    beside = [folder for folder in folders if folder.is_relative_to(file.absolute().parent)]
+    if len(beside) == 1:
+        return beside[0]
+    raise DataError(
+        f'the images of {str(file)!r} may be those in {str(folders[0])!r} or in {str(folders[1])!r}: both have their '
+        'names. Give the folders: --images TRAIN VAL'
+    )
 
 
 def _folders(base: Path, depth: int) -> Iterator[Path]:
@@ -284,7 +312,7 @@ def _read(file: Path, title: str, folder: Path | None, faults: Faults) -> tuple[
     names = [item['file_name'] for item in data['images']]
     if not names or not data['categories']:
         raise DataError(f'annotation file {str(file)!r} lists no {"image" if not names else "category"} with all keys')
-    folder = folder or find_images(file, names)
+    folder = folder or find_images(file, names, title)
     pictures = sound_pictures({name: folder / name for name in names}, title, faults)
     for item in data['images']:
         picture = pictures.get(item['file_name'])

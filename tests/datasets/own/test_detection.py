@@ -212,9 +212,36 @@ def test_val_comes_before_test(coco, tmp_path):
 def test_images_are_looked_for(coco, tmp_path):
     file = coco('train')
     (tmp_path / 'train').rename(tmp_path / 'pictures')
-    assert detection.find_images(file, ['0.png', '1.png']) == tmp_path / 'pictures'
+    assert detection.find_images(file, ['0.png', '1.png'], 'train') == tmp_path / 'pictures'
     with pytest.raises(DataError, match=r'no image .* was found .*--images DIR'):
-        detection.find_images(file, ['none.png'])
+        detection.find_images(file, ['none.png'], 'train')
+
+
+def test_images_numbered_in_each_split(coco, tmp_path, picture, told):
+    """Both folders have all names; the first of them is not that of val."""
+    coco('train')
+    coco('val')
+    for n in range(5):
+        picture(tmp_path / 'val' / f'{n}.png', 10 + n)
+    (train, val), faults = survey(tmp_path, tmp_path)
+    assert (train.folder, val.folder) == (tmp_path / 'train', tmp_path / 'val') and not told(faults)
+
+
+@pytest.mark.parametrize('names', [('test', 'val'), ('val', 'test'), ('one', 'two')])
+def test_the_folder_called_as_the_file_or_beside_it_comes_first(coco, tmp_path, names):
+    for name in names:
+        file = coco(name)
+    assert detection.find_images(file.rename(tmp_path / names[1] / file.name), ['0.png'], 'val') == tmp_path / names[1]
+
+
+def test_folders_that_nothing_tells_apart_are_refused(coco, tmp_path, picture):
+    file = coco('train')
+    (tmp_path / 'train').rename(tmp_path / 'one')
+    (tmp_path / 'link').symlink_to(tmp_path / 'one')
+    assert detection.find_images(file, ['0.png'], 'train').samefile(tmp_path / 'one')
+    picture(tmp_path / 'two' / '0.png', 0)
+    with pytest.raises(DataError, match=r"train\.json' may be those in '.*' or in '.*two': .*--images TRAIN VAL"):
+        detection.find_images(file, ['0.png'], 'train')
 
 
 def test_folders_that_may_not_be_read_are_passed_over(coco, tmp_path, monkeypatch):
@@ -229,7 +256,7 @@ def test_folders_that_may_not_be_read_are_passed_over(coco, tmp_path, monkeypatc
         return real(path)
 
     monkeypatch.setattr(os, 'scandir', scandir)
-    assert detection.find_images(file, ['0.png', '1.png']) == tmp_path / 'train'
+    assert detection.find_images(file, ['0.png', '1.png'], 'train') == tmp_path / 'train'
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"images": []}'])

@@ -34,7 +34,7 @@ from mmkerv.engine.checkpoint.safe_load import cached_file, safe_load, web_addre
 from mmkerv.engine.config.build_errors import described
 from mmkerv.engine.config.check import data_faults, loaders, loop_faults, training_phases
 from mmkerv.engine.config.from_scratch import remove_pretrained
-from mmkerv.engine.config.prepare import as_typed, config_faults, set_loader_defaults
+from mmkerv.engine.config.prepare import amp_faults, as_typed, config_faults, set_loader_defaults
 from mmkerv.engine.data_checks.label_range_hook import check_sample, class_numbers, other_class_numbers
 from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import DataError
@@ -254,6 +254,9 @@ class Preflight:
 
     def _train_a_step(self) -> None:
         about = 'a training step'
+        if faults := amp_faults(self.cfg):
+            self._add(Check(about, faults))
+            return
         try:
             if not self.batches:
                 shape = training_shape(self.cfg, self.model)

@@ -19,6 +19,8 @@ from mmkerv.registry import local_name
 from mmkerv.utils import log
 
 CPU_AMP = 'mmkerv.CpuAmpOptimWrapper'
+# Those of mmengine's AmpOptimWrapper that an OptimWrapper does not take.
+AMP_ARGUMENTS = ('loss_scale', 'dtype', 'use_fsdp')
 OPERATOR_RULES = 'mmkerv.OperatorRulesConstructor'
 # Constructors that apply the operators' rules.
 WITH_OPERATOR_RULES = ('OperatorRulesConstructor', 'LayerDecayConstructor', 'ConvMuonConstructor')
@@ -93,7 +95,25 @@ def config_faults(cfg: Config, phases: tuple[str, ...], is_placed: bool = False)
     faults += data_faults(cfg, *phases)
     if 'train' in phases:
         faults += [as_typed(fault, is_placed) for fault in missing_files(cfg.get('model'), 'model')]
+        faults += amp_faults(cfg)
     return faults
+
+
+def amp_faults(cfg: Config) -> list[str]:
+    """Return what is wrong with mixed precision on this machine: mmengine's wrapper needs a GPU, and asserts one.
+
+    Example:
+        >>> amp_faults(Config(dict(optim_wrapper=dict(type='OptimWrapper'))))
+        []
+    """
+    wrapper = cfg.get('optim_wrapper')
+    kind = wrapper.get('type') if isinstance(wrapper, dict) else None
+    if local_name(kind, ('', 'mmengine')) != 'AmpOptimWrapper' or get_device() != 'cpu':
+        return []
+    return [
+        "optim_wrapper.type='AmpOptimWrapper' needs a GPU, and there is none here: add --amp, which trains in bfloat16 "
+        'on the CPU, or use a machine with a GPU'
+    ]
 
 
 def as_typed(fault: str, is_placed: bool) -> str:
@@ -207,6 +227,8 @@ def set_loader_defaults(cfg: Config, pin_memory: bool = True, persistent_workers
 def use_amp(cfg: Config) -> None:
     """Train in automatic mixed precision: on a GPU with a dynamic loss scale, without one in bfloat16.
 
+    Without a GPU that also goes for a config whose wrapper is mmengine's for GPUs.
+
     Raises:
         ConfigError: if the config's optimizer wrapper has no mixed-precision form.
 
@@ -220,10 +242,10 @@ def use_amp(cfg: Config) -> None:
         return
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     name = local_name(wrapper, ('', 'mmengine', 'mmkerv'))
-    if name in ('AmpOptimWrapper', local_name(CPU_AMP, ('mmkerv',))):
+    if not amp_faults(cfg) and name in ('AmpOptimWrapper', local_name(CPU_AMP, ('mmkerv',))):
         log('mmkerv: mixed precision is already on in the config')
         return
-    if name != 'OptimWrapper':
+    if name not in ('OptimWrapper', 'AmpOptimWrapper'):
         wrapper = wrapper if isinstance(wrapper, str) else getattr(wrapper, '__name__', wrapper)
         raise ConfigError(
             f"--amp needs optim_wrapper.type='OptimWrapper', got {wrapper!r}; set the precision in the config"
@@ -231,6 +253,8 @@ def use_amp(cfg: Config) -> None:
     if get_device() == 'cpu':
         log('mmkerv: no GPU: mixed precision is bfloat16 on the CPU')
         cfg.optim_wrapper.type = CPU_AMP
+        for key in AMP_ARGUMENTS:
+            cfg.optim_wrapper.pop(key, None)
         return
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

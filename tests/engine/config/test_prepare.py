@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper
 from torch import nn
 
 from mmkerv.engine import CheckpointMatchHook
 from mmkerv.engine.checkpoint.publish import sha256, strip_checkpoint
 from mmkerv.engine.config.check import RENAMED_HOOKS, check_data, check_hooks, check_operators, data_faults, loop_faults
 from mmkerv.engine.config.evaluation import evaluate, paint_predictions
-from mmkerv.engine.config.prepare import prepare, set_loader_defaults, use_amp
+from mmkerv.engine.config.prepare import config_faults, prepare, set_loader_defaults, use_amp
 from mmkerv.engine.config.read import load_config
 from mmkerv.errors import ConfigError
 from mmkerv.ops import CoCConv
@@ -241,6 +242,23 @@ def test_mixed_precision_wrapper_depends_on_the_device(monkeypatch, device, expe
     assert cfg.optim_wrapper.to_dict() == expected
     with pytest.raises(ConfigError, match=r"--amp needs optim_wrapper\.type='OptimWrapper', got 'ApexOptimWrapper'"):
         use_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', 'mmengine.AmpOptimWrapper', AmpOptimWrapper])
+def test_mixed_precision_of_a_gpu_is_refused_without_one(monkeypatch, kind):
+    wrapper = dict(type=kind, loss_scale='dynamic', dtype='float16', accumulative_counts=2)
+    cfg = Config(dict(optim_wrapper=wrapper))
+    monkeypatch.setattr('mmkerv.engine.config.prepare.get_device', lambda: 'cuda')
+    assert config_faults(cfg, ('train',)) == []
+    use_amp(cfg)
+    assert cfg.optim_wrapper.type == kind
+    monkeypatch.setattr('mmkerv.engine.config.prepare.get_device', lambda: 'cpu')
+    (fault,) = config_faults(cfg, ('train',))
+    assert fault.startswith("optim_wrapper.type='AmpOptimWrapper' needs a GPU, and there is none here: add --amp")
+    assert config_faults(cfg, ('test',)) == []
+    use_amp(cfg)
+    assert cfg.optim_wrapper.to_dict() == dict(type='mmkerv.CpuAmpOptimWrapper', accumulative_counts=2)
+    assert config_faults(cfg, ('train',)) == []
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet'])

@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     set_work_dir(cfg, args)
+    if cfg.get('resume') and args.work_dir is None and 'work_dir' not in (args.cfg_options or {}):
+        go_on_beside_config(cfg, args)
     if cfg.get('resume') and not cfg.get('load_from'):
         cfg.load_from = latest_checkpoint(cfg, args.trust_checkpoint)
         if cfg.load_from is None:
@@ -113,6 +115,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file and not output_folders(cfg) & {file, *file.parents}:
             raise
         raise with_advice(error, cfg.work_dir, then=', then go on with --resume') from error
+
+
+def go_on_beside_config(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Resume in the folder of the config if a training has written it there, and its ``work_dir`` names another.
+
+    The folder was moved or copied since, or is seen from another place.
+    """
+    from pathlib import Path
+
+    from mmkerv.utils import log
+    from mmkerv.work_folder import LAST_CHECKPOINT
+
+    folder = Path(args.config).parent
+    if (folder / LAST_CHECKPOINT).is_file() and folder.resolve() != Path(cfg.work_dir).resolve():
+        log(
+            f'mmkerv: resuming in {folder}, where the config and {LAST_CHECKPOINT} are, not in its work_dir '
+            f'{cfg.work_dir}; --work-dir takes another'
+        )
+        args.work_dir = cfg.work_dir = str(folder)
 
 
 def shorten(cfg: 'Config', iters: int) -> None:

@@ -162,6 +162,17 @@ def test_test_of_a_work_folder_leaves_its_config(work):
     assert 'batch_size=3' in (work / 'test' / 'my_config.py').read_text().replace(' ', '')
 
 
+def test_a_moved_run_is_resumed_where_it_is(files, tmp_path):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    done = run_tool(TRAIN, files['config.py'], '--work-dir', first, '--no-pretrained')
+    assert done.status == 0, done.err
+    first.rename(second)
+    done = run_tool(TRAIN, second / 'config.py', '--resume')
+    assert done.status == 0, done.err
+    assert f'mmkerv: resuming in {second}, where the config and last_checkpoint are' in done.out + done.err
+    assert f'checkpoint: {second / "epoch_1.pth"}' in done.out and not first.exists()
+
+
 @pytest.mark.parametrize('from_config', [True, False])
 def test_test_of_a_config_leaves_that_of_the_training(work, from_config):
     """Also where the config names the folder, and a model that is wrapped for augmentation is written there."""

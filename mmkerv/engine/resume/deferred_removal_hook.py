@@ -25,8 +25,9 @@ class DeferredRemovalHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Wrap the file backend of every ``CheckpointHook``."""
+        """Wrap the file backend of every ``CheckpointHook``, and find the best checkpoint of a moved run."""
         for hook in _checkpoint_hooks(runner):
+            _find_best(hook)
             if not isinstance(hook.file_backend, DeferredRemovalBackend):
                 hook.file_backend = DeferredRemovalBackend(hook.file_backend)
 
@@ -104,6 +105,22 @@ class DeferredRemovalBackend:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
+
+
+def _find_best(hook: CheckpointHook) -> None:
+    """Replace paths of best checkpoints by those of the same name in the run's folder, where there are such.
+
+    A resumed run knows them by the folder that it was in; its own would stay beside the next best one.
+    """
+    if isinstance(getattr(hook, 'best_ckpt_path', None), str):
+        hook.best_ckpt_path = _in_folder(hook.best_ckpt_path, hook.out_dir)
+    best = getattr(hook, 'best_ckpt_path_dict', {})
+    best.update({key: _in_folder(path, hook.out_dir) for key, path in best.items() if isinstance(path, str)})
+
+
+def _in_folder(path: str, folder: str) -> str:
+    copy = Path(folder, Path(path).name)
+    return str(copy) if '://' not in path and copy.exists() else path
 
 
 def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:

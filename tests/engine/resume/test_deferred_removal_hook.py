@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,20 @@ def test_best_checkpoint_of_the_resumed_run_is_kept(tmp_path):
     tiny_runner(tmp_path / 'second', resume=True, load_from=last, **settings).train()
     assert names(tmp_path / 'first') == {'epoch_4.pth', 'best_mean_epoch_4.pth'}
     assert names(tmp_path / 'second') == {'epoch_6.pth', 'best_mean_epoch_6.pth'}
+
+
+@pytest.mark.parametrize('metrics', ['mean', ['mean']], ids=['one', 'list'])
+@pytest.mark.parametrize('move', [shutil.move, shutil.copytree], ids=['moved', 'copied'])
+def test_best_checkpoint_of_a_moved_run_is_replaced(tmp_path, move, metrics):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    settings = dict(
+        custom_hooks=[Better(), dict(type='mmkerv.DeferredRemovalHook')],
+        default_hooks=dict(checkpoint={**CHECKPOINT, 'save_best': metrics}),
+    )
+    tiny_runner(first, train_cfg=LENGTH, **settings).train()
+    before = names(first)
+    move(first, second)
+    length = {**LENGTH, 'max_epochs': 6}
+    tiny_runner(second, resume=True, load_from=str(second / 'epoch_4.pth'), train_cfg=length, **settings).train()
+    assert names(second) == {'epoch_6.pth', 'best_mean_epoch_6.pth'}
+    assert names(first) == (before if move is shutil.copytree else set())

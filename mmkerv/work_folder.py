@@ -64,8 +64,10 @@ def require_checkpoint(file: str | Path, addresses: bool = True) -> None:
     Example:
         >>> require_checkpoint('https://host/epoch_12.pth')
     """
-    if not (addresses and '://' in str(file)) and not Path(file).is_file():
-        what = 'is a folder' if Path(file).is_dir() else 'does not exist'
+    # mmengine takes the home folder for ~ in load_from.
+    path = Path(file).expanduser()
+    if not (addresses and '://' in str(file)) and not path.is_file():
+        what = 'is a folder' if path.is_dir() else 'does not exist'
         raise FileNotFoundError(f'checkpoint {str(file)!r} {what}; give the path of a .pth file')
 
 

@@ -11,6 +11,7 @@ import pytest
 from mmkerv.cli.main import COMMANDS
 from mmkerv.cli.network import NetworkParser, checkpoint_of, network_files
 from mmkerv.errors import ConfigError
+from mmkerv.work_folder import require_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -239,3 +240,11 @@ def test_the_newest_config_of_several_comes_first(tmp_path):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (100 - age, 100 - age))
     assert [file.name for file in configs_of(tmp_path)] == ['a.py', 'b.py']
+
+
+def test_a_checkpoint_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"'~/a\.pth' does not exist"):
+        require_checkpoint('~/a.pth')
+    (tmp_path / 'a.pth').touch()
+    require_checkpoint('~/a.pth')

@@ -1,10 +1,16 @@
 """Files of a training's work folder: its config and its checkpoints, found by their names."""
 
+import json
+import re
 from pathlib import Path
 
 # File in a work folder that holds the path of the last checkpoint.
 LAST_CHECKPOINT = 'last_checkpoint'
 DEPLOY_CONFIG = 'deploy.py'
+# A config in one of these formats is written as it was read.
+DATA_SUFFIXES = ('.json', '.yaml', '.yml')
+# Keys that every config has which a training writes, and bytes that none needs.
+KEYS, LARGEST = ('model', 'work_dir'), 2**22
 
 
 def configs_of(folder: str | Path) -> list[Path]:
@@ -21,7 +27,22 @@ def configs_of(folder: str | Path) -> list[Path]:
     """
     files = [file for file in Path(folder).glob('*.py') if file.name != DEPLOY_CONFIG]
     files = [file for file in files if not file.with_suffix('.pth').is_file()]
+    files += [file for file in Path(folder).glob('*') if file.suffix in DATA_SUFFIXES and _is_config(file)]
     return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+def _is_config(file: Path) -> bool:
+    """Tell whether a data file is the config of a training: metrics, predictions and records lie beside it too."""
+    if not file.is_file() or file.stat().st_size > LARGEST:
+        return False
+    text = file.read_text(encoding='utf-8', errors='replace')
+    if file.suffix != '.json':
+        return all(re.search(rf'^{key}:', text, re.MULTILINE) for key in KEYS)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and all(key in content for key in KEYS)
 
 
 def written_networks(folder: str | Path) -> list[Path]:

@@ -248,3 +248,17 @@ def test_a_checkpoint_in_the_home_folder_is_found(tmp_path, monkeypatch):
         require_checkpoint('~/a.pth')
     (tmp_path / 'a.pth').touch()
     require_checkpoint('~/a.pth')
+
+
+@pytest.mark.parametrize('suffix', ['.yaml', '.yml', '.json'])
+def test_the_config_of_a_training_may_be_data(work, suffix):
+    mmengine = pytest.importorskip('mmengine')
+    (work / 'a.py').unlink()
+    settings = dict(model=dict(type='A'), work_dir='work_dirs/a')
+    mmengine.Config(settings).dump(work / f'a{suffix}')
+    for other in ([1], dict(accuracy=1.0), dict(model=dict(type='A'))):
+        # Metrics, predictions and records.
+        mmengine.dump(other, work / f'other{suffix}')
+        assert names(work) == [f'a{suffix}', 'epoch_2.pth']
+    (work / 'broken.json').write_text('{"model": ')
+    assert names(work) == [f'a{suffix}', 'epoch_2.pth']

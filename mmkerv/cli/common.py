@@ -208,14 +208,14 @@ def between_markers(file: str, begin: str) -> Callable[[str], None]:
         OSError: if the document lacks one of the lines.
     """
     path = Path(file)
-    before, begin_marker, rest = path.read_text().partition(begin)
+    before, begin_marker, rest = path.read_text(encoding='utf-8').partition(begin)
     _, end_marker, after = rest.partition(END)
     if not begin_marker or not end_marker:
         raise OSError(f'{path} has no lines "{begin}" and "{END}"; add them where the text belongs')
 
     def write(text: str) -> None:
         partial = path.with_suffix(f'{path.suffix}.part')
-        partial.write_text(f'{before}{begin}\n\n{text.strip()}\n\n{END}{after}')
+        partial.write_text(f'{before}{begin}\n\n{text.strip()}\n\n{END}{after}', encoding='utf-8')
         partial.replace(path)
         print(f'wrote {path}')
 

@@ -220,13 +220,13 @@ def keep_settings(
                 raise ConfigError(f'{work} was begun with {key} {old}, now it is {settings[key]}: {advice}')
     configs = {v.spec: work / v.folder / f'{config_name(args.config)}.py' for v in variants}
     for spec, config in configs.items():
-        if config.is_file() and (change := first_change(config.read_text(), texts[spec])):
+        if config.is_file() and (change := first_change(config.read_text(encoding='utf-8'), texts[spec])):
             raise ConfigError(f'{work} was begun with other settings of {spec}: {change}; {advice}')
     write_json(file, settings)
     for spec, config in configs.items():
         if not config.is_file():
             with atomic_path(config) as temporary:
-                temporary.write_text(texts[spec])
+                temporary.write_text(texts[spec], encoding='utf-8')
     return configs
 
 
@@ -368,7 +368,7 @@ class Comparison:
         }
         write_json(self.work / RESULTS_FILE, found)
         with atomic_path(self.work / TABLE_FILE) as temporary:
-            temporary.write_text(document(found, table(found, markdown=True), notes(found)))
+            temporary.write_text(document(found, table(found, markdown=True), notes(found)), encoding='utf-8')
         if page:
             print('\n'.join([table(found), *notes(found)]))
             print(f'table     {self.work / TABLE_FILE}\nresults   {self.work / RESULTS_FILE}')

@@ -284,7 +284,7 @@ def decompose_checkpoint(
     meta = {k: v for k, v in meta.items() if k != 'cfg'} if isinstance(meta, dict) else {}
     meta['cfg'] = new_cfg.pretty_text
     with atomic_path(Path(out).with_suffix('.py')) as config:
-        config.write_text(new_cfg.pretty_text)
+        config.write_text(new_cfg.pretty_text, encoding='utf-8')
         save_checkpoint({'meta': meta, 'state_dict': rebuilt.state_dict()}, out)
     return rows
 

@@ -145,7 +145,7 @@ def fold_checkpoint(
     meta = {k: v for k, v in meta.items() if k != 'cfg'} if isinstance(meta, dict) else {}
     meta['cfg'] = plain_cfg.pretty_text
     with atomic_path(Path(out).with_suffix('.py')) as config:
-        config.write_text(plain_cfg.pretty_text)
+        config.write_text(plain_cfg.pretty_text, encoding='utf-8')
         save_checkpoint({'meta': meta, 'state_dict': plain.state_dict()}, out)
     return FoldResult(report, error, associations, count, kind.name, dearer)
 

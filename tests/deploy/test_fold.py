@@ -427,3 +427,14 @@ def test_positions_that_are_not_finite_are_refused(tmp_path, value):
     with pytest.raises(NonFiniteWeightsError, match=r'a.pth. holds .* in backbone.layer1.0.conv2.positions'):
         fold_checkpoint(cfg, checkpoint, out, shape=SIZE)
     assert [file.name for file in tmp_path.iterdir()] == ['a.pth']
+
+
+def test_the_config_is_written_in_utf_8(tmp_path, monkeypatch):
+    """Whatever the locale: mmengine reads it so, and class names may have any letters."""
+    pytest.importorskip('mmpretrain')
+    # Instead of the locale's encoding.
+    monkeypatch.setattr('io.text_encoding', lambda encoding, *_: encoding or 'ascii')
+    cfg = classifier()
+    cfg.classes = ('Straße', 'Fluß')
+    fold_checkpoint(cfg, save(associated(cfg), tmp_path / 'a.pth'), tmp_path / 'deploy.pth', shape=SIZE)
+    assert Config.fromfile(tmp_path / 'deploy.py').classes == ('Straße', 'Fluß')

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     texts = {'.csv': to_csv, '.json': to_json, '.md': lambda report: to_markdown(report, title, args.all)}
     with atomic_path(args.out) as partial:
-        partial.write_text(texts[Path(args.out).suffix](report))
+        partial.write_text(texts[Path(args.out).suffix](report), encoding='utf-8')
     print(f'{len(report.layers)} layers, {report.total.weights} parameters, {report.total.macs} MACs; wrote {args.out}')
 
 

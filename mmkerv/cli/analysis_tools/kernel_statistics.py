@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         suffix = Path(file).suffix
         if suffix in texts:
             with atomic_path(file) as partial:
-                partial.write_text(texts[suffix](rows, left, compared))
+                partial.write_text(texts[suffix](rows, left, compared), encoding='utf-8')
         else:
             _draw(networks, file)
     flagged = sum(bool(row.flags) for row in rows)

@@ -153,14 +153,40 @@ def class_names(given: Sequence[str], data: Path) -> tuple[str, ...] | None:
     file = Path(given[0]) if len(given) == 1 and Path(given[0]).is_file() else data / 'classes.txt'
     names = list(given)
     if not names or (len(names) == 1 and file == Path(names[0])):
-        names = [line.strip() for line in file.read_text().splitlines()] if file.is_file() else []
-        names = [name for name in names if name]
+        names = text_lines(file, with_mark=True) if file.is_file() else []
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise DataError(
             f'the class {doubled[0]!r} is named twice; each name belongs to one label, in the order of labels'
         )
     return tuple(names) or None
+
+
+def text_lines(file: Path, with_mark: bool = False) -> list[str]:
+    """Return the lines of a text file without blanks at their ends; empty ones are left out.
+
+    Args:
+        file: text in UTF-8.
+        with_mark: whether it may begin with a byte order mark, as Windows' editors write it. In a list of images,
+            mmsegmentation would take the mark for a part of the first name.
+
+    Raises:
+        DataError: if it is not such a text.
+
+    Example:
+        >>> text_lines(Path('classes.txt'))  # doctest: +SKIP
+        ['sky', 'sea']
+    """
+    try:
+        text = file.read_bytes().decode('utf-8-sig' if with_mark else 'utf-8')
+    except UnicodeDecodeError as error:
+        raise DataError(f'{str(file)!r} is not a text in UTF-8 ({error}); save it as UTF-8') from error
+    if text.startswith('\ufeff'):
+        raise DataError(
+            f'{str(file)!r} begins with a byte order mark, which mmsegmentation takes for a part of the first name; '
+            'save it as UTF-8 without one'
+        )
+    return [line for line in map(str.strip, text.splitlines()) if line]
 
 
 def survey_segmentation(
@@ -298,7 +324,7 @@ def _suffixes(place: _Place) -> tuple[str, str]:
 
 def _listed(place: _Place, suffix: str, title: str, faults: Faults) -> list[str]:
     if place.list_file:
-        return [name for name in map(str.strip, place.list_file.read_text().splitlines()) if name]
+        return text_lines(place.list_file)
     images = list_pictures(place.images)
     if same_suffix(images) != suffix:
         for name in (name for name in images if not name.endswith(suffix)):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mmkerv.datasets.own.faults import Faults
-from mmkerv.datasets.own.segmentation import class_names, colour, find_places, survey_segmentation
+from mmkerv.datasets.own.segmentation import class_names, colour, find_places, survey_segmentation, text_lines
 from mmkerv.errors import ConfigError, DataError
 
 
@@ -163,3 +163,21 @@ def test_one_image_cannot_be_split(tmp_path, picture, mask):
     mask(tmp_path / 'masks' / 'a.png', [0, 1])
     with pytest.raises(DataError, match=r'too few images for a val; .* with --val'):
         survey(tmp_path)
+
+
+def test_texts_are_in_utf_8(data, tmp_path, monkeypatch):
+    """Whatever the locale; Windows' editors begin them with a mark, which mmsegmentation reads as a letter."""
+    # Instead of the locale's encoding.
+    monkeypatch.setattr('io.text_encoding', lambda encoding, *_: encoding or 'ascii')
+    classes, names = data / 'classes.txt', data / 'names.txt'
+    for encoding in ('utf-8', 'utf-8-sig'):
+        classes.write_text('Straße\n\n Fluß \n', encoding=encoding)
+        assert class_names((), data) == ('Straße', 'Fluß')
+    names.write_text('ä\n\n b\n', encoding='utf-8')
+    assert text_lines(names) == ['ä', 'b']
+    names.write_text('a\n', encoding='utf-8-sig')
+    with pytest.raises(DataError, match=r"names\.txt' begins with a byte order mark, .*save it as UTF-8 without"):
+        text_lines(names)
+    classes.write_text('Straße', encoding='latin-1')
+    with pytest.raises(DataError, match=r"classes\.txt' is not a text in UTF-8 .*; save it as UTF-8"):
+        class_names((), data)

@@ -1,12 +1,35 @@
 """Image files that a command line names. It imports nothing large: a name that is wrong is refused at once."""
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 # Images, at most, on which the fold tool compares two networks unless it is told otherwise.
 MOST = 32
+# Largest image that OpenCV reads.
+MOST_PIXELS = 2**30
+
+
+@contextmanager
+def large_images() -> Iterator[None]:
+    """Let Pillow open images as large as OpenCV's limit, such as aerial ones; its own is 179 million pixels.
+
+    Example:
+        >>> with large_images():
+        ...     image = Image.open('aerial.tif')  # doctest: +SKIP
+    """
+    from PIL import Image
+
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None:
+        # Pillow refuses more than twice as many.
+        Image.MAX_IMAGE_PIXELS = max(before, MOST_PIXELS // 2)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def find_images(inputs: Iterable[str | Path], argument: str = 'image') -> list[Path]:

@@ -21,6 +21,7 @@ from mmkerv.engine.config.check_model import check_model
 from mmkerv.engine.config.read import load_config
 from mmkerv.engine.scope import enter_scope
 from mmkerv.errors import ConfigError, UserError
+from mmkerv.image_files import MOST_PIXELS, large_images
 from mmkerv.utils import bare_network, printable
 
 # Words in the names of transforms that change an image's size or cut it.
@@ -162,7 +163,7 @@ def read_image(file: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ConfigError: if the file cannot be read as an image.
+        ConfigError: if the file cannot be read as an image, or is too large for OpenCV.
 
     Example:
         >>> read_image('demo.jpg').shape  # doctest: +SKIP
@@ -248,9 +249,13 @@ def _is_image(file: str | Path) -> bool:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
+        with large_images(), Image.open(file) as image:
             image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError as error:
+        raise ConfigError(
+            f'{str(file)!r} has more than {MOST_PIXELS} pixels, which OpenCV does not read; cut it into tiles'
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError):
         return False
     return True
 

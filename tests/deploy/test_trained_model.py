@@ -101,3 +101,16 @@ def test_the_preprocessor_beside_the_model_is_built_into_it():
     assert again.data_preprocessor.std.flatten().tolist() == [2.0]
     cfg.model.data_preprocessor = dict(mean=[5.0], std=[2.0])
     assert built(cfg).data_preprocessor.mean.flatten().tolist() == [5.0]
+
+
+def test_an_image_beyond_the_limit_of_pillow_is_read(tmp_path, monkeypatch):
+    """Its limit is 179 million pixels; aerial images of 14000 x 14000 have more."""
+    from PIL import Image
+
+    Image.new('RGB', (30, 20)).save(tmp_path / 'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    assert read_image(tmp_path / 'a.png').shape == (20, 30, 3) and Image.MAX_IMAGE_PIXELS == 100
+    for module in ('mmkerv.image_files', 'mmkerv.deploy.trained_model'):
+        monkeypatch.setattr(f'{module}.MOST_PIXELS', 500)
+    with pytest.raises(ConfigError, match=r"a\.png' has more than 500 pixels, which OpenCV does not read; cut it into"):
+        read_image(tmp_path / 'a.png')

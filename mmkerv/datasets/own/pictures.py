@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmkerv.datasets.own.faults import Faults, Kind
+from mmkerv.image_files import large_images
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 MISSING = Kind('images are missing', 'Put them there, or remove them from the annotations')
@@ -83,7 +84,7 @@ def read_all(read: Callable[[Path], T], paths: Iterable[Path], title: str) -> di
             return error
 
     paths = list(paths)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with large_images(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = tqdm(pool.map(attempt, paths), total=len(paths), desc=title, disable=None, leave=False)
         return dict(zip(paths, results))
 

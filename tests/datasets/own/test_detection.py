@@ -244,6 +244,13 @@ def test_folders_that_nothing_tells_apart_are_refused(coco, tmp_path, picture):
         detection.find_images(file, ['0.png'], 'train')
 
 
+def test_an_image_beyond_the_limit_of_pillow(coco, tmp_path, told, monkeypatch):
+    coco('train')
+    coco('val', first=10)
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 100)
+    assert not told(survey(tmp_path, tmp_path)[1])
+
+
 def test_folders_that_may_not_be_read_are_passed_over(coco, tmp_path, monkeypatch):
     """Such as a lost+found or the home of somebody else, one folder above the file."""
     file = coco('train')

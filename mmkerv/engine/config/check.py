@@ -1,12 +1,13 @@
 """Check a config before anything is built: operators, hooks and paths of the data."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmkerv.distributions import importable
 from mmkerv.engine.scope import library_of
@@ -251,6 +252,8 @@ def data_faults(cfg: Config, *phases: str) -> Iterator[str]:
             if dataset.get('backend_args') or '://' in f'{root}{annotations}':
                 continue
             if root and not Path(root).is_dir():
+                if _is_downloaded(dataset, cfg):
+                    continue
                 absent.setdefault(('data_root', root), []).append(place)
             elif isinstance(annotations, str) and annotations:
                 # mmpretrain alone takes the home folder for ~.
@@ -260,6 +263,16 @@ def data_faults(cfg: Config, *phases: str) -> Iterator[str]:
                     absent.setdefault(('ann_file', str(path)), []).append(place)
     for (key, path), places in absent.items():
         yield _absent(key, path, places)
+
+
+def _is_downloaded(dataset: dict, cfg: Config) -> bool:
+    """Return whether the class of a data set would download it, as mmpretrain's CIFAR and MNIST do by default."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(library_of(cfg)) as registry:
+            kind = registry.get(kind)
+    parameter = inspect.signature(kind).parameters.get('download') if isinstance(kind, type) else None
+    return parameter is not None and bool(dataset.get('download', parameter.default))
 
 
 def _absent(key: str, path: str, places: list[str]) -> str:

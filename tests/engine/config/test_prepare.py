@@ -195,6 +195,17 @@ def test_missing_data_is_named(tmp_path, missing):
         check_data(data(root), 'val')
 
 
+@pytest.mark.parametrize('kind', ['CIFAR10', 'mmpretrain.MNIST'])
+def test_data_that_upstream_downloads_may_be_missing(kind):
+    pytest.importorskip('mmpretrain')
+    dataset = dict(type=kind, data_root='absent')
+    cfg = Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset)))
+    assert list(data_faults(cfg, 'train')) == []
+    cfg.train_dataloader.dataset.download = False
+    (fault,) = data_faults(cfg, 'train')
+    assert "train_dataloader.dataset.data_root: 'absent' does not exist" in fault
+
+
 def test_a_folder_that_two_data_sets_lack_is_told_once(tmp_path):
     cfg = Config(
         {f'{phase}_dataloader': dict(dataset=dict(type='A', data_root='absent')) for phase in ('train', 'val')}

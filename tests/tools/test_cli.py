@@ -162,15 +162,15 @@ def test_test_of_a_work_folder_leaves_its_config(work):
     assert 'batch_size=3' in (work / 'test' / 'my_config.py').read_text().replace(' ', '')
 
 
-def test_a_moved_run_is_resumed_where_it_is(files, tmp_path):
-    first, second = tmp_path / 'first', tmp_path / 'second'
-    done = run_tool(TRAIN, files['config.py'], '--work-dir', first, '--no-pretrained')
-    assert done.status == 0, done.err
-    first.rename(second)
-    done = run_tool(TRAIN, second / 'config.py', '--resume')
-    assert done.status == 0, done.err
-    assert f'mmkerv: resuming in {second}, where the config and last_checkpoint are' in done.out + done.err
-    assert f'checkpoint: {second / "epoch_1.pth"}' in done.out and not first.exists()
+def test_a_moved_run_is_resumed_where_it_is(files, work):
+    """Its own checkpoint, here a damaged one, is read, and not that of the folder that the config names."""
+    config, elsewhere = work / 'my_config.py', work.parent / 'elsewhere'
+    config.write_text(config.read_text() + f'work_dir = {str(elsewhere)!r}\n')
+    shutil.copy(files['text.pth'], work / 'epoch_1.pth')
+    done = run_tool(TRAIN, config, '--resume')
+    refused(done, f'--resume found no complete checkpoint in {work}: {work / "epoch_1.pth"} cannot be read')
+    assert f'mmkerv: resuming in {work}, where the config and last_checkpoint are, not in' in done.out + done.err
+    assert not elsewhere.exists()
 
 
 @pytest.mark.parametrize('from_config', [True, False])

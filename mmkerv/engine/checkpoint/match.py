@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.finite import require_finite
 from mmkerv.engine.checkpoint.layouts import surplus_prefix, unwrapped_names, weights_of
+from mmkerv.engine.checkpoint.load_hooks import names_after_hooks
 from mmkerv.engine.checkpoint.same_operators import operator_difference, require_same_operators
 from mmkerv.errors import CheckpointMismatchError
-from mmkerv.ops.ckconv.kernel_net import adapted_to_kernel_nets
-from mmkerv.ops.core.adapter import arguments_of, given_original, lacks_adapter, weight_key
+from mmkerv.ops.core.adapter import arguments_of, lacks_adapter, weight_key
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.generated import GeneratedKernel
 from mmkerv.ops.lowrank.chain import TakesLowerRanks
@@ -72,12 +72,15 @@ class CheckpointMatch(NamedTuple):
         return '; '.join([f'{len(self.loaded)} parameters loaded, {texts[0]}, {texts[1]}', *details])
 
 
-def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> CheckpointMatch:
+def match_checkpoint(model: nn.Module, state_dict: dict[str, Any], after_hooks: bool = False) -> CheckpointMatch:
     """Compare the keys and shapes of ``state_dict`` with the network's.
 
     Args:
         model: network, bare or in a DDP or test-time-augmentation wrapper.
-        state_dict: weights by the keys of the bare network; all of them may begin with ``module.``.
+        state_dict: weights by the keys of the bare network, or by those that its modules rename when they are loaded
+            (see :func:`~mmkerv.engine.checkpoint.load_hooks.names_after_hooks`); all of them may begin with
+            ``module.``.
+        after_hooks: the modules have renamed the keys already, as ``observe_loading`` reports them.
 
     Returns:
         The report; nothing is loaded.
@@ -88,7 +91,7 @@ def match_checkpoint(model: nn.Module, state_dict: dict[str, Any]) -> Checkpoint
     """
     model = bare_network(model)
     own = model.state_dict()
-    given = _given(model, state_dict)
+    given = _given(model, state_dict, after_hooks)
     operator_only = [
         f'{name}.{parameter}'
         for name, operator in _plain_operators(model, given)
@@ -165,8 +168,10 @@ def deploy_config_beside(source: str) -> str:
     return f'Give the config that was written with it, {str(config)!r}, which is the deploy config of a folded network'
 
 
-def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
+def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any], after_hooks: bool = False) -> list[str]:
     """Return the names of operators that take a plain weight from the checkpoint and do not start as the identity.
+
+    The arguments are those of :func:`match_checkpoint`.
 
     Example:
         >>> from mmkerv.ops import CoCConv2d
@@ -176,7 +181,7 @@ def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any]) -> 
     bare = bare_network(model)
     return [
         name
-        for name, operator in _plain_operators(bare, _given(bare, state_dict))
+        for name, operator in _plain_operators(bare, _given(bare, state_dict, after_hooks))
         if operator.weight is not None and not operator.starts_as_identity
     ]
 
@@ -431,20 +436,14 @@ def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None
 
 
-def _given(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _given(model: nn.Module, state_dict: dict[str, Any], after_hooks: bool = False) -> dict[str, Any]:
     """Return the state dict by the names of the bare network, as its layers will load it."""
-    return _decomposed_names(model, _read_names(model, state_dict))
+    return _decomposed_names(model, _read_names(model, state_dict, after_hooks))
 
 
-def _read_names(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the state dict by the names of the bare network, with published layouts replaced by ours."""
-    given = dict(adapted_to_kernel_nets(model, unwrapped_names(state_dict)))
-    # Operators and backbones, in the order in which they load; a layer with several names loads once by each of them.
-    for name, module in model.named_modules(remove_duplicate=False):
-        if hasattr(module, 'read_published'):
-            module.read_published(given, f'{name}.' if name else '')
-        given_original(given, f'{name}.' if name else '', module)
-    return given
+def _read_names(model: nn.Module, state_dict: dict[str, Any], after_hooks: bool = False) -> dict[str, Any]:
+    """Return the state dict by the names under which the bare network finds its weights."""
+    return names_after_hooks(model, unwrapped_names(state_dict), run_hooks=not after_hooks)
 
 
 def _decomposed_names(model: nn.Module, given: dict[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
         target = type(module).__name__ + (f' (prefix {self.prefix})' if self.prefix else '')
         with own_classes(module):
             match = require_pretrained(module, given, source, target)
-            changing = operators_changing_kernels(module, given)
+            changing = operators_changing_kernels(module, given, after_hooks=True)
         log(f'mmkerv: {source} -> {target}: {match}')
         if changing:
             log(
@@ -239,7 +239,7 @@ def _match(module: nn.Module, state_dict: Mapping[str, Any]) -> CheckpointMatch:
             operator_only += own
     for name, layer in module.named_modules(remove_duplicate=False):
         operator_only += lacks_adapter(state_dict, f'{name}.' if name else '', layer)
-    match = match_checkpoint(module, state_dict)
+    match = match_checkpoint(module, state_dict, after_hooks=True)
     accounted_for = {*operator_only, *weightless, *unused}
     return match._replace(
         missing=[key for key in match.missing if key not in accounted_for],

@@ -196,21 +196,6 @@ def _normalised(direction: Tensor, length: Tensor) -> Tensor:
     return direction * (length / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
 
 
-def adapted_to_kernel_nets(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state dict with the weights of kernel nets in the form, normalised or plain, that ``model`` has.
-
-    Example:
-        >>> net = KernelNet(1, 6, CKOptions(hidden=8, weight_norm=True))
-        >>> sorted(adapted_to_kernel_nets(net, {'layers.0.weight': torch.ones(8, 1)}))
-        ['layers.0.weight_g', 'layers.0.weight_v']
-    """
-    state = dict(state)
-    for name, layer in model.named_modules():
-        if isinstance(layer, KernelNetLayer):
-            layer.adapt(state, f'{name}.' if name else '')
-    return state
-
-
 class KernelNet(nn.Module):
     r"""Network of a continuous kernel, with its initialisation.
 

@@ -16,6 +16,7 @@ from mmkerv.engine.checkpoint.atomic_write import save_checkpoint
 from mmkerv.engine.checkpoint.layouts import weights_of
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
+    differ_in_length,
     match_checkpoint,
     require_match,
 )
@@ -118,7 +119,7 @@ def convert_plain(network: nn.Module, weights: Mapping[str, Any], source: str) -
     other_classes = [
         name
         for name in match.shapes
-        if _top_level(our_places[name]).endswith('head') and _differ_in_length(own[name], given[name])
+        if _top_level(our_places[name]).endswith('head') and differ_in_length(own[name], given[name])
     ]
     mismatch = match._replace(
         missing=[name for name in match.missing if _top_level(our_places[name]) in shared],
@@ -341,8 +342,3 @@ def _top_level(name: str) -> str:
 def _shape(value: Any) -> tuple[int, ...]:
     """Return the shape of a tensor, ``()`` for anything else."""
     return tuple(getattr(value, 'shape', ()))
-
-
-def _differ_in_length(own: Any, given: Any) -> bool:
-    """Return whether two tensors have equal slices, as a classifier's for two numbers of classes."""
-    return len(_shape(own)) == len(_shape(given)) and _shape(own)[1:] == _shape(given)[1:]

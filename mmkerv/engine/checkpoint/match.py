@@ -155,6 +155,17 @@ def require_match(model: nn.Module, state_dict: dict[str, Any], source: str) -> 
     return match
 
 
+def differ_in_length(own: Any, given: Any) -> bool:
+    """Return whether two tensors have equal slices, as a classifier's for two numbers of classes.
+
+    Example:
+        >>> differ_in_length(torch.ones(80, 8), torch.ones(1, 8)), differ_in_length(torch.ones(8, 8), torch.ones(8, 4))
+        (True, False)
+    """
+    ours, theirs = (tuple(getattr(value, 'shape', ())) for value in (own, given))
+    return len(ours) == len(theirs) and ours[1:] == theirs[1:]
+
+
 def deploy_config_beside(source: str) -> str:
     """Return the advice to use the config of the same name beside a checkpoint, as folding writes one, or ``''``.
 

@@ -18,6 +18,7 @@ from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.engine.checkpoint.match import (
     CheckpointMatch,
     decomposed_shapes,
+    differ_in_length,
     match_checkpoint,
     missing_adapters,
     missing_options,
@@ -98,7 +99,8 @@ def require_pretrained(
 
     It is refused if one of these holds:
 
-    1. A tensor has another shape than the network's.
+    1. A tensor has another shape than the network's. In a head it may have another length: its layers for classes are
+       then left at their initial values, and named in the report.
     2. No key fits.
     3. It has parameters below a convolution where the network has none: it was trained with operators and the network
        is plain, or has other operators.
@@ -128,12 +130,13 @@ def require_pretrained(
         'init_cfg=None starts without one'
     )
     decomposed = decomposed_shapes(module)
+    other_shapes = [key for key in match.shapes if not _is_for_other_classes(key, own.get(key), state_dict.get(key))]
     reasons = [
         f'{key} is {_shape(state_dict[key])} in the checkpoint and '
         + (f'{_shape(own[key])} in the network' if key in own else f'the network decomposes {decomposed[key]}')
-        for key in match.shapes[:3]
+        for key in other_shapes[:3]
     ]
-    if not match.loaded and not match.shapes:
+    if not match.loaded and not other_shapes:
         reasons.append('nothing of it fits')
         if prefix := surplus_prefix(match.unexpected, own):
             advice = f'Its keys begin with {prefix!r}: add prefix={prefix!r} to init_cfg'
@@ -254,6 +257,11 @@ def _below_convolutions(module: nn.Module, unexpected: Iterable[str]) -> list[st
     """Return the unexpected keys below a convolution or an operator: parameters of an operator that is not there."""
     convolutions = {name for name, m in module.named_modules() if isinstance(m, (nn.modules.conv._ConvNd, ConvNd))}
     return [key for key in unexpected if any(key[: dot.start()] in convolutions for dot in re.finditer(r'\.', key))]
+
+
+def _is_for_other_classes(key: str, own: Any, given: Any) -> bool:
+    """Return whether a tensor of another shape is of a layer in a head, for another number of classes."""
+    return any(part.endswith('head') for part in key.split('.')[:-1]) and differ_in_length(own, given)
 
 
 def _of_common_kinds(keys: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -145,6 +145,40 @@ def test_operators_that_change_plain_kernels_are_warned_of(tmp_path, lines):
     assert '7 operators of Net such as conv1 do not start as the identity' in line and "super_init='identity'" in line
 
 
+class Detector(BaseModule):
+    """Backbone and a head of two convolutions, the last for classes."""
+
+    def __init__(self, classes: int = 80, width: int = 4, init_cfg=None):
+        super().__init__(init_cfg)
+        self.backbone = Net()
+        convs = {'shared': nn.Conv2d(4, width, 1), 'cls': nn.Conv2d(width, classes, 1)}
+        self.roi_head = nn.ModuleDict({'bbox_head': nn.ModuleDict(convs)})
+
+
+def test_layers_of_a_head_for_other_classes_are_left_out_and_named(tmp_path, lines):
+    """Upstream's trackers start from a detector of COCO so."""
+    state = random_state(Detector())
+    net = started(tmp_path, state, Detector, classes=1)
+    ((level, line),) = lines()
+    assert level == logging.INFO and line.endswith(
+        'Detector: 46 parameters loaded, 0 missing, 0 unexpected; 2 of another shape (roi_head.bbox_head.cls.weight, '
+        'roi_head.bbox_head.cls.bias)'
+    )
+    assert torch.equal(net.roi_head['bbox_head']['shared'].weight, state['roi_head.bbox_head.shared.weight'])
+
+
+def test_a_head_of_another_width_is_refused(tmp_path):
+    width = r': roi_head\.bbox_head\.cls\.weight is \(80, 6, 1, 1\) in the checkpoint and \(80, 4, 1, 1\) in'
+    with pytest.raises(CheckpointMismatchError, match=width):
+        started(tmp_path, random_state(Detector(width=6)), Detector)
+
+
+def test_class_layers_alone_are_nothing_to_start_from(tmp_path):
+    state = {key: value for key, value in random_state(Detector()).items() if '.cls.' in key}
+    with pytest.raises(CheckpointMismatchError, match='nothing of it fits'):
+        started(tmp_path, state, Detector, classes=1)
+
+
 REFUSED = {
     'wider': (
         dict(width=6),

@@ -197,6 +197,25 @@ def operators_changing_kernels(model: nn.Module, state_dict: dict[str, Any], aft
     ]
 
 
+def warn_of_changed_kernels(changing: Sequence[str], source: str, target: str) -> None:
+    """Warn of a training that starts from a plain checkpoint with operators that change its kernels.
+
+    Args:
+        changing: their names, as :func:`operators_changing_kernels` returns them, at least one.
+        source: name of the checkpoint.
+        target: name of the network.
+
+    Example:
+        >>> warn_of_changed_kernels(['backbone.conv1'], 'resnet50.pth', 'RetinaNet')
+    """
+    log(
+        f'mmkerv: {source} is of the plain network, and {len(changing)} operators of {target} such as '
+        f'{changing[0]} do not start as the identity: they change its kernels, and training goes on from '
+        "there. Use super_init='identity' to start from what the checkpoint computes",
+        logging.WARNING,
+    )
+
+
 def missing_options(model: nn.Module, unexpected: Iterable[str]) -> str:
     """Return the options with which the operators would have unexpected parameters, ``''`` if there are none.
 
@@ -301,6 +320,8 @@ class CheckpointMatchHook(Hook):
             )
         _require_finite_loaded(runner.model, state_dict, match, source)
         log(f'mmkerv: {source}: {match}')
+        if changing := operators_changing_kernels(runner.model, state_dict):
+            warn_of_changed_kernels(changing, source, type(bare_network(runner.model)).__name__)
 
     def _check_operators(self, runner: Runner, checkpoint: dict, source: str) -> None:
         """Compare the operators of the configs: parameters of the same names may belong to another function."""

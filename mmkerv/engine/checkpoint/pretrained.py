@@ -1,7 +1,6 @@
 """Check of what ``init_cfg=dict(type='Pretrained', ...)`` loads; mmengine loads what fits and only logs the rest."""
 
 import functools
-import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from mmkerv.engine.checkpoint.match import (
     missing_adapters,
     missing_options,
     operators_changing_kernels,
+    warn_of_changed_kernels,
 )
 from mmkerv.errors import CheckpointMismatchError, UnsafeCheckpointError
 from mmkerv.ops.core.adapter import lacks_adapter, weight_key
@@ -82,12 +82,7 @@ def reported_load(upstream: Callable[..., None]) -> Callable[..., None]:
             changing = operators_changing_kernels(module, given, after_hooks=True)
         log(f'mmkerv: {source} -> {target}: {match}')
         if changing:
-            log(
-                f'mmkerv: {source} is of the plain network, and {len(changing)} operators of {target} such as '
-                f'{changing[0]} do not start as the identity: they change its kernels, and training goes on from '
-                "there. Use super_init='identity' to start from what the checkpoint computes",
-                logging.WARNING,
-            )
+            warn_of_changed_kernels(changing, source, target)
 
     return load
 

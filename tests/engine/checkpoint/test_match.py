@@ -195,6 +195,14 @@ def test_hook_that_is_not_strict_logs_the_report(tmp_path):
     assert '1 unexpected (head.weight)' in logged(tmp_path)
 
 
+@pytest.mark.parametrize('super_init', ['kaiming', 'identity'])
+def test_hook_that_is_not_strict_warns_of_operators_that_change_plain_kernels(tmp_path, super_init):
+    file = save(tmp_path / 'a.pth', TinyModel(nn.Conv2d).state_dict())
+    loaded_by(tmp_path, file, False, TinyModel(super_init=super_init))
+    warning = f'WARNING - mmkerv: {file} is of the plain network, and 1 operators of TinyModel such as conv do not'
+    assert (warning in logged(tmp_path)) == (super_init == 'kaiming')
+
+
 def test_only_a_training_may_start_from_the_weights_of_another_network(tmp_path):
     """By the hook without an argument, as tools/train.py writes it into the config that tools/test.py reads."""
     file = save(tmp_path / 'a.pth', TinyModel().conv.state_dict(prefix='conv.'))

@@ -5,6 +5,7 @@ Files of the safetensors format hold tensors alone.
 """
 
 import io
+import os
 import pickle
 import re
 import tarfile
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
 import torch
+from mmengine.dist import barrier, get_rank
 from mmengine.fileio import get as read_bytes
 
 from mmkerv.engine.checkpoint.layouts import plain_layout
@@ -138,15 +140,14 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
 
     def load_from_http(filename: str, map_location: Any = None, **_: Any) -> Any:
         cached = cached_file(filename)
-        if not cached.is_file():
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                torch.hub.download_url_to_file(filename, str(cached))
-            except OSError as error:
-                raise ConnectionError(
-                    f'checkpoint {filename!r} was not downloaded: {error}. Give the path of a file instead, put the '
-                    f'file at {cached}, or train from random weights: --no-pretrained'
-                ) from error
+        # As in mmengine, one process downloads for all; here it is one on each machine, which has its own cache.
+        try:
+            if int(os.environ.get('LOCAL_RANK', get_rank())) == 0:
+                _download(filename, cached)
+        finally:
+            # Without it the others would wait for a process that has failed.
+            barrier()
+        _download(filename, cached)
         return load_from_local(str(cached), map_location)
 
     def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
@@ -168,6 +169,20 @@ def checkpoint_loaders(trust: bool = False) -> dict[str, Callable[..., Any]]:
         **dict.fromkeys(('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
         **dict.fromkeys((r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://'), load_from_storage),
     }
+
+
+def _download(address: str, file: Path) -> None:
+    """Download a checkpoint to a file, unless it is there."""
+    if file.is_file():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(address, str(file))
+    except OSError as error:
+        raise ConnectionError(
+            f'checkpoint {address!r} was not downloaded: {error}. Give the path of a file instead, put the file at '
+            f'{file}, or train from random weights: --no-pretrained'
+        ) from error
 
 
 def _is_safetensors(file: Any) -> bool:

@@ -93,6 +93,48 @@ def test_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
         CheckpointLoader.load_checkpoint('https://example.org/a.pth', 'cpu')
 
 
+@pytest.mark.parametrize(
+    ('ranks', 'expected'),
+    [
+        ({}, ['download', 'barrier']),
+        ({'RANK': 0}, ['download', 'barrier']),
+        ({'RANK': 1}, ['barrier']),
+        ({'RANK': 8, 'LOCAL_RANK': 0}, ['download', 'barrier']),
+        ({'RANK': 9, 'LOCAL_RANK': 1}, ['barrier']),
+    ],
+)
+@pytest.mark.parametrize('fails', [False, True])
+def test_one_process_of_a_machine_downloads_for_all(tmp_path, monkeypatch, ranks, expected, fails):
+    events, module = [], 'mmkerv.engine.checkpoint.safe_load'
+
+    def download(url, file):
+        events.append('download')
+        if fails:
+            raise OSError('no route to host')
+        torch.save({'weight': torch.ones(1)}, file)
+
+    def barrier():
+        events.append('barrier')
+        if 'download' not in events and not fails:
+            # Meanwhile another process has downloaded it.
+            file = tmp_path / 'checkpoints' / 'a-01234567.pth'
+            file.parent.mkdir()
+            torch.save({'weight': torch.ones(1)}, file)
+
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if 'LOCAL_RANK' in ranks:
+        monkeypatch.setenv('LOCAL_RANK', str(ranks['LOCAL_RANK']))
+    monkeypatch.setattr(f'{module}.get_rank', lambda: ranks.get('RANK', 0), raising=False)
+    monkeypatch.setattr(f'{module}.barrier', barrier, raising=False)
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    apply_patches()
+    with pytest.raises(ConnectionError) if fails else contextlib.nullcontext():
+        CheckpointLoader.load_checkpoint('https://example.org/a-01234567.pth', 'cpu')
+    # One whose machine has no file yet says why, as the others do.
+    assert events == (expected if not fails or 'download' in expected else ['barrier', 'download'])
+
+
 @pytest.mark.parametrize('trust', [False, True])
 def test_config_in_a_checkpoint_is_not_run_on_resume(trained, tmp_path, trust):
     target = tmp_path / 'target'

@@ -4,13 +4,14 @@
 Files of the safetensors format hold tensors alone.
 """
 
+import hashlib
 import io
 import os
 import pickle
 import re
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import mmengine.runner.checkpoint as mmengine_checkpoint
@@ -24,6 +25,8 @@ from mmkerv.errors import ConfigError, InstallationError, UnsafeCheckpointError
 from mmkerv.ops.core.arguments import did_you_mean
 from mmkerv.work_folder import require_checkpoint
 
+# Hash of the content in the name of a released checkpoint, such as resnet18-f37072fd.pth.
+CONTENT_HASH = re.compile(r'-[0-9a-f]{8}')
 # A file of safetensors begins with the length of its header in eight bytes, and the header is JSON.
 SAFETENSORS_START, LARGEST_HEADER = b'{', 10**8
 
@@ -76,11 +79,21 @@ def safe_load(file: str | Path | IO[bytes], map_location: Any = 'cpu', trust: bo
 def cached_file(address: str) -> Path:
     """Return where a checkpoint is kept that is downloaded from an address.
 
+    Its name is that of the file, where torch looks too, if this carries a hash of the content. Any other gets a hash of
+    the address: many addresses end in ``model.safetensors``.
+
     Example:
-        >>> cached_file('https://host/resnet18-f37072fd.pth').name
+        >>> cached_file('https://host/resnet18-f37072fd.pth?download=1').name
         'resnet18-f37072fd.pth'
+        >>> cached_file('https://host/a/model.safetensors').name, cached_file('https://host/b/model.safetensors').name
+        ('model-7043817e.safetensors', 'model-833e301f.safetensors')
     """
-    return Path(torch.hub.get_dir()) / 'checkpoints' / address.rpartition('/')[2]
+    # Not urlsplit, which raises an error for an address that nobody has asked for yet.
+    name = re.split('[?#]', address)[0].rpartition('/')[2]
+    if not CONTENT_HASH.search(name):
+        digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+        name = f'{PurePosixPath(name).stem}-{digest}{PurePosixPath(name).suffix}'
+    return Path(torch.hub.get_dir()) / 'checkpoints' / name
 
 
 def web_address(source: str) -> str | None:

@@ -93,6 +93,18 @@ def test_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch):
         CheckpointLoader.load_checkpoint('https://example.org/a.pth', 'cpu')
 
 
+def test_files_of_the_same_name_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file: torch.save({'from': url}, file))
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    apply_patches()
+    addresses = [f'https://example.org/{path}' for path in ('a/model.pth', 'b/model.pth', 'model.pth?id=1', '?id=2')]
+    for address in addresses * 2:
+        assert CheckpointLoader.load_checkpoint(address, 'cpu') == {'from': address}
+    names = sorted(file.name for file in (tmp_path / 'checkpoints').iterdir())
+    assert len(names) == 4 and not any('?' in name for name in names)
+    assert all(name.endswith('.pth') for name in names if name.startswith('model-'))
+
+
 @pytest.mark.parametrize(
     ('ranks', 'expected'),
     [

@@ -19,6 +19,8 @@ PANELS = {
     'ResNet-50': ('resnet50_operators', 'resnet50_partial'),
     'ConvNeXt-T': ('convnext_tiny_operators', 'convnext_tiny_depthwise'),
 }
+# Smallest ratio on the axes.
+LEAST = 0.45
 SERIES = {'step': ('training step', '#3b6fb6', 'o'), 'deployed': ('inference, folded or frozen', '#c8553d', 's')}
 
 
@@ -64,10 +66,13 @@ def draw(axes: Axes, found: dict[str, dict[str, tuple[float, ...]]], title: str)
         for shift, (key, (label, colour, marker)) in zip((0.12, -0.12), SERIES.items()):
             median, low, high = found[name][key]
             axes.plot([low, high], [place + shift] * 2, color=colour, alpha=0.4, linewidth=2)
+            if low < LEAST:
+                # It goes on beyond the axis.
+                axes.plot(1.02 * LEAST, place + shift, '<', color=colour, alpha=0.4, markersize=5)
             axes.plot(median, place + shift, marker, color=colour, markersize=5, label='' if place else label)
     axes.axvline(1, color='0.5', linewidth=0.8)
     axes.set_xscale('log')
-    axes.set_xlim(0.45, 45)
+    axes.set_xlim(LEAST, 45)
     axes.set_xticks([0.5, 1, 2, 5, 10, 20], ['0.5', '1', '2', '5', '10', '20'])
     axes.set_xticks([], minor=True)
     axes.set_yticks(range(len(order)), order, fontsize=9)

@@ -30,7 +30,8 @@ class ExactResumeHook(Hook):
     :math:`(seed, epoch, position, rank)` before a sample is loaded (:class:`SeededDataset`). So every rank gets its
     states back, an epoch that is resumed in the middle keeps its order, and neither evaluation nor ``num_workers``
     changes what is drawn. For an evaluation right after the checkpoint, which :class:`PendingEvaluationHook` runs on
-    resume, the states of the first rank are stored. Accumulated gradients (``accumulative_counts``) are stored too.
+    resume, the states of the first rank are stored. Accumulated gradients (``accumulative_counts``) are stored too, but
+    of the first rank alone: of several processes that resume between two updates all get these, which a warning says.
 
     mmengine stores the seed, network, optimizer, loss scale, schedulers and message hub. Not restored are caches of a
     data pipeline (CachedMosaic), generators that a hook owns, and the buffers of all ranks but the first if they
@@ -90,6 +91,14 @@ class ExactResumeHook(Hook):
             loop.dataloader_iterator = BatchStream(loop.dataloader, skips)
         self._epoch, self._done = runner.epoch, self._resumed_batch(runner, endless)
         self._metrics, self._states = stored.get('metrics'), stored.get('states')
+        if stored.get('gradients') and get_world_size() > 1:
+            # Only the first process writes a checkpoint, and the others cannot give it theirs there.
+            log(
+                'mmkerv: the checkpoint was written between two updates (accumulative_counts) and holds the '
+                'accumulated gradients of the first process alone: all processes get these, and the next update is '
+                'not that of an uninterrupted run',
+                logging.WARNING,
+            )
         for name, parameter in unwrapped(runner.model).named_parameters():
             if name in stored.get('gradients', {}):
                 parameter.grad = stored['gradients'][name].to(parameter)

@@ -132,6 +132,19 @@ def test_run_with_other_settings_is_resumed_exactly(tmp_path, name, by_epoch):
     assert not differing(bits(tmp_path / 'resumed'), bits(folder))
 
 
+@pytest.mark.parametrize(('processes', 'iteration'), [(1, 4), (2, 4), (2, 3)])
+def test_accumulated_gradients_of_other_processes_are_said_to_be_lost(tmp_path, monkeypatch, processes, iteration):
+    every = dict(type='CheckpointHook', interval=1, by_epoch=False)
+    settings = dict(by_epoch=False, default_hooks=dict(checkpoint=every), **VARIANTS['accumulated gradients'])
+    noisy_runner(tmp_path / 'first', **settings).train()
+    monkeypatch.setattr('mmkerv.engine.resume.exact_resume_hook.get_world_size', lambda: processes)
+    last = str(tmp_path / 'first' / f'iter_{iteration}.pth')
+    noisy_runner(tmp_path / 'second', resume=True, load_from=last, **settings).train()
+    text = next((tmp_path / 'second').glob('*/*.log')).read_text()
+    # After three iterations there was an update.
+    assert ('accumulated gradients of the first process alone' in text) == (processes == 2 and iteration == 4)
+
+
 def test_iterations_over_a_finite_sampler_are_resumed_exactly(tmp_path, uninterrupted):
     settings = dict(by_epoch=False, sampler='DefaultSampler')
     interrupt(tmp_path, 'after_train_iter', 14, **settings)

@@ -45,7 +45,7 @@ class WeightedOptions(NamedTuple):
             >>> WeightedOptions(density=0.0).checked()
             Traceback (most recent call last):
             ...
-            mmkerv.errors.ArgumentError: density must be > 0, got 0.0
+            mmkerv.errors.ArgumentError: density must be >= 0.001, got 0.0
         """
         _densities(self.density, (3, 3), check_length=False)
         arguments.boolean(self.learnable, 'learnable')

@@ -231,8 +231,8 @@ def test_a_failed_write_keeps_the_old_files(tmp_path, monkeypatch, fails):
 
     opened = Path.write_text if fails.endswith('.py') else torch.save
 
-    def full(*arguments):
-        opened(*arguments)
+    def full(*arguments, **options):
+        opened(*arguments, **options)
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(*((Path, 'write_text') if fails.endswith('.py') else (torch, 'save')), full)

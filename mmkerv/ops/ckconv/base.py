@@ -205,9 +205,7 @@ class ContinuousKernel(GeneratedKernel):
 
     def _at(self, positions: Tensor, ratio: tuple[float, ...], channels: Tensor | None = None) -> Tensor:
         """Return the kernel (C, P) at positions (P, dims), mask included; of some channels only, if given."""
-        # An axis of one tap has one at every resolution.
-        denser = math.prod(r for r, size in zip(ratio, self._initial_size()) if size > 1)
-        values = self.kernel_net(positions, channels) * (1 / denser)
+        values = self.kernel_net(positions, channels) * (1 / math.prod(ratio))
         return values if self.mask_params is None else values * self._mask(positions)
 
     def _mask(self, positions: Tensor) -> Tensor:

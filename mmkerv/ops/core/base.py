@@ -19,7 +19,7 @@ from mmkerv.errors import ArgumentError, ArgumentTypeError, CheckpointMismatchEr
 from mmkerv.ops.core import arguments
 from mmkerv.ops.core.convolve import convolve
 from mmkerv.ops.core.deploy_step import refuse_in_deploy_step
-from mmkerv.ops.core.geometry import extended_padding, pad
+from mmkerv.ops.core.geometry import extended_padding, odd, pad
 from mmkerv.ops.core.initialisation import InitialisedAsPlain
 from mmkerv.ops.core.norm_fusion import is_fusing_norm
 from mmkerv.ops.core.random_numbers import own_random_numbers
@@ -140,6 +140,9 @@ class ConvNd(nn.Module):
         if extent is not None:
             # Upstream libraries compute the padding from `kernel_size`, so both are those of the kernel that convolves.
             self.padding = extended_padding(self.kernel_size, extent, self.padding, self.dilation)
+            if self.has_weight:
+                # The taps of an even basic kernel lie half a step beside those of the extent.
+                odd(self.kernel_size)
             self.kernel_size = arguments.integers(extent, self.dims, 'kernel_extent', 1)
         self.register_parameter('weight', nn.Parameter(torch.empty(shape, **factory)) if self.has_weight else None)
         self.register_parameter('bias', nn.Parameter(torch.empty(self.out_channels, **factory)) if bias else None)

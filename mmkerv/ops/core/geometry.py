@@ -221,18 +221,17 @@ def extended_padding(kernel_size: Any, extent: Any, padding: Any, dilation: Any)
         >>> extended_padding(3, (7, 1), 1, 1)
         (3, 0)
     """
+    if padding == 'same':
+        return padding
     sizes, extents, dilations = (
         arguments.integers(value, 2, name, 1)
         for value, name in ((kernel_size, 'kernel_size'), (extent, 'kernel_extent'), (dilation, 'dilation'))
     )
-    if padding == 'same' and not any((wanted - size) % 2 for size, wanted in zip(sizes, extents)):
-        return padding
-    paddings = (0, 0) if isinstance(padding, str) else arguments.padding_argument(padding, 2, (1, 1))
+    paddings = (0, 0) if padding == 'valid' else arguments.padding_argument(padding, 2, (1, 1))
     result = []
     for size, wanted, before, step in zip(sizes, extents, paddings, dilations):
         grown = before + step * (wanted - size) // 2
-        # With an even dilation too: the taps would lie half a step beside those of the kernel.
-        if (wanted - size) % 2 or grown < 0:
+        if step * (wanted - size) % 2 or grown < 0:
             raise ArgumentError(
                 f'kernel_extent={extent} has no padding that keeps the output of kernel_size={kernel_size}, '
                 f'padding={padding}, dilation={dilation} as large as it is; '

@@ -251,7 +251,7 @@ def log(folder, name, lines):
 
 
 def test_curves_are_those_of_the_latest_run(tmp_path):
-    log(tmp_path, '20260101_000000', ['{"loss": 9.0, "step": 1}'])
+    log(tmp_path, '20260101_000000', ['{"loss": 9.0, "step": 20}'])
     metrics = {'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_s': 0.1, 'step': 2}
     log(tmp_path, '20260102_000000', ['{"loss": 1.0, "loss_cls": 0.5, "epoch": 1, "step": 20}', json.dumps(metrics)])
     curves = read_curves(tmp_path)

@@ -10,7 +10,7 @@ from torch.nn.modules.utils import _ntuple
 
 from mmkerv.errors import ArgumentError, EvenKernelError
 from mmkerv.ops.core import arguments
-from mmkerv.ops.core.tracing import is_transformed
+from mmkerv.ops.core.tracing import is_compiling, is_transformed
 
 
 def pad(
@@ -64,9 +64,23 @@ def memory_format(x: Tensor) -> torch.memory_format:
         torch.contiguous_format
     """
     # vmap has no answer for channels_last.
-    other = x.dim() == 4 and not x.is_contiguous() and not is_transformed()
-    channels_last = other and x.is_contiguous(memory_format=torch.channels_last)
+    if x.dim() != 4 or is_transformed():
+        return torch.contiguous_format
+    if is_compiling():
+        # torch 2.1 cannot compile `is_contiguous` for sizes that change.
+        _, c, h, w = x.shape
+        channels_last = _has_strides(x, (h * w * c, 1, w * c, c)) and not _has_strides(x, (c * h * w, h * w, w, 1))
+    else:
+        channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _has_strides(x: Tensor, strides: tuple[int, ...]) -> bool:
+    # The stride of an axis of one element has no meaning. A loop, since torch.compile cannot trace `all` of a generator.
+    for size, stride, expected in zip(x.shape, x.stride(), strides):
+        if size != 1 and stride != expected:
+            return False
+    return True
 
 
 def output_shape(

@@ -222,10 +222,10 @@ class OperatorContract:
         torch._dynamo.reset()
         compiled = torch.compile(op, fullgraph=True, backend='aot_eager', dynamic=self.compile_dynamic)
         # The second size makes torch.compile trace sizes as unknowns.
-        for x in (x, F.pad(x, (1, 2) * op.dims)):
-            y = compiled(x)
+        for larger in (x, F.pad(x, (1, 2) * op.dims)):
+            y = compiled(larger)
             y.sum().backward()
-            assert relative(y, op(x)) < TOLERANCE[torch.float32]
+            assert relative(y, op(larger)) < TOLERANCE[torch.float32]
         assert op.weight.grad is not None
 
     def test_deepcopy_and_pickle(self):

@@ -76,11 +76,9 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def _has_strides(x: Tensor, strides: tuple[int, ...]) -> bool:
-    # The stride of an axis of one element has no meaning. A loop, since torch.compile cannot trace `all` of a generator.
-    for size, stride, expected in zip(x.shape, x.stride(), strides):
-        if size != 1 and stride != expected:
-            return False
-    return True
+    # The stride of an axis of one element has no meaning. A list, since torch.compile cannot trace a generator.
+    same = [size == 1 or stride == expected for size, stride, expected in zip(x.shape, x.stride(), strides)]
+    return all(same)
 
 
 def output_shape(

@@ -76,9 +76,11 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 
 def _has_strides(x: Tensor, strides: tuple[int, ...]) -> bool:
-    # The stride of an axis of one element has no meaning. A list, since torch.compile cannot trace a generator.
-    same = [size == 1 or stride == expected for size, stride, expected in zip(x.shape, x.stride(), strides)]
-    return all(same)
+    # The stride of an axis of one element has no meaning. A loop, since torch 2.1 cannot compile `all`.
+    same = True
+    for size, stride, expected in zip(x.shape, x.stride(), strides):
+        same = same and (size == 1 or stride == expected)
+    return same
 
 
 def output_shape(

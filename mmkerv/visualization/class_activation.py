@@ -223,6 +223,7 @@ def explain_image(
     method: str | None = None,
     fuse: bool = False,
     canvas: tuple[int, int] | None = None,
+    absent: bool = False,
     **options: Any,
 ) -> Explained:
     """Return the class activation maps of an image file.
@@ -240,6 +241,7 @@ def explain_image(
             (10) of the highest scores, of a segmentor those of them that it predicts somewhere.
         canvas: width and height that the image is resized and padded to, see
             :func:`mmkerv.deploy.trained_model.load_image`.
+        absent: give a category that a segmentor predicts at no pixel a map of zeros, instead of an error.
         **options: ``topk``, ``eigen_smooth``, ``aug_smooth`` of :func:`class_activation`.
 
     Raises:
@@ -257,7 +259,8 @@ def explain_image(
         found = scores(inputs)[0]
     predicted = scores.predicted(inputs) if scores.segments else ()
     if categories:
-        indices = [category_index(category, names, len(found), predicted) for category in categories]
+        accepted = () if absent else predicted
+        indices = [category_index(category, names, len(found), accepted) for category in categories]
     elif fuse:
         ranked = found.argsort(descending=True, stable=True).tolist()
         indices = [k for k in ranked if not predicted or k in predicted][:number]
@@ -294,6 +297,8 @@ def fused(maps: Mapping[str, Activation]) -> dict[str, Activation]:
 def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:
     """Draw the image and the maps over it: one row for one network, else a row for each category.
 
+    All networks have their categories in the same order; a row is named as in the first.
+
     Source: Figure 10 of the CoC paper, CVPR 2022.
 
     Example:
@@ -305,9 +310,10 @@ def draw_explained(networks: Sequence[tuple[str, Explained]]) -> Figure:
         overlays = [(_titled(name, a), _overlay(picture, a)) for name, a in explained.activations.items()]
         return panels([[(title, picture), *overlays]])
     rows = []
-    for category in dict.fromkeys(name for _, explained in networks for name in explained.activations):
-        row = [(title, explained.picture, explained.activations[category]) for title, explained in networks]
-        rows.append([(category, picture), *((_titled(title, a), _overlay(image, a)) for title, image, a in row)])
+    # By position: networks with class names of their own may call a category differently.
+    for category, *maps in zip(networks[0][1].activations, *(e.activations.values() for _, e in networks)):
+        overlays = [(_titled(t, a), _overlay(e.picture, a)) for (t, e), a in zip(networks, maps)]
+        rows.append([(category, picture), *overlays])
     return panels(rows)
 
 

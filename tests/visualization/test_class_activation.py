@@ -17,7 +17,7 @@ from torch import nn
 from mmkerv.deploy.model_outputs import sample_inputs
 from mmkerv.errors import ConfigError, InstallationError
 from mmkerv.visualization import class_activation
-from mmkerv.visualization.class_activation import METHODS, cam_method
+from mmkerv.visualization.class_activation import METHODS, Explained, cam_method, draw_explained, explain_image
 from mmkerv.visualization.class_scores import ClassScores, category_index, class_names
 from tests.engine.small_networks import NETWORKS, SIZE, associated
 from tests.tool_process import run_tool
@@ -231,6 +231,35 @@ def test_the_default_category_of_a_segmentor_is_not_the_background():
     assert scores.likeliest(inputs, ['wall', 'boat', 'cow']) == 0
     assert scores.predicted(inputs) == [0, 2]
     assert scores(inputs).tolist() == [[14.0, 0.0, 4.0]]
+
+
+def test_a_category_that_only_the_first_network_predicts_has_a_map_of_zeros(monkeypatch):
+    """A segmentor compared with another ends with both rows, also if their names of the category differ."""
+    pytest.importorskip('pytorch_grad_cam')
+
+    class Segmentor(nn.Module):
+        def __init__(self, category: int):
+            super().__init__()
+            self.backbone = nn.Conv2d(3, 3, 1)
+            nn.init.constant_(self.backbone.bias[category : category + 1], 50.0)
+
+        def encode_decode(self, inputs, metas):
+            return self.backbone(inputs)
+
+    inputs = torch.rand(1, 3, 6, 5)
+    data = {'inputs': inputs, 'data_samples': None}
+    monkeypatch.setattr(class_activation, 'load_image', lambda *args: data)
+    one, other = (Segmentor(category).eval() for category in (1, 2))
+    found = explain_image(one, Config(), 'a.png', ['wall', 'boat', 'cow'])
+    assert list(found.activations) == ['boat'] and found.activations['boat'].probability > 0.9
+    with pytest.raises(ConfigError, match='predicted at no pixel'):
+        explain_image(other, Config(), 'a.png', None, ['1'])
+    absent = explain_image(other, Config(), 'a.png', None, ['1'], absent=True).activations
+    assert list(absent) == ['category 1'] and not absent['category 1'].heat.any()
+    assert absent['category 1'].probability == 0
+    figure = draw_explained([('one', found), ('other', Explained(found.picture, absent))])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == 'boat' and titles[1].startswith('one ') and titles[2] == 'other 0.0 %'
 
 
 def test_names_come_from_the_checkpoint_before_the_config(tmp_path):

@@ -102,23 +102,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.preview_model:
             print(model)
             return
+        names = class_scores.class_names(cfg, checkpoint, args.trust_checkpoint)
+        # The second network explains the categories that the first one found, but fuses its own best ones.
+        if networks and not (categories or args.fuse):
+            found = networks[0][1].activations.items()
+            categories = [name if name in (names or ()) else str(a.category) for name, a in found]
         explained = class_activation.explain_image(
             model,
             cfg,
             args.img,
-            names=class_scores.class_names(cfg, checkpoint, args.trust_checkpoint),
+            names=names,
             categories=categories,
             layers=args.target_layers,
             method=args.method,
             fuse=args.fuse is not None,
             canvas=args.pad,
+            absent=bool(networks),
             topk=args.topk,
             eigen_smooth=args.eigen_smooth,
             aug_smooth=args.aug_smooth,
         )
-        # The second network explains the categories that the first one found, but fuses its own best ones.
-        if not args.fuse:
-            categories = categories or [str(activation.category) for activation in explained.activations.values()]
         networks.append((config_name(config), explained))
         for name, activation in explained.activations.items():
             probability = '' if activation.probability is None else f', probability {activation.probability:.4g}'

@@ -8,6 +8,7 @@ python docs/draw_gains.py
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,14 @@ def main() -> None:
     files = {name: FOLDER / 'which_operator' / f'{name}.json' for name in TASKS}
     panels = {name: points(times, json.loads(file.read_text())) for name, file in files.items() if file.is_file()}
     panels = {name: shown for name, shown in panels.items() if shown}
+    # Two in a row, so that the names can be read at the width of a page.
+    rows, columns = math.ceil(len(panels) / 2), min(len(panels), 2)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 3.8), constrained_layout=True, squeeze=False
+        rows, columns, figsize=(4.6 * columns, 3.6 * rows), constrained_layout=True, squeeze=False
     )
-    for place, (name, shown) in zip(axes[0], panels.items()):
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
+    for place, (name, shown) in zip(axes.flat, panels.items()):
         draw(place, shown, TASKS[name])
     figure.savefig(OUT, dpi=120)
 

@@ -37,7 +37,7 @@ def test_cifars_class_folders_train_from_the_command_line(data_root, run, tmp_pa
     assert (tmp_path / 'work' / 'epoch_2.pth').is_file() and list((tmp_path / 'work').glob('best_accuracy_top1_*'))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_crops_run_from_the_command_line(data_root, run, tmp_path):
     classes = some_folders(data_root / 'tiny_imagenet_20', tmp_path / 'data', images=1)
     config = 'configs/imagenet/resnet18_kerv.py'

@@ -33,7 +33,8 @@ from tests.ops.catalogue import VARIANTS, layer, sample
 from tests.ops.test_fdconv import moved
 
 TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
-EXPORTERS = ['legacy', pytest.param('dynamo', marks=pytest.mark.skipif(TORCH < DYNAMO_SINCE, reason='torch < 2.6'))]
+SINCE_DYNAMO = pytest.mark.skipif(TORCH < DYNAMO_SINCE, reason='torch < 2.6')
+EXPORTERS = ['legacy', pytest.param('dynamo', marks=SINCE_DYNAMO)]
 ONE_STAGE = ['retinanet', 'segmentor', 'classifier']
 
 
@@ -113,6 +114,8 @@ LAYERS = {
     'KAN': lambda: layer('KAN', 3, 6),
     'KAN gram': lambda: layer('KAN gram', 3, 6),
 }
+# Their export by dynamo takes 20 s each.
+MIXTURES = ['conditional mixture', 'frequency dynamic mixture']
 
 
 def unfolded(name: str) -> nn.Module:
@@ -121,9 +124,15 @@ def unfolded(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize('exporter', EXPORTERS)
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', [name for name in LAYERS if name not in MIXTURES])
 def test_a_layer_that_is_not_folded_runs_in_onnxruntime(name, exporter, tmp_path):
     assert export_onnx(unfolded(name), tmp_path / 'net.onnx', (1, 3, 16, 20), exporter=exporter) < 1e-4
+
+
+@pytest.mark.parametrize('exporter', ['legacy', pytest.param('dynamo', marks=[SINCE_DYNAMO, pytest.mark.long])])
+@pytest.mark.parametrize('name', MIXTURES)
+def test_a_mixture_of_kernels_runs_in_onnxruntime(name, exporter, tmp_path):
+    test_a_layer_that_is_not_folded_runs_in_onnxruntime(name, exporter, tmp_path)
 
 
 # mmdeploy's default is opset 11.

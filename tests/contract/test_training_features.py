@@ -108,7 +108,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': '', 'PYTHON': sys.executable, **more}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_machines_train(config, tmp_path):
     """Start tools/dist_train.sh twice, as on two machines, connected by the loopback device."""
     port, runs = str(free_port()), []
@@ -129,7 +129,7 @@ def test_two_machines_train(config, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['fork', 'spawn'])
+@pytest.mark.parametrize('method', ['fork', pytest.param('spawn', marks=pytest.mark.long)])
 def test_workers_of_the_data_loader(config, method, tmp_path):
     options = (f'env_cfg.mp_cfg.mp_start_method={method}', 'train_dataloader.num_workers=2')
     command = ['tools/train.py', config, '--work-dir', tmp_path / 'work', '--no-validate', '--cfg-options', *options]

@@ -173,7 +173,7 @@ def test_a_moved_run_is_resumed_where_it_is(files, work):
     assert not elsewhere.exists()
 
 
-@pytest.mark.parametrize('from_config', [True, False])
+@pytest.mark.parametrize('from_config', [True, pytest.param(False, marks=pytest.mark.long)])
 def test_test_of_a_config_leaves_that_of_the_training(work, from_config):
     """Also where the config names the folder, and a model that is wrapped for augmentation is written there."""
     config = work / 'my_config.py'

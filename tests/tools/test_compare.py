@@ -29,7 +29,7 @@ def compare(data, work, task='classification', kind='old', *flags, timeout=600):
 
 @pytest.mark.parametrize(
     ('task', 'kind'),
-    [pytest.param(*pair, id='-'.join(pair), marks=[] if pair in FAST else [pytest.mark.slow]) for pair in KINDS],
+    [pytest.param(*pair, id='-'.join(pair), marks=[] if pair in FAST else [pytest.mark.long]) for pair in KINDS],
 )
 def test_dry_run(data, tmp_path, task, kind):
     """The cost of each network, of every library and kind of config; nothing is written."""

@@ -25,11 +25,14 @@ def failed(done: Done) -> str:
 
 @pytest.mark.parametrize(
     ('task', 'kind'),
+    # Each task with one kind of config; the other is for the long run.
     [
-        pytest.param(task, kind, id=f'{task}-{kind}', marks=[] if (task, kind) in FAST else [pytest.mark.slow])
-        for FAST in [[('classification', 'old')]]
-        for kind in ('old', 'new')
-        for task in FOLDERS
+        pytest.param('detection', 'old', marks=pytest.mark.slow),
+        pytest.param('segmentation', 'new', marks=pytest.mark.slow),
+        ('classification', 'old'),
+        pytest.param('detection', 'new', marks=pytest.mark.long),
+        pytest.param('segmentation', 'old', marks=pytest.mark.long),
+        pytest.param('classification', 'new', marks=pytest.mark.long),
     ],
 )
 def test_train_test_resume_and_fold(data, tmp_path, task, kind):

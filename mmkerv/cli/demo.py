@@ -107,7 +107,7 @@ def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     step('4/5 fold', 'operators into plain convolutions, checked on the same scenes')
     images = Path(args.data) / 'val2017'
     inputs = ('--images', images, '--shape', *SHAPE)
-    tool('reparameterize_model', args.config, weights, folded, *inputs, '--cfg-options', *options)
+    tool('fold', args.config, weights, folded, *inputs, '--cfg-options', *options)
     step('5/5 evaluate', 'the folded network, a plain one')
     after = evaluate(folded.with_suffix('.py'), folded, work / 'after', [])
 
@@ -166,8 +166,8 @@ def step(title: str, text: str) -> None:
 
 
 def tool(name: str, *arguments: object) -> None:
-    """Run a command of :mod:`mmkerv.cli` in a process of its own, as a user would, and stop if it fails."""
-    command = [sys.executable, '-m', f'mmkerv.cli.{name}', *map(str, arguments)]
+    """Run a subcommand of mmkerv in a process of its own, as a user would, and stop if it fails."""
+    command = [sys.executable, '-m', 'mmkerv', name, *map(str, arguments)]
     if subprocess.run(command).returncode:
         sys.exit(f'error: this step failed, see its message above: {" ".join(command)}')
 

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmkerv.cli.main import COMMANDS
+
 pytest.importorskip('mmdet')
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,8 +31,10 @@ def demo(monkeypatch, tmp_path):
 
     ran = []
 
-    def tool(name, *arguments):
-        words = [name, *map(str, arguments)]
+    def run(command):
+        # What starts a subcommand is checked, which a test of the words alone would let pass.
+        assert command[:3] == [sys.executable, '-m', 'mmkerv'] and command[3] in COMMANDS, command
+        name, *_ = words = command[3:]
         ran.append(words)
         if name == 'train':
             folder = Path(words[words.index('--work-dir') + 1])
@@ -39,13 +43,14 @@ def demo(monkeypatch, tmp_path):
             (folder / 'last_checkpoint').write_text(str(folder / 'epoch_16.pth'))
         if name == 'test':
             Path(words[words.index('--out') + 1]).write_text(json.dumps(METRICS))
+        return SimpleNamespace(returncode=0)
 
     def report(work):
         ran.append(['report'])
         return work / 'report.html'
 
     compared = comparison.Comparison(1e-7, (11, 10), (3.0, 2.0), (0.2, 0.7))
-    monkeypatch.setattr(module, 'tool', tool)
+    monkeypatch.setattr(module, 'subprocess', SimpleNamespace(run=run))
     monkeypatch.setattr(shapes, 'write_shapes', lambda *_: True)
     monkeypatch.setattr(comparison, 'compare', lambda *_: compared)
     monkeypatch.setattr(comparison, 'inference_times', lambda models, *_: (6.0, 4.0, 4.5))
@@ -66,7 +71,7 @@ def demo(monkeypatch, tmp_path):
 WITH_OPERATORS = [
     'train retinanet_coc_shapes',
     'test retinanet_coc_shapes',
-    'reparameterize_model retinanet_coc_shapes',
+    'fold retinanet_coc_shapes',
     'test deploy',
 ]
 PLAIN = ['train retinanet_shapes', 'test retinanet_shapes']

@@ -111,8 +111,7 @@ def train_and_fold(args: argparse.Namespace, work: Path) -> None:
     step('5/5 evaluate', 'the folded network, a plain one')
     after = evaluate(folded.with_suffix('.py'), folded, work / 'after', [])
 
-    pairs = dict(option.split('=', 1) for option in options)
-    comparison = compare(args.config, weights, folded, images, SHAPE, pairs)
+    comparison = compare(args.config, weights, folded, images, SHAPE, changes(args))
     print('\n' + table(before, after, comparison, SHAPE))
     print(f'\ntrained   {weights}\nfolded    {folded}\nconfig    {folded.with_suffix(".py")}')
     print(f'logs      {work / "train"}\ndata      {args.data}')
@@ -141,11 +140,10 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
     metrics = evaluate(args.plain_config, weights, work / 'plain' / 'after', options)
     seconds = time.monotonic() - start
 
-    pairs = dict(option.split('=', 1) for option in options)
     networks = [
-        (args.config, work / 'trained.pth', pairs),
+        (args.config, work / 'trained.pth', changes(args)),
         (str(work / 'deploy.py'), work / 'deploy.pth', None),
-        (args.plain_config, weights, pairs),
+        (args.plain_config, weights, changes(args)),
     ]
     models = [load_trained(*network)[1] for network in networks]
     *_, (inputs, samples) = sample_inputs(models[0], SHAPE, find_images([Path(args.data, 'val2017')])[-1:])
@@ -155,9 +153,14 @@ def train_plain(args: argparse.Namespace, work: Path) -> None:
     replace(record, milliseconds=tuple(times), plain=plain).write(work)
 
 
+def changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that replace those of the configs, by key."""
+    return {'data_root': args.data, **(args.cfg_options or {})}
+
+
 def config_options(args: argparse.Namespace) -> list[str]:
-    """Return the settings that replace those of the configs, as ``--cfg-options`` takes them."""
-    return [f'data_root={args.data}', *(f'{key}={value}' for key, value in (args.cfg_options or {}).items())]
+    """Return these settings as ``--cfg-options`` takes them."""
+    return [f'{key}={value}' for key, value in changes(args).items()]
 
 
 def step(title: str, text: str) -> None:

@@ -20,7 +20,10 @@ METRICS = {'coco/bbox_mAP': 0.5}
 
 @pytest.fixture
 def demo(monkeypatch, tmp_path):
-    """The command with steps that write their files and compute nothing; ``demo.ran`` lists the steps."""
+    """The command with steps that write their files and compute nothing; ``demo.ran`` lists the steps.
+
+    ``demo.read`` lists the settings with which the networks are compared.
+    """
     import mmkerv.cli.demo as module
     import mmkerv.cli.report.demo_report as demo_report
     import mmkerv.datasets.shapes as shapes
@@ -29,7 +32,7 @@ def demo(monkeypatch, tmp_path):
     import mmkerv.deploy.trained_model as trained
     import mmkerv.image_files as image_files
 
-    ran = []
+    ran, read = [], []
 
     def run(command):
         # What starts a subcommand is checked, which a test of the words alone would let pass.
@@ -52,20 +55,21 @@ def demo(monkeypatch, tmp_path):
     compared = comparison.Comparison(1e-7, (11, 10), (3.0, 2.0), (0.2, 0.7))
     monkeypatch.setattr(module, 'subprocess', SimpleNamespace(run=run))
     monkeypatch.setattr(shapes, 'write_shapes', lambda *_: True)
-    monkeypatch.setattr(comparison, 'compare', lambda *_: compared)
+    monkeypatch.setattr(comparison, 'compare', lambda *given: read.append(given[-1]) or compared)
     monkeypatch.setattr(comparison, 'inference_times', lambda models, *_: (6.0, 4.0, 4.5))
     monkeypatch.setattr(comparison, 'count', lambda model: 10)
     monkeypatch.setattr(model_outputs, 'sample_inputs', lambda *_: [(0, 0)])
     monkeypatch.setattr(image_files, 'find_images', lambda _: [])
-    monkeypatch.setattr(trained, 'load_trained', lambda *_: (None, None))
+    monkeypatch.setattr(trained, 'load_trained', lambda *given: read.append(given[-1]) or (None, None))
     monkeypatch.setattr(demo_report, 'write_demo_report', report)
 
     def call(*arguments):
         ran.clear()
+        read.clear()
         module.main(['--work-dir', str(tmp_path / 'work'), '--data', 'shapes', *arguments])
         return [' '.join([words[0], *(Path(word).stem for word in words[1:2])]) for words in ran]
 
-    return SimpleNamespace(call=call, ran=ran)
+    return SimpleNamespace(call=call, ran=ran, read=read)
 
 
 WITH_OPERATORS = [
@@ -111,6 +115,12 @@ def test_compare_keeps_a_finished_demo(demo, tmp_path):
     assert demo.call('--compare', '--seed', '1') == [*WITH_OPERATORS, *PLAIN, 'report']
     assert demo.call() == [*WITH_OPERATORS, 'report']
     assert record(tmp_path)['plain'] is None
+
+
+def test_settings_keep_their_types_where_networks_are_compared(demo):
+    demo.call('--compare', '--cfg-options', 'model.a=2', 'model.b=False', 'model.c=(1,2)')
+    settings = {'data_root': 'shapes', 'model.a': 2, 'model.b': False, 'model.c': (1, 2)}
+    assert demo.read == [settings, settings, None, settings]
 
 
 def test_report_only_trains_nothing(demo):

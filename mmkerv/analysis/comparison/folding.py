@@ -52,7 +52,8 @@ def fold_run(run: Run, config: Path, shape: tuple[int, int]) -> dict[str, Any]:
             result = fold_checkpoint(load_config(str(config)), checkpoint, run.folder / FOLDED, shape=shape)
         found = {**known, 'checkpoint': FOLDED, 'difference': result.error, 'compared': result.compared}
     except UserError as error:
-        found = {**known, 'kept': printable(str(error), 500)}
+        # Without the name of the checkpoint: what keeps the networks of all seeds is one reason.
+        found = {**known, 'kept': printable(str(error).removeprefix(f'{checkpoint}: '), 500)}
     except REFUSALS as error:
         # Not kept: memory may have been short.
         return {'kept': reason(error)}

@@ -12,6 +12,7 @@ from torch import nn
 from mmkerv.analysis.comparison import folding
 from mmkerv.analysis.comparison.record import Run
 from mmkerv.analysis.comparison.variant import parse_variant
+from mmkerv.errors import FoldCheckError
 
 
 class Network(nn.Module):
@@ -48,6 +49,22 @@ def test_network_that_cannot_be_folded_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(folding, 'load_config', lambda file: None)
     found = folding.fold_run(Run(parse_variant('coc'), 0, tmp_path), Path('a.py'), (16, 16))
     assert found == {'kept': "TypeError: missing 'batch_data_samples'"}
+
+
+def test_reason_is_the_same_under_every_seed(monkeypatch, tmp_path):
+    def raises(cfg, checkpoint, out, shape):
+        raise FoldCheckError(f'{checkpoint}: the network has no operator that folds')
+
+    monkeypatch.setattr(folding, 'fold_checkpoint', raises)
+    monkeypatch.setattr(folding, 'load_config', lambda file: None)
+    reasons = set()
+    for seed in (0, 1):
+        run = Run(parse_variant('kerv'), seed, tmp_path / f'seed_{seed}')
+        run.folder.mkdir()
+        (run.folder / 'epoch_1.pth').touch()
+        (run.folder / 'last_checkpoint').write_text(str(run.folder / 'epoch_1.pth'))
+        reasons.add(folding.fold_run(run, Path('a.py'), (16, 16))['kept'])
+    assert reasons == {'the network has no operator that folds'}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from mmkerv.ops.core.arguments import ceil_div
+from mmkerv.ops.core.norm_fusion import is_fusing_norm
 
 
 def is_adaptive(conv: nn.Module) -> bool:
@@ -91,6 +92,9 @@ class AdaptivePadding:
         return f'{super().extra_repr()}, adaptive_padding=True'
 
     def __reduce_ex__(self, protocol: int) -> tuple:
+        if is_fusing_norm():
+            # The operator gives a folded layer, which already pads as this one does.
+            return super().__reduce_ex__(protocol)
         _, _, *rest = super().__reduce_ex__(protocol)
         return (_new, (self.operator,), *rest)
 

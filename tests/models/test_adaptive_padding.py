@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 pytest.importorskip('mmcv')
 from mmcv.cnn import ConvModule
@@ -215,3 +216,15 @@ def test_1x1_stays_plain_unless_replace_1x1_is_set():
         mmkerv.convert(plain(1), COC, {'kernel_sizes': 'all'})
     model = mmkerv.convert(plain(1, stride=2), {**COC, 'replace_1x1': True}, {'kernel_sizes': 'all'})
     torch.testing.assert_close(model(images((7, 8))), plain(1, stride=2)(images((7, 8))))
+
+
+@pytest.mark.parametrize('conv_cfg', [COC, CK, LINEAR], ids=lambda cfg: cfg['type'])
+def test_fuse_conv_bn_eval_gets_the_folded_layer(conv_cfg):
+    op, norm = moved(conv_cfg, stride=2)[0].eval(), nn.BatchNorm2d(8).eval()
+    with torch.no_grad():
+        for tensor in (norm.running_var, norm.weight):
+            tensor.uniform_(0.5, 2)
+    x = torch.randn(2, 4, 9, 8)
+    fused = fuse_conv_bn_eval(op, norm)
+    assert type(fused) is Conv2dAdaptivePadding
+    torch.testing.assert_close(fused(x), norm(op(x)), atol=1e-4, rtol=1e-4)

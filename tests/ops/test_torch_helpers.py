@@ -119,6 +119,12 @@ FOLDED_IF_ASKED = [label for label, (kind, _) in VARIANTS.items() if kind.costs_
 CAUSAL = [label for label, (kind, _) in VARIANTS.items() if kind is CKConv1d and label != 'CK 1d centred']
 
 
+HOOKS = (
+    *('register_forward_pre_hook', 'register_forward_hook'),
+    *('register_full_backward_pre_hook', 'register_full_backward_hook'),
+)
+
+
 # A causal layer folds into a padding and a convolution.
 @pytest.mark.parametrize('label', [*(label for label in FOLDED if label not in CAUSAL), *FOLDED_IF_ASKED])
 def test_fuse_conv_bn_eval_gets_the_folded_layer(label):
@@ -139,9 +145,10 @@ def test_fuse_conv_bn_eval_refuses_what_is_no_single_convolution(label):
         fuse_conv_bn_eval(op, norm(op))
 
 
-def test_fuse_conv_bn_eval_refuses_hooks():
+@pytest.mark.parametrize('register', HOOKS)
+def test_fuse_conv_bn_eval_refuses_hooks(register):
     op = moved('CoC').eval()
-    op.register_forward_hook(lambda *_: None)
+    getattr(op, register)(lambda *_: None)
     with pytest.raises(FoldError, match='hooks'):
         fuse_conv_bn_eval(op, norm(op))
 

@@ -448,7 +448,7 @@ class ConvNd(nn.Module):
         return plain
 
     def _refuse_hooks(self) -> None:
-        if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks:
+        if has_hooks(self):
             raise FoldError(f'{type(self).__name__} has hooks that folding would lose; remove them first')
 
     def extra_repr(self) -> str:
@@ -464,6 +464,18 @@ class ConvNd(nn.Module):
     def _changed_options(self) -> dict[str, Any]:
         defaults = self.options._field_defaults
         return {name: value for name, value in self.options._asdict().items() if value != defaults[name]}
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a module has hooks, which a layer that takes its place would lose.
+
+    Example:
+        >>> conv = nn.Conv2d(3, 8, 3)
+        >>> handle = conv.register_full_backward_pre_hook(lambda module, gradient: None); has_hooks(conv)
+        True
+    """
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks)
 
 
 def _is_own(name: str) -> bool:

@@ -4,8 +4,9 @@ import sys
 
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# Frames from this module to that function: the method that asks, `copy.deepcopy`, the function.
-_DEPTH = 3
+# Frames from this module to that function, at most: the method that asks, one of a subclass that has called it,
+# `copy.deepcopy`, the function.
+_DEPTH = 4
 
 
 def is_fusing_norm() -> bool:

@@ -16,7 +16,7 @@ from mmkerv.errors import ArgumentError, ArgumentTypeError, EvenKernelError
 from mmkerv.models.adaptive_padding import is_adaptive, pad_adaptively
 from mmkerv.operator_table import is_own, operator_name, own_operators
 from mmkerv.ops.core.arguments import did_you_mean, reject_from_network
-from mmkerv.ops.core.base import NoOptions
+from mmkerv.ops.core.base import NoOptions, has_hooks
 
 
 class Operator(NamedTuple):
@@ -244,7 +244,7 @@ def peculiarity(conv: nn.Conv2d) -> str | None:
         return kind.__name__
     if not isinstance(conv.weight, nn.Parameter):
         return f'{kind.__name__} with a computed weight'
-    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks:
+    if has_hooks(conv):
         return f'{kind.__name__} with hooks'
     return None
 

@@ -285,13 +285,14 @@ def test_other_classes_of_convolution_are_kept_and_listed(lines):
     class Special(nn.Conv2d):
         pass
 
-    hooked, tied = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+    hooked, watched, tied = (nn.Conv2d(4, 4, 3) for _ in range(3))
     hooked.register_forward_hook(lambda *_: None)
+    watched.register_full_backward_pre_hook(lambda *_: None)
     normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 4, 3))
-    model = nn.Sequential(Special(4, 4, 3), hooked, normed, nn.Conv1d(4, 4, 3), tied)
+    model = nn.Sequential(Special(4, 4, 3), hooked, normed, nn.Conv1d(4, 4, 3), tied, watched)
     mmkerv.convert(model, COC)
     assert replaced(model) == ['4']
-    assert '1 of 4 convolutions' in lines[0] and '3x3 Special: 1' in lines[0]
+    assert '1 of 5 convolutions' in lines[0] and '3x3 Special: 1' in lines[0]
 
 
 def test_shared_modules_and_parameters_stay_shared():

@@ -55,6 +55,13 @@ def test_diverged_network_replaces_no_checkpoint(tmp_path, value, ema):
     assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_3.pth']
 
 
+def test_trained_weights_behind_a_finite_average_count(tmp_path):
+    """The average is updated in every second step only, and still finite when the network is not."""
+    with pytest.raises(DivergedError, match=r'in conv\.weight'):
+        run(tmp_path, Diverge(), dict(type='EMAHook', interval=2))
+    assert sorted(file.name for file in tmp_path.glob('*.pth')) == ['epoch_1.pth']
+
+
 def test_tensors_that_were_not_finite_before_training_are_exempt(tmp_path):
     run(tmp_path, model=Masked())
     assert (tmp_path / 'epoch_3.pth').is_file()

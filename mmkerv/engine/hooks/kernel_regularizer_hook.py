@@ -63,6 +63,8 @@ class KernelRegularizerHook(Hook):
         Raises:
             ValueError: if there are none, or another hook has a loss of this name.
         """
+        # mmengine does not call after_train of a training that was interrupted.
+        self.after_train(runner)
         model = unwrapped(runner.model)
         layers = list(self.layers(model).values())
         if not layers:

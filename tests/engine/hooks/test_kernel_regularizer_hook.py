@@ -75,6 +75,14 @@ def test_two_hooks_of_one_loss_are_refused(tmp_path):
         gradients(tmp_path, TinyModel(), [dict(type='mmkerv.KernelL2Hook', weight=1.0)] * 2)
 
 
+def test_training_after_an_interrupted_one_adds_the_loss_once(tmp_path):
+    runner = tiny_runner(tmp_path, TinyModel(), custom_hooks=[dict(type='mmkerv.KernelL2Hook', weight=1.0)])
+    # Without an after_train.
+    runner.call_hook('before_train')
+    runner.train()
+    assert not runner.model._forward_hooks
+
+
 @pytest.mark.parametrize('weight', [-1.0, float('nan'), 'much'])
 def test_a_bad_weight_is_named(weight):
     with pytest.raises((ValueError, TypeError), match='weight'):

@@ -36,7 +36,7 @@ class FiniteCheckpointHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check the weights that are about to be written."""
-        # EMAHook puts its averages into `state_dict`, and the weights that are trained, from which a run is resumed, into
+        # EMAHook puts its averages into `state_dict`, and the trained weights, from which a run is resumed, into
         # `ema_state_dict`.
         trained = {name.removeprefix('module.'): v for name, v in checkpoint.get('ema_state_dict', {}).items()}
         found = dict.fromkeys([*not_finite(checkpoint['state_dict']), *not_finite(trained)])

@@ -80,7 +80,7 @@ class LossGuardHook(Hook):
         """Check the losses."""
         self._stop_watching()
         losses = {name: float(v) for name, v in (outputs or {}).items() if 'loss' in name and _is_number(v)}
-        bad = {name: value for name, value in losses.items() if not value <= self.threshold}
+        bad = {name: value for name, value in losses.items() if not -math.inf < value <= self.threshold}
         if not bad:
             return
         if self.action == 'stop':

@@ -59,6 +59,11 @@ def test_names_the_largest_where_all_are_finite(tmp_path):
         tiny_runner(tmp_path, model, custom_hooks=[dict(GUARD, threshold=1e3)]).train()
 
 
+def test_negative_infinity_is_not_finite(tmp_path):
+    with pytest.raises(LossExplosionError, match='loss = -inf at iteration 1 '):
+        tiny_runner(tmp_path, Deep(float('-inf')), custom_hooks=[GUARD]).train()
+
+
 def test_message_names_the_iteration_that_was_checked(tmp_path):
     model = Deep()
     explode(model.second, 3, 1e30)

@@ -8,6 +8,7 @@ from torch import nn
 
 pytest.importorskip('mmengine')
 
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 from mmkerv.engine import match_checkpoint, require_match
@@ -66,6 +67,29 @@ def test_a_released_checkpoint_of_the_classifier_loads_and_gives_timms_features(
 def test_outputs_have_the_memory_layout_of_the_image(name, layout):
     net = MODELS.build(dict(type='mmkerv.TimmBackbone', model_name=name)).eval().to(memory_format=layout)
     assert all(y.is_contiguous(memory_format=layout) for y in net(image().contiguous(memory_format=layout)))
+
+
+@pytest.mark.parametrize('conv_cfg', [None, dict(type='CoCConv'), dict(type='LowRankConv', rank=4096)], ids=str)
+@pytest.mark.parametrize('name', ['resnet10t', 'hrnet_w18_small'])
+@torch.no_grad()
+def test_pretrained_weights_outlive_operators_and_init_weights(monkeypatch, name, conv_cfg):
+    """timm's HRNet has an init_weights of its own."""
+    create = timm.create_model
+
+    def downloaded(name, pretrained=False, **kwargs):
+        model = create(name, **kwargs)
+        for parameter in model.parameters() if pretrained else ():
+            parameter.copy_(torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)) / 10)
+        return model
+
+    monkeypatch.setattr(timm, 'create_model', downloaded)
+    expected = TimmBackbone(name, pretrained=True).eval()(image())
+    model = BaseModule()
+    where = dict(names='conv2$') if conv_cfg else None
+    model.backbone = TimmBackbone(name, pretrained=True, conv_cfg=conv_cfg, where=where)
+    model.init_weights()
+    for found, wanted in zip(model.eval().backbone(image()), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_other_keys_are_still_reported():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkerv.engine.checkpoint.load_observer import observe_loading
 from mmkerv.errors import ConfigError
+from mmkerv.models.placement import initialised
 from mmkerv.ops.core.adapter import adapted_layers, adapter_of
 from mmkerv.ops.core.generated import GeneratedKernel, relative_change
 from mmkerv.registry import HOOKS
@@ -41,14 +42,17 @@ class CheckFrozenOperatorsHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._filled: set[Tensor] = set()
+        self._filled: set[Tensor] | None = None
         self._watch = ExitStack()
 
     def before_run(self, runner: Runner) -> None:
         """Start watching initialisation, ``load_from`` and resuming."""
         self._watch.close()
-        self._filled.clear()
-        self._watch.enter_context(observe_loading(unwrapped(runner.model), self._fill))
+        model = unwrapped(runner.model)
+        # A second training loads nothing again, and what the first was given is still there.
+        if self._filled is None:
+            self._filled = _built_with_values(model)
+        self._watch.enter_context(observe_loading(model, self._fill))
 
     def _fill(self, key: str, own: Tensor, value: Any) -> None:
         if own.shape == getattr(value, 'shape', None):
@@ -133,6 +137,14 @@ def is_identity(operator: GeneratedKernel) -> bool:
     if operator.weight is None:
         return False
     return relative_change(operator.kernel(), operator.weight) <= TOLERANCE
+
+
+def _built_with_values(model: nn.Module) -> set[Tensor]:
+    """Return the parameters that a network has from its constructor, as that of ``TimmBackbone(pretrained=True)``."""
+    # What an operator adds is still random there, unless it is a decomposition of the weight.
+    random = [op for op in _operators(model).values() if not getattr(op, 'decomposes_weight', False)]
+    own = {parameter for operator in random for parameter in operator.own_parameters().values()}
+    return {parameter for module in initialised(model) for parameter in module.parameters(recurse=False)} - own
 
 
 def _operators(model: nn.Module) -> dict[str, GeneratedKernel]:

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
+import mmkerv.models.converted
 from mmkerv.engine import CheckFrozenOperatorsHook
 from mmkerv.engine.config.prepare import prepare
 from mmkerv.engine.hooks.check_frozen_operators_hook import is_identity
@@ -163,13 +164,40 @@ def test_evaluation_without_training_removes_its_hooks(tmp_path):
     assert not watched(model)
 
 
-def test_second_training_checks_again(tmp_path):
+def test_second_training_checks_again():
+    """It loads nothing, and what the first one has loaded is still there."""
     model = Frozen(super_init='kaiming')
     hook = CheckFrozenOperatorsHook()
     runner = SimpleNamespace(model=model)
     hook.before_run(runner)
     load_state_dict(model, moved(model))
     hook.before_train(runner)
+    hook.before_run(runner)
+    hook.before_train(runner)
+    runner.model = Frozen(super_init='kaiming')
+    hook.before_run(runner)
+    with pytest.raises(ConfigError, match='at random'):
+        hook.before_train(runner)
+
+
+@pytest.mark.parametrize('conv_cfg', [dict(type='CoCConv'), dict(type='LowRankConv')], ids=lambda cfg: cfg['type'])
+def test_weights_of_the_constructor_are_not_random(warnings, conv_cfg):
+    """Of a backbone such as TimmBackbone(pretrained=True), with operators in it."""
+    pretrained = nn.Sequential(nn.Conv2d(8, 8, 3))
+    pretrained._is_init = True
+    model = nn.Sequential(mmkerv.models.converted.apply_conv_cfg(pretrained, conv_cfg, None)).requires_grad_(False)
+    hook, runner = CheckFrozenOperatorsHook(), SimpleNamespace(model=model)
+    hook.before_run(runner)
+    hook.before_train(runner)
+    assert '1 operators are frozen' in warnings()[-1] and AND_RANDOM not in warnings()[-1]
+
+
+def test_operators_at_random_in_pretrained_networks_are_refused():
+    pretrained = nn.Sequential(nn.Conv2d(8, 8, 3))
+    pretrained._is_init = True
+    coc = dict(type='CoCConv', super_init='kaiming')
+    model = mmkerv.models.converted.apply_conv_cfg(pretrained, coc, None).requires_grad_(False)
+    hook, runner = CheckFrozenOperatorsHook(), SimpleNamespace(model=model)
     hook.before_run(runner)
     with pytest.raises(ConfigError, match='at random'):
         hook.before_train(runner)

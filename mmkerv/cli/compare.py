@@ -218,7 +218,11 @@ def keep_settings(
         for key, old in json.loads(file.read_text()).items():
             if settings.get(key, old) != old:
                 raise ConfigError(f'{work} was begun with {key} {old}, now it is {settings[key]}: {advice}')
-    configs = {v.spec: work / v.folder / f'{config_name(args.config)}.py' for v in variants}
+    name = f'{config_name(args.config)}.py'
+    for other in sorted(work.glob('*/*.py')):
+        if other.name != name:
+            raise ConfigError(f'{work} was begun with the config {other.name}, now it is {name}: {advice}')
+    configs = {v.spec: work / v.folder / name for v in variants}
     for spec, config in configs.items():
         if config.is_file() and (change := first_change(config.read_text(encoding='utf-8'), texts[spec])):
             raise ConfigError(f'{work} was begun with other settings of {spec}: {change}; {advice}')

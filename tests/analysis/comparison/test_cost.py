@@ -66,3 +66,16 @@ def test_number_of_processes_is_kept(tmp_path):
         keep_settings(args, Launch('pytorch', 2), tmp_path, variants, texts)
     with pytest.raises(ConfigError, match='was begun with processes 2, now it is 4'):
         keep_settings(args, Launch('pytorch', 4), tmp_path, variants, texts)
+
+
+def test_another_config_is_refused(tmp_path):
+    """Its runs would count as those of the first one, also for an operator that was not compared before."""
+
+    def keep(config, spec):
+        args = argparse.Namespace(config=config, amp=False, auto_scale_lr=False, launcher='none', gpus=None)
+        return keep_settings(args, Launch(), tmp_path, parse_variants([spec]), {spec: 'a = 1\n'})
+
+    keep('a.py', 'plain')
+    keep('configs/a.py', 'coc')
+    with pytest.raises(ConfigError, match=r'was begun with the config a\.py, now it is b\.py: give another --work-dir'):
+        keep('b.py', 'dcls')

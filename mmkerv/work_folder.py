@@ -2,7 +2,10 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from mmkerv.errors import ConfigError
 
 # File in a work folder that holds the path of the last checkpoint.
 LAST_CHECKPOINT = 'last_checkpoint'
@@ -90,6 +93,28 @@ def require_checkpoint(file: str | Path, addresses: bool = True) -> None:
     if not (addresses and '://' in str(file)) and not path.is_file():
         what = 'is a folder' if path.is_dir() else 'does not exist'
         raise FileNotFoundError(f'checkpoint {str(file)!r} {what}; give the path of a .pth file')
+
+
+def require_not_read(written: Iterable[str | Path], read: Iterable[str | Path], argument: str) -> None:
+    """Refuse to write over a file that is read.
+
+    Args:
+        written: files to write.
+        read: files to read.
+        argument: name of the argument that gives the former, for the message.
+
+    Raises:
+        ConfigError: naming the argument and the file.
+
+    Example:
+        >>> require_not_read(['cam.png'], ['image.png'], '--save-path')
+    """
+    sources = {Path(file).resolve() for file in read}
+    for file in written:
+        if Path(file).resolve() in sources:
+            raise ConfigError(
+                f'{argument}: {str(file)!r} is read, and would be overwritten; give another name or folder'
+            )
 
 
 def best_checkpoints(folder: str | Path) -> list[Path]:

@@ -11,6 +11,7 @@ from mmkerv.cli import common
 from mmkerv.cli.network import CHECKPOINT_HELP, CHECKPOINTS, CONFIG_HELP, NetworkParser, network_files
 from mmkerv.config_files import config_name
 from mmkerv.image_files import find_images
+from mmkerv.work_folder import require_not_read
 
 SCORE, TOPK = 0.3, 5
 # Names of what is written.
@@ -73,14 +74,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmkerv.engine.config.patches import apply_patches
     from mmkerv.errors import ConfigError
 
-    out = args.out_dir
+    out, names = args.out_dir, found.distinct_names(files)
+    written = [out / f'{folder}/{name}.png' for name in names for folder in (PICTURES, MAPS)]
+    require_not_read(written, files, '--out-dir')
     apply_patches(trust=args.trust_checkpoint)
     device = args.device or get_device()
     cfg, model = load_trained(args.config, args.checkpoint, args.cfg_options, device, args.trust_checkpoint)
     refuse_unused(args, cfg)
     meta = dataset_meta(cfg, args.checkpoint, args.trust_checkpoint)
     visualizer = None if args.no_pictures else visualizer_of(cfg)
-    names, records, unreadable = found.distinct_names(files), [], []
+    records, unreadable = [], []
     for name, predicted in zip(names, found.predictions(cfg, model, files, args.batch_size)):
         if predicted.problem:
             unreadable.append({'image': str(predicted.file), 'problem': predicted.problem})

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import network_files
+from mmkerv.work_folder import require_not_read
 
 SUFFIXES = ('.py', '.json', '.yml', '.yaml')
 
@@ -20,6 +21,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.save_path and Path(args.save_path).suffix not in SUFFIXES:
         parser.error(f'--save-path must end in {", ".join(SUFFIXES)}, got {args.save_path!r}')
     args.config = network_files(args.config, needed=False)[0]
+    if args.save_path:
+        require_not_read([args.save_path], [args.config], '--save-path')
     return args
 
 

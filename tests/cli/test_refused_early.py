@@ -36,25 +36,55 @@ REFUSED = {
     'vis-kernel c.py c.pth --image absent.jpg': f'--image{IMAGE}',
     'vis-response c.py absent.pth': CHECKPOINT,
 }
+# Command line -> the file that it would overwrite.
+OVERWRITING = {
+    'convert plain c.pth ./c.pth': "DST: './c.pth'",
+    'convert ckconv c.pth c.pth': "DST: 'c.pth'",
+    'convert dcls c.pth c.pth': "DST: 'c.pth'",
+    'convert unireplknet c.pth c.pth': "DST: 'c.pth'",
+    'print-config c.py --save-path c.py': "--save-path: 'c.py'",
+    'kernel-report c.json --out c.json': "--out: 'c.json'",
+    'statistics c.json --out a.md c.json': "--out: 'c.json'",
+    'vis-erf c.py c.pth --images c.png --save-path c.png': "--save-path: 'c.png'",
+    'vis-cam c.png c.py c.pth --save-path c.png': "--save-path: 'c.png'",
+    'vis-featmap c.png c.py c.pth --out-file c.png': "--out-file: 'c.png'",
+    'vis-kernel c.py c.pth --image c.png --save-path c.png': "--save-path: 'c.png'",
+}
 CODE = """
 import json, sys
+from mmkerv.errors import UserError
 from mmkerv.cli.main import main
 # main raises what a command prints as its last line.
 found = {}
 for line in json.loads(sys.argv[1]):
     try:
         main(line.split())
-    except OSError as error:
+    except (OSError, UserError) as error:
         found[line] = [str(error), sorted({'torch', 'mmengine', 'mmcv', 'numpy'} & set(sys.modules))]
 print(json.dumps(found))
 """
 
 
-def test_absent_files_are_refused_at_once(tmp_path):
-    for name in ('c.py', 'c.pth', 'c.jpg'):
+def refused(lines, tmp_path):
+    """Return the message of each command line, and the large packages that it has imported."""
+    for name in ('c.py', 'c.pth', 'c.jpg', 'c.png', 'c.json'):
         (tmp_path / name).touch()
-    command = [sys.executable, '-c', CODE, json.dumps([*REFUSED])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', CODE, json.dumps([*lines])], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_absent_files_are_refused_at_once(tmp_path):
+    found = refused(REFUSED, tmp_path)
     assert not [line for line, words in REFUSED.items() if words not in found[line][0] or found[line][1]], found
+
+
+def test_files_that_are_read_are_not_overwritten(tmp_path):
+    found = refused(OVERWRITING, tmp_path)
+    rule = 'is read, and would be overwritten; give another name or folder'
+    assert {line: message for line, (message, _) in found.items()} == {
+        line: f'{file} {rule}' for line, file in OVERWRITING.items()
+    }
+    assert not any(imported for _, imported in found.values())

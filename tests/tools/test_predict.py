@@ -270,6 +270,17 @@ def test_unreadable_images_are_named_and_the_others_predicted(saved, images, tmp
     assert all(f'{file}: not read: ' in printed for file in (text, cut, empty))
 
 
+def test_pictures_of_before_as_images_are_not_overwritten(saved, images, tmp_path):
+    config, checkpoint = saved('retinanet')
+    shown = tmp_path / 'pictures' / 'a.png'
+    shown.parent.mkdir()
+    with Image.open(images[0]) as image:
+        image.save(shown)
+    before = shown.read_bytes()
+    message = run(config, checkpoint, shown.parent, '--out-dir', tmp_path)
+    assert f"--out-dir: '{shown}' is read, and would be overwritten" in message and shown.read_bytes() == before
+
+
 def test_images_of_one_name_are_all_written(saved, images, tmp_path):
     copies = []
     for folder in ('a', 'b'):

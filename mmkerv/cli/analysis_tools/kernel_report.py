@@ -7,6 +7,7 @@ from pathlib import Path
 from mmkerv.cli import common
 from mmkerv.cli.network import CONFIG_HELP, network_files
 from mmkerv.config_files import config_name
+from mmkerv.work_folder import require_not_read
 
 SUFFIXES = ('.md', '.csv', '.json')
 
@@ -37,6 +38,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.out and Path(args.out).suffix not in SUFFIXES:
         parser.error(f'--out must end in {", ".join(SUFFIXES)}, got {args.out!r}')
     args.config, args.checkpoint = network_files(args.config, args.checkpoint)
+    if args.out:
+        require_not_read([args.out], [args.config], '--out')
     return args
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser, network_files
 from mmkerv.config_files import config_name
+from mmkerv.work_folder import require_not_read
 
 TEXTS = ('.md', '.csv', '.json')
 PICTURES = ('.png', '.svg')
@@ -43,6 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for file in args.out or ():
         if Path(file).suffix not in TEXTS + PICTURES:
             parser.error(f'--out must end in {", ".join(TEXTS + PICTURES)}, got {file!r}')
+    require_not_read(args.out or (), [args.config], '--out')
     if args.compare and len(args.compare) > 1 + (Path(args.compare[0]).suffix in CONFIGS):
         parser.error(f'--compare takes a checkpoint, or a config and a checkpoint, got {" ".join(args.compare)}')
     return args

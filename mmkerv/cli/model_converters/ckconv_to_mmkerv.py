@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmkerv.cli import common
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -15,7 +16,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('src', metavar='SRC', help="the authors' state dict, such as mnist_perm_False_ckcnn_30.pt")
     parser.add_argument('dst', metavar='DST', help='checkpoint to write')
     common.add_trust(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    require_not_read([args.dst], [args.src], 'DST')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmkerv.cli import common
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,7 +28,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="names to write: of mmpretrain's ConvNeXt (default), or of mmkerv.TimmBackbone",
     )
     common.add_trust(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    require_not_read([args.dst], [args.src], 'DST')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmkerv.cli import common
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,6 +25,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.cfg_options and not args.config:
         parser.error('--cfg-options changes the config: give --config CONFIG too')
+    require_not_read([args.dst], [args.src], 'DST')
     return args
 
 

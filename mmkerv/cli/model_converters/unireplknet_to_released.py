@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from mmkerv.cli import common
 from mmkerv.cli.network import checkpoint_of
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -17,6 +18,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     common.add_trust(parser)
     args = parser.parse_args(argv)
     args.src = checkpoint_of(args.src)
+    require_not_read([args.dst], [args.src], 'DST')
     return args
 
 

@@ -8,6 +8,7 @@ from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
 from mmkerv.image_files import find_images
+from mmkerv.work_folder import require_not_read
 
 
 def canvas(text: str) -> tuple[int, int]:
@@ -85,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, explain, draw."""
     args = parse_args(argv)
     find_images([args.img])
+    if args.save_path:
+        require_not_read([args.save_path], [args.img], '--save-path')
 
     from mmkerv import env
 

@@ -7,6 +7,7 @@ from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
 from mmkerv.image_files import find_images
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, differentiate, draw, print."""
     args = parse_args(argv)
     files = find_images([args.images], '--images') if args.images else []
+    if args.save_path:
+        require_not_read([args.save_path], files, '--save-path')
 
     from mmkerv import env
 

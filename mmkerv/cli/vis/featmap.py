@@ -8,6 +8,7 @@ from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
 from mmkerv.image_files import find_images
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Load, run, draw."""
     args = parse_args(argv)
     find_images([args.img])
+    if args.out_file:
+        require_not_read([args.out_file], [args.img], '--out-file')
 
     from mmkerv import env
 

@@ -9,6 +9,7 @@ from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
 from mmkerv.config_files import config_name
 from mmkerv.image_files import find_images
+from mmkerv.work_folder import require_not_read
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -61,6 +62,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.topk is not None and args.topk < 1:
         parser.error(f'--topk must be >= 1, got {args.topk}')
+    if args.arrays and Path(args.arrays).suffix != '.npz':
+        parser.error(f'--arrays must end in .npz, got {args.arrays!r}')
     if args.what == 'spectra' and args.colours != 'signed':
         parser.error('--colours is for --what kernels: leave it out')
     if args.image is not None:
@@ -75,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.image is not None:
         find_images([args.image], '--image')
+        if args.save_path:
+            require_not_read([args.save_path], [args.image], '--save-path')
 
     from mmkerv import env
 

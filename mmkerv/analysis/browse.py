@@ -16,6 +16,8 @@ from mmkerv.analysis.speed import data_sets
 from mmkerv.errors import ConfigError
 
 MODES = ('transformed', 'original', 'concat', 'pipeline')
+# Of files that mmcv writes in colour.
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 # Pixels between images beside each other.
 GAP = 8
 
@@ -42,7 +44,7 @@ class Picture(NamedTuple):
     """Drawn sample.
 
     Args:
-        file: name for a file: that of the sample's image, if it has one.
+        file: name for a file: that of the sample's image, if it has one; a .png if no picture can be written by it.
         image: (H, W, C), uint8, RGB.
 
     Example:
@@ -55,7 +57,11 @@ class Picture(NamedTuple):
 
 
 def pictures(
-    cfg: Config, phase: str = 'train', mode: str = 'transformed', number: int | None = None
+    cfg: Config,
+    phase: str = 'train',
+    mode: str = 'transformed',
+    number: int | None = None,
+    folder: str | Path | None = None,
 ) -> Iterator[Picture]:
     """Draw samples of a phase's data set.
 
@@ -66,12 +72,14 @@ def pictures(
             annotations in that size, as test pipelines do), ``'original'`` the image as it was read, ``'concat'`` both,
             ``'pipeline'`` the image after every step that changes it.
         number: number of samples; by default all.
+        folder: where the pictures will be written.
 
     Yields:
         One picture for each sample.
 
     Raises:
-        ConfigError: if there is no such data, or the mode needs the pipeline and the data set has no access to one.
+        ConfigError: if there is no such data, the mode needs the pipeline and the data set has no access to one, or
+            ``folder`` holds images of the data.
 
     Example:
         >>> next(pictures(cfg, 'val')).file  # doctest: +SKIP
@@ -80,6 +88,9 @@ def pictures(
     if mode not in MODES:
         raise ConfigError(f'--mode must be one of {", ".join(MODES)}, got {mode!r}')
     sets, visualizer = data_sets(cfg, phase), visualizer_of(cfg)
+    if folder is not None:
+        for dataset in sets:
+            _require_no_images(dataset, folder)
     places = ((dataset, index) for dataset in sets for index in range(len(dataset)))
     for dataset, index in islice(places, number):
         steps = (
@@ -92,8 +103,25 @@ def pictures(
             steps[-1] = steps[-1]._replace(image=mmcv.imresize(steps[-1].image, sample.ori_shape[1::-1]))
         chosen = {'original': steps[:1], 'concat': [steps[0], steps[-1]]}.get(mode, steps)
         file = Path(getattr(sample, 'img_path', None) or f'{index:06d}.jpg')
+        file = file if file.suffix.lower() in SUFFIXES else file.with_suffix('.png')
         drawn = [draw(visualizer, stage.image, stage.sample, dataset.metainfo) for stage in chosen]
         yield Picture(file.name, _side_by_side(drawn))
+
+
+def _require_no_images(dataset: Any, folder: str | Path) -> None:
+    """Refuse a folder in which pictures of the same names would replace images of the data."""
+    first: dict[Path, str] = {}
+    for index in range(len(dataset)):
+        inner, place = _inner(dataset, index)
+        path = inner.get_data_info(place).get('img_path') if hasattr(inner, 'get_data_info') else None
+        if path:
+            first.setdefault(Path(path).parent, Path(path).name)
+    for parent, name in first.items():
+        if parent.resolve() == Path(folder).resolve():
+            raise ConfigError(
+                f'--output-dir {str(folder)!r} holds images of the data, such as {name}, which the pictures would '
+                'overwrite; give another folder'
+            )
 
 
 def stages(dataset: Any, index: int) -> list[Stage]:

@@ -200,6 +200,40 @@ def test_annotations_are_drawn_in_the_right_place(name, mode, shapes):
         assert changed[np.asarray(first.sample.gt_sem_seg.data[0]) > 0].mean() > 0.5
 
 
+def test_pictures_never_replace_the_data(shapes, capsys):
+    images = shapes / FOLDERS['fcn'] / 'JPEGImages'
+    before = {file.name: file.read_bytes() for file in images.iterdir()}
+    status = run('analysis_tools/browse_dataset.py', DEMO['fcn'], '-o', images, '-n', 1, *data(shapes, 'fcn'))
+    assert f"--output-dir '{images}' holds images of the data, such as " in str(status)
+    assert {file.name: file.read_bytes() for file in images.iterdir()} == before
+
+
+@pytest.mark.parametrize('suffix', ['pgm', 'jfif', 'gif'])
+def test_pictures_of_any_file_can_be_written(suffix, tmp_path):
+    from PIL import Image
+
+    from mmkerv.engine.config.read import load_config
+
+    image = tmp_path / 'data' / 'train' / 'a' / f'1.{suffix}'
+    image.parent.mkdir(parents=True)
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(image, {'jfif': 'jpeg'}.get(suffix))
+    cfg = load_config(DEMO['resnet18'])
+    cfg.train_dataloader = dict(
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(
+            type='CustomDataset',
+            data_root=str(tmp_path / 'data' / 'train'),
+            extensions=[f'.{suffix}'],
+            pipeline=[dict(type='LoadImageFromFile', imdecode_backend='pillow'), dict(type='PackInputs')],
+        ),
+    )
+    cfg.dump(tmp_path / 'c.py')
+    assert run('analysis_tools/browse_dataset.py', tmp_path / 'c.py', '-o', tmp_path / 'out') is None
+    assert [file.name for file in (tmp_path / 'out').iterdir()] == ['1.png']
+
+
 def test_images_with_the_same_name_are_all_written(shapes, tmp_path, monkeypatch):
     from mmkerv.analysis import browse
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f'no display: pictures go to {folder}')
     written: set[str] = set()
     number = 0
-    for number, picture in enumerate(pictures(cfg, args.phase, args.mode, args.show_number), 1):
+    for number, picture in enumerate(pictures(cfg, args.phase, args.mode, args.show_number, folder), 1):
         if folder is not None:
             # Images of different folders may share a name.
             name = picture.file if picture.file not in written else f'{number}_{picture.file}'

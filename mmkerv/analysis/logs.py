@@ -65,7 +65,10 @@ class Log(NamedTuple):
             >>> Log(Path('work_dirs/a/20250101_000000/vis_data/scalars.json'), [], []).folder.as_posix()
             'work_dirs/a'
         """
-        return self.file.parents[2] if self.file.parent.name == 'vis_data' else self.file.parent
+        if self.file.parent.name != 'vis_data':
+            return self.file.parent
+        # Relative to a folder inside the run, the file has fewer parents.
+        return (self.file if len(self.file.parents) > 2 else self.file.resolve()).parents[2]
 
     @property
     def by_epoch(self) -> bool:
@@ -135,7 +138,7 @@ def read_log(path: str | Path) -> Log:
         runs = runs_below(file)
         if len(runs) > 1 and file not in runs:
             raise ConfigError(f'{file} is no run, it holds {len(runs)}: give the folder of one, such as {runs[0]}')
-        return read_run(file)
+        return read_run(runs[0] if runs and file not in runs else file)
     if not file.is_file():
         raise FileNotFoundError(f'log {str(path)!r} does not exist; give a vis_data/*.json or a work folder')
     lines, text = [], file.read_text(errors='replace').splitlines()
@@ -171,7 +174,7 @@ def read_run(folder: str | Path) -> Log:
     The lines of an earlier start count up to where a later one begins. A run that started over replaces what was there.
 
     Args:
-        folder: work folder of the run.
+        folder: work folder of the run, or one of its starts. Other runs in folders of it do not count.
 
     Raises:
         FileNotFoundError: if there is no log.
@@ -181,7 +184,7 @@ def read_run(folder: str | Path) -> Log:
         >>> read_run('work_dirs/demo/train').train[-1]['step']  # doctest: +SKIP
         800
     """
-    files = sorted(Path(folder).glob('**/vis_data/scalars.json'))
+    files = log_files(folder)
     if not files:
         raise FileNotFoundError(f'{str(folder)!r} contains no vis_data/scalars.json; give the log of a run')
     # A start that was interrupted before it logged anything leaves an empty file.
@@ -202,6 +205,20 @@ def read_run(folder: str | Path) -> Log:
             evaluation = []
         log = Log(later.file, [*train, *later.train], [*evaluation, *later.evaluation])
     return log
+
+
+def log_files(folder: str | Path) -> list[Path]:
+    """Return the logs of the starts of a run, by their dates.
+
+    Args:
+        folder: work folder of the run, or one of its starts.
+
+    Example:
+        >>> log_files('absent')
+        []
+    """
+    own = Path(folder, 'vis_data', 'scalars.json')
+    return [own] if own.is_file() else sorted(Path(folder).glob('*/vis_data/scalars.json'))
 
 
 def runs_below(folder: str | Path) -> list[Path]:

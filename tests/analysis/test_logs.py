@@ -1,6 +1,7 @@
 """Logs of mmengine, against values computed by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -170,6 +171,21 @@ def test_logs_of_several_runs_are_not_mixed(tmp_path):
     write_start(tmp_path / 'seed_1', '20260101_000000', [3, 4])
     with pytest.raises(ConfigError, match=r'is no run, it holds 2: give the folder of one, such as .*seed_0$'):
         read_log(tmp_path)
+
+
+def test_runs_in_folders_of_a_run_do_not_count(tmp_path):
+    write_start(tmp_path, '20260101_000000', [1, 2], evaluation=10.0)
+    write_start(tmp_path / 'finetuned', '20260102_000000', [1, 2, 3], evaluation=20.0)
+    for log in (read_run(tmp_path), read_log(tmp_path)):
+        assert log.curve('mIoU').y == [10.0] and [line['step'] for line in log.train] == [1, 2]
+
+
+def test_folder_of_a_run_seen_from_one_of_its_starts(tmp_path, monkeypatch):
+    write_start(tmp_path, '20260101_000000', [1, 2])
+    monkeypatch.chdir(tmp_path / '20260101_000000')
+    assert read_log('.').folder == read_log('vis_data/scalars.json').folder == tmp_path.resolve()
+    monkeypatch.chdir(tmp_path)
+    assert read_log('.').folder == Path('.')
 
 
 def test_run_that_started_over_replaces_the_earlier(tmp_path):

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from mmkerv.analysis.comparison.variant import Variant
-from mmkerv.analysis.logs import Log, loss_keys, read_run
+from mmkerv.analysis.logs import Log, log_files, loss_keys, read_run
 from mmkerv.engine.checkpoint.atomic_write import atomic_path
 from mmkerv.errors import ConfigError
 from mmkerv.utils import printable
@@ -138,7 +138,7 @@ def finished(run: Run, jobs: int = 1) -> dict[str, Any]:
     log, starts = read_run(run.folder), read_starts(run)
     times = [line['time'] for line in log.train if 'time' in line]
     gpu = [line['memory'] for line in log.train if 'memory' in line]
-    logged = sum(file.stat().st_size > 0 for file in run.folder.glob('**/vis_data/scalars.json'))
+    logged = sum(file.stat().st_size > 0 for file in log_files(run.folder))
     known = [start for start in starts if start['seconds'] is not None]
     complete = len(known) == len(starts) >= logged
     kilobytes = max((start['kilobytes'] for start in known), default=0)

@@ -212,14 +212,14 @@ def trained(folder: Path) -> 'Source':
     from datetime import datetime, timezone
 
     from mmkerv.analysis.comparison.record import metrics
-    from mmkerv.analysis.logs import read_run
+    from mmkerv.analysis.logs import log_files, read_run
     from mmkerv.analysis.release.network import Source
 
     config, checkpoint = map(Path, network_files(str(folder)))
     date = datetime.fromtimestamp(checkpoint.stat().st_mtime, timezone.utc).date().isoformat()
     # Of another checkpoint than the last, the last evaluation tells nothing.
     is_last = not checkpoint.name.startswith('best_')
-    has_log = any(folder.glob('**/vis_data/scalars.json'))
+    has_log = bool(log_files(folder))
     if not has_log:
         print(f'{folder}: no log, so the card has no metric of the training')
     found = metrics(read_run(folder)) if is_last and has_log else {}

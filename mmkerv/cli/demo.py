@@ -37,7 +37,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--plain-config', help=f'config of the plain network; default configs/{PLAIN_CONFIG}')
     parser.add_argument('--report-only', action='store_true', help='only rewrite the report of a finished demo')
     common.add_cfg_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 0 <= args.seed < 2**32:
+        parser.error(f'--seed must be from 0 to {2**32 - 1}, got {args.seed}')
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

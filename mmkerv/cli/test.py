@@ -1,6 +1,7 @@
 """Evaluate a detector, segmentor or classifier: ``python tools/test.py CONFIG CHECKPOINT [flags]``."""
 
 import argparse
+import math
 from collections.abc import Sequence
 
 from mmkerv.cli import common
@@ -17,11 +18,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='folder for images with the predictions drawn in')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for each window')
-    parser.add_argument('--interval', type=int, default=1, help='draw every n-th image (classification)')
+    parser.add_argument('--interval', type=int, help='draw every n-th image (classification); default 1')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args(argv)
     if args.out_item and not args.out:
         parser.error('--out-item needs --out: give --out FILE too')
+    if args.interval is not None and args.interval < 1:
+        parser.error(f'--interval must be >= 1, got {args.interval}')
+    if not 0 <= args.wait_time < math.inf:
+        parser.error(f'--wait-time must be >= 0, got {args.wait_time:g}')
     return args
 
 

@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+from mmkerv.cli.main import main
+
 CONFIG = "config 'absent.py' does not exist; give the path of a config file"
 CHECKPOINT = "checkpoint 'absent.pth' does not exist; give the path of a .pth file"
 IMAGE = " 'absent.jpg' does not exist (seen from "
@@ -50,6 +54,19 @@ OVERWRITING = {
     'vis-featmap c.png c.py c.pth --out-file c.png': "--out-file: 'c.png'",
     'vis-kernel c.py c.pth --image c.png --save-path c.png': "--save-path: 'c.png'",
 }
+# Command line -> words of the message; the files are there.
+OUT_OF_RANGE = {
+    'test c.py c.pth --interval 0': '--interval must be >= 1, got 0',
+    'test c.py c.pth --wait-time -1': '--wait-time must be >= 0, got -1',
+    'fold c.py c.pth out.pth --shape 0 8': '--shape must be >= 1, got 0 8',
+    'fold c.py c.pth out.pth --tolerance nan': '--tolerance must be a number >= 0, got nan',
+    'decompose c.py c.pth out.pth --rate 2 --shape 8 0': '--shape must be >= 1, got 8 0',
+    'browse-dataset c.py --show-interval -1': '--show-interval must be >= 0, got -1',
+    'vis-response c.py c.pth --reach inf': '--reach must be > 0, got inf',
+    'vis-response c.py c.pth --arrays c.pth': "--arrays must end in .npz, got 'c.pth'",
+    'vis-kernel c.py c.pth --arrays c.pth': "--arrays must end in .npz, got 'c.pth'",
+    'demo --seed -1': '--seed must be from 0 to 4294967295, got -1',
+}
 CODE = """
 import json, sys
 from mmkerv.errors import UserError
@@ -88,3 +105,13 @@ def test_files_that_are_read_are_not_overwritten(tmp_path):
         line: f'{file} {rule}' for line, file in OVERWRITING.items()
     }
     assert not any(imported for _, imported in found.values())
+
+
+@pytest.mark.parametrize(('line', 'words'), OUT_OF_RANGE.items(), ids=[*OUT_OF_RANGE])
+def test_values_out_of_range_are_refused(line, words, tmp_path, monkeypatch, capsys):
+    for name in ('c.py', 'c.pth'):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2 and words in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Draw the samples of a data set with their annotations: ``browse_dataset.py CONFIG --output-dir DIR``."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.show_number is not None and args.show_number < 1:
         parser.error(f'--show-number must be >= 1, got {args.show_number}')
+    if not 0 <= args.show_interval < math.inf:
+        parser.error(f'--show-interval must be >= 0, got {args.show_interval:g}')
     args.config = network_files(args.config, needed=False)[0]
     return args
 

@@ -51,6 +51,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if Path(args.save_path).suffix != '.pth':
         parser.error(f'save_path must end in .pth, got {args.save_path!r}')
+    if args.shape and min(args.shape) < 1:
+        parser.error(f'--shape must be >= 1, got {" ".join(map(str, args.shape))}')
     return args
 
 

@@ -1,6 +1,7 @@
 """Fold a trained network into a plain one: ``reparameterize_model.py CONFIG CHECKPOINT OUT``."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if Path(args.save_path).suffix != '.pth':
         parser.error(f'save_path must end in .pth, got {args.save_path!r}')
+    if args.shape and min(args.shape) < 1:
+        parser.error(f'--shape must be >= 1, got {" ".join(map(str, args.shape))}')
+    if not 0 <= args.tolerance < math.inf:
+        parser.error(f'--tolerance must be a number >= 0, got {args.tolerance:g}')
     if args.max_images < 1:
         parser.error(f'--max-images must be >= 1, got {args.max_images}')
     return args

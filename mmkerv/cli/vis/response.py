@@ -1,7 +1,9 @@
 """Draw the responses of kervolutions to patches: ``vis_response.py CONFIG CHECKPOINT [--target-layers NAME ...]``."""
 
 import argparse
+import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmkerv.cli import common
 from mmkerv.cli.network import NetworkParser
@@ -49,8 +51,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.topk is not None and args.topk < 1:
         parser.error(f'--topk must be >= 1, got {args.topk}')
-    if not args.reach > 0:
+    if not 0 < args.reach < math.inf:
         parser.error(f'--reach must be > 0, got {args.reach}')
+    if args.arrays and Path(args.arrays).suffix != '.npz':
+        parser.error(f'--arrays must end in .npz, got {args.arrays!r}')
     return args
 
 

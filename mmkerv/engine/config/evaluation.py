@@ -18,11 +18,14 @@ from mmkerv.registry import local_name
 DETECTION = ('mmdet', *(library for library, base in BUILT_ON.items() if base == 'mmdet'))
 
 
-def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int = 1) -> None:
+def paint_predictions(
+    cfg: Config, show: bool, show_dir: str | None, wait_time: float, interval: int | None = None
+) -> None:
     """Switch on the visualization hook of the config's library.
 
     Raises:
-        ConfigError: if the config has no visualization hook or no visualizer.
+        ConfigError: if the config has no visualization hook or no visualizer, or the hook of its library has no
+            ``interval``.
 
     Example:
         >>> hooks = dict(visualization=dict(type='DetVisualizationHook'))
@@ -39,7 +42,9 @@ def paint_predictions(cfg: Config, show: bool, show_dir: str | None, wait_time: 
     hook.update(show=show, wait_time=wait_time)
     scope = library_of(cfg)
     if scope == 'mmpretrain':
-        hook.update(enable=True, out_dir=show_dir, interval=interval)
+        hook.update(enable=True, out_dir=show_dir, interval=interval or 1)
+    elif interval is not None:
+        raise ConfigError(f'--interval is for classification, and {scope} draws every image of a test: leave it out')
     elif scope == 'mmseg':
         hook.draw = True
         if show_dir:

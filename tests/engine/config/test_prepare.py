@@ -334,11 +334,14 @@ def test_a_string_for_the_classes_is_refused(tmp_path, change):
 )
 def test_painting_switches_on_the_hook_of_the_library(scope, expected):
     cfg = Config(dict(default_scope=scope, default_hooks=dict(visualization=dict(type='Hook')), visualizer=dict()))
-    paint_predictions(cfg, True, 'out', 1, 3)
+    paint_predictions(cfg, True, 'out', 1, 3 if scope == 'mmpretrain' else None)
     assert cfg.default_hooks.visualization.to_dict() == dict(type='Hook', **expected)
     assert cfg.visualizer.get('save_dir') == ('out' if scope == 'mmseg' else None)
     # mmseg writes no file without this backend.
     assert cfg.visualizer.get('vis_backends') == ([dict(type='LocalVisBackend')] if scope == 'mmseg' else None)
+    if scope != 'mmpretrain':
+        with pytest.raises(ConfigError, match=f'--interval is for classification, and {scope} draws every image'):
+            paint_predictions(cfg, True, 'out', 1, 3)
     with pytest.raises(ConfigError, match='--show and --show-dir need a visualizer'):
         paint_predictions(Config(dict(default_scope=scope, default_hooks=dict(visualization={}))), True, None, 1)
     with pytest.raises(ConfigError, match='--show and --show-dir need default_hooks'):

@@ -223,12 +223,14 @@ def short(number: float) -> str:
     """Return a number in three digits with a unit.
 
     Example:
-        >>> short(1_814_073_344), short(12)
-        ('1.81 G', '12')
+        >>> short(1_814_073_344), short(999_600), short(12)
+        ('1.81 G', '1 M', '12')
     """
+    # Rounded first: 999.6 k is 1 M.
+    number = float(f'{number:.3g}') if abs(number) >= UNITS[-1][0] else number
     for size, unit in UNITS:
         if abs(number) >= size:
-            return f'{number / size:.3g} {unit}'
+            return f'{number / size:.10g} {unit}'
     return f'{number:g}'
 
 

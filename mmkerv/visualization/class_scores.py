@@ -26,7 +26,8 @@ class ClassScores(nn.Module):
     - detection: :math:`\sum_{p \in P_k} z_{k,p}`, the sum of its ``topk`` highest logits over all anchors or points of
       all levels, or over all regions of a two-stage detector;
     - segmentation: :math:`\sum_{p: k = \arg\max_j z_{j,p}} z_{k,p}`, the sum of its logits over the pixels where it is
-      predicted, 0 if there are none. A single output channel is category 1, and category 0 has logit 0.
+      predicted, 0 if there are none. A single output channel is category 1, predicted where its probability is above
+      the ``threshold`` of the head, and category 0 has logit 0.
 
     Args:
         model: model in evaluation mode.
@@ -63,7 +64,7 @@ class ClassScores(nn.Module):
         """
         if self.segments:
             logits = self._pixel_logits(inputs)
-            return (logits * _where_predicted(logits)).sum((2, 3))
+            return (logits * self._where_predicted(logits)).sum((2, 3))
         samples = self._samples(inputs)
         if getattr(self.model, 'roi_head', None) is not None:
             scores = self._region_scores(inputs, samples)
@@ -80,7 +81,7 @@ class ClassScores(nn.Module):
     def likeliest(self, inputs: Tensor, names: Sequence[str] | None = None) -> int:
         """Return the category of the highest logit; for a segmentor, that of most pixels, with the background last."""
         if self.segments:
-            counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
+            counts = self._where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
             background = names is not None and names[0].lower() == 'background'
             if counts.shape[0] > 1 and (background or len(counts) == 2) and counts[1:].sum() > 0:
                 counts[0] = 0
@@ -94,7 +95,7 @@ class ClassScores(nn.Module):
     @torch.no_grad()
     def predicted(self, inputs: Tensor) -> list[int]:
         """Return the categories that a segmentor predicts at some pixel."""
-        counts = _where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
+        counts = self._where_predicted(self._pixel_logits(inputs)).sum((0, 2, 3))
         return counts.nonzero().flatten().tolist()
 
     @torch.no_grad()
@@ -107,7 +108,7 @@ class ClassScores(nn.Module):
         """
         if self.segments:
             logits = self._pixel_logits(inputs)
-            where = _where_predicted(logits)
+            where = self._where_predicted(logits)
             return ((logits.softmax(1) * where).sum((0, 2, 3)) / where.sum((0, 2, 3)).clamp_min(1)).cpu()
         samples = None if self.sample is None else [self.sample.clone()]
         sample = self.model(inputs, samples, mode='predict')[0]
@@ -126,6 +127,15 @@ class ClassScores(nn.Module):
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
         height, width = valid_size(inputs, self.sample)
         return logits[..., :height, :width]
+
+    def _where_predicted(self, logits: Tensor) -> Tensor:
+        """Return 1 where a category is the prediction of the segmentor, else 0, in the shape of the logits."""
+        head = getattr(self.model, 'decode_head', None)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        found = logits.argmax(1, keepdim=True)
+        if getattr(head, 'out_channels', None) == 1:
+            found = (logits[:, 1:].sigmoid() > head.threshold).long()
+        return torch.zeros_like(logits).scatter_(1, found, 1.0)
 
     def _region_scores(self, inputs: Tensor, samples: list) -> Tensor:
         model, outputs = self.model, []
@@ -146,10 +156,6 @@ class ClassScores(nn.Module):
         # The same number for every image, so that they can be stacked; the score sums the highest of them.
         best = [part.topk(min(self.topk, count), dim=0).values for part in split]
         return torch.stack(best)[:, :, : head.num_classes]
-
-
-def _where_predicted(logits: Tensor) -> Tensor:
-    return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
 
 
 def _location_scores(model: nn.Module, outputs: Any) -> Tensor:

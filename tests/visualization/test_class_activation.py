@@ -1,6 +1,7 @@
 """Class activation maps of synthetic and real networks."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -231,6 +232,21 @@ def test_the_default_category_of_a_segmentor_is_not_the_background():
     assert scores.likeliest(inputs, ['wall', 'boat', 'cow']) == 0
     assert scores.predicted(inputs) == [0, 2]
     assert scores(inputs).tolist() == [[14.0, 0.0, 4.0]]
+
+
+@pytest.mark.parametrize('threshold, pixels', [(0.3, 3), (0.5, 2), (0.9, 1)])
+def test_one_channel_is_predicted_above_the_threshold_of_the_head(threshold, pixels):
+    class Segmentor(nn.Module):
+        decode_head = SimpleNamespace(out_channels=1, threshold=threshold)
+
+        def encode_decode(self, inputs, metas):
+            return torch.tensor([0.2, 0.4, 0.6, 0.95]).logit().reshape(1, 1, 2, 2)
+
+    scores, inputs = ClassScores(Segmentor()), torch.zeros(1, 3, 2, 2)
+    expected = torch.tensor([0.95, 0.6, 0.4])[:pixels]
+    assert scores(inputs)[0].tolist() == pytest.approx([0.0, float(expected.logit().sum())], abs=1e-5)
+    assert scores.likeliest(inputs) == 1 and scores.predicted(inputs) == [0, 1]
+    assert scores.probabilities(inputs)[1] == pytest.approx(float(expected.mean()))
 
 
 def test_a_category_that_only_the_first_network_predicts_has_a_map_of_zeros(monkeypatch):

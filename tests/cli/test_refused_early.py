@@ -54,8 +54,8 @@ OVERWRITING = {
     'vis-featmap c.png c.py c.pth --out-file c.png': "--out-file: 'c.png'",
     'vis-kernel c.py c.pth --image c.png --save-path c.png': "--save-path: 'c.png'",
 }
-# Command line -> words of the message; the files are there.
-OUT_OF_RANGE = {
+# Command line -> words of the message: of values out of range, and of flags without an effect.
+USELESS = {
     'test c.py c.pth --interval 0': '--interval must be >= 1, got 0',
     'test c.py c.pth --wait-time -1': '--wait-time must be >= 0, got -1',
     'fold c.py c.pth out.pth --shape 0 8': '--shape must be >= 1, got 0 8',
@@ -65,6 +65,11 @@ OUT_OF_RANGE = {
     'vis-response c.py c.pth --reach inf': '--reach must be > 0, got inf',
     'vis-response c.py c.pth --arrays c.pth': "--arrays must end in .npz, got 'c.pth'",
     'vis-kernel c.py c.pth --arrays c.pth': "--arrays must end in .npz, got 'c.pth'",
+    'vis-kernel c.py c.pth --save-path out.png --format svg': '--format is for pictures in a folder, not for the file ',
+    'vis-response c.py c.pth --save-path out.png --format png': '--format is for pictures in a folder',
+    'vis-featmap c.png c.py c.pth --topk 2': '--topk is for --channel-reduction none, not squeeze_mean: leave it out',
+    'vis-featmap c.png c.py c.pth --arrangement 1 2': '--arrangement is for --channel-reduction none',
+    'vis-featmap c.png c.py c.pth --out-dir a --out-file a.png': 'not allowed with argument --out-dir',
     'demo --seed -1': '--seed must be from 0 to 4294967295, got -1',
 }
 CODE = """
@@ -107,8 +112,8 @@ def test_files_that_are_read_are_not_overwritten(tmp_path):
     assert not any(imported for _, imported in found.values())
 
 
-@pytest.mark.parametrize(('line', 'words'), OUT_OF_RANGE.items(), ids=[*OUT_OF_RANGE])
-def test_values_out_of_range_are_refused(line, words, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(('line', 'words'), USELESS.items(), ids=[*USELESS])
+def test_useless_flags_are_refused(line, words, tmp_path, monkeypatch, capsys):
     for name in ('c.py', 'c.pth'):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)

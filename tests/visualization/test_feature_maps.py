@@ -176,5 +176,6 @@ def test_the_tool_writes_the_picture(files, tmp_path):
     ],
 )
 def test_bad_input_ends_in_one_line(files, tmp_path, arguments, expected):
-    assert expected in refused(TOOL, *files, '--out-dir', tmp_path / 'out', *arguments)
+    out = () if '--out-file' in arguments else ('--out-dir', tmp_path / 'out')
+    assert expected in refused(TOOL, *files, *out, *arguments)
     assert not (tmp_path / 'out').exists()

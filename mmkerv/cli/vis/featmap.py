@@ -10,14 +10,17 @@ from mmkerv.config_files import config_name
 from mmkerv.image_files import find_images
 from mmkerv.work_folder import require_not_read
 
+TOPK = 4
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; the flags are mmyolo's."""
     parser = NetworkParser(description='Draw feature maps of layers over the image, side by side')
     parser.add_argument('img', help='image file')
     parser.add_network()
-    parser.add_argument('--out-dir', default='work_dirs/featmap', help='folder for IMG_CONFIG.png (%(default)s)')
-    parser.add_argument('--out-file', help='picture to write, .png or .svg, instead of one in --out-dir')
+    out = parser.add_mutually_exclusive_group()
+    out.add_argument('--out-dir', default='work_dirs/featmap', help='folder for IMG_CONFIG.png (%(default)s)')
+    out.add_argument('--out-file', help='picture to write, .png or .svg, instead of one in a folder')
     parser.add_argument('--arrays', action='store_true', help='also write the maps beside the picture, as .npz')
     parser.add_argument(
         '--target-layers',
@@ -33,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='mean of the channels, the channel with the largest sum, or the --topk channels with the largest sums; '
         'default %(default)s',
     )
-    parser.add_argument('--topk', type=int, default=4, help='number of channels that "none" draws (%(default)s)')
+    parser.add_argument('--topk', type=int, help=f'number of channels that "none" draws (default {TOPK})')
     parser.add_argument(
         '--arrangement',
         type=int,
@@ -45,6 +48,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
+    for flag in ('topk', 'arrangement'):
+        if getattr(args, flag) and args.channel_reduction != 'none':
+            parser.error(f'--{flag} is for --channel-reduction none, not {args.channel_reduction}: leave it out')
+    args.topk = TOPK if args.topk is None else args.topk
     rows, columns = args.arrangement = args.arrangement or [1, args.topk]
     if args.topk < 1 or min(rows, columns) < 1 or rows * columns < args.topk:
         parser.error(f'--arrangement must have room for --topk {args.topk} (>= 1) channels, got {rows} {columns}')

@@ -52,14 +52,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='folder for a picture of each layer, or the file of a single one; '
         'default work_dirs/NAME_OF_CONFIG/kernels',
     )
-    parser.add_argument(
-        '--format', choices=['png', 'svg'], default='png', help='format of pictures in a folder (%(default)s)'
-    )
+    parser.add_argument('--format', choices=['png', 'svg'], help='format of pictures in a folder (default png)')
     parser.add_argument('--arrays', metavar='FILE.npz', help='also write the drawn values, as arrays LAYER/ARRAY')
     parser.add_argument('--preview-model', action='store_true', help='print the layers of the model and exit')
     common.add_cfg_options(parser)
     common.add_trust(parser)
     args = parser.parse_args(argv)
+    if args.format and args.save_path and Path(args.save_path).suffix:
+        parser.error(f'--format is for pictures in a folder, not for the file {args.save_path!r}: leave it out')
+    args.format = args.format or 'png'
     if args.topk is not None and args.topk < 1:
         parser.error(f'--topk must be >= 1, got {args.topk}')
     if args.arrays and Path(args.arrays).suffix != '.npz':

@@ -79,17 +79,15 @@ def overlay(image: Image.Image, classes: np.ndarray, palette: Sequence[Sequence[
     Args:
         image: the image.
         classes: (H, W), of any size.
-        palette: colour of each class; without one, colours are chosen.
+        palette: colour of each class; colours are chosen for those that have none.
 
     Example:
         >>> overlay(Image.new('RGB', (4, 2)), np.array([[0, 255]], np.uint8), [(100, 0, 0)]).getpixel((0, 0))
         (55, 0, 0)
     """
     resized = np.asarray(Image.fromarray(classes).resize(image.size, Image.Resampling.NEAREST))
-    colours = np.zeros((256, 3), np.float32)
+    colours = np.random.default_rng(0).integers(40, 256, (256, 3)).astype(np.float32)
     colours[: len(palette)] = np.asarray(palette, np.float32).reshape(-1, 3)[:256]
-    if not len(palette):
-        colours = np.random.default_rng(0).integers(40, 256, (256, 3)).astype(np.float32)
     pixels = np.asarray(image, np.float32)
     mixed = BLEND * pixels + (1 - BLEND) * colours[resized]
     return Image.fromarray(np.where(resized[..., None] == 255, pixels, mixed).round().astype(np.uint8))

@@ -96,6 +96,9 @@ def config_of(work: Path) -> Path:
     files = configs_of(work)
     if not files:
         raise FileNotFoundError(f'{work} holds no config of a run (NAME.py); give the work_dir of tools/train.py')
+    if len(files) > 1:
+        others = ', '.join(file.name for file in files[1:])
+        print(f'{work}: the page is that of {files[0].name}, the newest config; others are {others}')
     return files[0]
 
 

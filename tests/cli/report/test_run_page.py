@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -254,6 +255,8 @@ def test_every_block_is_drawn():
 
 def test_classes_are_drawn_over_the_image():
     image = Image.new('RGB', (4, 4), (100, 100, 100))
+    beyond = overlay(Image.new('RGB', (2, 1)), np.array([[1, 2]], np.uint8), [(200, 0, 0)])
+    assert len({beyond.getpixel((0, 0)), beyond.getpixel((1, 0)), (0, 0, 0)}) == 3
     drawn = overlay(image, np.array([[0, 255], [1, 255]], np.uint8), [(200, 0, 0), (0, 0, 0)])
     assert drawn.getpixel((0, 0)) == (155, 45, 45) and drawn.getpixel((3, 3)) == (100, 100, 100)
     assert drawn.getpixel((0, 3)) == (45, 45, 45)
@@ -268,9 +271,13 @@ def test_images_are_turned_as_their_exif_data_say(tmp_path):
     assert scene(tmp_path / 'a.jpg', [])[2:4] == (4, 8)
 
 
-def test_config_of_a_run(tmp_path):
+def test_config_of_a_run(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match=r'no config of a run.*work_dir of tools/train\.py'):
         config_of(tmp_path)
     (tmp_path / 'a.py').touch()
     (tmp_path / 'deploy.py').touch()
-    assert config_of(tmp_path).name == 'a.py'
+    assert config_of(tmp_path).name == 'a.py' and not capsys.readouterr().out
+    (tmp_path / 'b.py').write_text((tmp_path / 'a.py').read_text())
+    os.utime(tmp_path / 'b.py', (2e9, 2e9))
+    assert config_of(tmp_path).name == 'b.py'
+    assert 'the page is that of b.py, the newest config; others are a.py' in capsys.readouterr().out

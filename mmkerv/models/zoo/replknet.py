@@ -5,13 +5,15 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmkerv import env
 from mmkerv.errors import ArgumentError
 from mmkerv.models.converted import apply_conv_cfg
 from mmkerv.models.placement import Where
+from mmkerv.models.zoo import stage_arguments
 from mmkerv.ops.core.arguments import boolean, integer
 from mmkerv.ops.core.initialisation import plain_convolutions
 from mmkerv.registry import MODELS
@@ -42,8 +44,9 @@ class RepLKNet:
         norm_intermediate_features: put a norm behind every output; by default only if the last stage is the only
             output, which is the final norm of a classifier. The released detectors of ``'31B'`` and ``'31L'`` have
             none, those of ``'XL'`` one for each output.
-        **kwargs: mmpretrain's other arguments: ``in_channels``, ``ffn_ratio``, ``out_indices``, ``frozen_stages``,
-            ``act_cfg``, ``with_cp``, ``drop_path_rate``, ``small_kernel_merged``, ``norm_eval``, ``init_cfg``.
+        **kwargs: mmpretrain's other arguments: ``in_channels``, ``ffn_ratio``, ``out_indices``, ``frozen_stages`` (the
+            layers before and between frozen stages do not learn either; 0 freezes the stem alone), ``act_cfg``,
+            ``with_cp``, ``drop_path_rate``, ``small_kernel_merged``, ``norm_eval``, ``init_cfg``.
 
     Raises:
         InstallationError: without mmpretrain.
@@ -99,6 +102,22 @@ def _network() -> type[nn.Module]:
             if norm_cfg != {'type': 'BN'}:
                 _set_norms(self, norm_cfg)
             apply_conv_cfg(self, conv_cfg, where)
+            stage_arguments.frozen_stages(self.frozen_stages, len(self.stages))
+            # Upstream freezes in train() alone, which a training calls after the network was wrapped for several
+            # processes: these would wait for gradients of the frozen parameters.
+            self._freeze_stages()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            if self.with_cp and self.frozen_stages == 0 and self.training and torch.is_grad_enabled():
+                # Upstream's recomputation gives a stage no gradients if its input needs none, as behind a frozen stem.
+                x = x.detach().requires_grad_()
+            return super().forward(x)
+
+        def _freeze_stages(self) -> None:
+            super()._freeze_stages()
+            # Upstream lets the layers between two frozen stages learn.
+            for transition in self.transitions[: max(self.frozen_stages - 1, 0)]:
+                transition.eval().requires_grad_(False)
 
         def init_weights(self) -> None:
             with plain_convolutions(self):

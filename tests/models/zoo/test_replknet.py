@@ -78,6 +78,25 @@ def test_strides_and_norms_take_effect():
     assert net.train() is net
 
 
+FROZEN = ('stem', 'stages.0', 'transitions.0', 'stages.1', 'transitions.1', 'stages.2', 'transitions.2', 'stages.3')
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
+def test_frozen_stages_are_frozen_from_the_start_and_all_others_learn(frozen_stages, with_cp):
+    net = build(frozen_stages=frozen_stages, with_cp=with_cp, conv_cfg=dict(type='CoCConv'))
+    frozen = () if frozen_stages < 0 else tuple(f'{name}.' for name in FROZEN[: max(2 * frozen_stages, 1)])
+    for _ in range(2):
+        assert all(p.requires_grad != name.startswith(frozen) for name, p in net.named_parameters())
+        net.train()
+    assert all(m.training != f'{name}.'.startswith(frozen) for name, m in net.named_modules() if name.count('.') > 0)
+    x = torch.randn(2, 3, 64, 64)
+    if frozen_stages < 4:
+        sum(y.square().sum() for y in net(x)).backward()
+    assert not x.requires_grad and x.grad is None
+    assert all((p.grad is None) == name.startswith(frozen) for name, p in net.named_parameters())
+
+
 @torch.no_grad()
 def test_operators_and_branches_fold():
     net = shaken(build(conv_cfg=dict(type='DCLSConv'), where=dict(stages=(2, 3), kernel_sizes=(5, 7, 9))))
@@ -113,6 +132,7 @@ def test_it_can_be_pickled_and_initialised():
         (dict(dilations=(1, 1, 2, 4)), r'dilations must be 1.*got \(1, 1, 2, 4\)'),
         (dict(strides=(2, 2)), r'strides must have one number for each of 4 stages, got \(2, 2\)'),
         (dict(norm_cfg=dict(type='GN', num_groups=1)), 'norm_cfg must be a batch norm'),
+        (dict(frozen_stages=5), 'frozen_stages must be <= 4, got 5'),
         (dict(conv_cfg=dict(type='NoSuch')), "'NoSuch' is not an operator"),
     ],
 )

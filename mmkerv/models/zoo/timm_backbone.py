@@ -93,7 +93,7 @@ class TimmBackbone(stage_arguments.StagedBackbone):
                 f'timm cannot build {model_name!r} as a backbone with out_indices={out_indices!r}: {error}; '
                 'choose outputs it has, or a network that timm builds with features_only=True'
             ) from error
-        if pretrained:
+        if pretrained or kwargs.get('checkpoint_path'):
             # For mmengine's init_weights and our placement: some of timm's networks have an init_weights of their own,
             # which would draw new weights.
             self.timm_model.is_init = self.timm_model._is_init = True

@@ -1,6 +1,6 @@
 """Arguments that the backbones of several stages share, and what two of them do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mmengine.model import BaseModule
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,7 +23,7 @@ def output_stages(out_indices: int | Sequence[int], count: int) -> tuple[int, ..
         >>> output_stages(-1, 4), output_stages([0, 2], 4)
         ((3,), (0, 2))
     """
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    indices = tuple(out_indices) if isinstance(out_indices, Iterable) else (out_indices,)
     if not indices or any(not -count <= integer(index, 'out_indices', -count) < count for index in indices):
         raise ArgumentError(f'out_indices must be stages from 0 to {count - 1}, got {out_indices!r}')
     return tuple(index % count for index in indices)

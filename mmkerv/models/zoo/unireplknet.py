@@ -13,10 +13,11 @@ from torch.utils.checkpoint import checkpoint
 from mmkerv.errors import ArgumentError
 from mmkerv.models.zoo import stage_arguments
 from mmkerv.ops import ReparamConv2d
-from mmkerv.ops.core.arguments import boolean, integer, one_of
+from mmkerv.ops.core.arguments import boolean, integer, integers, one_of, real
 from mmkerv.ops.core.base import ConvNd
 from mmkerv.ops.core.branches import scale_and_shift
-from mmkerv.ops.core.geometry import memory_format
+from mmkerv.ops.core.geometry import memory_format, odd
+from mmkerv.ops.reparam import UNIREP
 from mmkerv.registry import MODELS
 
 STAGES = 4
@@ -230,7 +231,7 @@ class UniRepLKNet(stage_arguments.StagedBackbone):
     Args:
         arch: ``'A'``, ``'F'``, ``'P'``, ``'N'``, ``'T'``, ``'S'``, ``'B'``, ``'L'`` or ``'XL'``, or a dict with
             ``depths`` (blocks of each stage), ``channels`` (of the first stage, doubled in each further one) and
-            ``kernel_sizes`` (for each stage one number or one for each block).
+            ``kernel_sizes`` (for each stage one odd number or one for each block; in training at most 17).
         in_channels: channels of the image.
         out_indices: stages whose output is returned, 0 to 3 or -1 for the last: one integer or several. Each has a
             layer norm of its own.
@@ -277,6 +278,7 @@ class UniRepLKNet(stage_arguments.StagedBackbone):
         trunc = {'type': 'TruncNormal', 'layer': ['Conv2d', 'Linear'], 'std': 0.02, 'bias': 0.0}
         super().__init__(init_cfg or [trunc])
         depths, channels, kernel_sizes = _settings(arch)
+        integer(in_channels, 'in_channels', 1)
         self.out_indices = stage_arguments.output_stages(out_indices, STAGES)
         self.gap_before_final_norm = boolean(gap_before_final_norm, 'gap_before_final_norm')
         self.frozen_stages = stage_arguments.frozen_stages(frozen_stages, STAGES)
@@ -290,7 +292,17 @@ class UniRepLKNet(stage_arguments.StagedBackbone):
             layers = nn.Conv2d(before, after, 3, 2, 1), LayerNorm2d(after, eps=1e-6)
             self.downsample_layers.append(nn.Sequential(*layers))
         rates = iter(stage_arguments.drop_path_rates(drop_path_rate, depths))
-        options = {'layer_scale': layer_scale_init_value, 'with_cp': with_cp, 'deploy': deploy}
+        options = {
+            'layer_scale': real(layer_scale_init_value, 'layer_scale_init_value', 0.0),
+            'with_cp': boolean(with_cp, 'with_cp'),
+            'deploy': boolean(deploy, 'deploy'),
+        }
+        largest = max(map(max, kernel_sizes))
+        if not deploy and largest > max(UNIREP):
+            raise ArgumentError(
+                f'arch.kernel_sizes must be <= {max(UNIREP)} in training, since larger kernels have no dilated '
+                f'branches, got {largest}; use a smaller kernel'
+            )
         self.stages = nn.ModuleList()
         for width, sizes in zip(channels, kernel_sizes):
             self.stages.append(nn.Sequential(*[UniRepLKNetBlock(width, k, next(rates), **options) for k in sizes]))
@@ -391,15 +403,17 @@ def _settings(arch: str | dict) -> tuple[tuple[int, ...], tuple[int, ...], tuple
         settings = arch
     else:
         settings = ARCHS[one_of(arch, 'arch', tuple(ARCHS))]
-    depths = tuple(integer(depth, 'arch.depths', 1) for depth in settings['depths'])
+    depths = integers(settings['depths'], STAGES, 'arch.depths', 1)
     sizes = settings['kernel_sizes']
-    if len(depths) != STAGES or len(sizes) != STAGES:
-        raise ArgumentError(f'arch must have depths and kernel_sizes of {STAGES} stages, got {arch!r}')
+    if not isinstance(sizes, Sequence) or len(sizes) != STAGES:
+        raise ArgumentError(
+            f'arch.kernel_sizes must have one number, or one for each block, for each of {STAGES} stages, got {sizes!r}'
+        )
     kernel_sizes = []
     for depth, size in zip(depths, sizes):
-        blocks = tuple(size) if isinstance(size, Sequence) else (size,) * depth
+        blocks = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size,) * depth
         if len(blocks) != depth:
             raise ArgumentError(f'arch.kernel_sizes must have one number for each of {depth} blocks, got {size!r}')
-        kernel_sizes.append(blocks)
+        kernel_sizes.append(odd(tuple(integer(k, 'arch.kernel_sizes', 1) for k in blocks), 'arch.kernel_sizes'))
     channels = integer(settings['channels'], 'arch.channels', 8)
     return depths, tuple(channels * 2**i for i in range(STAGES)), tuple(kernel_sizes)

@@ -6,7 +6,7 @@ from torch import nn
 
 pytest.importorskip('mmcv')
 from mmkerv.engine import match_checkpoint, require_match
-from mmkerv.errors import ArgumentError
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models.zoo.unireplknet import ARCHS, UniRepLKNet, UniRepLKNetBlock
 from mmkerv.ops import ReparamConv2d, switch_to_deploy
 
@@ -138,12 +138,28 @@ def test_layers_for_layer_wise_rates():
         ({'arch': 'U'}, 'arch must be one of'),
         ({'arch': {'depths': (1, 1, 1, 1)}}, 'arch must have the keys'),
         ({'arch': {**TINY, 'kernel_sizes': (3, 13, (13, 3), 13)}}, 'one number for each of 3 blocks'),
+        ({'arch': {**TINY, 'kernel_sizes': 3}}, 'one for each block, for each of 4 stages, got 3'),
+        ({'arch': {**TINY, 'kernel_sizes': (3, 13, 13)}}, 'for each of 4 stages'),
+        ({'arch': {**TINY, 'kernel_sizes': (4, 13, 13, 13)}}, r'arch.kernel_sizes must be odd .*use \(5,\)'),
+        ({'arch': {**TINY, 'kernel_sizes': (3, 13, 13, -3)}}, 'arch.kernel_sizes must be >= 1, got -3'),
+        ({'arch': {**TINY, 'kernel_sizes': (3, 13, 13, None)}}, 'arch.kernel_sizes must be an integer >= 1, got None'),
+        ({'arch': {**TINY, 'kernel_sizes': (3, 13, 13, '13')}}, "arch.kernel_sizes must be an integer >= 1, got '13'"),
+        ({'arch': {**TINY, 'kernel_sizes': (3, 13, 13, 19)}}, 'arch.kernel_sizes must be <= 17 in training.*got 19'),
+        ({'arch': {**TINY, 'depths': (1, 1, 3)}}, 'arch.depths must be one integer or 4'),
+        ({'arch': {**TINY, 'depths': None}}, 'arch.depths must be an integer'),
+        ({'in_channels': 0}, 'in_channels must be >= 1, got 0'),
+        ({'in_channels': '3'}, 'in_channels'),
         ({'out_indices': 4}, 'out_indices'),
+        ({'out_indices': None}, 'out_indices must be an integer >= -4, got None'),
+        ({'out_indices': 1.5}, 'out_indices must be an integer'),
         ({'frozen_stages': 5}, 'frozen_stages'),
+        ({'layer_scale_init_value': None}, 'layer_scale_init_value must be a number >= 0, got None'),
+        ({'with_cp': 'no'}, 'with_cp must be True or False'),
+        ({'deploy': 1}, 'deploy must be True or False, got 1'),
         ({'drop_path_rate': 1.0}, 'drop_path_rate'),
     ],
     ids=str,
 )
 def test_bad_arguments_are_named(settings, message):
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
         UniRepLKNet(**{'arch': TINY, **settings})

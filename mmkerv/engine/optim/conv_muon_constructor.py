@@ -192,13 +192,18 @@ class ConvMuonConstructor(OperatorRulesConstructor):
         return roles
 
     def _report(self, groups: list[dict[str, Any]], names: Mapping[int, str], roles: Mapping[str, Role]) -> None:
+        # Without any rule in the config, mmengine gives an optimizer the frozen parameters too.
+        given = sum(len(group['params']) for group in groups)
+        groups = [{**group, 'params': [p for p in group['params'] if p.requires_grad]} for group in groups]
         hidden = [p for group in groups if group['rule'] == MUON for p in group['params']]
         rest = [p for group in groups if group['rule'] != MUON for p in group['params']]
         numbers = sum(p.numel() for p in hidden), sum(p.numel() for p in (*hidden, *rest))
         counts = ', '.join(f'{reason}: {count}' for reason, count in _counts(groups, names, roles))
+        frozen = given - len(hidden) - len(rest)
         log(
             f'mmkerv: ConvMuon orthogonalises the updates of {len(hidden)} weights, {numbers[0]:,} of {numbers[1]:,} '
             f'parameters; {self.rule} for {len(rest)} others ({counts})'
+            + (f'; {frozen} in the optimizer are frozen' if frozen else '')
         )
         for group in groups:
             for parameter in group['params']:

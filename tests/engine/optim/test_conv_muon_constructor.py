@@ -284,6 +284,21 @@ def test_the_log_counts_and_names(monkeypatch):
     assert any(text == 'mmkerv: coc.weight: muon, lr=0.02, weight_decay=0.1' for _, text in lines)
 
 
+@pytest.mark.parametrize(('rules', 'end'), [({}, '; 5 in the optimizer are frozen'), (dict(bias_lr_mult=2.0), '')])
+def test_the_log_counts_no_frozen_parameters(monkeypatch, rules, end):
+    lines = []
+    monkeypatch.setattr(conv_muon_constructor, 'log', lambda text, level=logging.INFO: lines.append(text))
+    model = Net()
+    for layer in (model.stem, model.coc):
+        layer.requires_grad_(False)
+    build(model, **rules)
+    assert lines[0] == (
+        'mmkerv: ConvMuon orthogonalises the updates of 1 weights, 144 of 454 parameters; AdamW for 6 others '
+        f"(norms, biases and other vectors: 4, last layers: 1, operators' own: 1){end}"
+    )
+    assert len(lines) == 8 and not any('stem' in line or 'coc' in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ('muon', 'rules', 'message'),
     [

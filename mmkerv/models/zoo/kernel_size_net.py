@@ -4,6 +4,7 @@ from mmcv.cnn import build_conv_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmkerv.errors import ArgumentError
 from mmkerv.ops.core.arguments import integer
 from mmkerv.registry import MODELS
 
@@ -27,7 +28,7 @@ class KernelSizeNet(BaseModule):
         init_cfg: as in every mmengine module; by default torch's initialisation.
 
     Raises:
-        ValueError: if a value is too small.
+        ValueError: if a value is too small, or ``kernel_size`` is even.
 
     Source: Chazareix, "How to optimize Convolutional Layer with Convolution Kernel" (2022).
 
@@ -49,8 +50,13 @@ class KernelSizeNet(BaseModule):
     ):
         super().__init__(init_cfg)
         integer(convs, 'convs', 1)
+        if integer(kernel_size, 'kernel_size', 1) % 2 == 0:
+            raise ArgumentError(
+                f'kernel_size must be odd, so that a convolution keeps the size of its input, got {kernel_size}; use '
+                f'{kernel_size + 1}'
+            )
         layers: list[nn.Module] = []
-        width = in_channels
+        width = integer(in_channels, 'in_channels', 1)
         for channels in CHANNELS:
             for _ in range(convs):
                 layers += [

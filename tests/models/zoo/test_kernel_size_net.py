@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from mmkerv.errors import ArgumentError, ArgumentTypeError
 from mmkerv.models import KernelSizeNet
 from mmkerv.ops import DepthwiseSeparableConv2d, StackedConv2d, switch_to_deploy
 from tests.ops.contract import relative
@@ -39,8 +40,19 @@ def test_each_experiment_changes_the_convolutions_alone(name):
     assert relative(model.backbone(x)[0], feature) < 1e-4
 
 
-def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match='convs'):
-        KernelSizeNet(convs=0)
-    with pytest.raises(ValueError, match='image_size'):
-        KernelSizeNet(image_size=2)
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(convs=0), 'convs must be >= 1, got 0'),
+        (dict(image_size=2), 'image_size must be >= 4, got 2'),
+        (dict(in_channels=0), 'in_channels must be >= 1, got 0'),
+        (dict(kernel_size=4), 'kernel_size must be odd.*got 4; use 5'),
+        (dict(kernel_size=2, conv_cfg=dict(type='mmkerv.StackedConv')), 'kernel_size must be odd.*got 2; use 3'),
+        (dict(kernel_size=0), 'kernel_size must be >= 1, got 0'),
+        (dict(kernel_size=(3, 5)), 'kernel_size must be an integer >= 1'),
+    ],
+    ids=str,
+)
+def test_bad_arguments_are_named(settings, message):
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=message):
+        KernelSizeNet(**settings)

@@ -42,7 +42,8 @@ class CheckFrozenOperatorsHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._filled: set[Tensor] | None = None
+        self._filled: set[Tensor] = set()
+        self._has_run = False
         self._watch = ExitStack()
 
     def before_run(self, runner: Runner) -> None:
@@ -50,8 +51,8 @@ class CheckFrozenOperatorsHook(Hook):
         self._watch.close()
         model = unwrapped(runner.model)
         # A second training loads nothing again, and what the first was given is still there.
-        if self._filled is None:
-            self._filled = _built_with_values(model)
+        if not self._has_run:
+            self._filled, self._has_run = _built_with_values(model), True
         self._watch.enter_context(observe_loading(model, self._fill))
 
     def _fill(self, key: str, own: Tensor, value: Any) -> None:

@@ -55,7 +55,9 @@ def draw(axes: Axes, shown: list[tuple[str, float, dict[str, Any]]], title: str)
     """Draw the points of a task; those far below the plain network are named at the lower edge."""
     heights = [gain['mean'] for _, _, gain in shown]
     floor = -1.5 * max(abs(height) for height in sorted(heights, key=abs)[: max(1, len(heights) - 1)])
-    for name, cost, gain in shown:
+    tops = [max(height, floor) for height in heights]
+    above: list[tuple[float, float]] = []
+    for name, cost, gain in sorted(shown, key=lambda point: point[1]):
         has_interval, y, color = gain['low'] is not None, max(gain['mean'], floor), '#3b6fb6'
         if y > gain['mean']:
             name = f'{name}: {gain["mean"]:.2g}, below'
@@ -63,7 +65,12 @@ def draw(axes: Axes, shown: list[tuple[str, float, dict[str, Any]]], title: str)
             axes.plot([cost, cost], [gain['low'], gain['high']], color=color, alpha=0.4, linewidth=2)
         decided = has_interval and (gain['low'] > 0 or gain['high'] < 0)
         axes.plot(cost, y, 'o' if has_interval else 'x', color=color, markerfacecolor=color if decided else 'white')
-        axes.annotate(name, (cost, y), xytext=(5, 4), textcoords='offset points', fontsize=8)
+        # Below the point where the name of one to the left would be written over.
+        near = 0.05 * (max(tops) - min(tops))
+        is_crowded = any(cost < 1.35 * x and abs(y - height) < near for x, height in above)
+        if not is_crowded:
+            above.append((cost, y))
+        axes.annotate(name, (cost, y), xytext=(5, -12 if is_crowded else 4), textcoords='offset points', fontsize=8)
     axes.axhline(0, color='0.5', linewidth=0.8)
     axes.set_xscale('log')
     axes.margins(x=0.15)

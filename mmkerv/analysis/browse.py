@@ -1,6 +1,5 @@
 """Pictures of the samples of a data set with their annotations, drawn by the visualizer of the config's library."""
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any, NamedTuple
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import ConcatDataset, RepeatDataset
 
 from mmkerv.analysis.drawing import draw, visualizer_of
 from mmkerv.analysis.speed import data_sets
+from mmkerv.engine.data_checks.own_files import inner_sample, require_no_data
 from mmkerv.errors import ConfigError
 
 MODES = ('transformed', 'original', 'concat', 'pipeline')
@@ -88,40 +87,23 @@ def pictures(
     if mode not in MODES:
         raise ConfigError(f'--mode must be one of {", ".join(MODES)}, got {mode!r}')
     sets, visualizer = data_sets(cfg, phase), visualizer_of(cfg)
-    if folder is not None:
-        for dataset in sets:
-            _require_no_images(dataset, folder)
+    for dataset in sets if folder is not None else ():
+        require_no_data(dataset, folder, '--output-dir')
     places = ((dataset, index) for dataset in sets for index in range(len(dataset)))
     for dataset, index in islice(places, number):
         steps = (
             stages(dataset, index)
             if mode != 'transformed'
-            else [_last('', dataset[index], _holds_images(*_inner(dataset, index)))]
+            else [_last('', dataset[index], _holds_images(*inner_sample(dataset, index)))]
         )
         sample = steps[-1].sample
-        if _annotated_late(_inner(dataset, index)[0]):
+        if _annotated_late(inner_sample(dataset, index)[0]):
             steps[-1] = steps[-1]._replace(image=mmcv.imresize(steps[-1].image, sample.ori_shape[1::-1]))
         chosen = {'original': steps[:1], 'concat': [steps[0], steps[-1]]}.get(mode, steps)
         file = Path(getattr(sample, 'img_path', None) or f'{index:06d}.jpg')
         file = file if file.suffix.lower() in SUFFIXES else file.with_suffix('.png')
         drawn = [draw(visualizer, stage.image, stage.sample, dataset.metainfo) for stage in chosen]
         yield Picture(file.name, _side_by_side(drawn))
-
-
-def _require_no_images(dataset: Any, folder: str | Path) -> None:
-    """Refuse a folder in which pictures of the same names would replace images of the data."""
-    first: dict[Path, str] = {}
-    for index in range(len(dataset)):
-        inner, place = _inner(dataset, index)
-        path = inner.get_data_info(place).get('img_path') if hasattr(inner, 'get_data_info') else None
-        if path:
-            first.setdefault(Path(path).parent, Path(path).name)
-    for parent, name in first.items():
-        if parent.resolve() == Path(folder).resolve():
-            raise ConfigError(
-                f'--output-dir {str(folder)!r} holds images of the data, such as {name}, which the pictures would '
-                'overwrite; give another folder'
-            )
 
 
 def stages(dataset: Any, index: int) -> list[Stage]:
@@ -137,7 +119,7 @@ def stages(dataset: Any, index: int) -> list[Stage]:
         >>> [stage.name for stage in stages(dataset, 0)]  # doctest: +SKIP
         ['read', 'Resize', 'PackDetInputs']
     """
-    dataset, index = _inner(dataset, index)
+    dataset, index = inner_sample(dataset, index)
     if not hasattr(dataset, 'pipeline') or not hasattr(dataset, 'get_data_info'):
         raise ConfigError(
             f'--mode original, concat and pipeline need a data set with its own pipeline, got '
@@ -159,18 +141,6 @@ def stages(dataset: Any, index: int) -> list[Stage]:
     last = _last(type(pack).__name__, pack(results), is_rgb)
     same = len(images) > 1 and np.array_equal(images[-1].image, last.image)
     return [*(images[:-1] if same else images), last]
-
-
-def _inner(dataset: Any, index: int) -> tuple[Any, int]:
-    """The data set from which a concatenated or repeated one takes a sample, and the sample's index in it."""
-    while isinstance(dataset, (ConcatDataset, RepeatDataset)):
-        if isinstance(dataset, ConcatDataset):
-            part = bisect_right(dataset.cumulative_sizes, index)
-            index -= dataset.cumulative_sizes[part - 1] if part else 0
-            dataset = dataset.datasets[part]
-        else:
-            index, dataset = index % len(dataset.dataset), dataset.dataset
-    return dataset, index
 
 
 def _annotated_late(dataset: Any) -> bool:

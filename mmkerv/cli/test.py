@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare(cfg, args, ('test',))
     apply_patches(cfg.get('default_scope'), args.trust_checkpoint)
     with launch.process_group(cfg):
-        evaluation.evaluate(cfg, args.out, args.out_item or 'pred', short_log=not args.verbose)
+        evaluation.evaluate(cfg, args.out, args.out_item or 'pred', not args.verbose, args.show_dir)
 
 
 if __name__ == '__main__':

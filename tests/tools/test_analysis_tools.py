@@ -204,7 +204,7 @@ def test_pictures_never_replace_the_data(shapes, capsys):
     images = shapes / FOLDERS['fcn'] / 'JPEGImages'
     before = {file.name: file.read_bytes() for file in images.iterdir()}
     status = run('analysis_tools/browse_dataset.py', DEMO['fcn'], '-o', images, '-n', 1, *data(shapes, 'fcn'))
-    assert f"--output-dir '{images}' holds images of the data, such as " in str(status)
+    assert f"--output-dir '{images}' holds the data, such as " in str(status)
     assert {file.name: file.read_bytes() for file in images.iterdir()} == before
 
 

@@ -1,15 +1,18 @@
 """Options of test.py: painting, test-time augmentation, dumping results, in the form each library has for them."""
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import mmengine
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
 
 from mmkerv.distributions import BUILT_ON
 from mmkerv.engine.config.check import datasets
 from mmkerv.engine.config.prepare import build_runner
+from mmkerv.engine.data_checks.own_files import require_no_data
 from mmkerv.engine.scope import library_of
 from mmkerv.errors import ConfigError
 from mmkerv.registry import local_name
@@ -105,7 +108,13 @@ def _flipped(pipeline: list[dict], scope: str | None) -> list[dict]:
     return [*pipeline[:-1], {'type': 'TestTimeAug', 'transforms': [flips, [last]]}]
 
 
-def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred', short_log: bool = False) -> dict[str, Any]:
+def evaluate(
+    cfg: Config,
+    out: str | None = None,
+    out_item: str = 'pred',
+    short_log: bool = False,
+    show_dir: str | None = None,
+) -> dict[str, Any]:
     """Run the test, and write the metrics or predictions.
 
     Args:
@@ -113,12 +122,13 @@ def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred', short_
         out: file, or for predictions of a segmentor folder, to write to.
         out_item: ``'pred'`` or ``'metrics'``.
         short_log: as in :func:`mmkerv.engine.build_runner`.
+        show_dir: folder that the visualization hook of the config writes to.
 
     Returns:
         The metrics.
 
     Raises:
-        ConfigError: if ``out`` has a suffix mmengine cannot write.
+        ConfigError: if ``out`` has a suffix mmengine cannot write, or pictures would replace files of the data.
 
     Example:
         >>> evaluate(cfg)['coco/bbox_mAP']  # doctest: +SKIP
@@ -135,6 +145,11 @@ def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred', short_
         wanted = '.pkl' if predictions else '.json, .yaml or .pkl'
         raise ConfigError(f'--out must end in {wanted} for {out_item}, got {out!r}')
     runner = build_runner(cfg, short_log)
+    if predictions and scope == 'mmseg':
+        _require_no_data(runner, predictions, '--out')
+    # mmdet takes a relative folder for one in the work folder; the others write other names, or a folder in it.
+    if show_dir and scope in DETECTION and Path(show_dir).is_absolute():
+        _require_no_data(runner, show_dir, '--show-dir')
     if predictions and scope in DETECTION:
         from mmdet.evaluation import DumpDetResults
 
@@ -145,3 +160,9 @@ def evaluate(cfg: Config, out: str | None = None, out_item: str = 'pred', short_
     if out and out_item == 'metrics':
         mmengine.dump(metrics, out)
     return metrics
+
+
+def _require_no_data(runner: Runner, folder: str, argument: str) -> None:
+    loaders = runner.test_loop.dataloader
+    for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+        require_no_data(loader.dataset, folder, argument)
